@@ -1,0 +1,1 @@
+"""From files of echocardiography video to batches of masked clips."""

@@ -1,0 +1,287 @@
+"""Exact frames of ultrasound DICOM files, through pydicom, cropped to the ultrasound region.
+
+Privacy: of the header only the tags listed here are read, so no name, date or id can reach a log;
+for the same reason pydicom's own messages, which quote values, never become a reason. The crop
+removes the banner burned into the pixels around the sector.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from echojepa_jax.data.video_info import (
+    UnreadableVideo,
+    VideoInfo,
+    fewer_frames,
+    first_bytes,
+    wanted_frames,
+)
+
+_COLOURS, _LUT = ("Red", "Green", "Blue"), "PaletteColorLookupTable"
+_TAGS = [
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "WindowCenter", "WindowWidth"),
+    *("RescaleSlope", "RescaleIntercept", "SequenceOfUltrasoundRegions"),
+    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
+    *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
+    *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
+]
+# What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
+_PYDICOM_ERRORS = (
+    *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(InvalidDicomError, struct.error),
+)
+_PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
+_TISSUE, _TWO_DIMENSIONAL = 1, 1  # values of RegionDataType and RegionSpatialFormat
+
+logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
+warnings.filterwarnings("ignore", module="pydicom")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Header:
+    """What of a header the pixels need: `rows`, `columns` in pixels, `bits` a pixel."""
+
+    frames: int
+    fps: float
+    rows: slice
+    columns: slice
+    note: str
+    compressed: bool
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+
+
+def probe(path: str) -> VideoInfo:
+    """The facts of a DICOM file; all its frames are counted, the first one is decoded.
+
+    Raises:
+      UnreadableVideo: not DICOM, no image, truncated, or an encoding that is not supported.
+    """
+    with _opened(path) as (file, header):
+        image = next(_images(file, header, [0]))
+    return VideoInfo(header.frames, header.fps, image.shape[0], image.shape[1], header.note)
+
+
+def decode(path: str, frame_ids: np.ndarray) -> np.ndarray:
+    """The frames `frame_ids` (ascending, may repeat) [T] as RGB uint8 [T, H, W, 3], cropped.
+
+    Raises:
+      UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
+    """
+    ids, rows = wanted_frames(frame_ids)
+    with _opened(path) as (file, header):
+        if ids[-1] >= header.frames:
+            raise fewer_frames(header.frames, ids[-1])
+        return np.stack(list(_images(file, header, ids.tolist())))[rows]
+
+
+def _images(file: BinaryIO, header: _Header, ids: list[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` as uint8 [H, W, 3]."""
+    # One plugin for every syntax: Pillow's colours are wrong for JPEGs with an Adobe marker, and a
+    # mixture would make pixels depend on what happens to be installed.
+    plugin = "pylibjpeg" if header.compressed else ""
+    for pixels in iter_pixels(file, indices=ids, decoding_plugin=plugin):
+        yield header.to_rgb(pixels[header.rows, header.columns])
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
+    """Open a DICOM file and read its header; whatever pydicom raises becomes UnreadableVideo."""
+    if first_bytes(path)[128:132] != b"DICM":
+        raise UnreadableVideo("not a video file: named .dcm, but no DICOM content")
+    stage = "header"
+    try:
+        with open(path, "rb") as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+            header = _header(dataset)
+            _check_pixel_data(file, dataset, header.frames)
+            stage = "pixel data"
+            yield file, header
+    except _PYDICOM_ERRORS as error:
+        raise UnreadableVideo(f"damaged: the DICOM {stage} cannot be read") from error
+
+
+def _header(dataset: pydicom.Dataset) -> _Header:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or "Rows" not in dataset or "Columns" not in dataset:
+        raise UnreadableVideo("no frames: the DICOM file holds no image")
+    try:
+        supported = get_decoder(syntax).is_available
+    except NotImplementedError:
+        supported = False
+    if not supported or syntax == DeflatedExplicitVRLittleEndian:
+        raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
+    rows, columns, note = _region(dataset)
+    return _Header(
+        frames=int(dataset.get("NumberOfFrames") or 1),
+        fps=_frame_rate(dataset),
+        rows=rows,
+        columns=columns,
+        note=note,
+        compressed=syntax.is_compressed,
+        to_rgb=_to_rgb(dataset),
+    )
+
+
+def _frame_rate(dataset: pydicom.Dataset) -> float:
+    """Frames a second: from the time between frames (ms), else the cine or display rate, else 0.
+
+    Times are written with few digits (33.333), so the rate is rounded to what they can tell.
+    """
+    vector = dataset.get("FrameTimeVector") or ()
+    later = vector[1:] if isinstance(vector, Sequence) else ()  # the first entry is always 0
+    mean_time = float(np.mean(later)) if later else 0.0
+    if (frame_time := _positive(dataset, "FrameTime") or mean_time) > 0:
+        return round(1000 / frame_time, 2)
+    return _positive(dataset, "CineRate") or _positive(dataset, "RecommendedDisplayFrameRate")
+
+
+def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
+    """A positive number of the header; 0 where it is absent, empty or not a number."""
+    try:
+        return max(0.0, float(dataset.get(keyword) or 0))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, str]:
+    """The rows and columns to keep, and a note where they are the whole frame for want of a region.
+
+    The largest 2-D tissue region is kept, the first of equal ones: side-by-side regions are two
+    pictures, and their union would hold the text between them. Regions written for another frame
+    size (stale after an export at lower resolution) would cut at random, so they are not used.
+    """
+    height, width = int(dataset.Rows), int(dataset.Columns)
+    boxes = [
+        (
+            int(region.RegionLocationMinY0),
+            int(region.RegionLocationMaxY1) + 1,  # the corners are inside the region
+            int(region.RegionLocationMinX0),
+            int(region.RegionLocationMaxX1) + 1,
+        )
+        for region in dataset.get("SequenceOfUltrasoundRegions") or []
+        if region.get("RegionDataType") == _TISSUE
+        and region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
+    ]
+    # One pixel of grace: some makers write the corner outside.
+    inside = [
+        (y0, min(y1, height), x0, min(x1, width))
+        for y0, y1, x0, x1 in boxes
+        if 0 <= y0 < y1 <= height + 1 and 0 <= x0 < x1 <= width + 1
+    ]
+    if not inside:
+        note = "stale ultrasound region" if boxes else "no ultrasound region"
+        return slice(0, height), slice(0, width), f"{note}: the whole frame is used"
+    y0, y1, x0, x1 = max(inside, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
+    return slice(y0, y1), slice(x0, x1), ""
+
+
+def _to_rgb(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """The map from decoded pixels [H, W] or [H, W, 3] to uint8 [H, W, 3]; one for all frames."""
+    photometric = dataset.PhotometricInterpretation
+    if photometric == "PALETTE COLOR":
+        return _palette(dataset)
+    if int(dataset.BitsAllocated) > 16:
+        raise UnreadableVideo("unsupported: DICOM pixels of more than 16 bits")
+    low, high = _stored_range(dataset)
+    if photometric == "MONOCHROME1":
+        low, high = high, low
+
+    def to_rgb(pixels: np.ndarray) -> np.ndarray:
+        if (low, high) != (0, 255):
+            levels = (pixels.astype(np.float32) - low) * (255 / (high - low))
+            pixels = np.clip(np.rint(levels), 0, 255)
+        pixels = pixels.astype(np.uint8)
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+
+    return to_rgb
+
+
+def _stored_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """The stored values that become black and white: the window of deep grey images, else all bits.
+
+    The window is DICOM's linear one (PS3.3 C.11.2.1.2), taken back through the rescale slope.
+    Eight-bit ultrasound is stored as it was shown, so it needs none.
+    """
+    bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation") or 0)
+    centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    if bits > 8 and dataset.SamplesPerPixel == 1 and width > 1:
+        low = centre - 0.5 - (width - 1) / 2
+        slope = float(dataset.get("RescaleSlope") or 1)
+        intercept = float(dataset.get("RescaleIntercept") or 0)
+        return (low - intercept) / slope, (low + width - 1 - intercept) / slope
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _first(value: object) -> float:
+    """The first of the numbers in an element that may hold several, one or none (then NaN)."""
+    numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    return float(numbers[0]) if numbers.size else float("nan")
+
+
+def _palette(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """The map of palette indices [H, W] to uint8 [H, W, 3]."""
+    entries, first, _ = dataset.RedPaletteColorLookupTableDescriptor
+    entries = entries or 2**16  # 16 bits cannot say 65,536
+    if "RedPaletteColorLookupTableData" in dataset:
+        endian = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        channels = [dataset[f"{colour}{_LUT}Data"].value for colour in _COLOURS]
+        dtype = np.dtype(f"{endian}u{2 if len(channels[0]) >= 2 * entries else 1}")
+        table = np.stack([np.frombuffer(data, dtype, count=entries) for data in channels], axis=-1)
+    else:  # in segments, which pydicom expands
+        table = apply_color_lut(np.arange(first, first + entries), dataset)
+    # Entries are either of 16 bits, or of 8 bits whatever the size they are stored in.
+    table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+    return lambda pixels: table[np.clip(pixels.astype(np.int32) - first, 0, entries - 1)]
+
+
+def _check_pixel_data(file: BinaryIO, dataset: pydicom.Dataset, frames: int) -> None:
+    """Raise UnreadableVideo unless `file`, standing at the pixel data, holds all of `frames`."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    endian = "<" if syntax.is_little_endian else ">"
+    head = file.read(8)
+    if len(head) < 8 or struct.unpack(f"{endian}HH", head[:4]) != _PIXEL_DATA:
+        raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
+    if not syntax.is_implicit_VR:
+        file.read(4)  # the length follows two empty bytes
+    if syntax.is_compressed:
+        fragments, complete = _fragments(file)
+        held = frames if complete and fragments >= frames else min(fragments, frames - 1)
+    else:
+        frame_bytes = -(-_frame_bits(dataset) // 8)
+        held = (os.fstat(file.fileno()).st_size - file.tell()) // frame_bytes
+    if held < frames:
+        raise UnreadableVideo(f"truncated: header says {frames} frames, file holds {held}")
+
+
+def _frame_bits(dataset: pydicom.Dataset) -> int:
+    """The bits of one uncompressed frame; 4:2:2 shares each colour between two pixels."""
+    samples = int(dataset.SamplesPerPixel)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":
+        samples = 2
+    return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated)
+
+
+def _fragments(file: BinaryIO) -> tuple[int, bool]:
+    """Count the whole fragments of compressed pixel data; False where the file ends within them."""
+    size, fragments = os.fstat(file.fileno()).st_size, -1  # the first item is the offset table
+    while len(head := file.read(8)) == 8:
+        group, element, length = struct.unpack("<HHL", head)
+        if (group, element) != _ITEM:
+            return fragments, True
+        if file.tell() + length > size:
+            return fragments, False
+        file.seek(length, os.SEEK_CUR)
+        fragments += 1
+    return fragments, False

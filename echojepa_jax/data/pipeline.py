@@ -1,0 +1,289 @@
+"""The input pipeline: from a list of samples to batches of uint8 clips and token ids (Grain).
+
+What a batch holds is a pure function of (seed, step, position in the global batch). Worker
+processes, read threads and hosts only divide the work, so a run resumes from its step alone and on
+any number of hosts.
+
+Order. Every source is shuffled anew for each of its epochs, and an epoch visits every sample of the
+source exactly once. Grain's `mix` interleaves the sources in fixed proportions. That gives one
+endless sequence of samples; position p of step s is its element `s * global_batch + p`, and host h
+of H owns the positions from `h * B / H` to `(h + 1) * B / H`.
+
+Batch, for a host share of B clips and M mask specifications:
+    clips        uint8 [B, T, size, size, 3]
+    context_ids  M times int32 [B, Kc]
+    target_ids   M times int32 [B, Kt]
+    sample_ids   int64 [B], row in `samples`; -1 fills up the last batch of an evaluation
+    valid        bool [B]; False: no such sample, or it cannot be decoded; the clip is zeros
+    padded       int32 [B], frames that repeat the last frame of a video that is too short
+    error        str [B], why a sample cannot be decoded, else ""
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from echojepa_jax.data import decode, transforms
+from echojepa_jax.data.manifest import Sample
+from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.data.workers import Batch, build
+from echojepa_jax.masking import multiblock
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.rng import generator
+
+ERROR_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """How a video becomes a clip.
+
+    frames: frames of a clip. size: height and width of a clip in pixels.
+    by, value: temporal sampling, see `sampling.clip_frame_ids`.
+    area, aspect: random resized crop of training, see `transforms.random_box`.
+    """
+
+    frames: int = 16
+    size: int = 224
+    by: str = "fps"
+    value: float = 8
+    area: tuple[float, float] = (0.5, 1.0)
+    aspect: tuple[float, float] = (0.9, 1.1)
+
+
+def training_batches(
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    masks: Sequence[multiblock.MaskSpec],
+    grid: tuple[int, int, int],
+    seed: int,
+    global_batch: int,
+    first_step: int,
+    last_step: int,
+    weights: Mapping[str, float] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of the batches of steps `first_step` to `last_step` (excluded).
+
+    grid: tokens of a clip, (T', Hp, Wp). weights: share of each source (keys are `Sample.source`);
+    None shuffles all samples together. workers: processes; 0 builds the batches in this one.
+    threads: read threads per process.
+
+    Raises UserError at once for samples, weights or masks that cannot work, and while iterating
+    when a worker dies.
+    """
+    share = _share(global_batch, process_count)
+    for spec in masks:
+        multiblock.check(spec, grid)
+    make = functools.partial(
+        _training_part,
+        videos=_Videos.of(samples, clip),
+        order=_order(samples, weights, seed),
+        clip=clip,
+        masks=tuple(masks),
+        grid=grid,
+        seed=seed,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    return build(make, first_step, last_step, share, workers=workers, threads=threads)
+
+
+def evaluation_batches(
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    global_batch: int,
+    clips_per_sample: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of batches that hold every sample once, in the order of `samples`.
+
+    Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video,
+    whole frames resized and cropped at the centre. The rows missing in the last batch have sample
+    id -1 and valid False. A sample that cannot be decoded keeps its place: valid False and its
+    reason in `error`. No masks: the id tuples are empty.
+    """
+    share = _share(global_batch, process_count)
+    make = functools.partial(
+        _evaluation_part,
+        videos=_Videos.of(samples, clip),
+        clip=clip,
+        clips_per_sample=clips_per_sample,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    steps = -(-len(samples) * clips_per_sample // global_batch)
+    return build(make, 0, steps, share, workers=workers, threads=threads)
+
+
+def _share(global_batch: int, process_count: int) -> int:
+    if global_batch < 1 or global_batch % process_count:
+        raise UserError(
+            f"`global_batch`={global_batch} is not a multiple of the {process_count} hosts."
+        )
+    return global_batch // process_count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Videos:
+    """What workers need of the samples, as arrays: half a million travel in 50 MB."""
+
+    paths: np.ndarray  # bytes [n]
+    frames: np.ndarray  # int32 [n]
+    fps: np.ndarray  # float64 [n]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], clip: ClipSpec) -> "_Videos":
+        if not samples:
+            raise UserError("There is no sample to read: check the sources and the splits.")
+        for sample in samples:
+            if sample.frames < 1:
+                raise UserError(
+                    f"{sample.path} has not been scanned: its number of frames is unknown."
+                )
+            if clip.by != "stride" and not sample.fps > 0:
+                raise UserError(
+                    f'{sample.path} tells no frame rate, which sampling by="{clip.by}" needs: '
+                    'use by="stride".'
+                )
+        return cls(
+            np.array([os.fsencode(sample.path) for sample in samples]),
+            np.array([sample.frames for sample in samples], np.int32),
+            np.array([sample.fps for sample in samples], np.float64),
+        )
+
+
+def _order(
+    samples: Sequence[Sample], weights: Mapping[str, float] | None, seed: int
+) -> grain.MapDataset[int]:
+    """Return the endless, random-access sequence of sample rows."""
+    rows_of: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows_of.setdefault(sample.source if weights else "", []).append(row)
+    if weights:
+        if set(weights) != set(rows_of):
+            raise UserError(
+                f"`weights` must name the sources that have samples, {sorted(rows_of)}, "
+                f"not {sorted(weights)}."
+            )
+        if min(weights.values()) <= 0:
+            raise UserError(
+                "`weights` must be positive: leave out a source that shall not be used."
+            )
+    # The place of a source enters the seed, not its name: moving a data set keeps the order.
+    sources = [
+        grain.MapDataset.source(np.array(rows))
+        .shuffle(seed=int(generator(seed, "order", place).integers(2**32)))
+        .repeat()
+        for place, rows in enumerate(rows_of.values())
+    ]
+    return grain.MapDataset.mix(sources, [weights[name] for name in rows_of] if weights else None)
+
+
+def _training_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    order: grain.MapDataset[int],
+    clip: ClipSpec,
+    masks: tuple[multiblock.MaskSpec, ...],
+    grid: tuple[int, int, int],
+    seed: int,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` clips of a step that start at `offset` in this host's share."""
+    positions = range(first_position + offset, first_position + offset + count)
+    batch = _blank(count, clip)
+    for i, position in enumerate(positions):
+        row = int(order[step * global_batch + position])
+        rng = generator(seed, "clip", step, position)
+        _fill(batch, i, videos, row, clip, rng, (0, 1))
+    ids = [
+        [multiblock.sample(spec, grid, seed, m, step, position) for position in positions]
+        for m, spec in enumerate(masks)
+    ]
+    batch["context_ids"] = tuple(np.stack([context for context, _ in pairs]) for pairs in ids)
+    batch["target_ids"] = tuple(np.stack([targets for _, targets in pairs]) for pairs in ids)
+    return batch
+
+
+def _evaluation_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    clip: ClipSpec,
+    clips_per_sample: int,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` clips of a step that start at `offset` in this host's share."""
+    batch = _blank(count, clip)
+    first = step * global_batch + first_position + offset
+    for i in range(min(count, len(videos.paths) * clips_per_sample - first)):
+        row, part = divmod(first + i, clips_per_sample)
+        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample))
+    return batch
+
+
+def _blank(count: int, clip: ClipSpec) -> Batch:
+    return {
+        "clips": np.zeros((count, clip.frames, clip.size, clip.size, 3), np.uint8),
+        "context_ids": (),
+        "target_ids": (),
+        "sample_ids": np.full(count, -1, np.int64),
+        "valid": np.zeros(count, bool),
+        "padded": np.zeros(count, np.int32),
+        "error": np.full(count, "", f"<U{ERROR_CHARACTERS}"),
+    }
+
+
+def _fill(
+    batch: Batch,
+    i: int,
+    videos: _Videos,
+    row: int,
+    clip: ClipSpec,
+    rng: np.random.Generator | None,
+    part: tuple[int, int],
+) -> None:
+    """Write the clip of sample `row` to place i of the batch; `rng` None is for evaluation."""
+    batch["sample_ids"][i] = row
+    ids, padded = clip_frame_ids(
+        int(videos.frames[row]),
+        float(videos.fps[row]),
+        rng,
+        length=clip.frames,
+        by=clip.by,
+        value=clip.value,
+        part=part,
+    )
+    try:
+        video = decode.decode(os.fsdecode(videos.paths[row]), ids)
+    except decode.UnreadableVideo as error:
+        batch["error"][i] = str(error)[:ERROR_CHARACTERS]
+        return
+    height, width = video.shape[1:3]
+    if rng is None:
+        box = transforms.centre_box(height, width)
+    else:
+        box = transforms.random_box(height, width, rng, area=clip.area, aspect=clip.aspect)
+    transforms.cut(video, box, batch["clips"][i])
+    batch["padded"][i] = padded
+    batch["valid"][i] = True

@@ -1,0 +1,64 @@
+"""What the decoders share: a file's facts, the error for an unreadable one, its first bytes."""
+
+import dataclasses
+
+import numpy as np
+
+
+class UnreadableVideo(Exception):
+    """A file that cannot give its frames; str(e) is the reason: one short sentence, no path.
+
+    The words before the first colon are a category that summaries count by ("truncated: ...").
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """The measured facts of a file: frames it holds, frames a second (0 = the file does not tell).
+
+    `height` and `width` are in pixels, after cropping to the ultrasound region. `note` says what a
+    reader of the pixels should know ("" = nothing).
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    note: str = ""
+
+
+def first_bytes(path: str) -> bytes:
+    """The first 132 bytes of a file, enough to tell its format.
+
+    Raises:
+      UnreadableVideo: the file is missing, empty, a folder, or may not be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(132)
+    except FileNotFoundError as error:
+        raise UnreadableVideo("missing: no such file") from error
+    except IsADirectoryError as error:
+        raise UnreadableVideo("not a video file: it is a folder") from error
+    except OSError as error:
+        raise UnreadableVideo(f"unreadable: {error.strerror}") from error
+    if not head:
+        raise UnreadableVideo("empty: the file has 0 bytes")
+    return head
+
+
+def wanted_frames(frame_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split ascending `frame_ids` [T] into the distinct ones [U] and, per id, its row in them [T].
+
+    Raises:
+      ValueError: no id, a negative id, or ids out of order (a mistake of the caller, not the file).
+    """
+    ids = np.asarray(frame_ids)
+    if ids.ndim != 1 or ids.size == 0 or ids[0] < 0 or np.any(np.diff(ids) < 0):
+        raise ValueError(f"frame_ids must be one ascending row of indices from 0 on, not {ids}")
+    return np.unique(ids, return_inverse=True)
+
+
+def fewer_frames(held: int, asked: int) -> UnreadableVideo:
+    """The error for frame `asked` of a file that holds `held` frames."""
+    return UnreadableVideo(f"truncated: frame {asked} was asked for, file holds {held}")

@@ -1,0 +1,1 @@
+"""Which tokens the context encoder sees and which the predictor must predict."""

@@ -1,0 +1,131 @@
+"""Pre-norm transformer blocks with rotary attention, stacked with or without scan and remat."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+
+from echojepa_jax.ops.attention import attention
+from echojepa_jax.ops.rotary import Grid, rotary_angles, rotate
+
+Initializer = Callable[..., jax.Array]
+
+LAYER_NORM_EPS = 1e-6
+# The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
+WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
+
+# What a block keeps from its forward pass for its backward pass; the rest is computed again.
+REMAT_POLICIES: dict[str, Any] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    """Layer norm over the last axis with statistics in float32, as everywhere in the model."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def depth_scaled(layer: jax.Array) -> Initializer:
+    """The initialiser of a residual branch's last weight: divided by sqrt(2 l), l = 1 .. depth."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return WEIGHT_INIT(key, shape, dtype) / jnp.sqrt(2.0 * (layer + 1)).astype(dtype)
+
+    return init
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection and rotary positions."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+        """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: [B or 1, N, D / heads]."""
+        width = x.shape[-1]
+        qkv = nn.Dense(3 * width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="qkv")(x)
+        query, key, value = rearrange(
+            qkv, "b n (three h d) -> three b n h d", three=3, h=self.heads
+        )
+        out = attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        out = checkpoint_name(rearrange(out, "b n h d -> b n (h d)"), "attention")
+        return nn.Dense(width, kernel_init=depth_scaled(layer), dtype=self.dtype, name="out")(out)
+
+
+class Mlp(nn.Module):
+    """Two-layer perceptron with exact (erf) GELU."""
+
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layer: jax.Array) -> jax.Array:
+        """x: [B, N, D]; layer: int scalar, 0-based."""
+        hidden = nn.Dense(self.hidden, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="fc1")(x)
+        hidden = nn.gelu(hidden, approximate=False)
+        return nn.Dense(x.shape[-1], kernel_init=depth_scaled(layer), dtype=self.dtype, name="fc2")(
+            hidden
+        )
+
+
+class Block(nn.Module):
+    """`x += attention(norm1(x)); x += mlp(norm2(x))`."""
+
+    heads: int
+    mlp_hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
+        attend = Attention(self.heads, self.dtype, name="attention")
+        x = x + attend(layer_norm(self.dtype, "norm1")(x), layer, cos, sin)
+        mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")
+        x = x + mlp(layer_norm(self.dtype, "norm2")(x), layer)
+        return x, None
+
+
+class BlockStack(nn.Module):
+    """`depth` blocks. Parameters are stacked on a leading layer axis, scanned or not.
+
+    Attributes:
+      scan_layers: compile one block and loop over it (small programs, fast compilation), or
+        unroll the loop (more room for the compiler). Same parameters, same outputs.
+      remat: "none", or the name of one of `REMAT_POLICIES`.
+    """
+
+    depth: int
+    heads: int
+    mlp_hidden: int
+    scan_layers: bool
+    remat: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, ids: jax.Array, grid: Grid) -> jax.Array:
+        """x: [B, N, D]; ids: int [B or 1, N], the tokens' places on `grid`. Returns [B, N, D]."""
+        block: Any = Block
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            block = nn.remat(Block, prevent_cse=not self.scan_layers, policy=policy)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.depth,
+            unroll=1 if self.scan_layers else self.depth,
+        )
+        cos, sin = rotary_angles(ids, grid, x.shape[-1] // self.heads)
+        blocks = stack(self.heads, self.mlp_hidden, self.dtype, name="blocks")
+        x, _ = blocks(x, jnp.arange(self.depth), cos, sin)
+        return x

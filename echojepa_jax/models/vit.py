@@ -1,0 +1,112 @@
+"""The video vision transformer that serves as context encoder and as target encoder."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, layer_norm
+from echojepa_jax.ops.rotary import Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width, depth, heads and MLP hidden width of an encoder."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+
+
+# Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it.
+SIZES = {
+    "vit_tiny": Size(192, 12, 3, 768),
+    "vit_small": Size(384, 12, 6, 1536),
+    "vit_base": Size(768, 12, 12, 3072),
+    "vit_large": Size(1024, 24, 16, 4096),
+    "vit_huge": Size(1280, 32, 16, 5120),
+    "vit_giant": Size(1408, 40, 22, 6144),
+    "vit_gigantic": Size(1664, 48, 26, 6656),
+}
+
+
+def tubelets(clips: jax.Array, tubelet: int, patch: int) -> jax.Array:
+    """Cuts clips into flattened tubelets, time-major.
+
+    Args:
+      clips: [B, T, H, W, 3].
+
+    Returns:
+      [B, N, tubelet * patch * patch * 3] with N = (T / tubelet) (H / patch) (W / patch); the
+      features of one tubelet run over time, row, column, channel.
+    """
+    return rearrange(
+        clips, "b (t u) (h p) (w q) c -> b (t h w) (u p q c)", u=tubelet, p=patch, q=patch
+    )
+
+
+def take_tokens(x: jax.Array, ids: jax.Array) -> jax.Array:
+    """Picks tokens by id, clip by clip: x [B, N, D], ids int [B, K] -> [B, K, D]."""
+    return jax.vmap(lambda tokens, rows: tokens[rows])(x, ids)
+
+
+class Encoder(nn.Module):
+    """Vision transformer over tubelets: no class token, no dropout, positions by rotation only.
+
+    It embeds exactly the tokens it is asked for, so the context encoder never computes on what
+    is masked. Positions come from token ids: any resolution and clip length works.
+
+    Attributes:
+      width, depth, heads, mlp_hidden: see `Size`.
+      tubelet, patch: frames and pixels (square) of one token.
+      scan_layers, remat: see `BlockStack`.
+      dtype: of activations and matrix products; parameters are float32.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    tubelet: int = 2
+    patch: int = 16
+    scan_layers: bool = True
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """Tokens along time, height and width for clips of that size."""
+        return frames // self.tubelet, height // self.patch, width // self.patch
+
+    @nn.compact
+    def __call__(self, clips: jax.Array, ids: jax.Array | None = None) -> jax.Array:
+        """Embeds all tokens of the clips, or those at `ids`.
+
+        Args:
+          clips: float [B, T, H, W, 3], normalised.
+          ids: int [B, K], or None for all N tokens in order.
+
+        Returns:
+          float32 [B, K or N, width], after the final layer norm.
+        """
+        grid = self.grid(*clips.shape[1:4])
+        tokens = tubelets(clips.astype(self.dtype), self.tubelet, self.patch)
+        if ids is None:
+            ids = jnp.arange(tokens.shape[1])[None]
+        else:
+            tokens = take_tokens(tokens, ids)
+        embed = nn.Dense(self.width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="patch_embed")
+        x = BlockStack(
+            self.depth,
+            self.heads,
+            self.mlp_hidden,
+            self.scan_layers,
+            self.remat,
+            self.dtype,
+            name="stack",
+        )(embed(tokens), ids, grid)
+        # What leaves the encoder feeds a loss or a probe: full precision from here on.
+        return layer_norm(jnp.float32, "norm")(x)

@@ -1,0 +1,1 @@
+"""Numerical building blocks: attention and the rotary embedding."""

@@ -1,0 +1,61 @@
+"""3-D rotary position embedding of tokens on a (time, height, width) grid, as V-JEPA 2 has it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grid = tuple[int, int, int]
+BASE = 10_000.0
+
+
+def axis_channels(head_dim: int) -> int:
+    """Channels of a head that each of the three axes rotates: the largest even number <= d/3."""
+    return 2 * ((head_dim // 3) // 2)
+
+
+def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines for tokens that sit at `ids`, in float32 (method: V-JEPA 2, section 3).
+
+    Args:
+      ids: int [..., N], token ids, time-major: id = (t * Hp + h) * Wp + w.
+      grid: (T', Hp, Wp), tokens along time, height and width.
+      head_dim: channels of one attention head, d.
+
+    Returns:
+      cos, sin: float32 [..., N, d]. Channels past 3 * axis_channels(d) are left alone (cos 1, sin 0).
+    """
+    _, height, width = grid
+    positions = (ids // (height * width), (ids // width) % height, ids % width)
+    channels = axis_channels(head_dim)
+    half = channels // 2
+    frequencies = jnp.asarray(BASE ** (-np.arange(half) / half) if half else [], jnp.float32)
+
+    cos, sin = [], []
+    for position in positions:
+        angle = position[..., None].astype(jnp.float32) * frequencies
+        # Inherited slip: the angles are tiled [c, c] over the channels although the rotation below
+        # pairs neighbours (which would ask for repeat). Every released V-JEPA 2 checkpoint was
+        # trained this way, so it stays.
+        cos += [jnp.cos(angle)] * 2
+        sin += [jnp.sin(angle)] * 2
+    rest = (*ids.shape, head_dim - 3 * channels)
+    cos.append(jnp.ones(rest, jnp.float32))
+    sin.append(jnp.zeros(rest, jnp.float32))
+    return jnp.concatenate(cos, axis=-1), jnp.concatenate(sin, axis=-1)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates queries or keys by the angles of their positions.
+
+    Args:
+      x: [B, N, heads, d].
+      cos, sin: float32 [B or 1, N, d] from `rotary_angles`.
+
+    Returns:
+      [B, N, heads, d] in the dtype of `x`; computed in float32.
+    """
+    x32 = x.astype(jnp.float32)
+    even = jnp.arange(x.shape[-1]) % 2 == 0
+    partner = jnp.where(even, -jnp.roll(x32, -1, axis=-1), jnp.roll(x32, 1, axis=-1))
+    # With an odd number of channels left over the roll wraps around, onto channels where sin is 0.
+    return (x32 * cos[:, :, None] + partner * sin[:, :, None]).astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Reading frozen features: how much of the heart they know."""

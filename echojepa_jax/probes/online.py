@@ -1,0 +1,212 @@
+"""The online probe: how much of the heart can be read from frozen features, by linear models.
+
+Every labelled video is encoded once, its tokens and clips averaged to one vector. Ridge regression
+and logistic regression (scikit-learn) are fitted on one split and scored on patients of another.
+The same encoder at its random initialisation is the yardstick: speckle alone tells something.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from echojepa_jax.data.manifest import Sample
+from echojepa_jax.data.pipeline import Batch, ClipSpec, evaluation_batches
+from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.train.step import normalise
+from echojepa_jax.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+RIDGE_ALPHAS = np.logspace(-1, 5, 13)
+LOGISTIC_CS = np.logspace(-4, 1, 6)
+FOLDS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Predictions of one probe on the test split, in the order of its samples."""
+
+    true: np.ndarray
+    predicted: np.ndarray
+    scores: dict[str, float]
+
+
+@partial(jax.jit, static_argnames="encoder")
+def _clip_features(params: Any, clips: jax.Array, encoder: Encoder) -> jax.Array:
+    """uint8 [B, T, H, W, 3] -> float32 [B, D], the mean over tokens."""
+    return jnp.mean(encoder.apply({"params": params}, normalise(clips)), axis=1)
+
+
+def video_features(
+    encoder: Encoder,
+    params: Any,
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    clips_per_video: int,
+    batch: int,
+    sharding: jax.sharding.Sharding,
+    workers: int,
+) -> np.ndarray:
+    """Encodes every video: float32 [len(samples), D], in input order.
+
+    Raises:
+      UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
+    """
+    sums = np.zeros((len(samples), encoder.width), np.float64)
+    seen = np.zeros(len(samples), int)
+    batches: Iterator[Batch] = evaluation_batches(
+        samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers
+    )
+    with DeviceBatches(batches, sharding) as on_device:
+        for part in on_device:
+            features = np.asarray(_clip_features(params, part["clips"], encoder))
+            for row, valid, error, value in zip(
+                part["sample_ids"], np.asarray(part["valid"]), part["error"], features, strict=True
+            ):
+                if error:
+                    raise UserError(
+                        f"{samples[row].path} of the probe's source cannot be decoded ({error}): "
+                        "mend it, or take it out of the source"
+                    )
+                if valid:
+                    sums[row] += value
+                    seen[row] += 1
+    if not (seen == clips_per_video).all():
+        raise RuntimeError("some videos of the probe's source were not scored")
+    return (sums / clips_per_video).astype(np.float32)
+
+
+def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
+    """Patients of the samples (a video without one is its own), and folds that they allow."""
+    patients = [sample.patient or sample.name for sample in samples]
+    return patients, min(FOLDS, len(set(patients)))
+
+
+def fit_regression(
+    train: np.ndarray,
+    train_samples: Sequence[Sample],
+    test: np.ndarray,
+    truth: np.ndarray,
+    target: str,
+) -> Fit:
+    """Ridge regression of a target; its strength is chosen by cross-validation over patients."""
+    patients, folds = _groups(train_samples)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()),
+        {"ridge__alpha": RIDGE_ALPHAS},
+        scoring="neg_mean_absolute_error",
+        cv=GroupKFold(folds),
+    )
+    labels = np.array([sample.targets[target] for sample in train_samples])
+    search.fit(train, labels, groups=patients)
+    predicted = search.predict(test)
+    scores = {"mae": mean_absolute_error(truth, predicted), "r2": r2_score(truth, predicted)}
+    return Fit(truth, predicted, {name: float(value) for name, value in scores.items()})
+
+
+def fit_view(
+    train: np.ndarray, train_samples: Sequence[Sample], test: np.ndarray, truth: np.ndarray
+) -> Fit:
+    """Logistic regression of the view, chosen in the same way."""
+    patients, folds = _groups(train_samples)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": LOGISTIC_CS},
+        cv=GroupKFold(folds),
+    )
+    search.fit(train, np.array([sample.view for sample in train_samples]), groups=patients)
+    predicted = search.predict(test)
+    return Fit(truth, predicted, {"accuracy": float(accuracy_score(truth, predicted))})
+
+
+def fit_all(
+    features: np.ndarray,
+    samples: Sequence[Sample],
+    *,
+    train_split: str,
+    test_split: str,
+    targets: Sequence[str],
+    view: bool,
+) -> dict[str, Fit]:
+    """Fits every probe on one split and scores it on the other.
+
+    Args:
+      features: [len(samples), D].
+
+    Returns:
+      By target name, and "view".
+    """
+    rows = {
+        split: [i for i, sample in enumerate(samples) if sample.split == split]
+        for split in (train_split, test_split)
+    }
+    train, test = features[rows[train_split]], features[rows[test_split]]
+    train_samples = [samples[i] for i in rows[train_split]]
+    test_samples = [samples[i] for i in rows[test_split]]
+    fits = {
+        target: fit_regression(
+            train,
+            train_samples,
+            test,
+            np.array([sample.targets[target] for sample in test_samples]),
+            target,
+        )
+        for target in targets
+    }
+    if view:
+        truth = np.array([sample.view for sample in test_samples])
+        fits["view"] = fit_view(train, train_samples, test, truth)
+    return fits
+
+
+def check_labels(
+    samples: Sequence[Sample],
+    *,
+    source: str,
+    splits: Sequence[str],
+    targets: Sequence[str],
+    view: bool,
+) -> list[Sample]:
+    """The samples of the wanted splits, all with the wanted labels.
+
+    Raises:
+      UserError: a split is empty, or a label is missing.
+    """
+    chosen = [sample for sample in samples if sample.split in splits]
+    for split in splits:
+        if not any(sample.split == split for sample in chosen):
+            found = sorted({sample.split for sample in samples})
+            raise UserError(
+                f"probe.source {source} has no video in the split {split!r}, only in {found}: "
+                "set probe.train_split and probe.test_split"
+            )
+    for sample in chosen:
+        missing = [name for name in targets if name not in sample.targets]
+        if missing or (view and not sample.view):
+            raise UserError(
+                f"{sample.name} of probe.source {source} has no label {(missing or ['view'])[0]!r}; "
+                f"it has {sorted(sample.targets)}: set probe.targets and probe.view"
+            )
+    return chosen
+
+
+def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
+    """Scores as "prefix/target/score"."""
+    return {
+        f"{prefix}/{name}/{score}": value
+        for name, fit in fits.items()
+        for score, value in fit.scores.items()
+    }

@@ -1,0 +1,251 @@
+"""What a training config must hold, and the check that names the field before any device works."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.models.blocks import REMAT_POLICIES
+from echojepa_jax.models.vit import SIZES
+from echojepa_jax.utils.errors import UserError
+
+# Every field: its type and its meaning. The field `masks` holds one section of MASK_FIELDS for
+# each mask specification, under names of your choice.
+FIELDS: dict[str, tuple[type, str]] = {
+    "seed": (int, "of everything that is random: weights, order, windows, crops, masks"),
+    "model.size": (str, "a row of the table of sizes: " + ", ".join(SIZES)),
+    "model.width": (int, "embedding width; 0 = as the size says"),
+    "model.depth": (int, "number of blocks; 0 = as the size says"),
+    "model.heads": (int, "attention heads; 0 = as the size says"),
+    "model.mlp_hidden": (int, "hidden width of the MLP; 0 = as the size says"),
+    "model.tubelet": (int, "frames of one token"),
+    "model.patch": (int, "pixels of one token, along height and width"),
+    "model.scan_layers": (bool, "compile one block and loop over it, or unroll all blocks"),
+    "model.remat": (str, "what a block recomputes: none, " + ", ".join(REMAT_POLICIES)),
+    "model.dtype": (str, "of activations: bfloat16 or float32; parameters are float32"),
+    "predictor.width": (int, "width of the predictor"),
+    "predictor.depth": (int, "blocks of the predictor"),
+    "predictor.heads": (int, "attention heads of the predictor"),
+    "predictor.mlp_hidden": (int, "hidden width of the predictor's MLP"),
+    "predictor.mask_tokens": (int, "number of mask tokens; the first one is used"),
+    "data.sources": (tuple, "what to train on: ('kind:path', ...)"),
+    "data.weights": (tuple, "of the sources; () = by number of clips"),
+    "data.split": (str, "train on this split only; '' = on everything"),
+    "data.frames": (int, "frames of a clip"),
+    "data.size": (int, "height and width of a clip in pixels"),
+    "data.sample_by": (str, "how frames are spaced: fps, stride or duration"),
+    "data.sample_value": (float, "frames per second, frames, or seconds of a clip"),
+    "data.crop_area": (tuple, "smallest and largest area of the random crop"),
+    "data.crop_aspect": (tuple, "smallest and largest aspect ratio of the random crop"),
+    "data.workers": (int, "processes that decode; 0 = threads of the main process"),
+    "data.max_bad_share": (float, "of files that may be unusable before the run stops"),
+    "data.max_padded_share": (float, "of videos that may be shorter than the sampled window"),
+    "data.expect_stills": (bool, "single-frame files are left out and do not count as unusable"),
+    "optim.global_batch": (int, "clips of one update, over all devices"),
+    "optim.microbatches": (int, "parts of the batch over which gradients are accumulated"),
+    "optim.updates_per_epoch": (int, "updates that are called an epoch"),
+    "optim.epochs": (int, "epochs of the run"),
+    "optim.ipe_scale": (float, "the schedules are stretched to this multiple of the run"),
+    "optim.schedule": (str, "of the learning rate: warmup_cosine, or linear (peak to final)"),
+    "optim.warmup_epochs": (float, "of the learning rate"),
+    "optim.start_lr": (float, "learning rate at the start of the warm-up"),
+    "optim.peak_lr": (float, "learning rate after the warm-up"),
+    "optim.final_lr": (float, "learning rate at the end"),
+    "optim.weight_decay": (float, "at the start"),
+    "optim.final_weight_decay": (float, "at the end"),
+    "optim.momentum": (tuple, "of the target encoder's moving average: at the start, at the end"),
+    "optim.betas": (tuple, "of AdamW"),
+    "optim.eps": (float, "of AdamW"),
+    "optim.clip_norm": (float, "largest norm of the gradient; 0 = no clipping"),
+    "optim.loss_exponent": (float, "p of the loss |difference|^p / p"),
+    "optim.max_skipped": (int, "non-finite steps in a row before the run stops"),
+    "init.from": (str, "workdir whose weights to start from; '' = random weights"),
+    "init.step": (int, "its checkpoint; -1 = the latest"),
+    "checkpoint.every": (int, "steps between checkpoints"),
+    "checkpoint.keep_latest": (int, "checkpoints to keep"),
+    "checkpoint.keep_every": (int, "keep every checkpoint at a multiple of this step; 0 = none"),
+    "log.every": (int, "steps between lines of metrics"),
+    "log.health_every": (int, "steps between measures of collapse; 0 = never"),
+    "log.tensorboard": (bool, "write TensorBoard events as well"),
+    "probe.source": (str, "labelled videos for the online probe; '' = no probe"),
+    "probe.train_split": (str, "split the probe is fitted on"),
+    "probe.test_split": (str, "split the probe is scored on"),
+    "probe.targets": (tuple, "numbers to regress, by name"),
+    "probe.view": (bool, "classify the view as well"),
+    "probe.clips": (int, "clips of every video, spread over it; features are averaged"),
+    "probe.batch": (int, "clips encoded at a time"),
+    "probe.every": (int, "steps between probes; 0 = only at the end"),
+}
+
+MASK_FIELDS: dict[str, tuple[type, str]] = {
+    "blocks": (int, "number of blocks"),
+    "scale": (float, "share of the frame that one block covers"),
+    "aspect": (tuple, "smallest and largest aspect ratio of a block"),
+    "context_tokens": (int, "visible tokens that the context encoder gets"),
+    "target_tokens": (int, "masked tokens that the predictor predicts"),
+    "keep": (str, "which tokens of too many: random, or raster (the first ones in time)"),
+}
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of a config as ("section.field", value)."""
+    for name in config:
+        value = config[name]
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A hint at the field that was probably meant."""
+    by_leaf = {n.rsplit(".", 1)[-1]: n for n in names}
+    close = difflib.get_close_matches(name, names, 1, 0.6) or [
+        by_leaf[leaf]
+        for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)
+    ]
+    return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def _fields_of(config: ConfigDict) -> dict[str, tuple[type, str]]:
+    masks = config.get("masks")
+    if not isinstance(masks, ConfigDict) or not len(masks):
+        raise UserError(
+            "config field 'masks' must hold at least one mask specification, such as "
+            "masks.small = dict(blocks=8, scale=0.15, ...)"
+        )
+    return FIELDS | {
+        f"masks.{name}.{field}": kind for name in masks for field, kind in MASK_FIELDS.items()
+    }
+
+
+def _require(condition: bool, field: str, value: Any, rule: str) -> None:
+    if not condition:
+        raise UserError(f"config field {field!r} is {value!r}, but it {rule}")
+
+
+def check(config: ConfigDict, devices: int) -> None:
+    """Accepts a config that can run on that many devices.
+
+    Raises:
+      UserError: one sentence about the first field that is unknown, missing, of another type, or
+        of an impossible value.
+    """
+    fields = _fields_of(config)
+    values = dict(leaves(config))
+    for name in values:
+        if name not in fields:
+            raise UserError(
+                f"the config has an unknown field {name!r}{nearest(name, list(fields))}"
+            )
+    for name, (kind, meaning) in fields.items():
+        if name not in values:
+            raise UserError(f"the config lacks the field {name!r} ({meaning})")
+        value = values[name]
+        fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
+        _require(
+            fits or (kind is float and type(value) is int),
+            name,
+            value,
+            f"must be of type {kind.__name__} ({meaning})",
+        )
+
+    _check_choices(config)
+    _check_sizes(config, devices)
+    _check_numbers(values)
+
+
+def _check_choices(config: ConfigDict) -> None:
+    choices = {
+        "model.size": (config.model.size, SIZES),
+        "model.remat": (config.model.remat, ("none", *REMAT_POLICIES)),
+        "model.dtype": (config.model.dtype, ("bfloat16", "float32")),
+        "data.sample_by": (config.data.sample_by, ("fps", "stride", "duration")),
+        "optim.schedule": (config.optim.schedule, ("warmup_cosine", "linear")),
+    } | {
+        f"masks.{name}.keep": (mask.keep, ("random", "raster"))
+        for name, mask in config.masks.items()
+    }
+    for field, (value, allowed) in choices.items():
+        close = difflib.get_close_matches(str(value), list(allowed), 1)
+        hint = f"; the nearest is {close[0]!r}" if close else ""
+        _require(value in allowed, field, value, f"must be one of {', '.join(allowed)}{hint}")
+
+
+def _check_sizes(config: ConfigDict, devices: int) -> None:
+    model, data, optim = config.model, config.data, config.optim
+    size = SIZES[model.size]
+    width, heads = model.width or size.width, model.heads or size.heads
+    _require(width % heads == 0, "model.width", width, f"must be a multiple of heads, {heads}")
+    _require(
+        config.predictor.width % config.predictor.heads == 0,
+        "predictor.width",
+        config.predictor.width,
+        f"must be a multiple of predictor.heads, {config.predictor.heads}",
+    )
+    near = max(1, round(data.size / model.patch)) * model.patch
+    _require(
+        data.size % model.patch == 0,
+        "data.size",
+        data.size,
+        f"must be a multiple of model.patch, {model.patch}; the nearest is {near}",
+    )
+    _require(
+        data.frames % model.tubelet == 0,
+        "data.frames",
+        data.frames,
+        f"must be a multiple of model.tubelet, {model.tubelet}",
+    )
+    parts = devices * optim.microbatches
+    near = max(1, round(optim.global_batch / parts)) * parts
+    _require(
+        optim.global_batch % parts == 0,
+        "optim.global_batch",
+        optim.global_batch,
+        f"must be a multiple of devices x optim.microbatches = {devices} x {optim.microbatches}; "
+        f"the nearest is {near}",
+    )
+    _require(
+        not data.weights or len(data.weights) == len(data.sources),
+        "data.weights",
+        tuple(data.weights),
+        f"must have one number for each of the {len(data.sources)} sources, or be ()",
+    )
+    _require(
+        bool(data.sources) and all(isinstance(source, str) for source in data.sources),
+        "data.sources",
+        tuple(data.sources),
+        "must name at least one source, such as ('videos:/data/clips',)",
+    )
+    for field in ("crop_area", "crop_aspect"):
+        pair = data[field]
+        rule = "must be two positive numbers, the smaller first"
+        _require(len(pair) == 2 and 0 < pair[0] <= pair[1], f"data.{field}", tuple(pair), rule)
+    _require(
+        data.crop_area[1] <= 1, "data.crop_area", tuple(data.crop_area), "must end at 1 or less"
+    )
+
+
+def _check_numbers(values: dict[str, Any]) -> None:
+    positive = (
+        "model.tubelet model.patch predictor.width predictor.depth predictor.heads "
+        "predictor.mlp_hidden predictor.mask_tokens data.frames data.size data.sample_value "
+        "optim.global_batch optim.microbatches optim.updates_per_epoch optim.epochs "
+        "optim.ipe_scale optim.peak_lr optim.eps optim.loss_exponent optim.max_skipped "
+        "checkpoint.every checkpoint.keep_latest log.every probe.clips probe.batch"
+    ).split()
+    for name in positive:
+        _require(values[name] > 0, name, values[name], "must be positive")
+    not_negative = (
+        "model.width model.depth model.heads model.mlp_hidden data.workers data.max_bad_share "
+        "data.max_padded_share optim.warmup_epochs optim.start_lr optim.final_lr "
+        "optim.weight_decay optim.final_weight_decay optim.clip_norm checkpoint.keep_every "
+        "log.health_every probe.every"
+    ).split()
+    for name in not_negative:
+        _require(values[name] >= 0, name, values[name], "must not be negative")
+    for name in ("optim.momentum", "optim.betas"):
+        pair = values[name]
+        fits = len(pair) == 2 and all(0 <= x <= 1 for x in pair)
+        _require(fits, name, tuple(pair), "must be two numbers between 0 and 1")

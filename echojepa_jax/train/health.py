@@ -1,0 +1,86 @@
+"""Is the representation alive? Measures of collapse that the loss cannot show (F19).
+
+A collapsing run often has a *falling* loss: constant features are easy to predict. These numbers
+come from the target encoder on one fixed batch, so that their course is comparable over the run.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from echojepa_jax.models.vit import take_tokens
+from echojepa_jax.train.state import Networks, TrainState
+from echojepa_jax.train.step import Batch, normalise, predict, target_embeddings
+
+# An alarm is raised when a measure falls below (or rises above) these; see README.
+MIN_RANK_SHARE = 0.5
+MAX_COSINE = 0.98
+MAX_RELATIVE_ERROR = 1.0
+
+
+def effective_rank(features: jax.Array) -> jax.Array:
+    """Exponential of the entropy of the normalised singular values; features: [B, D], centred."""
+    values = jnp.linalg.svd(features, compute_uv=False)
+    share = values / jnp.maximum(jnp.sum(values), 1e-12)
+    return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(share), 0.0)))
+
+
+@partial(jax.jit, static_argnames="networks")
+def measure(state: TrainState, batch: Batch, networks: Networks) -> dict[str, jax.Array]:
+    """Health of a state on a batch as the input pipeline gives it.
+
+    Returns:
+      token_std: standard deviation over all tokens of all clips, mean over features.
+      clip_std: the same over clips, of token means: what tells clips apart.
+      effective_rank: of the clips' mean features, centred; at most B - 1.
+      cosine_similarity: mean over pairs of different clips, of mean features.
+      relative_error: the predictor's L1 error over that of predicting the batch's mean target; 1
+        means it knows nothing of the clip.
+    """
+    clips = normalise(batch["clips"])
+    targets = target_embeddings(networks.encoder, state.target.ema, clips)
+    means = jnp.mean(targets, axis=1)
+    count = len(means)
+    unit = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
+    pairs = jnp.sum(unit @ unit.T) - jnp.sum(unit * unit)
+
+    errors, trivial = jnp.zeros([]), jnp.zeros([])
+    for context_ids, target_ids in zip(batch["context_ids"], batch["target_ids"], strict=True):
+        wanted = take_tokens(targets, target_ids)
+        prediction = predict(networks, state.params, clips, context_ids, target_ids)
+        errors += jnp.mean(jnp.abs(prediction - wanted))
+        trivial += jnp.mean(jnp.abs(jnp.mean(wanted, axis=(0, 1)) - wanted))
+    return {
+        "token_std": jnp.mean(jnp.std(targets, axis=(0, 1))),
+        "clip_std": jnp.mean(jnp.std(means, axis=0)),
+        "effective_rank": effective_rank(means - jnp.mean(means, axis=0)),
+        "cosine_similarity": pairs / max(1, count * (count - 1)),
+        "relative_error": errors / jnp.maximum(trivial, 1e-12),
+    }
+
+
+def alarms(now: dict[str, float], best_rank: float, started: bool) -> list[str]:
+    """Sentences about measures that look like collapse.
+
+    Args:
+      now: what `measure` returned, as numbers.
+      best_rank: the largest effective rank seen in this run so far.
+      started: whether the predictor has had time to learn something.
+    """
+    found: list[tuple[bool, Any]] = [
+        (
+            now["effective_rank"] < MIN_RANK_SHARE * best_rank,
+            f"effective rank {now['effective_rank']:.1f} fell below half of its best {best_rank:.1f}",
+        ),
+        (
+            started and now["cosine_similarity"] > MAX_COSINE,
+            f"different clips look alike: cosine similarity {now['cosine_similarity']:.3f}",
+        ),
+        (
+            started and now["relative_error"] > MAX_RELATIVE_ERROR,
+            f"the predictor is no better than the mean target: {now['relative_error']:.2f}",
+        ),
+    ]
+    return [text for wrong, text in found if wrong]

@@ -1,0 +1,317 @@
+"""The training loop, in named stages."""
+
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.pipeline import Batch, ClipSpec, training_batches
+from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
+from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.masking.multiblock import MaskSpec
+from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train import health
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.checkpoint import Checkpoints, weights_of
+from echojepa_jax.train.state import (
+    Networks,
+    TrainState,
+    init_params,
+    make_networks,
+    make_optimizer,
+    make_schedules,
+    new_state,
+)
+from echojepa_jax.train.step import train_step
+from echojepa_jax.train.watch import Watch
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.trees import count_parameters
+from echojepa_jax.utils.writers import MetricsWriter
+
+log = logging.getLogger(__name__)
+
+HEALTH_CLIPS = 64
+
+# (step, networks, target encoder's parameters, last step?) -> metrics to log.
+Evaluate = Callable[[int, Networks, Any, bool], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `complete`, or stopped by a signal after `step` steps of `last_step`."""
+
+    complete: bool
+    step: int
+    last_step: int
+
+
+def clip_spec(config: ConfigDict) -> ClipSpec:
+    """How this config cuts clips from videos."""
+    data = config.data
+    return ClipSpec(
+        frames=data.frames,
+        size=data.size,
+        by=data.sample_by,
+        value=data.sample_value,
+        area=tuple(data.crop_area),
+        aspect=tuple(data.crop_aspect),
+    )
+
+
+def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
+    """The mask specifications of this config by name, in alphabetical order."""
+    return {
+        name: MaskSpec(
+            blocks=mask.blocks,
+            scale=mask.scale,
+            context_tokens=mask.context_tokens,
+            target_tokens=mask.target_tokens,
+            aspect=tuple(mask.aspect),
+            keep=mask.keep,
+        )
+        for name, mask in sorted(config.masks.items())
+    }
+
+
+def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> Outcome:
+    """Trains to the last step, or until a signal asks to stop; continues what is in `workdir`.
+
+    Args:
+      config: accepted by `config.check`.
+      workdir: claimed for this config.
+      evaluate: called every `probe.every` steps and after the last one.
+
+    Raises:
+      UserError: the data, the weights or a checkpoint cannot be used, or the loss stays non-finite.
+    """
+    last_step = config.optim.epochs * config.optim.updates_per_epoch
+    networks = make_networks(config)
+    clip, masks = clip_spec(config), mask_specs(config)
+    grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
+
+    # --- data ---------------------------------------------------------------------------------
+    samples, data_facts = _load_data(config, workdir, clip)
+    weights = None
+    if config.data.weights:
+        weights = dict(zip(config.data.sources, config.data.weights, strict=True))
+    batches_from = partial(
+        training_batches,
+        samples,
+        clip=clip,
+        masks=tuple(masks.values()),
+        grid=grid,
+        seed=config.seed,
+        weights=weights,
+    )
+
+    # --- state, initialised where it will live --------------------------------------------------
+    mesh = meshes.make_mesh()
+    schedule = make_schedules(config)
+    init = partial(init_params, networks, frames=clip.frames, size=clip.size)
+    shapes = jax.eval_shape(init, jax.random.key(config.seed))
+    optimizer = make_optimizer(config, shapes, schedule)
+
+    def fresh(key: jax.Array) -> TrainState:
+        return new_state(init(key), optimizer)
+
+    state_shape = jax.eval_shape(fresh, jax.random.key(config.seed))
+    shardings = meshes.state_shardings(mesh, state_shape)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state_shape,
+        shardings,
+    )
+    parameters = {name: count_parameters(tree) for name, tree in shapes.items()}
+    workdirs.record(workdir, {"data": data_facts, "parameters": parameters})
+    log.info("parameters: %s", ", ".join(f"{k} {v:,}" for k, v in parameters.items()))
+
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / workdirs.CHECKPOINTS,
+                config.checkpoint.keep_latest,
+                config.checkpoint.keep_every,
+            )
+        )
+        # Restored before the pipeline starts: the step says where the data continue.
+        state = checkpoints.restore_latest(like)
+        if state is not None:
+            log.info("continuing after step %d", state.step)
+        else:
+            state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+            if config.init["from"]:
+                state = _start_from(config, state, like)
+        first_step = int(state.step)
+
+        # --- what to watch ----------------------------------------------------------------------
+        writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
+        stack.callback(writer.close)
+        watch = Watch(config, workdir, writer, samples, schedule, first_step, last_step)
+        fixed = _fixed_batch(batches_from, min(HEALTH_CLIPS, config.optim.global_batch))
+        _save_examples(workdir / "examples.npz", fixed, grid, list(masks))
+        batches = stack.enter_context(
+            DeviceBatches(
+                batches_from(
+                    global_batch=config.optim.global_batch,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                    workers=config.data.workers,
+                    first_step=first_step,
+                    last_step=last_step,
+                ),
+                meshes.batch_sharding(mesh),
+            )
+        )
+        stop_asked = stack.enter_context(_stop_signal())
+        step_fn = jax.jit(
+            partial(
+                train_step,
+                networks=networks,
+                optimizer=optimizer,
+                exponent=config.optim.loss_exponent,
+                microbatches=config.optim.microbatches,
+            ),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
+        )
+        compiled = None
+
+        def look(step: int, last: bool) -> None:
+            """Measures that need the encoder: at the start, every so often, and at the end."""
+            if config.log.health_every and (last or step % config.log.health_every == 0):
+                watch.health(step, health.measure(state, fixed, networks=networks))
+            every = config.probe.every
+            if evaluate and (last or (every and step and step % every == 0)):
+                writer.write(step, evaluate(step, networks, state.target.ema, last))
+
+        # --- the loop ---------------------------------------------------------------------------
+        step, stopped = first_step, False
+        if step == 0:
+            look(0, last=False)
+        while step < last_step and not stopped:
+            batch = next(batches)
+            on_host = {name: batch.pop(name) for name in HOST_KEYS}
+            if compiled is None:
+                # Compiled once, ahead of the first step: it cannot be compiled again, and a batch
+                # of another shape is an error.
+                started = time.perf_counter()
+                compiled = step_fn.lower(state, batch).compile()
+                log.info("compiled the step in %s", duration(time.perf_counter() - started))
+                watch.start_clock(batches.wait_seconds)
+            state, metrics = compiled(state, batch)
+            step += 1
+            watch.step(step, metrics, on_host, batches.wait_seconds)
+            stopped = stop_asked()
+            if step < last_step and not stopped:
+                look(step, last=False)
+            if step % config.checkpoint.every == 0 or step == last_step or stopped:
+                watch.flush()
+                checkpoints.save(step, state)
+        checkpoints.wait()
+        if step < last_step:
+            return Outcome(False, step, last_step)
+
+        # --- the end ----------------------------------------------------------------------------
+        look(step, last=True)
+    return Outcome(True, step, last_step)
+
+
+def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, dict[str, Any]]:
+    """The samples to train on and facts about them; too many short videos are an error (F03)."""
+    data = config.data
+    samples = manifest.load(
+        data.sources,
+        split=data.split,
+        quarantine=workdir / workdirs.QUARANTINE,
+        max_bad_share=data.max_bad_share,
+        expect_stills=data.expect_stills,
+        workers=max(1, data.workers),
+    )
+    short = sum(
+        clip_frame_ids(s.frames, s.fps, None, length=clip.frames, by=clip.by, value=clip.value)[1]
+        > 0
+        for s in samples
+    )
+    log.info("%d videos; %d are shorter than a clip's window", len(samples), short)
+    if short > data.max_padded_share * len(samples):
+        raise UserError(
+            f"{short} of {len(samples)} videos are shorter than the window that a clip of "
+            f"{clip.frames} frames spans, and would end in frozen frames: sample more densely "
+            "(data.sample_by, data.sample_value), or raise data.max_padded_share"
+        )
+    facts = {"fingerprint": manifest.fingerprint(samples), "videos": len(samples), "short": short}
+    sources = sorted({sample.source for sample in samples})
+    facts["sources"] = {s: sum(sample.source == s for sample in samples) for s in sources}
+    return samples, facts
+
+
+def _start_from(config: ConfigDict, state: TrainState, like: TrainState) -> TrainState:
+    """Weights of another run under a fresh step, optimizer and schedules (cooldown)."""
+    folder = Path(config.init["from"]) / workdirs.CHECKPOINTS
+    params, target, step = weights_of(folder, like, config.init.step)
+    log.info(
+        "started from step %d of %s: all %s parameters of encoder and predictor, and the target "
+        "encoder's %s",
+        step,
+        config.init["from"],
+        f"{count_parameters(params):,}",
+        f"{count_parameters(target):,}",
+    )
+    return state.replace(params=params, target=state.target._replace(ema=target))
+
+
+def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:
+    """The clips that health is measured on: the same ones for the whole run, on every host.
+
+    Raises:
+      UserError: the clips are one flat grey, so that something in front of them went wrong (F02).
+    """
+    (batch,) = batches_from(global_batch=clips, first_step=0, last_step=1)
+    low, high = int(batch["clips"].min()), int(batch["clips"].max())
+    log.info("pixels of the first clips lie in %d..%d", low, high)
+    if low == high:
+        raise UserError(
+            f"every pixel of the first {clips} clips is {low}: look at the files of data.sources"
+        )
+    return {name: value for name, value in batch.items() if name not in HOST_KEYS}
+
+
+def _save_examples(path: Path, batch: Batch, grid: Grid, mask_names: list[str]) -> None:
+    """A few clips and their masks, for the report."""
+    count = 4
+    ids = {
+        f"{kind}_{m}": batch[kind][m][:count]
+        for kind in ("context_ids", "target_ids")
+        for m in range(len(mask_names))
+    }
+    np.savez_compressed(
+        path, clips=batch["clips"][:count], grid=grid, mask_names=np.array(mask_names), **ids
+    )
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM and SIGINT into a question that the loop asks after every step."""
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

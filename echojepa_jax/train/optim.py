@@ -1,0 +1,59 @@
+"""AdamW with a policy per parameter, and the target encoder's moving average, as optax chains."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from echojepa_jax.train.schedules import Schedule
+from echojepa_jax.utils.trees import by_rules
+
+# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay.
+DECAY_RULES = (
+    (r"(^|/)(bias|scale)$", False),
+    (r"(^|/)(kernel|mask_tokens)$", True),
+)
+
+
+def adamw(
+    params: Any,
+    learning_rate: Schedule,
+    weight_decay: Schedule,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW as in PyTorch: decay is decoupled and multiplied by the learning rate.
+
+    Args:
+      params: a tree like the one to optimise (shapes suffice); picks what decays.
+      learning_rate, weight_decay: schedules that count updates from 1, as the original does.
+      clip_norm: largest global norm of the gradient; 0 leaves gradients alone, as in the recipe.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(*betas, eps=eps),
+        optax.add_decayed_weights(
+            lambda count: weight_decay(count + 1), mask=by_rules(params, DECAY_RULES)
+        ),
+        optax.scale_by_learning_rate(lambda count: learning_rate(count + 1)),
+    )
+
+
+def parameter_ema(momentum: Schedule) -> optax.GradientTransformation:
+    """The target encoder: `ema <- m ema + (1 - m) params`, m = momentum(update), from 0.
+
+    Fed with the *updated* parameters; seeded with the initial ones, so there is nothing to debias.
+    The state is optax's `EmaState`; its `ema` is the target encoder's parameter tree.
+    """
+
+    def init(params: Any) -> optax.EmaState:
+        # A copy: the state of a donated step must not hold one buffer twice.
+        return optax.EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(params: Any, state: optax.EmaState, _: Any = None) -> tuple[Any, optax.EmaState]:
+        return optax.ema(momentum(state.count), debias=False).update(params, state)
+
+    return optax.GradientTransformation(init, update)

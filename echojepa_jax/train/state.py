@@ -1,0 +1,138 @@
+"""What training knows at a step: one pytree, and the two networks that give it meaning."""
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from echojepa_jax.models.predictor import Predictor
+from echojepa_jax.models.vit import SIZES, Encoder
+from echojepa_jax.train import schedules
+from echojepa_jax.train.optim import adamw, parameter_ema
+
+
+class Networks(NamedTuple):
+    """The encoder (context and target share the architecture) and the predictor."""
+
+    encoder: Encoder
+    predictor: Predictor
+
+
+class Schedules(NamedTuple):
+    """Functions of the number of updates; see train/schedules.py for where each starts to count."""
+
+    learning_rate: schedules.Schedule
+    weight_decay: schedules.Schedule
+    momentum: schedules.Schedule
+
+
+class Optimizer(NamedTuple):
+    """AdamW of encoder and predictor, and the moving average that makes the target encoder."""
+
+    adamw: optax.GradientTransformation
+    ema: optax.GradientTransformation
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint holds.
+
+    `step` counts batches seen; `target.count` counts updates made (a skipped step makes none).
+    `params` is {"encoder": tree, "predictor": tree}; `target.ema` is the target encoder.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+    target: optax.EmaState
+
+
+def make_networks(config: ConfigDict) -> Networks:
+    """Builds the networks of a config; sizes that are 0 come from the table of sizes."""
+    model, size = config.model, SIZES[config.model.size]
+    width = model.width or size.width
+    common = {
+        "scan_layers": model.scan_layers,
+        "remat": model.remat,
+        "dtype": jnp.dtype(model.dtype),
+    }
+    encoder = Encoder(
+        width=width,
+        depth=model.depth or size.depth,
+        heads=model.heads or size.heads,
+        mlp_hidden=model.mlp_hidden or size.mlp_hidden,
+        tubelet=model.tubelet,
+        patch=model.patch,
+        **common,
+    )
+    predictor = Predictor(
+        out_width=width,
+        width=config.predictor.width,
+        depth=config.predictor.depth,
+        heads=config.predictor.heads,
+        mlp_hidden=config.predictor.mlp_hidden,
+        mask_tokens=config.predictor.mask_tokens,
+        **common,
+    )
+    return Networks(encoder, predictor)
+
+
+def make_schedules(config: ConfigDict) -> Schedules:
+    """The schedules of a config (method, section 5)."""
+    optim = config.optim
+    total = int(optim.ipe_scale * optim.epochs * optim.updates_per_epoch)
+    if optim.schedule == "linear":
+        learning_rate = schedules.linear(optim.peak_lr, optim.final_lr, total)
+    else:
+        warmup = int(optim.warmup_epochs * optim.updates_per_epoch)
+        learning_rate = schedules.warmup_cosine(
+            optim.start_lr, optim.peak_lr, optim.final_lr, warmup, total
+        )
+    return Schedules(
+        learning_rate,
+        schedules.cosine(optim.weight_decay, optim.final_weight_decay, total),
+        schedules.linear(*optim.momentum, total),
+    )
+
+
+def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Optimizer:
+    """The optimizer of a config for parameters of that shape."""
+    optim = config.optim
+    return Optimizer(
+        adamw(
+            params,
+            schedule.learning_rate,
+            schedule.weight_decay,
+            betas=tuple(optim.betas),
+            eps=optim.eps,
+            clip_norm=optim.clip_norm,
+        ),
+        parameter_ema(schedule.momentum),
+    )
+
+
+def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> dict[str, Any]:
+    """Fresh parameters {"encoder", "predictor"}; shapes do not depend on frames and size."""
+    encoder, predictor = networks
+    encoder_key, predictor_key = jax.random.split(key)
+    clips = jnp.zeros((1, frames, size, size, 3))
+    ids = jnp.zeros((1, 1), jnp.int32)
+    context = jnp.zeros((1, 1, encoder.width))
+    grid = encoder.grid(frames, size, size)
+    return {
+        "encoder": encoder.init(encoder_key, clips, ids)["params"],
+        "predictor": predictor.init(predictor_key, context, ids, ids, grid)["params"],
+    }
+
+
+def new_state(params: dict[str, Any], optimizer: Optimizer) -> TrainState:
+    """The state before the first update: the target encoder equals the context encoder."""
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        opt_state=optimizer.adamw.init(params),
+        target=optimizer.ema.init(params["encoder"]),
+    )

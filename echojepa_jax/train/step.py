@@ -1,0 +1,155 @@
+"""One training step, as plain mathematics (method, section 1).
+
+Everything here is pure. jit, donation and shardings are wrapped around it from outside.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from echojepa_jax.models.vit import take_tokens
+from echojepa_jax.train.state import Networks, Optimizer, TrainState
+
+Batch = dict[str, Any]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+TARGET_NORM_EPS = 1e-5
+
+
+def normalise(clips: jax.Array) -> jax.Array:
+    """uint8 [..., 3] -> float32 with ImageNet's mean and deviation: the only place that does it.
+
+    Raises:
+      TypeError: clips are not uint8, so that somebody else has normalised them already (F02).
+    """
+    if clips.dtype != jnp.uint8:
+        raise TypeError(f"clips must be uint8 pixels, not {clips.dtype}: they are normalised here")
+    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
+    return (clips.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def target_embeddings(encoder: Any, target: Any, clips: jax.Array) -> jax.Array:
+    """The target encoder's output, layer-normalised without parameters, as float32 [B, N, D]."""
+    tokens = encoder.apply({"params": target}, clips).astype(jnp.float32)
+    return jax.nn.standardize(tokens, axis=-1, epsilon=TARGET_NORM_EPS)
+
+
+def predict(
+    networks: Networks,
+    params: dict[str, Any],
+    clips: jax.Array,
+    context_ids: jax.Array,
+    target_ids: jax.Array,
+) -> jax.Array:
+    """Context encoder, then predictor: embeddings at `target_ids`, float32 [B, Kt, D]."""
+    encoder, predictor = networks
+    context = encoder.apply({"params": params["encoder"]}, clips, context_ids)
+    grid = encoder.grid(*clips.shape[1:4])
+    out = predictor.apply({"params": params["predictor"]}, context, context_ids, target_ids, grid)
+    return out.astype(jnp.float32)
+
+
+def clip_losses(prediction: jax.Array, target: jax.Array, exponent: float) -> jax.Array:
+    """Mean of |prediction - target|^p / p over tokens and features: [B, Kt, D] twice -> [B]."""
+    return jnp.mean(jnp.abs(prediction - target) ** exponent, axis=(1, 2)) / exponent
+
+
+def loss_fn(
+    params: dict[str, Any],
+    target: Any,
+    networks: Networks,
+    clips: jax.Array,
+    batch: Batch,
+    exponent: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Sum over clips of the loss, per clip the mean over mask specifications.
+
+    Args:
+      clips: float [B, T, H, W, 3], normalised.
+      batch: `context_ids`, `target_ids`: one int [B, K] per mask specification; `valid`: bool [B],
+        False for a clip whose file failed, which then counts for nothing.
+
+    Returns:
+      The sum, and the same for each mask specification: float32 [M].
+    """
+    # The targets are constants: no gradient flows into them, and nothing is stored for one.
+    targets = target_embeddings(networks.encoder, jax.lax.stop_gradient(target), clips)
+    sums = []
+    for context_ids, target_ids in zip(batch["context_ids"], batch["target_ids"], strict=True):
+        prediction = predict(networks, params, clips, context_ids, target_ids)
+        losses = clip_losses(prediction, take_tokens(targets, target_ids), exponent)
+        sums.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
+    by_mask = jnp.stack(sums)
+    return jnp.mean(by_mask), by_mask
+
+
+def update(
+    state: TrainState,
+    batch: Batch,
+    *,
+    networks: Networks,
+    optimizer: Optimizer,
+    exponent: float = 1.0,
+    microbatches: int = 1,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One AdamW step on encoder and predictor, then one EMA step of the target encoder.
+
+    Args:
+      batch: `clips` float [B, T, H, W, 3], normalised; for the rest see `loss_fn`.
+      exponent: p of the loss, 1 in the recipe.
+      microbatches: gradients are accumulated over that many equal parts of the batch.
+
+    Returns:
+      The next state, and metrics. If the loss or the gradient is not finite, nothing but
+      `state.step` moves, and `skipped` is 1 (F20).
+    """
+    clips_seen = jnp.maximum(jnp.sum(batch["valid"]), 1)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
+        (loss, by_mask), grads = grad_fn(
+            state.params, state.target.ema, networks, part["clips"], part, exponent
+        )
+        return jax.tree.map(jnp.add, total, (loss, by_mask, grads)), None
+
+    if microbatches == 1:
+        (loss, by_mask), grads = grad_fn(
+            state.params, state.target.ema, networks, batch["clips"], batch, exponent
+        )
+    else:
+        parts = jax.tree.map(
+            # Strided, so that every device keeps its own clips in every part.
+            lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1),
+            batch,
+        )
+        zeros = (jnp.zeros([]), jnp.zeros([len(batch["context_ids"])]))
+        start = (*zeros, jax.tree.map(jnp.zeros_like, state.params))
+        (loss, by_mask, grads), _ = jax.lax.scan(accumulate, start, parts)
+    loss, by_mask, grads = jax.tree.map(lambda x: x / clips_seen, (loss, by_mask, grads))
+
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    _, target = optimizer.ema.update(params["encoder"], state.target)
+
+    moved = TrainState(state.step, params, opt_state, target)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+    metrics = {
+        "loss": loss,
+        "loss_by_mask": by_mask,
+        "grad_norm": grad_norm,
+        "skipped": 1 - finite.astype(jnp.int32),
+        "updates": kept.target.count,
+    }
+    return kept.replace(step=state.step + 1), metrics
+
+
+def train_step(
+    state: TrainState, batch: Batch, **settings: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`update` on a batch as the input pipeline gives it: `clips` are uint8 pixels."""
+    return update(state, batch | {"clips": normalise(batch["clips"])}, **settings)

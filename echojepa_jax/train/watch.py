@@ -1,0 +1,174 @@
+"""What a run tells while it goes: the progress line, metrics, alarms, and when to give up."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.manifest import Sample
+from echojepa_jax.train import health
+from echojepa_jax.train.state import Schedules
+from echojepa_jax.train.workdir import QUARANTINE
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.writers import MetricsWriter
+
+log = logging.getLogger(__name__)
+
+SKIPPED = "skipped.jsonl"
+# Health is judged from this share of the run on: before, nothing has been learned yet.
+LEARNED_AFTER = 0.1
+
+
+class Watch:
+    """Reads the metrics of a step only when the next one is on its way, so no device waits."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        writer: MetricsWriter,
+        samples: Sequence[Sample],
+        schedules: Schedules,
+        first_step: int,
+        last_step: int,
+    ) -> None:
+        self._config, self._workdir, self._writer = config, workdir, writer
+        self._samples, self._schedules = samples, schedules
+        self._first_step, self._last_step = first_step, last_step
+        self._mask_names = sorted(config.masks)
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray], float] | None = None
+        self._skipped = self._skipped_in_a_row = 0
+        self._clips = self._padded = 0
+        self._unreadable: set[str] = set()
+        self._best_rank = 0.0
+        self.start_clock(0.0)
+
+    def start_clock(self, waited: float) -> None:
+        """Throughput and time left are counted from here: after the compilation."""
+        self._started = self._last_time = time.perf_counter()
+        self._last_logged, self._last_wait = self._first_step, waited
+
+    def step(
+        self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray], waited: float
+    ) -> None:
+        """Takes the metrics of a step that was just started, and deals with the step before.
+
+        Args:
+          metrics: of `train_step`, still on the device.
+          on_host: sample_ids, padded and error of this host's clips.
+          waited: seconds that the loop has waited for data so far.
+
+        Raises:
+          UserError: see `flush`.
+        """
+        self.flush()
+        self._pending = (step, metrics, on_host, waited)
+
+    def flush(self) -> None:
+        """Deals with the last step.
+
+        Raises:
+          UserError: too many steps in a row were not finite, or too many files cannot be decoded.
+        """
+        if self._pending is None:
+            return
+        step, metrics, on_host, waited = self._pending
+        self._pending = None
+        metrics = jax.device_get(metrics)
+        self._count_clips(step, on_host)
+        self._count_skipped(step, metrics, on_host)
+        if step % self._config.log.every == 0 or step == self._last_step:
+            self._log(step, metrics, waited)
+
+    def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
+        """Writes the measures of collapse and warns if they look like one (F19)."""
+        now = {name: float(value) for name, value in values.items()}
+        self._writer.write(step, {f"health/{name}": value for name, value in now.items()})
+        started = step > LEARNED_AFTER * self._last_step
+        for alarm in health.alarms(now, self._best_rank, started):
+            log.warning("health at step %d: %s", step, alarm)
+        if started:
+            self._best_rank = max(self._best_rank, now["effective_rank"])
+
+    def _count_clips(self, step: int, on_host: Mapping[str, np.ndarray]) -> None:
+        self._clips += len(on_host["padded"])
+        self._padded += int(np.count_nonzero(on_host["padded"]))
+        for row in np.flatnonzero(on_host["error"] != ""):
+            sample = self._samples[on_host["sample_ids"][row]]
+            if sample.path in self._unreadable:
+                continue
+            self._unreadable.add(sample.path)
+            reason = str(on_host["error"][row])
+            manifest.quarantine(
+                self._workdir / QUARANTINE, [manifest.Rejected(sample, reason, "bad")], "decode"
+            )
+            log.warning("step %d: skipped a clip of %s: %s", step, sample.path, reason)
+        limit = self._config.data.max_bad_share
+        if len(self._unreadable) > limit * len(self._samples):
+            raise UserError(
+                f"{len(self._unreadable)} of {len(self._samples)} videos could not be decoded, more "
+                f"than data.max_bad_share = {limit:g} allows; they are listed in "
+                f"{self._workdir / QUARANTINE}"
+            )
+
+    def _count_skipped(self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray]) -> None:
+        if not metrics["skipped"]:
+            self._skipped_in_a_row = 0
+            return
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        names = [self._samples[row].name for row in on_host["sample_ids"]]
+        with (self._workdir / SKIPPED).open("a") as file:
+            file.write(json.dumps({"step": step, "samples": names}) + "\n")
+        log.warning("step %d was skipped: its loss or gradient is not finite", step)
+        if self._skipped_in_a_row >= self._config.optim.max_skipped:
+            raise UserError(
+                f"the loss was not finite for {self._skipped_in_a_row} steps in a row "
+                f"(optim.max_skipped); the last checkpoint is intact, and {SKIPPED} in "
+                f"{self._workdir} names the clips: look at those, or lower optim.peak_lr"
+            )
+
+    def _log(self, step: int, metrics: Any, waited: float) -> None:
+        now = time.perf_counter()
+        elapsed, steps = now - self._last_time, step - self._last_logged
+        wait_share = (waited - self._last_wait) / elapsed
+        clips_per_second = steps * self._config.optim.global_batch / elapsed
+        updates = int(metrics["updates"])
+        # Of the update just made: AdamW's schedules count it from 1, the EMA's from 0.
+        values = {
+            "loss": float(metrics["loss"]),
+            **{
+                f"loss/{name}": float(loss)
+                for name, loss in zip(self._mask_names, metrics["loss_by_mask"], strict=True)
+            },
+            "lr": float(self._schedules.learning_rate(updates)),
+            "weight_decay": float(self._schedules.weight_decay(updates)),
+            "ema_momentum": float(self._schedules.momentum(updates - 1)),
+            "grad_norm": float(metrics["grad_norm"]),
+            "clips_per_second": clips_per_second,
+            "step_seconds": elapsed / steps,
+            "data_wait_share": wait_share,
+            "skipped_steps": self._skipped,
+            "padded_share": self._padded / self._clips,
+            "quarantined": len(self._unreadable),
+        }
+        self._writer.write(step, values)
+        left = (now - self._started) / (step - self._first_step) * (self._last_step - step)
+        log.info(
+            "step %d/%d  loss %.4f  %.1f clips/s  data wait %.0f%%  %s left",
+            step,
+            self._last_step,
+            values["loss"],
+            clips_per_second,
+            100 * wait_share,
+            duration(left),
+        )
+        self._last_time, self._last_logged, self._last_wait = now, step, waited

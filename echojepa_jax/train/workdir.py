@@ -1,0 +1,132 @@
+"""The folder of a run: what it was asked to do, what it ran on, and whether it is really done."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from echojepa_jax.train.config import leaves
+from echojepa_jax.utils.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+QUARANTINE = "quarantine.jsonl"
+_CONFIG, _MANIFEST, _DONE = "config.json", "manifest.json", "done.json"
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file that is whole or not there."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+    # Through JSON and back, so that tuples compare equal to the lists that come from the file.
+    return json.loads(json.dumps(dict(leaves(config))))
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder, or checks that it belongs to the very same config.
+
+    Raises:
+      UserError: the folder was started with another config; names the fields that differ.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, mine = workdir / _CONFIG, _as_json(config)
+    if not path.exists():
+        if any(workdir.iterdir()):
+            raise UserError(
+                f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir"
+            )
+        write_json(path, json.loads(config.to_json(sort_keys=False)))
+        return
+    theirs = _as_json(ConfigDict(json.loads(path.read_text())))
+    differ = [
+        f"{name} ({theirs.get(name, 'not there')!r} there, {mine.get(name, 'not there')!r} now)"
+        for name in sorted(set(mine) | set(theirs))
+        if mine.get(name) != theirs.get(name)
+    ]
+    if differ:
+        raise UserError(
+            f"{workdir} was started with another config; it differs in {', '.join(differ)}: "
+            "use the same values, or another --workdir"
+        )
+
+
+def record(workdir: Path, facts: dict[str, Any]) -> None:
+    """Writes what this run is made of: given facts, versions, commit, devices.
+
+    Raises:
+      UserError: the run was started on other data.
+    """
+    path = workdir / _MANIFEST
+    if path.exists():
+        before = json.loads(path.read_text())["data"]["fingerprint"]
+        if before != facts["data"]["fingerprint"]:
+            raise UserError(
+                f"the data of {workdir} have changed since the run was started: the order of "
+                "samples would be another one; restore the files, or use another --workdir"
+            )
+        return
+    devices = [f"{d.platform} {d.device_kind}" for d in jax.devices()]
+    write_json(
+        path,
+        {
+            "command": " ".join(["python", "-m", "echojepa_jax.main", *sys.argv[1:]]),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
+            **facts,
+        },
+    )
+
+
+def _commit() -> str:
+    """The commit of the code that runs, or "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def mark_done(workdir: Path, step: int) -> None:
+    """Says that the last step was reached and everything is written."""
+    write_json(workdir / _DONE, {"step": step})
+
+
+def is_done(workdir: Path) -> bool:
+    """True if the run was finished and what it produced is still there (F12).
+
+    Raises:
+      UserError: the run is marked as done, but its last checkpoint or report is gone.
+    """
+    path = workdir / _DONE
+    if not path.exists():
+        return False
+    step = json.loads(path.read_text())["step"]
+    wanted = [
+        workdir / CHECKPOINTS / f"{step:08d}" / "_CHECKPOINT_METADATA",
+        workdir / "report.html",
+    ]
+    missing = [str(p.relative_to(workdir)) for p in wanted if not p.exists()]
+    if missing:
+        raise UserError(
+            f"{workdir} is marked as done but {missing} are gone: restore them, "
+            f"or delete {_DONE} to let training make them again"
+        )
+    return True

@@ -1,0 +1,10 @@
+"""Where results that may be thrown away are kept between runs."""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """The folder named by `$ECHOJEPA_CACHE`, else `~/.cache/echojepa_jax`; it may not exist yet."""
+    named = os.environ.get("ECHOJEPA_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "echojepa_jax"

@@ -1,0 +1,5 @@
+"""The one exception for mistakes a user can mend: programs print its sentence and exit without a traceback."""
+
+
+class UserError(Exception):
+    """A single sentence that names the file or field at fault and the way out."""

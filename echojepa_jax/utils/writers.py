@@ -1,0 +1,64 @@
+"""Where metrics go: one JSON object a line in metrics.jsonl, and TensorBoard if it is installed."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Appends numbers to `metrics.jsonl` of a workdir and to TensorBoard events beside it.
+
+    Lines of steps after `last_step` are taken out first: a resumed run writes them again.
+    """
+
+    def __init__(self, workdir: Path, last_step: int, tensorboard: bool) -> None:
+        path = workdir / FILE_NAME
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(scratch, path)
+        self._file = path.open("a", buffering=1)
+        self._tensorboard = _tensorboard_writer(workdir) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line; numbers that are not finite are written as null."""
+        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time()} | clean) + "\n")
+        if self._tensorboard:
+            self._tensorboard.write_scalars(step, {k: v for k, v in clean.items() if v is not None})
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            log.warning("%s: left out a line that is cut off", path)
+    return lines
+
+
+def _tensorboard_writer(workdir: Path) -> Any | None:
+    try:
+        # Imported late: it brings in TensorFlow, which takes seconds.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from clu import metric_writers
+    except ImportError as error:
+        log.warning("no TensorBoard events (%s); metrics are in %s", error, FILE_NAME)
+        return None
+    return metric_writers.SummaryWriter(str(workdir))

@@ -1,0 +1,1 @@
+"""Maps between parameter trees and other projects' checkpoint names."""
