@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
         sample_value=8.0,
         crop_area=(0.5, 1.0),
         crop_aspect=(0.9, 1.1),
+        mean=(0.485, 0.456, 0.406),  # ImageNet's, as the weights of V-JEPA 2 want it
+        std=(0.229, 0.224, 0.225),
         workers=16,
         max_bad_share=0.01,
         max_padded_share=0.1,

@@ -37,7 +37,7 @@ def check_complete(path: str, container: str) -> None:
     recorder writes last, so the index must be there.
     """
     if container == "mov" and b"moov" not in _atoms(path):
-        raise UnreadableVideo("truncated: the index (moov) is missing")
+        raise UnreadableVideo("truncated: the index (moov) is missing or cut off")
     if container == "matroska" and _segment_end(path) > os.path.getsize(path):
         raise UnreadableVideo("truncated: the file ends before its segment does")
     if container == "gif" and not _last_bytes(path).rstrip(b"\0").endswith(b";"):
@@ -45,17 +45,18 @@ def check_complete(path: str, container: str) -> None:
 
 
 def _atoms(path: str) -> set[bytes]:
-    """The types of a QuickTime file's top-level atoms."""
+    """The types of a QuickTime file's top-level atoms, as far as they are whole."""
     types, position, end = set(), 0, os.path.getsize(path)
     with open(path, "rb") as file:
         while position < end:
             file.seek(position)
             head = file.read(16)
-            types.add(head[4:8])
             size = int.from_bytes(head[:4])
             if size == 1:  # too large for 32 bits: the true size follows the type
                 size = int.from_bytes(head[8:16])
             position = position + size if size >= 8 else end  # 0: the atom fills the file
+            if position <= end:
+                types.add(head[4:8])
     return types
 
 

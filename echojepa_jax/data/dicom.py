@@ -8,6 +8,7 @@ removes the banner burned into the pixels around the sector.
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import struct
 import warnings
@@ -51,7 +52,7 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Header:
-    """What of a header the pixels need: `rows`, `columns` in pixels, `bits` a pixel."""
+    """What the header says; `rows` and `columns` are the part of the frame to keep."""
 
     frames: int
     fps: float
@@ -216,7 +217,7 @@ def _stored_range(dataset: pydicom.Dataset) -> tuple[float, float]:
     """
     bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation") or 0)
     centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
-    if bits > 8 and dataset.SamplesPerPixel == 1 and width > 1:
+    if bits > 8 and dataset.SamplesPerPixel == 1 and math.isfinite(centre) and width > 1:
         low = centre - 0.5 - (width - 1) / 2
         slope = float(dataset.get("RescaleSlope") or 1)
         intercept = float(dataset.get("RescaleIntercept") or 0)
@@ -275,13 +276,13 @@ def _frame_bits(dataset: pydicom.Dataset) -> int:
 
 def _fragments(file: BinaryIO) -> tuple[int, bool]:
     """Count the whole fragments of compressed pixel data; False where the file ends within them."""
-    size, fragments = os.fstat(file.fileno()).st_size, -1  # the first item is the offset table
+    size, items = os.fstat(file.fileno()).st_size, 0
     while len(head := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", head)
         if (group, element) != _ITEM:
-            return fragments, True
+            return max(0, items - 1), True  # the first item is the offset table
         if file.tell() + length > size:
-            return fragments, False
+            break
         file.seek(length, os.SEEK_CUR)
-        fragments += 1
-    return fragments, False
+        items += 1
+    return max(0, items - 1), False

@@ -1,24 +1,184 @@
-"""What exists: one Sample per video, with what its source tells and what the scan measured."""
+"""The list of videos a program works on: read from its sources, split, measured, and checked."""
 
-from __future__ import annotations
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-import dataclasses
-from collections.abc import Mapping
+from echojepa_jax.data.readers import read_source
+from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.scan import scan
+from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
+
+__all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine"]
+
+log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """One video file. Empty strings and zeros mean unknown."""
+def load(
+    sources: Sequence[str],
+    *,
+    split: str = "",
+    quarantine: Path | None,
+    max_bad_share: float = 0.01,
+    expect_stills: bool = False,
+    workers: int,
+) -> list[Sample]:
+    """Read all sources and measure their files; unusable ones are left out, named and counted.
 
-    name: str  # unique in its source: file name without extension, or path below the source's root
-    path: str  # absolute
-    source: str  # the source string it came from, e.g. "echonet_dynamic:/data/EchoNet-Dynamic"
-    patient: str = ""
-    study: str = ""
-    view: str = ""
-    split: str = ""  # lower case: "train", "val", "test", or "" = none
-    targets: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    frames: int = 0  # really in the file; 0 = not scanned yet
-    fps: float = 0.0  # 0 = the file does not tell
-    height: int = 0
-    width: int = 0
+    Args:
+      split: keep only samples of this split, in any case; "" keeps all.
+      quarantine: file that gets a line for each unusable file; None for none.
+      max_bad_share: share of the listed files that may be unusable.
+      expect_stills: single-frame files are left out without counting as unusable.
+      workers: threads that measure files.
+
+    Raises:
+      UserError: a source cannot be read, names a video twice or has none of the split; a patient is
+        in two splits; too many files are unusable; no video is left.
+    """
+    listed = _list(sources, split.lower())
+    good, rejected = scan(
+        [sample for samples in listed.values() for sample in samples],
+        cache_dir=cache_dir(),
+        workers=workers,
+    )
+    _report(listed, rejected, quarantine)
+    unusable = [r for r in rejected if r.kind == "bad" or not expect_stills]
+    total = len(good) + len(rejected)
+    if len(unusable) > max_bad_share * total:
+        raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
+    if not good:
+        raise UserError(f"No video is left of {', '.join(sources)}: {_categories(rejected)}.")
+    return good
+
+
+def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:
+    """Append a JSON line to `file` per rejected sample, unless it has that very line already.
+
+    Args:
+      stage: what rejected them, "scan" or "decode".
+    """
+    lines = [
+        json.dumps(
+            {
+                "stage": stage,
+                "source": r.sample.source,
+                "path": r.sample.path,
+                "kind": r.kind,
+                "reason": r.reason,
+            }
+        )
+        for r in rejected
+    ]
+    written = set(file.read_text("utf-8", "replace").splitlines()) if file.exists() else set()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.writelines(f"{line}\n" for line in dict.fromkeys(lines) if line not in written)
+
+
+def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
+    """Raise UserError where a patient, or a file of an unknown patient, is in two of `splits`.
+
+    Args:
+      splits: the samples of each split, by the name that the error shall call it.
+    """
+    seen: dict[tuple[str, str], tuple[str, Sample]] = {}
+    for split, samples in splits.items():
+        for sample in samples:
+            who = ("patient", sample.patient) if sample.patient else ("file", sample.path)
+            other, first = seen.setdefault(who, (split, sample))
+            if other != split:
+                raise UserError(
+                    f"{who[0].capitalize()} {who[1]} is both in split {other!r} ({first.source}) "
+                    f"and in {split!r} ({sample.source}): keep each in one split, or give "
+                    "different people different names."
+                )
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """SHA-256 of what `samples` are, in order, wherever the files lie."""
+    digest = hashlib.sha256()
+    for s in samples:
+        kind = s.source.partition(":")[0]
+        targets = sorted(s.targets.items())
+        facts = [kind, s.name, s.frames, s.fps, s.height, s.width, s.split, targets]
+        digest.update(json.dumps(facts).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
+    """The samples of each source, of `split` only unless it is "". Nothing is measured yet."""
+    listed = {source: read_source(source) for source in dict.fromkeys(sources)}
+    by_split: dict[str, list[Sample]] = {}
+    for source, samples in listed.items():
+        _check_names(source, samples)
+        for sample in samples:
+            by_split.setdefault(sample.split, []).append(sample)
+    check_patients({name: samples for name, samples in by_split.items() if name})
+    if split:
+        listed = {source: _of_split(source, all_, split) for source, all_ in listed.items()}
+
+    files = Counter(sample.path for samples in listed.values() for sample in samples)
+    if shared := [path for path, times in files.items() if times > 1]:
+        log.warning("%d files are listed more than once, such as %s", len(shared), shared[0])
+    return listed
+
+
+def _check_names(source: str, samples: Sequence[Sample]) -> None:
+    """Results are joined on names, so a source must not use one twice."""
+    if not samples:
+        raise UserError(f"Source {source!r} lists no video.")
+    name, times = Counter(sample.name for sample in samples).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"Source {source!r} lists the video {name!r} {times} times: list it once.")
+
+
+def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
+    kept = [sample for sample in samples if sample.split == split]
+    if not kept:
+        counts = Counter(sample.split or "no split" for sample in samples)
+        has = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+        raise UserError(f"Source {source!r} has no video of split {split!r}; it has {has}.")
+    return kept
+
+
+def _report(
+    listed: Mapping[str, Sequence[Sample]], rejected: Sequence[Rejected], file: Path | None
+) -> None:
+    """Write the quarantine file and log a line per source."""
+    if file is not None:
+        quarantine(file, rejected, "scan")
+    for source, samples in listed.items():
+        mine = [r for r in rejected if r.sample.source == source]
+        bad = [r for r in mine if r.kind == "bad"]
+        log.info(
+            "%s: %d videos, %d rejected%s, %d stills",
+            source,
+            len(samples),
+            len(bad),
+            f" ({_categories(bad)})" if bad else "",
+            len(mine) - len(bad),
+        )
+
+
+def _categories(rejected: Iterable[Rejected]) -> str:
+    """How often each kind of reason occurs: "2 missing, 1 truncated"."""
+    counts = Counter(r.reason.partition(":")[0] for r in rejected)
+    return ", ".join(f"{count} {category}" for category, count in counts.most_common())
+
+
+def _too_many(unusable: Sequence[Rejected], total: int, limit: float, file: Path | None) -> str:
+    first = unusable[0]
+    listed = f"all are listed in {file}" if file else "the log counts them by source"
+    hint = "; set data.expect_stills if single frames are no fault" * any(
+        r.kind == "still" for r in unusable
+    )
+    return (
+        f"{len(unusable)} of {total} files ({len(unusable) / total:.1%}) are unusable "
+        f"({_categories(unusable)}), more than data.max_bad_share = {limit:g} allows, the first "
+        f"being {first.sample.path} ({first.reason}); {listed}{hint}."
+    )

@@ -28,7 +28,7 @@ import grain
 import numpy as np
 
 from echojepa_jax.data import decode, transforms
-from echojepa_jax.data.manifest import Sample
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import clip_frame_ids
 from echojepa_jax.data.workers import Batch, build
 from echojepa_jax.masking import multiblock

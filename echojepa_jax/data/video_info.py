@@ -1,6 +1,8 @@
 """What the decoders share: a file's facts, the error for an unreadable one, its first bytes."""
 
 import dataclasses
+import os
+import stat
 
 import numpy as np
 
@@ -34,12 +36,12 @@ def first_bytes(path: str) -> bytes:
       UnreadableVideo: the file is missing, empty, a folder, or may not be read.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise UnreadableVideo("not a video file: a folder or a special file")
         with open(path, "rb") as file:
             head = file.read(132)
     except FileNotFoundError as error:
         raise UnreadableVideo("missing: no such file") from error
-    except IsADirectoryError as error:
-        raise UnreadableVideo("not a video file: it is a folder") from error
     except OSError as error:
         raise UnreadableVideo(f"unreadable: {error.strerror}") from error
     if not head:

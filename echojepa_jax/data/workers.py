@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from echojepa_jax.utils.errors import UserError
 
@@ -37,12 +38,17 @@ def build(
 
     workers: processes, each gets a pickled copy of `make`; 0 builds in this one. threads: in each.
 
+    Close the generator to end the workers before the last step.
+
     Raises UserError when a worker dies, RuntimeError when batches are missing at the end, and
     whatever `make` raises.
     """
     missing = last_step - first_step
     if missing <= 0:
         return
+    if workers and not flags.FLAGS.is_parsed():
+        # Grain reads its settings from flags, which only a program that uses absl has parsed.
+        flags.FLAGS.mark_as_parsed()
     count = max(n for n in range(1, min(share, PART_CLIPS) + 1) if share % n == 0)
     parts = share // count
     batches = (

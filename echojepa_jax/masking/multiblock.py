@@ -89,7 +89,7 @@ def sample(
     Raises UserError when no draw leaves enough tokens, which `check` finds out before the first
     step.
     """
-    frames, grid_hw = grid[0], grid[1:]
+    grid_hw = grid[1:]
     size = block_size(spec, grid_hw, generator(seed, "mask size", spec_index, step))
     rng = generator(seed, "mask", spec_index, step, position)
     low, high = _visible_range(spec, grid)
@@ -97,12 +97,8 @@ def sample(
         visible = _draw(spec, grid_hw, size, rng).ravel()
         if low <= np.count_nonzero(visible) <= high:
             return (
-                _keep(
-                    np.flatnonzero(visible), frames, visible.size, spec.context_tokens, spec, rng
-                ),
-                _keep(
-                    np.flatnonzero(~visible), frames, visible.size, spec.target_tokens, spec, rng
-                ),
+                _keep(np.flatnonzero(visible), grid, spec.context_tokens, spec.keep, rng),
+                _keep(np.flatnonzero(~visible), grid, spec.target_tokens, spec.keep, rng),
             )
     raise UserError(
         f"Mask {_name(spec)} cannot leave context_tokens={spec.context_tokens} and "
@@ -135,7 +131,6 @@ def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
     A block size works when at least one draw in 20 leaves enough visible and enough hidden tokens;
     the share is measured on 1,000 draws per size (less than a second in all).
     """
-    frames, grid_hw = grid[0], grid[1:]
     low, high = spec.aspect
     if spec.blocks < 1 or spec.context_tokens < 1 or spec.target_tokens < 1:
         raise UserError(
@@ -150,12 +145,17 @@ def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
         raise UserError(
             f'Mask {_name(spec)}: `keep` must be "random" or "raster", not "{spec.keep}".'
         )
-    if _area(spec, grid_hw) < 1:
+    if _area(spec, grid[1:]) < 1:
         raise UserError(
-            f"Mask {_name(spec)}: a block is smaller than one token on a {_by(grid_hw)} grid: "
+            f"Mask {_name(spec)}: a block is smaller than one token on a {_by(grid[1:])} grid: "
             "use a larger `scale` or a larger crop."
         )
+    _check_lengths(spec, grid)
 
+
+def _check_lengths(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
+    """Do the part of `check` that draws masks of every possible block size."""
+    frames, grid_hw = grid[0], grid[1:]
     tokens = math.prod(grid_hw)
     fewest, most = _visible_range(spec, grid)
     needed = int(CHECK_DRAWS * MIN_USABLE_SHARE)
@@ -219,15 +219,15 @@ def _visible_range(spec: MaskSpec, grid: tuple[int, int, int]) -> tuple[int, int
 
 def _keep(
     cells: np.ndarray,
-    frames: int,
-    cells_per_frame: int,
+    grid: tuple[int, int, int],
     count: int,
-    spec: MaskSpec,
+    keep: str,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Return `count` ids of the tubes over `cells` (positions in a frame), int32, ascending."""
-    ids = (np.arange(frames)[:, None] * cells_per_frame + cells).ravel().astype(np.int32)
-    if spec.keep == "raster":
+    frame_starts = np.arange(grid[0], dtype=np.int32) * (grid[1] * grid[2])
+    ids = (frame_starts[:, None] + cells.astype(np.int32)).ravel()
+    if keep == "raster":
         return ids[:count]
     return np.sort(ids[rng.choice(ids.size, count, replace=False, shuffle=False)])
 

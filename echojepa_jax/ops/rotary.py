@@ -22,7 +22,7 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
       head_dim: channels of one attention head, d.
 
     Returns:
-      cos, sin: float32 [..., N, d]. Channels past 3 * axis_channels(d) are left alone (cos 1, sin 0).
+      cos, sin: float32 [..., N, d]. Channels past 3 * axis_channels(d) stay (cos 1, sin 0).
     """
     _, height, width = grid
     positions = (ids // (height * width), (ids // width) % height, ids % width)

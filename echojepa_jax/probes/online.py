@@ -9,21 +9,27 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from echojepa_jax.data.manifest import Sample
+from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import Batch, ClipSpec, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
-from echojepa_jax.models.vit import Encoder
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.parallel.mesh import batch_sharding, make_mesh
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.config import clip_spec
+from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.train.step import normalise
 from echojepa_jax.utils.errors import UserError
 
@@ -43,14 +49,15 @@ class Fit:
     scores: dict[str, float]
 
 
-@partial(jax.jit, static_argnames="encoder")
-def _clip_features(params: Any, clips: jax.Array, encoder: Encoder) -> jax.Array:
+@partial(jax.jit, static_argnames="networks")
+def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
     """uint8 [B, T, H, W, 3] -> float32 [B, D], the mean over tokens."""
-    return jnp.mean(encoder.apply({"params": params}, normalise(clips)), axis=1)
+    tokens: Any = networks.encoder.apply({"params": params}, normalise(networks, clips))
+    return jnp.mean(tokens, axis=1)
 
 
 def video_features(
-    encoder: Encoder,
+    networks: Networks,
     params: Any,
     samples: Sequence[Sample],
     *,
@@ -65,14 +72,14 @@ def video_features(
     Raises:
       UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
     """
-    sums = np.zeros((len(samples), encoder.width), np.float64)
+    sums = np.zeros((len(samples), networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
     batches: Iterator[Batch] = evaluation_batches(
         samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers
     )
     with DeviceBatches(batches, sharding) as on_device:
         for part in on_device:
-            features = np.asarray(_clip_features(params, part["clips"], encoder))
+            features = np.asarray(_clip_features(params, part["clips"], networks))
             for row, valid, error, value in zip(
                 part["sample_ids"], np.asarray(part["valid"]), part["error"], features, strict=True
             ):
@@ -195,10 +202,12 @@ def check_labels(
             )
     for sample in chosen:
         missing = [name for name in targets if name not in sample.targets]
-        if missing or (view and not sample.view):
+        if view and not sample.view:
+            missing.append("view")
+        if missing:
             raise UserError(
-                f"{sample.name} of probe.source {source} has no label {(missing or ['view'])[0]!r}; "
-                f"it has {sorted(sample.targets)}: set probe.targets and probe.view"
+                f"{sample.name} of probe.source {source} has no label {missing[0]!r}; it has "
+                f"{sorted(sample.targets)}: set probe.targets and probe.view"
             )
     return chosen
 
@@ -210,3 +219,83 @@ def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
         for name, fit in fits.items()
         for score, value in fit.scores.items()
     }
+
+
+class OnlineProbe:
+    """Encodes the probe's videos and scores linear models on them; compares with random weights."""
+
+    def __init__(self, config: ConfigDict, workdir: Path) -> None:
+        probe = config.probe
+        self._config, self._workdir = config, workdir
+        self._labels = {
+            "targets": tuple(probe.targets),
+            "view": probe.view,
+        }
+        samples = manifest.load(
+            (probe.source,),
+            quarantine=workdir / workdirs.QUARANTINE,
+            max_bad_share=config.data.max_bad_share,
+            expect_stills=config.data.expect_stills,
+            workers=max(1, config.data.workers),
+        )
+        splits = (probe.train_split, probe.test_split)
+        self._samples = check_labels(samples, source=probe.source, splits=splits, **self._labels)
+        self._test = [s for s in self._samples if s.split == probe.test_split]
+        networks = make_networks(config)
+        key = jax.random.key(config.seed)
+        init = init_params(networks, key, config.data.frames, config.data.size)
+        log.info("probe: encoding %d videos with random weights", len(self._samples))
+        self._at_init = self._fit(networks, init["encoder"])
+
+    def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
+        probe = self._config.probe
+        features = video_features(
+            networks,
+            params,
+            self._samples,
+            clip=clip_spec(self._config),
+            clips_per_video=probe.clips,
+            batch=probe.batch,
+            sharding=batch_sharding(make_mesh()),
+            workers=self._config.data.workers,
+        )
+        return fit_all(
+            features,
+            self._samples,
+            train_split=probe.train_split,
+            test_split=probe.test_split,
+            **self._labels,
+        )
+
+    def __call__(
+        self, step: int, networks: Networks, params: Any, last: bool
+    ) -> Mapping[str, float]:
+        """Metrics of the encoder with these parameters; the last time also writes probe.json."""
+        fits = self._fit(networks, params)
+        if last:
+            self._write(step, fits)
+        return metrics(fits, "probe") | metrics(self._at_init, "probe_init")
+
+    def _write(self, step: int, fits: Mapping[str, Fit]) -> None:
+        names = [sample.name for sample in self._test]
+        views = [sample.view for sample in self._test]
+        result: dict[str, Any] = {"step": step, "regression": {}}
+        for name, fit in fits.items():
+            at_init = self._at_init[name]
+            entry = {
+                "names": names,
+                "views": views,
+                "true": fit.true.tolist(),
+                "predicted": fit.predicted.tolist(),
+                "predicted_init": at_init.predicted.tolist(),
+                **fit.scores,
+                **{f"{score}_init": value for score, value in at_init.scores.items()},
+            }
+            if name == "view":
+                result["view"] = entry
+            else:
+                result["regression"][name] = entry
+            trained = ", ".join(f"{score} {value:.3f}" for score, value in fit.scores.items())
+            random = ", ".join(f"{score} {value:.3f}" for score, value in at_init.scores.items())
+            log.info("probe of %s: %s (random weights: %s)", name, trained, random)
+        workdirs.write_json(self._workdir / "probe.json", result)

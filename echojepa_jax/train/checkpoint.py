@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, through Orbax: asynchronous, atomic, the newest valid one back."""
+"""Checkpoints of the training state, through Orbax: asynchronous, and never half written."""
 
 import logging
 from pathlib import Path

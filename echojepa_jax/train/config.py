@@ -6,6 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
@@ -38,6 +40,8 @@ FIELDS: dict[str, tuple[type, str]] = {
     "data.sample_value": (float, "frames per second, frames, or seconds of a clip"),
     "data.crop_area": (tuple, "smallest and largest area of the random crop"),
     "data.crop_aspect": (tuple, "smallest and largest aspect ratio of the random crop"),
+    "data.mean": (tuple, "of pixels in 0..1 that is subtracted, per colour"),
+    "data.std": (tuple, "that pixels are divided by, per colour"),
     "data.workers": (int, "processes that decode; 0 = threads of the main process"),
     "data.max_bad_share": (float, "of files that may be unusable before the run stops"),
     "data.max_padded_share": (float, "of videos that may be shorter than the sampled window"),
@@ -86,6 +90,37 @@ MASK_FIELDS: dict[str, tuple[type, str]] = {
     "target_tokens": (int, "masked tokens that the predictor predicts"),
     "keep": (str, "which tokens of too many: random, or raster (the first ones in time)"),
 }
+
+
+TEXT_TUPLES = ("data.sources", "probe.targets")
+
+
+def clip_spec(config: ConfigDict) -> ClipSpec:
+    """How this config cuts clips from videos."""
+    data = config.data
+    return ClipSpec(
+        frames=data.frames,
+        size=data.size,
+        by=data.sample_by,
+        value=data.sample_value,
+        area=tuple(data.crop_area),
+        aspect=tuple(data.crop_aspect),
+    )
+
+
+def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
+    """The mask specifications of this config by name, in alphabetical order."""
+    return {
+        name: MaskSpec(
+            blocks=mask.blocks,
+            scale=mask.scale,
+            context_tokens=mask.context_tokens,
+            target_tokens=mask.target_tokens,
+            aspect=tuple(mask.aspect),
+            keep=mask.keep,
+        )
+        for name, mask in sorted(config.masks.items())
+    }
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,6 +185,9 @@ def check(config: ConfigDict, devices: int) -> None:
             value,
             f"must be of type {kind.__name__} ({meaning})",
         )
+        if kind is tuple and name not in TEXT_TUPLES:
+            numbers = all(type(item) in (int, float) for item in value)
+            _require(numbers, name, value, f"must hold numbers ({meaning})")
 
     _check_choices(config)
     _check_sizes(config, devices)
@@ -218,6 +256,9 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         tuple(data.sources),
         "must name at least one source, such as ('videos:/data/clips',)",
     )
+    for field in ("mean", "std"):
+        fits = len(data[field]) == 3 and (field == "mean" or min(data[field]) > 0)
+        _require(fits, f"data.{field}", tuple(data[field]), "must be three numbers, one per colour")
     for field in ("crop_area", "crop_aspect"):
         pair = data[field]
         rule = "must be two positive numbers, the smaller first"
@@ -228,21 +269,52 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
 
 
 def _check_numbers(values: dict[str, Any]) -> None:
-    positive = (
-        "model.tubelet model.patch predictor.width predictor.depth predictor.heads "
-        "predictor.mlp_hidden predictor.mask_tokens data.frames data.size data.sample_value "
-        "optim.global_batch optim.microbatches optim.updates_per_epoch optim.epochs "
-        "optim.ipe_scale optim.peak_lr optim.eps optim.loss_exponent optim.max_skipped "
-        "checkpoint.every checkpoint.keep_latest log.every probe.clips probe.batch"
-    ).split()
+    positive = [
+        "model.tubelet",
+        "model.patch",
+        "predictor.width",
+        "predictor.depth",
+        "predictor.heads",
+        "predictor.mlp_hidden",
+        "predictor.mask_tokens",
+        "data.frames",
+        "data.size",
+        "data.sample_value",
+        "optim.global_batch",
+        "optim.microbatches",
+        "optim.updates_per_epoch",
+        "optim.epochs",
+        "optim.ipe_scale",
+        "optim.peak_lr",
+        "optim.eps",
+        "optim.loss_exponent",
+        "optim.max_skipped",
+        "checkpoint.every",
+        "checkpoint.keep_latest",
+        "log.every",
+        "probe.clips",
+        "probe.batch",
+    ]
     for name in positive:
         _require(values[name] > 0, name, values[name], "must be positive")
-    not_negative = (
-        "model.width model.depth model.heads model.mlp_hidden data.workers data.max_bad_share "
-        "data.max_padded_share optim.warmup_epochs optim.start_lr optim.final_lr "
-        "optim.weight_decay optim.final_weight_decay optim.clip_norm checkpoint.keep_every "
-        "log.health_every probe.every"
-    ).split()
+    not_negative = [
+        "model.width",
+        "model.depth",
+        "model.heads",
+        "model.mlp_hidden",
+        "data.workers",
+        "data.max_bad_share",
+        "data.max_padded_share",
+        "optim.warmup_epochs",
+        "optim.start_lr",
+        "optim.final_lr",
+        "optim.weight_decay",
+        "optim.final_weight_decay",
+        "optim.clip_norm",
+        "checkpoint.keep_every",
+        "log.health_every",
+        "probe.every",
+    ]
     for name in not_negative:
         _require(values[name] >= 0, name, values[name], "must not be negative")
     for name in ("optim.momentum", "optim.betas"):

@@ -39,7 +39,7 @@ def measure(state: TrainState, batch: Batch, networks: Networks) -> dict[str, ja
       relative_error: the predictor's L1 error over that of predicting the batch's mean target; 1
         means it knows nothing of the clip.
     """
-    clips = normalise(batch["clips"])
+    clips = normalise(networks, batch["clips"])
     targets = target_embeddings(networks.encoder, state.target.ema, clips)
     means = jnp.mean(targets, axis=1)
     count = len(means)
@@ -72,7 +72,8 @@ def alarms(now: dict[str, float], best_rank: float, started: bool) -> list[str]:
     found: list[tuple[bool, Any]] = [
         (
             now["effective_rank"] < MIN_RANK_SHARE * best_rank,
-            f"effective rank {now['effective_rank']:.1f} fell below half of its best {best_rank:.1f}",
+            f"effective rank {now['effective_rank']:.1f} is less than half of its best, "
+            f"{best_rank:.1f}",
         ),
         (
             started and now["cosine_similarity"] > MAX_COSINE,

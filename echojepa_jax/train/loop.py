@@ -18,12 +18,12 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import Batch, ClipSpec, training_batches
 from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.sampling import clip_frame_ids
-from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints, weights_of
+from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.state import (
     Networks,
     TrainState,
@@ -55,34 +55,6 @@ class Outcome:
     complete: bool
     step: int
     last_step: int
-
-
-def clip_spec(config: ConfigDict) -> ClipSpec:
-    """How this config cuts clips from videos."""
-    data = config.data
-    return ClipSpec(
-        frames=data.frames,
-        size=data.size,
-        by=data.sample_by,
-        value=data.sample_value,
-        area=tuple(data.crop_area),
-        aspect=tuple(data.crop_aspect),
-    )
-
-
-def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
-    """The mask specifications of this config by name, in alphabetical order."""
-    return {
-        name: MaskSpec(
-            blocks=mask.blocks,
-            scale=mask.scale,
-            context_tokens=mask.context_tokens,
-            target_tokens=mask.target_tokens,
-            aspect=tuple(mask.aspect),
-            keep=mask.keep,
-        )
-        for name, mask in sorted(config.masks.items())
-    }
 
 
 def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> Outcome:
@@ -147,8 +119,9 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
             )
         )
         # Restored before the pipeline starts: the step says where the data continue.
-        state = checkpoints.restore_latest(like)
-        if state is not None:
+        restored = checkpoints.restore_latest(like)
+        if restored is not None:
+            state = restored
             log.info("continuing after step %d", state.step)
         else:
             state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
@@ -270,7 +243,7 @@ def _start_from(config: ConfigDict, state: TrainState, like: TrainState) -> Trai
         f"{count_parameters(params):,}",
         f"{count_parameters(target):,}",
     )
-    return state.replace(params=params, target=state.target._replace(ema=target))
+    return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))
 
 
 def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:

@@ -15,10 +15,16 @@ from echojepa_jax.train.optim import adamw, parameter_ema
 
 
 class Networks(NamedTuple):
-    """The encoder (context and target share the architecture) and the predictor."""
+    """The encoder (context and target share the architecture), the predictor, and their input.
+
+    mean, std: of pixels in 0..1, per colour; ImageNet's unless the config says otherwise, because
+    the released weights were trained with them.
+    """
 
     encoder: Encoder
     predictor: Predictor
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class Schedules(NamedTuple):
@@ -77,7 +83,7 @@ def make_networks(config: ConfigDict) -> Networks:
         mask_tokens=config.predictor.mask_tokens,
         **common,
     )
-    return Networks(encoder, predictor)
+    return Networks(encoder, predictor, tuple(config.data.mean), tuple(config.data.std))
 
 
 def make_schedules(config: ConfigDict) -> Schedules:
@@ -94,7 +100,7 @@ def make_schedules(config: ConfigDict) -> Schedules:
     return Schedules(
         learning_rate,
         schedules.cosine(optim.weight_decay, optim.final_weight_decay, total),
-        schedules.linear(*optim.momentum, total),
+        schedules.linear(optim.momentum[0], optim.momentum[1], total),
     )
 
 
@@ -116,7 +122,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Opti
 
 def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> dict[str, Any]:
     """Fresh parameters {"encoder", "predictor"}; shapes do not depend on frames and size."""
-    encoder, predictor = networks
+    encoder, predictor = networks.encoder, networks.predictor
     encoder_key, predictor_key = jax.random.split(key)
     clips = jnp.zeros((1, frames, size, size, 3))
     ids = jnp.zeros((1, 1), jnp.int32)

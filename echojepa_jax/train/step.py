@@ -3,6 +3,7 @@
 Everything here is pure. jit, donation and shardings are wrapped around it from outside.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,26 +15,24 @@ from echojepa_jax.train.state import Networks, Optimizer, TrainState
 
 Batch = dict[str, Any]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 TARGET_NORM_EPS = 1e-5
 
 
-def normalise(clips: jax.Array) -> jax.Array:
-    """uint8 [..., 3] -> float32 with ImageNet's mean and deviation: the only place that does it.
+def normalise(networks: Networks, clips: jax.Array) -> jax.Array:
+    """uint8 [..., 3] -> float32, less the mean, over the deviation: the only place that does it.
 
     Raises:
       TypeError: clips are not uint8, so that somebody else has normalised them already (F02).
     """
     if clips.dtype != jnp.uint8:
         raise TypeError(f"clips must be uint8 pixels, not {clips.dtype}: they are normalised here")
-    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
+    mean, std = jnp.asarray(networks.mean), jnp.asarray(networks.std)
     return (clips.astype(jnp.float32) / 255.0 - mean) / std
 
 
 def target_embeddings(encoder: Any, target: Any, clips: jax.Array) -> jax.Array:
     """The target encoder's output, layer-normalised without parameters, as float32 [B, N, D]."""
-    tokens = encoder.apply({"params": target}, clips).astype(jnp.float32)
+    tokens: Any = encoder.apply({"params": target}, clips)
     return jax.nn.standardize(tokens, axis=-1, epsilon=TARGET_NORM_EPS)
 
 
@@ -45,10 +44,12 @@ def predict(
     target_ids: jax.Array,
 ) -> jax.Array:
     """Context encoder, then predictor: embeddings at `target_ids`, float32 [B, Kt, D]."""
-    encoder, predictor = networks
+    encoder, predictor = networks.encoder, networks.predictor
     context = encoder.apply({"params": params["encoder"]}, clips, context_ids)
     grid = encoder.grid(*clips.shape[1:4])
-    out = predictor.apply({"params": params["predictor"]}, context, context_ids, target_ids, grid)
+    out: Any = predictor.apply(
+        {"params": params["predictor"]}, context, context_ids, target_ids, grid
+    )
     return out.astype(jnp.float32)
 
 
@@ -145,11 +146,12 @@ def update(
         "skipped": 1 - finite.astype(jnp.int32),
         "updates": kept.target.count,
     }
-    return kept.replace(step=state.step + 1), metrics
+    return dataclasses.replace(kept, step=state.step + 1), metrics
 
 
 def train_step(
-    state: TrainState, batch: Batch, **settings: Any
+    state: TrainState, batch: Batch, *, networks: Networks, **settings: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`update` on a batch as the input pipeline gives it: `clips` are uint8 pixels."""
-    return update(state, batch | {"clips": normalise(batch["clips"])}, **settings)
+    clips = normalise(networks, batch["clips"])
+    return update(state, batch | {"clips": clips}, networks=networks, **settings)

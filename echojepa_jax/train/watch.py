@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.manifest import Sample
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.train import health
 from echojepa_jax.train.state import Schedules
 from echojepa_jax.train.workdir import QUARANTINE
@@ -114,8 +114,8 @@ class Watch:
         limit = self._config.data.max_bad_share
         if len(self._unreadable) > limit * len(self._samples):
             raise UserError(
-                f"{len(self._unreadable)} of {len(self._samples)} videos could not be decoded, more "
-                f"than data.max_bad_share = {limit:g} allows; they are listed in "
+                f"{len(self._unreadable)} of {len(self._samples)} videos could not be decoded, "
+                f"more than data.max_bad_share = {limit:g} allows; they are listed in "
                 f"{self._workdir / QUARANTINE}"
             )
 

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend: programs print its sentence and exit without a traceback."""
+"""The exception for mistakes a user can mend: programs print its sentence, and no traceback."""
 
 
 class UserError(Exception):

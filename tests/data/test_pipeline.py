@@ -1,20 +1,19 @@
 """The input pipeline on small real files: order, division of work, failures."""
 
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import signal
-from collections import Counter
 from pathlib import Path
 
+import cloudpickle
 import cv2
 import numpy as np
 import pytest
 
 from echojepa_jax.data import pipeline, workers
-from echojepa_jax.data.manifest import Sample
 from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.utils.errors import UserError
 
@@ -157,9 +156,8 @@ def test_sources_are_mixed_by_weight_and_each_has_its_epochs(samples):
     of_a, of_b = [row for row in order if row < 4], [row for row in order if row >= 4]
     assert (len(of_a), len(of_b)) == (72, 24)
     for rows, size in ((of_a, 4), (of_b, 6)):
-        for epoch in itertools.batched(rows, size) if hasattr(itertools, "batched") else ():
-            assert len(set(epoch)) == size
-        assert set(Counter(rows).values()) == {len(rows) // size}
+        for start in range(0, len(rows), size):
+            assert len(set(rows[start : start + size])) == size
     # The mixture is even over time, not only in the end.
     assert sum(row < 4 for row in order[:16]) == 12
 
@@ -177,10 +175,9 @@ def with_bad_file(samples, tmp_path) -> list[Sample]:
     return [*samples[:3], dataclasses.replace(samples[3], path=str(bad)), *samples[4:]]
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_f04_a_file_that_fails_is_marked_and_nothing_else_changes(samples, with_bad_file, count):
+def test_f04_a_file_that_fails_is_marked_and_nothing_else_changes(samples, with_bad_file):
     seen = 0
-    for batch, good in zip(training(with_bad_file, workers=count), training(samples), strict=True):
+    for batch, good in zip(training(with_bad_file), training(samples), strict=True):
         bad = batch["sample_ids"] == 3
         seen += bad.sum()
         assert (batch["valid"] == ~bad).all()
@@ -226,7 +223,8 @@ def test_f03_padding_is_counted(samples):
     clip = dataclasses.replace(CLIP, frames=8)
     (batch,) = pipeline.evaluation_batches(samples[:2], clip=clip, global_batch=2)
     assert batch["padded"].tolist() == [2, 2]
-    assert (batch["clips"][:, -1] == batch["clips"][:, -3]).all()
+    assert (batch["clips"][:, -1] == batch["clips"][:, -2]).all()
+    assert (batch["clips"][:, -2] != batch["clips"][:, -3]).any()
 
 
 @pytest.mark.parametrize(
@@ -285,22 +283,11 @@ class EndsEarly:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_f09_batches_that_end_early_fail_the_run(count):
-    with pytest.raises(RuntimeError, match=r"3 batches early|StopIteration"):
+    with pytest.raises(RuntimeError, match="3 batches early"):
         list(workers.build(EndsEarly(), 0, 5, 2, workers=count, threads=1))
 
 
-def test_errors_of_a_worker_keep_their_type():
-    with pytest.raises(ZeroDivisionError):
-        list(workers.build(divide, 0, 5, 2, workers=1, threads=1))
-
-
-def divide(step: int, offset: int, count: int):
-    return {"clips": np.full(count, 1 // (step - 1))}
-
-
 def test_workers_receive_little(samples):
-    import cloudpickle
-
     many = [dataclasses.replace(samples[0], name=str(i)) for i in range(20_000)]
     videos = pipeline._Videos.of(many, CLIP)
     assert len(cloudpickle.dumps(videos)) < 20_000 * (len(samples[0].path) + 20)

@@ -1,5 +1,6 @@
 """Three training steps of the original PyTorch code, reproduced from its parameters."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -81,7 +82,7 @@ def fixture_schedules(fixture):
 
 def test_parity_outputs(train_fixture, networks, initial):
     clips = jnp.asarray(train_fixture.clips(0))
-    encoder, predictor = networks
+    encoder, predictor = networks.encoder, networks.predictor
     full = encoder.apply({"params": initial["encoder"]}, clips)
     np.testing.assert_allclose(full, train_fixture["step0/encoder_full"], atol=1e-5, rtol=0)
     targets = target_embeddings(encoder, initial["target_encoder"], clips)
@@ -130,7 +131,7 @@ def test_parity_steps(train_fixture, networks, initial, rows, microbatches):
     state = new_state(jax.tree.map(jnp.asarray, params), optimizer)
     # The recording starts in the middle of a run, with a target encoder that lags behind.
     lagging = jax.tree.map(jnp.asarray, initial["target_encoder"])
-    state = state.replace(target=state.target._replace(ema=lagging))
+    state = dataclasses.replace(state, target=state.target._replace(ema=lagging))
     step = jax.jit(
         partial(update, networks=networks, optimizer=optimizer, microbatches=microbatches)
     )

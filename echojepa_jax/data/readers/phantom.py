@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from echojepa_jax.data.manifest import Sample
 from echojepa_jax.data.phantom import cached
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
 DEFAULTS = {"patients": 50, "views": 4, "seed": 0}

@@ -1,0 +1,70 @@
+"""The embedded data set on a laptop: simulated hearts, a tiny encoder, a probe at the end.
+
+Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
+Hardware:  two CPU cores.
+Duration:  TBD
+Expect:    TBD
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vit_l
+
+
+def get_config() -> ConfigDict:
+    config = vit_l.get_config()
+    config.model.update(
+        size="vit_tiny",
+        width=64,
+        depth=3,
+        heads=2,
+        mlp_hidden=256,
+        patch=8,
+        remat="none",
+        scan_layers=False,
+        dtype="float32",
+    )
+    config.predictor.update(width=48, depth=2, heads=2, mlp_hidden=192)
+
+    phantom = "phantom:adult,patients=500,views=2,seed=0"
+    config.data.update(
+        sources=(phantom,),
+        split="train",
+        frames=8,
+        size=64,
+        sample_by="duration",
+        sample_value=1.28,  # seconds: a whole beat of any adult phantom
+        # Of the phantom's pixels: most of a frame is black, and ImageNet's mean would hide the rest.
+        mean=(0.13, 0.13, 0.13),
+        std=(0.2, 0.2, 0.2),
+        workers=0,
+        expect_stills=False,
+    )
+    config.masks.large.update(context_tokens=32, target_tokens=64, keep="random")
+    config.masks.small.update(context_tokens=80, target_tokens=64, keep="random")
+
+    config.optim.update(
+        global_batch=32,
+        updates_per_epoch=30,
+        epochs=20,
+        ipe_scale=1.0,
+        warmup_epochs=1.0,
+        start_lr=1e-4,
+        peak_lr=4e-3,
+        final_lr=0.0,
+        momentum=(0.98, 1.0),
+        betas=(0.9, 0.95),
+    )
+    config.checkpoint.update(every=100, keep_latest=2, keep_every=0)
+    config.log.update(every=20, health_every=100)
+    config.probe.update(
+        source=phantom,
+        train_split="train",
+        test_split="test",
+        targets=("ef",),
+        view=True,
+        clips=1,
+        batch=32,
+        every=0,
+    )
+    return config

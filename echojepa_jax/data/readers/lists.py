@@ -1,0 +1,49 @@
+"""The original code's lists: no header, one `path label` a line, parted by the last space.
+
+Labels are often z-scored regression targets, so they stay the numbers they are (the original cut
+them to integers). Its lines with several views are not read: a CSV manifest with a study column
+says the same without a fixed order.
+"""
+
+import os
+
+from echojepa_jax.data.readers.tables import names_of, number
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per line, with the target "label" where the line ends in a number.
+
+    Paths may hold spaces; relative ones start at the list's folder.
+
+    Raises:
+      UserError: the list cannot be read.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The list {path} is no text in UTF-8: {error}.") from error
+    entries = [_entry(line) for line in lines if line]
+    folder = os.path.dirname(path)
+    files = [os.path.normpath(os.path.join(folder, file)) for file, _ in entries]
+    return [
+        Sample(name=name, path=file, source=source, targets=targets)
+        for name, file, (_, targets) in zip(names_of(files), files, entries, strict=True)
+    ]
+
+
+def _entry(line: str) -> tuple[str, dict[str, float]]:
+    """Split a line into its path and, where its last word is a number, the label."""
+    file, *word = line.rsplit(maxsplit=1)
+    if not word:
+        return line, {}
+    try:
+        label = number(word[0])
+    except ValueError:
+        return line, {}
+    return file, {} if label is None else {"label": label}

@@ -1,0 +1,71 @@
+"""Read a CSV file with a header, and say exactly what is wrong with one that cannot be read."""
+
+import csv
+import math
+import os
+from collections.abc import Sequence
+
+from echojepa_jax.utils.errors import UserError
+
+_MISSING = {"", "na", "n/a", "nan", "none", "null"}
+
+
+def read_rows(path: str, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file as (line number, {column: text}); spaces around texts are dropped.
+
+    Raises:
+      UserError: no such file, not CSV, a row longer than the header, or a required column missing.
+    """
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except OSError as error:
+        raise UserError(f"The table {path} cannot be read: {error.strerror}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"The table {path} is no CSV file in UTF-8: {error}.") from error
+    found = ", ".join(header) or "nothing"
+    for column in required:
+        if column not in header:
+            raise UserError(f"Column {column!r} is missing in {path}; its header has: {found}.")
+    if len(set(header)) < len(header):
+        raise UserError(f"A column stands twice in the header of {path}: {found}.")
+    for line, cells in lines:
+        if len(cells) > len(header):
+            raise UserError(
+                f"Line {line} of {path} has {len(cells)} cells, its header {len(header)}: put "
+                "texts with commas in double quotes."
+            )
+    blank = dict.fromkeys(header, "")
+    return [
+        (line, blank | dict(zip(header, cells, strict=False)))
+        for line, cells in lines
+        if any(cells)
+    ]
+
+
+def number(text: str) -> float | None:
+    """The number that a cell holds, None for an empty one ("", "nan", "n/a").
+
+    Raises:
+      ValueError: it is neither, or infinite.
+    """
+    if text.lower() in _MISSING:
+        return None
+    value = float(text)
+    if "_" in text or not math.isfinite(value):  # Python reads "1_2" as 12; a table means a name
+        raise ValueError(f"not a number: {text!r}")
+    return value
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A name for each absolute path: what follows the deepest folder that all of them share.
+
+    So the same table names the same videos alike wherever its data set lies.
+    """
+    if not paths:
+        return []
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, root) for path in paths]

@@ -1,0 +1,66 @@
+"""Find the files that a path means: a folder with all below it, a glob, or one file."""
+
+import glob
+import os
+from collections.abc import Iterator
+
+from echojepa_jax.utils.errors import UserError
+
+SIDE_FILES = (".csv", ".txt", ".json", ".md")
+
+
+def find(path: str, source: str) -> dict[str, str]:
+    """The absolute paths of the files, by name: the path below the folder or the glob's fixed part.
+
+    A folder or glob gives every file but hidden ones and tables or texts (`SIDE_FILES`), sorted;
+    whether it is a video is for the scan to say. Links to folders are followed, each folder once.
+
+    Raises:
+      UserError: nothing is there.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(path):
+        root, files = path, list(_walk(path, source))
+    elif os.path.exists(path):
+        return {os.path.basename(path): path}
+    elif not glob.has_magic(path):
+        raise UserError(f"Source {source!r} names no video: there is no {path}.")
+    else:
+        root, files = _fixed_part(path), _matches(path)
+    files = sorted(file for file in files if not file.lower().endswith(SIDE_FILES))
+    if not files:
+        raise UserError(f"Source {source!r} names no video: there is no file in {path}.")
+    return {os.path.relpath(file, root): file for file in files}
+
+
+def _walk(root: str, source: str) -> Iterator[str]:
+    """Yield the files below `root`; a folder reached twice, as by a loop of links, counts once."""
+    seen: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"Source {source!r}: {error.filename} cannot be read ({error.strerror}).")
+
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        true_path = os.path.realpath(folder)
+        if true_path in seen:
+            folders.clear()
+            continue
+        seen.add(true_path)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files a glob matches, each once however many links lead to it ("**" follows loops)."""
+    files: dict[str, str] = {}
+    for file in sorted(glob.iglob(pattern, recursive=True), key=lambda file: (len(file), file)):
+        if os.path.isfile(file):
+            files.setdefault(os.path.realpath(file), file)
+    return list(files.values())
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder above the first wildcard of an absolute pattern."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern

@@ -1,0 +1,32 @@
+"""One video as the rest of the program knows it, and one that was refused."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One video file. Empty strings and zeros mean unknown."""
+
+    name: str  # unique in its source: file name without extension, or path below the source's root
+    path: str  # absolute
+    source: str  # the source string it came from, e.g. "echonet_dynamic:/data/EchoNet-Dynamic"
+    patient: str = ""
+    study: str = ""
+    view: str = ""
+    split: str = ""  # lower case: "train", "val", "test", or "" = none
+    targets: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    frames: int = 0  # really in the file; 0 = not scanned yet
+    fps: float = 0.0  # 0 = the file does not tell
+    height: int = 0
+    width: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """A sample that cannot be used: the reason, and whether it is bad or a mere still picture."""
+
+    sample: Sample
+    reason: str
+    kind: Literal["bad", "still"]

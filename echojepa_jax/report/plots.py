@@ -1,0 +1,234 @@
+"""Figures of the report: curves over steps, probe scatter, confusion matrix; as SVG data URIs.
+
+Figures are built without pyplot, so that nothing global is left behind. An SVG goes into the page
+as an image rather than inline: its ids then cannot clash with those of another figure.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from echojepa_jax.report.measures import Series
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+)  # fmt: skip
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+INK, FAINT = "#1f2933", "#8a94a0"
+
+MAX_POINTS = 600  # of a curve; more are averaged in groups
+CELL_NUMBERS_UP_TO = 12  # classes; a larger confusion matrix has colours only
+
+_STYLE: dict[Any, Any] = {
+    # Text stays text: the reader's own fonts, and small files. Layout is measured with the last.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "echojepa_jax",
+    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "grid.color": "#e4e8ec",
+    "grid.linewidth": 0.8,
+    "hatch.color": "#eebfa3",
+    "hatch.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+class Panel(NamedTuple):
+    """One pair of axes.
+
+    title: what is drawn, with its unit.
+    lines: by name; names are shown if there is more than one line, or a reference.
+    reference: height of a dashed line: the value of the encoder at initialisation.
+    alarm_above: edge of the zone that means trouble.
+    alarm_below_best: the same, as a share of the best value so far.
+    alarm_from: first step at which values are judged.
+    highest: what no value can exceed.
+    """
+
+    title: str
+    lines: dict[str, Series]
+    reference: float | None = None
+    alarm_above: float | None = None
+    alarm_below_best: float | None = None
+    alarm_from: float = 0.0
+    highest: float = math.inf
+
+
+def curves(panels: Sequence[Panel], last_step: int, small: bool = False) -> str:
+    """Panels above each other over the same steps, 0..last_step.
+
+    The page sets three small figures, or two others, side by side, with text of the same size.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2.9, 2.2) if small else (4.6, 2.7), layout="constrained")
+        axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+        for ax, panel in zip(axes, panels, strict=True):
+            _draw(ax, panel, compact=len(panels) > 1)
+        axes[-1].set_xlim(0, max(1, last_step))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=True))
+        axes[-1].set_xlabel("step")
+        return _svg(figure)
+
+
+def scatter(
+    true: Sequence[float],
+    predicted: Sequence[float],
+    groups: Sequence[str],
+    unit: str,
+    limits: tuple[float, float],
+) -> str:
+    """Predicted over true values [n], coloured by group [n] (the view), with the identity line."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        ax = figure.subplots()
+        ax.plot(limits, limits, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        names = sorted(set(groups))
+        for i, name in enumerate(names):
+            rows = np.array([group == name for group in groups])
+            ax.scatter(
+                np.asarray(true)[rows],
+                np.asarray(predicted)[rows],
+                s=20,
+                marker="osD^vP"[i % 6],
+                color=COLOURS[i % len(COLOURS)],
+                alpha=0.75,
+                linewidths=0,
+                label=name,
+            )
+        if len(names) > 1:
+            ax.legend(loc="upper left", handletextpad=0.1, borderpad=0)
+        suffix = f" ({unit})" if unit else ""
+        ax.set(xlim=limits, ylim=limits, aspect="equal")
+        ax.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}")
+        return _svg(figure)
+
+
+def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> str:
+    """How often a true class [n] was given each predicted class [n]; colours are shares of rows."""
+    place = {name: i for i, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), int)
+    for row, column in zip(true, predicted, strict=True):
+        counts[place[row], place[column]] += 1
+    share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    with mpl.rc_context(_STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        ax = figure.subplots()
+        # pcolormesh stays vectors, where imshow would put a bitmap into the SVG.
+        ax.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+        if len(classes) <= CELL_NUMBERS_UP_TO:
+            for (row, column), count in np.ndenumerate(counts):
+                colour = "white" if share[row, column] > 0.55 else INK
+                ax.text(column + 0.5, row + 0.5, str(count), color=colour, ha="center", va="center")
+        ticks = np.arange(len(classes)) + 0.5
+        ax.set_xticks(ticks, classes, rotation=45 if len(classes) > 5 else 0)
+        ax.set_yticks(ticks, classes)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.invert_yaxis()
+        ax.set(xlabel="predicted", ylabel="true", aspect="equal")
+        return _svg(figure)
+
+
+def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
+    several = len(panel.lines) > 1 or panel.reference is not None
+    for name, series in panel.lines.items():
+        steps, mean, low, high = _thin(series)
+        (line,) = ax.plot(steps, mean, label=name if several else None)
+        if len(steps) < len(series.steps):
+            ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+        elif len(steps) <= 25:
+            # The first and the last marker lie on the edge of the axes.
+            line.set(marker="o", markersize=3.5, clip_on=False)
+    # A cross for every step whose value was not finite; they are the same for all lines.
+    first = next(iter(panel.lines.values()))
+    lost = first.steps[np.isnan(first.values)]
+    if len(lost):
+        low_edge = ax.get_xaxis_transform()
+        ax.plot(lost, np.zeros(len(lost)), "x", color=VERMILION, transform=low_edge, clip_on=False,
+                markersize=5, label="not finite")  # fmt: skip
+    if panel.reference is not None:
+        ax.axhline(panel.reference, color=FAINT, linestyle=(0, (4, 3)), label="at initialisation")
+    ax.margins(x=0.02, y=0.12)
+    _draw_alarm(ax, panel)
+    ax.set_title(panel.title)
+    ax.yaxis.set_major_locator(MaxNLocator(3 if compact else 5))
+    ax.yaxis.set_major_formatter("{x:.4g}")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="best")
+
+
+def _draw_alarm(ax: Axes, panel: Panel) -> None:
+    """Hatches the zone of trouble, with room for it where the curve is far away."""
+    if panel.alarm_above is None and panel.alarm_below_best is None:
+        return
+    (series,) = panel.lines.values()
+    judged = series.steps >= panel.alarm_from
+    if not np.isfinite(series.values[judged]).any():
+        return
+    # The zone runs on to the right edge of the axes, wherever that is.
+    steps = np.array([panel.alarm_from, *series.steps[judged], 2 * series.steps[-1] + 1])
+    if panel.alarm_above is not None:
+        edge = panel.alarm_above
+        low, high = ax.get_ylim()
+        high = max(high, edge + 0.2 * (edge - min(low, edge)))
+        high = min(high, panel.highest)
+        ax.set_ylim(low, high)
+        zone = ax.fill_between(steps, edge, high)
+        place, va = 0.96, "top"
+    else:
+        best = np.fmax.accumulate(series.values[judged])
+        ax.set_ylim(0)
+        zone = ax.fill_between(steps, 0, panel.alarm_below_best * np.r_[best[0], best, best[-1]])
+        place, va = 0.05, "bottom"
+    zone.set(facecolor="#fbeadf", edgecolor="#eebfa3", hatch="///", linewidth=0, zorder=0.5)
+    ax.text(0.985, place, "alarm", transform=ax.transAxes, ha="right", va=va, color="#a34700",
+            fontsize=8.5)  # fmt: skip
+
+
+def _thin(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """At most MAX_POINTS points (steps, mean, smallest, largest); a group of NaNs is NaN."""
+    size = -(-len(series.steps) // MAX_POINTS)
+    if size <= 1:
+        return series.steps, series.values, series.values, series.values
+    starts = np.arange(0, len(series.steps), size)
+    finite = np.isfinite(series.values)
+    count = np.add.reduceat(finite.astype(float), starts)
+    total = np.add.reduceat(np.where(finite, series.values, 0.0), starts)
+    mean = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
+    low = np.fmin.reduceat(series.values, starts)
+    high = np.fmax.reduceat(series.values, starts)
+    return series.steps[starts], mean, low, high
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

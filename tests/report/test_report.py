@@ -1,0 +1,372 @@
+"""The report of a made-up run. To look at it: pytest tests/report --basetemp=DIR, DIR/*/demo."""
+
+import base64
+import html
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from echojepa_jax.report import examples, measures
+from echojepa_jax.report.html import write_report
+from echojepa_jax.report.measures import DASH, MINUS, Series, number
+from echojepa_jax.report.plots import MAX_POINTS, _thin
+from echojepa_jax.utils.errors import UserError
+
+STEPS = 468
+GRID = (8, 7, 7)
+VIEWS = ("A2C", "A4C", "PLAX", "PSAX")
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Metrics of a healthy run; step 120 was not finite."""
+    lines: list[dict[str, Any]] = []
+    for step in range(0, STEPS + 1, 52):
+        done = step / STEPS
+        health = {
+            "token_std": 0.55 + 0.3 * done,
+            "clip_std": 0.1 + 0.25 * done,
+            "effective_rank": 6 + 19 * math.sqrt(done),
+            "cosine_similarity": 0.99 - 0.3 * done,
+            "relative_error": 1.1 - 0.5 * math.sqrt(done),
+        }
+        lines.append({"step": step, "time": step} | {f"health/{k}": v for k, v in health.items()})
+    for step in [*range(4, STEPS + 1, 4)]:
+        loss = 0.45 + 0.35 * math.exp(-step / 60) + 0.0001 * step + rng.normal(0, 0.004)
+        lost = step == 120
+        lines.append(
+            {
+                "step": step,
+                "time": 1.7e9 + step,
+                "loss": None if lost else loss,
+                "loss/large": None if lost else loss + 0.03,
+                "loss/small": None if lost else loss - 0.03,
+                "lr": 5e-4 * min(1, step / 60),
+                "weight_decay": 0.04,
+                "ema_momentum": 0.996 + 0.004 * step / STEPS,
+                "grad_norm": None if lost else 0.4 + rng.gamma(2, 0.05),
+                "clips_per_second": 61.3 if step == STEPS else 60 + rng.normal(0, 2),
+                "data_wait_share": 0.031,
+                "skipped_steps": int(step >= 120),
+                "padded_share": 0.0125,
+                "quarantined": 3,
+            }
+        )
+    for step in (117, 234, 351, STEPS):
+        done = step / STEPS
+        trained = {
+            "ef/mae": 7.8 - 2.3 * done,
+            "ef/r2": 0.1 + 0.6 * done,
+            "view/accuracy": 0.5 + 0.45 * done,
+        }
+        lines.append({"step": step, "time": step} | {f"probe/{k}": v for k, v in trained.items()})
+    init = {"ef/mae": 8.0, "ef/r2": 0.08, "view/accuracy": 0.4375}
+    lines.append({"step": STEPS, "time": 0} | {f"probe_init/{k}": v for k, v in init.items()})
+    return sorted(lines, key=lambda line: line["step"])
+
+
+def probe_result(rng: np.random.Generator) -> dict:
+    true = rng.uniform(20, 75, 80)
+    views = [VIEWS[i % 4] for i in range(80)]
+    guess = [v if rng.random() < 0.95 else "A4C" for v in views]
+    guess_init = [v if rng.random() < 0.4 else VIEWS[rng.integers(4)] for v in views]
+    names = [f"patient{i}<script>" for i in range(80)]
+    return {
+        "step": STEPS,
+        "regression": {
+            "ef": {
+                "names": names,
+                "views": views,
+                "true": true.tolist(),
+                "predicted": (true + rng.normal(0, 6, 80)).tolist(),
+                "predicted_init": (48 + 0.2 * (true - 48) + rng.normal(0, 5, 80)).tolist(),
+                "mae": 5.5,
+                "r2": 0.7,
+                "mae_init": 8.0,
+                "r2_init": 0.08,
+                "unit": "%",
+            }
+        },
+        "view": {
+            "names": names,
+            "true": views,
+            "predicted": guess,
+            "predicted_init": guess_init,
+            "accuracy": 0.95,
+            "accuracy_init": 0.4375,
+        },
+    }
+
+
+def example_arrays(rng: np.random.Generator) -> dict[str, Any]:
+    """Speckle in a sector with a beating dark chamber."""
+    count = 3
+    y, x = np.mgrid[0:112, 0:112]
+    sector = np.abs(x - 56) < 0.7 * y
+    clips = np.zeros((count, 16, 112, 112, 3), np.uint8)
+    for i, frame in np.ndindex(count, 16):
+        radius = 20 + 5 * math.cos(frame / 2.5 + i)
+        chamber = (x - 56) ** 2 / 2 + (y - 60) ** 2 / 4 < radius**2 / 2
+        speckle = rng.rayleigh(60, (112, 112)) * sector * np.where(chamber, 0.15, 1)
+        clips[i, frame] = np.minimum(255, speckle)[..., None]
+    arrays: dict[str, Any] = {
+        "clips": clips,
+        "grid": np.array(GRID),
+        "names": np.array(["0X12 <b>bold</b>", "0X13", "0X14"]),
+        "mask_names": np.array(["large", "small"]),
+    }
+    for m, (top, rows) in enumerate([(1, 5), (3, 3)]):
+        hidden = np.zeros(GRID, bool)
+        hidden[:, top : top + rows, 1:6] = True
+        seen = np.flatnonzero(~hidden.ravel())
+        context = [np.sort(rng.choice(seen, len(seen) // 2, replace=False)) for _ in range(count)]
+        arrays[f"context_ids_{m}"] = np.stack(context).astype(np.int32)
+        arrays[f"target_ids_{m}"] = np.tile(np.flatnonzero(hidden.ravel()), (count, 1))
+    return arrays
+
+
+def fill(workdir: Path) -> None:
+    """Everything that a finished run leaves, as far as the report reads it."""
+    rng = np.random.default_rng(0)
+    workdir.mkdir()
+    config = {
+        "seed": 0,
+        "model": {"size": "vit_tiny", "depth": 12},
+        "data": {"sources": ["phantom:adult,patients=50", "videos:/home/jo/clips"], "split": ""},
+        "optim": {"epochs": 12, "updates_per_epoch": 39},
+    }
+    manifest = {
+        "command": f"python -m echojepa_jax.main --config=configs/demo.py --workdir={workdir}",
+        "started": "2026-03-01T10:00:00+00:00",
+        "commit": "abc1234",
+        "versions": {"jax": "0.10.2", "flax": "0.12.0"},
+        "devices": ["gpu NVIDIA H100"],
+        "data": {
+            "fingerprint": "9f3c",
+            "clips": 1234,
+            "sources": {"phantom:adult": {"videos": 400}},
+        },
+        "parameters": {"encoder": 5_524_416, "predictor": 2_000_000},
+    }
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "manifest.json").write_text(json.dumps(manifest))
+    write_lines(workdir / "metrics.jsonl", training_lines(rng))
+    line = {"stage": "scan", "source": "videos:/home/jo/clips"}
+    short = "truncated: header says 60 frames, file holds"
+    write_lines(
+        workdir / "quarantine.jsonl",
+        [
+            line | {"path": "/home/jo/clips/a.avi", "kind": "bad", "reason": f"{short} 41"},
+            line | {"path": "/home/jo/clips/b.avi", "kind": "bad", "reason": f"{short} 12"},
+            line | {"path": "/home/jo/clips/b.avi", "kind": "bad", "reason": f"{short} 12"},
+            line | {"path": "/home/jo/clips/c.dcm", "kind": "still", "reason": "a single frame"},
+        ],
+    )
+    (workdir / "probe.json").write_text(json.dumps(probe_result(rng)))
+    np.savez_compressed(workdir / "examples.npz", **example_arrays(rng))
+
+
+def text_of(page: str) -> str:
+    """What a reader sees: tags and images away, white space as one blank."""
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def figures(page: str) -> dict[str, str]:
+    """The SVG source of every figure, by its alternative text."""
+    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page)
+    return {html.unescape(alt): base64.b64decode(data).decode() for data, alt in found}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "demo"
+    fill(path)
+    assert write_report(path) == path / "report.html"
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(workdir: Path) -> str:
+    return (workdir / "report.html").read_text(encoding="utf-8")
+
+
+def bare_workdir(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.mkdir()
+    write_lines(path / "metrics.jsonl", lines)
+    return path
+
+
+def test_key_numbers(page: str) -> None:
+    text = text_of(page)
+    assert "complete: 468 of 468 steps" in text
+    assert "alarming" not in text
+    assert f"EF MAE 5.50 % 8.00 % at initialisation ({MINUS}31.2 %)" in text
+    assert "EF R² 0.70 0.08 at initialisation" in text
+    assert "View accuracy 95.0 % 43.8 % at initialisation" in text
+    assert "Data wait 3.1 %" in text
+    assert "Padded clips 1.2 %" in text
+    assert "Skipped steps 1 " in text
+    assert "Quarantined 2 files and 1 single-frame stills" in text
+    assert "EF, encoder at initialisation: MAE 8.00 %, R² 0.08" in text
+    assert "parameters.encoder 5,524,416" in text
+    assert "optim.updates_per_epoch 39" in text
+
+
+def test_quarantine_is_counted_by_file_and_reason(page: str) -> None:
+    text = text_of(page)
+    assert "2 scan bad truncated header says 60 frames, file holds 41" in text
+    assert f"1 scan still a single frame {DASH}" in text
+
+
+def test_page_needs_nothing_beside_it_and_shows_no_folders(page: str, workdir: Path) -> None:
+    links = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    assert links
+    assert all(link.startswith("data:image/") for link in links)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert str(workdir.parent) not in page
+    assert "/home/jo" not in page
+    assert "--workdir=…/demo" in page
+    assert len(page) < 3 * 2**20
+
+
+def test_names_are_escaped(page: str) -> None:
+    assert "<b>bold" not in page
+    assert "0X12 &lt;b&gt;bold&lt;/b&gt;" in page
+
+
+def test_every_image_has_a_description(page: str) -> None:
+    assert page.count("<img ") == len(re.findall(r'<img src="[^"]+" alt="[^"]{10,}">', page))
+
+
+def test_figures_mark_lost_steps_alarm_zones_and_the_initial_encoder(page: str) -> None:
+    drawn = {alt.split(" over ")[0]: svg for alt, svg in figures(page).items()}
+    assert "not finite" in drawn["Loss"]
+    for name in ("total", "mask large", "mask small"):
+        assert name in drawn["Loss"]
+    alarming = {name for name, svg in drawn.items() if ">alarm<" in svg}
+    assert alarming == {
+        "Effective rank",
+        "Similarity of different clips",
+        "Error relative to the trivial predictor",
+    }
+    assert "at initialisation" in drawn["EF, mean absolute error"]
+
+
+def test_metrics_alone_make_a_report(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"step": 10, "time": 1.0, "loss": 0.7},
+        {"step": 20, "time": 2.0, "loss": None},
+    ]
+    run = bare_workdir(tmp_path / "run", lines)
+    text = text_of(write_report(run).read_text())
+    assert "reached step 20" in text
+    assert "Final loss 0.700" in text
+    assert "Quarantine" not in text
+    assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_a_run_whose_every_loss_was_lost(tmp_path: Path) -> None:
+    names = ("loss", "grad_norm", "clips_per_second", "health/effective_rank", "probe/ef/mae")
+    run = bare_workdir(tmp_path / "run", [{"step": 5, "time": 1.0} | dict.fromkeys(names)])
+    assert f"Final loss {DASH}" in text_of(write_report(run).read_text())
+
+
+def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
+    ranks = [(0, 60.0), (100, 20.0), (200, 9.0)]
+    lines: list[dict[str, Any]] = [
+        {"step": s, "time": s, "health/effective_rank": rank} for s, rank in ranks
+    ]
+    lines.append({"step": 200, "time": 0, "health/cosine_similarity": 0.991})
+    run = bare_workdir(tmp_path / "run", lines)
+    (run / "config.json").write_text('{"optim": {"epochs": 2, "updates_per_epoch": 300}}')
+    text = text_of(write_report(run).read_text())
+    assert "not finished: 200 of 600 steps; feature health is alarming" in text
+    # The rank of step 0 is not what counts as best: the encoder was random.
+    assert "Effective rank: 9.00, below 0.5 times its best of 20.0" in text
+    assert "Similarity of different clips: 0.991, above 0.98" in text
+
+
+def test_alarm_limits_are_those_of_the_training_log() -> None:
+    # Imported late: nothing else here needs jax, and this test alone pays for it.
+    from echojepa_jax.train import health, watch
+
+    assert measures.MIN_RANK_SHARE == health.MIN_RANK_SHARE
+    assert measures.MAX_COSINE == health.MAX_COSINE
+    assert measures.MAX_RELATIVE_ERROR == health.MAX_RELATIVE_ERROR
+    assert measures.JUDGED_FROM == watch.LEARNED_AFTER
+
+
+def test_skipped_steps_add_up_over_resumes(tmp_path: Path) -> None:
+    counts = [0, 2, 3, 1, 1]  # a new process began after the third line
+    lines = [{"step": i, "time": i, "skipped_steps": n} for i, n in enumerate(counts)]
+    run = bare_workdir(tmp_path / "run", lines)
+    assert "Skipped steps 4 " in text_of(write_report(run).read_text())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5.5, "5.50"),
+        (0.04, "0.0400"),
+        (123.4, "123"),
+        (0.0, "0"),
+        (12_345.6, "12,346"),
+        (-0.31, "-0.310"),
+        (math.nan, DASH),
+    ],
+)
+def test_numbers_as_text(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_no_metrics_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl is missing or empty"):
+        write_report(tmp_path)
+
+
+def test_tokens_are_painted_where_they_are() -> None:
+    clip = np.full((4, 32, 48, 3), 200, np.uint8)
+    grid = (2, 2, 3)  # tubelets of 2 frames, tokens of 16 x 16 pixels
+    painted = examples.paint(clip, grid, np.array([0]), np.array([(1 * 2 + 1) * 3 + 2]))
+    np.testing.assert_array_equal(painted[:2, :16, :16], 200)
+    tinted = [round(0.4 * 200 + 0.6 * colour) for colour in examples.TARGET_COLOUR]
+    np.testing.assert_array_equal(painted[2:, 16:, 32:], np.broadcast_to(tinted, (2, 16, 16, 3)))
+    dropped = painted[2:, :16, :16]
+    assert (dropped < 100).all()
+    np.testing.assert_array_equal(painted[:2, 16:, 32:], dropped)
+
+
+def test_strip_shows_the_first_frame_of_every_tubelet_in_order() -> None:
+    clip = np.zeros((8, 32, 32, 3), np.uint8)
+    clip[:, :, :, 0] = (np.arange(8) * 30)[:, None, None]
+    data = base64.b64decode(examples.strip(clip, token_frames=4).split(",")[1])
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    assert picture.shape == (32, 4 * 32 + 3 * examples.GAP, 3)
+    centres = picture[16, 16 + (32 + examples.GAP) * np.arange(4)].astype(int)
+    np.testing.assert_allclose(centres, [[60 * i, 0, 0] for i in range(4)], atol=4)
+
+
+def test_long_curves_are_thinned_by_means_and_keep_extremes() -> None:
+    values = np.tile([1.0, 3.0], 5000)
+    values[400:500] = np.nan
+    values[7001] = 50.0
+    steps, mean, low, high = _thin(Series(np.arange(10_000.0), values))
+    assert len(steps) <= MAX_POINTS
+    assert steps[0] == 0
+    assert np.nanmax(high) == 50
+    assert np.nanmin(low) == 1
+    assert np.isnan(mean).any()
+    assert mean[0] == pytest.approx(np.mean(values[: int(steps[1])]))

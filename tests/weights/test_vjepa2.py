@@ -1,0 +1,169 @@
+"""transformers' VJEPA2Model with random weights agrees with ours, through the parameter map."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from transformers import VJEPA2Config, VJEPA2Model
+
+from echojepa_jax.models.predictor import Predictor
+from echojepa_jax.models.vit import SIZES, Encoder
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.vjepa2 import (
+    encoder_rows,
+    from_hugging_face,
+    from_torch,
+    predictor_rows,
+    to_torch,
+)
+
+
+def make_theirs(**settings):
+    torch.manual_seed(0)
+    model = VJEPA2Model(VJEPA2Config(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Their initialisation leaves biases at 0 and norms at 1: nothing there would be tested.
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        # Training with one clip length uses token 0; their forward pass takes token 1.
+        tokens = model.predictor.embeddings.mask_tokens
+        tokens[1] = tokens[0]
+    return model
+
+
+def make_ours(theirs):
+    c = theirs.config
+    encoder = Encoder(
+        width=c.hidden_size,
+        depth=c.num_hidden_layers,
+        heads=c.num_attention_heads,
+        mlp_hidden=int(c.hidden_size * c.mlp_ratio),
+        patch=c.patch_size,
+    )
+    predictor = Predictor(
+        out_width=c.hidden_size,
+        width=c.pred_hidden_size,
+        depth=c.pred_num_hidden_layers,
+        heads=c.pred_num_attention_heads,
+        mlp_hidden=int(c.pred_hidden_size * c.pred_mlp_ratio),
+        mask_tokens=c.pred_num_mask_tokens,
+    )
+    state = {name: value.numpy() for name, value in theirs.state_dict().items()}
+    parts = from_hugging_face(state)
+    params = {
+        "encoder": from_torch(parts["encoder"], encoder_rows(2, c.patch_size)),
+        "predictor": from_torch(parts["predictor"], predictor_rows()),
+    }
+    return encoder, predictor, params
+
+
+def run_theirs(model, clips, context_ids, target_ids):
+    """Their layers in the order of the training step: context tokens only through the encoder."""
+    with torch.no_grad():
+        pixels = torch.from_numpy(clips).permute(0, 1, 4, 2, 3)
+        context, target = torch.from_numpy(context_ids), torch.from_numpy(target_ids)
+        tokens = model.encoder.embeddings(pixels)
+        full = tokens
+        for layer in model.encoder.layer:
+            full = layer(full)[0]
+        full = model.encoder.layernorm(full)
+        index = context[..., None].expand(-1, -1, tokens.shape[-1])
+        seen = torch.gather(tokens, 1, index)
+        for layer in model.encoder.layer:
+            seen = layer(seen, position_mask=context)[0]
+        seen = model.encoder.layernorm(seen)
+        buffer = torch.zeros_like(tokens).scatter(1, index, seen)
+        predicted = model.predictor(buffer, [context], [target]).last_hidden_state
+    return full.numpy(), seen.numpy(), predicted.numpy()
+
+
+def compare(theirs, clips, context_ids, target_ids, close):
+    encoder, predictor, params = make_ours(theirs)
+    full, seen, predicted = run_theirs(theirs, clips, context_ids, target_ids)
+    close(jax.jit(encoder.apply)({"params": params["encoder"]}, clips), full)
+    mine = encoder.apply({"params": params["encoder"]}, clips, context_ids)
+    close(mine, seen)
+    grid = encoder.grid(*clips.shape[1:4])
+    out = predictor.apply({"params": params["predictor"]}, mine, context_ids, target_ids, grid)
+    close(out, predicted)
+
+
+TINY = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "crop_size": 32,
+    "frames_per_clip": 8,
+    "patch_size": 8,
+    "pred_hidden_size": 24,
+    "pred_num_attention_heads": 2,
+    "pred_num_hidden_layers": 2,
+}
+
+
+def random_ids(rng, batch, count, context, target):
+    rows = [rng.permutation(count)[: context + target] for _ in range(batch)]
+    parts = [(np.sort(row[:context]), np.sort(row[context:])) for row in rows]
+    return np.stack([p[0] for p in parts]), np.stack([p[1] for p in parts])
+
+
+def test_parity_with_transformers_tiny():
+    rng = np.random.default_rng(0)
+    clips = rng.standard_normal((2, 8, 32, 32, 3)).astype(np.float32)
+    ids = random_ids(rng, 2, 64, 16, 24)
+    compare(
+        make_theirs(**TINY),
+        clips,
+        *ids,
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
+    )
+
+
+def test_parity_with_transformers_vit_large_at_1568_tokens():
+    size = SIZES["vit_large"]
+    theirs = make_theirs(
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        mlp_ratio=size.mlp_hidden / size.width,
+        crop_size=224,
+        frames_per_clip=16,
+        patch_size=16,
+    )
+    rng = np.random.default_rng(0)
+    clips = rng.standard_normal((1, 16, 224, 224, 3)).astype(np.float32)
+    ids = random_ids(rng, 1, 1568, 80, 672)
+
+    def close(mine, wanted):
+        error = np.abs(np.asarray(mine) - wanted).max() / np.abs(wanted).max()
+        assert error < 1e-3
+
+    compare(theirs, clips, *ids, close)
+
+
+@pytest.fixture(scope="module")
+def named():
+    parts = from_hugging_face({k: v.numpy() for k, v in make_theirs(**TINY).state_dict().items()})
+    return parts["predictor"]
+
+
+def test_names_there_and_back_are_exact(named):
+    back = to_torch(from_torch(named, predictor_rows()), predictor_rows())
+    assert set(back) == set(named)
+    for name, value in named.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_f14_every_array_is_used_or_it_is_an_error(named):
+    with pytest.raises(UserError, match=r"missing .*predictor_norm\.weight"):
+        from_torch({f"module.{name}": value for name, value in named.items()}, predictor_rows())
+    without = {name: value for name, value in named.items() if name != "predictor_proj.bias"}
+    with pytest.raises(UserError, match=r"missing \['predictor_proj\.bias'\]"):
+        from_torch(without, predictor_rows())
+    with pytest.raises(UserError, match=r"not understood \['extra'\]"):
+        from_torch(named | {"extra": np.zeros(1)}, predictor_rows())
+    hole = {n: v for n, v in named.items() if not n.startswith("predictor_blocks.0.norm1.bias")}
+    with pytest.raises(UserError, match=r"missing \['predictor_blocks\.0\.norm1\.bias'\]"):
+        from_torch(hole, predictor_rows())
+    with pytest.raises(UserError, match="odd"):
+        from_hugging_face({"odd": np.zeros(1)})
