@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Before anybody imports jax: eight simulated devices, so that sharded programs can be tested.
@@ -13,7 +15,10 @@ os.environ["XLA_FLAGS"] = (
 import numpy as np
 import pytest
 
-DATA_FILES = Path(__file__).parent / "data_files"
+REPOSITORY = Path(__file__).parent.parent
+DATA_FILES = REPOSITORY / "tests" / "data_files"
+# The configs are files of the repository, not of the package.
+sys.path.insert(0, str(REPOSITORY))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,3 +61,87 @@ class TrainFixture:
 @pytest.fixture(scope="session")
 def train_fixture(request: pytest.FixtureRequest) -> TrainFixture:
     return TrainFixture(request.config.getoption("--train-fixture"))
+
+
+PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of this test run's own: generated videos and scans of files."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["ECHOJEPA_CACHE"] = str(folder)
+    return folder
+
+
+SHRINK = {
+    "model.width": 24,
+    "model.depth": 2,
+    "model.mlp_hidden": 48,
+    "predictor.width": 24,
+    "predictor.depth": 1,
+    "predictor.mlp_hidden": 48,
+    "data.sources": (PHANTOM,),
+    "data.frames": 4,
+    "data.size": 32,
+    "masks.large.context_tokens": 2,
+    "masks.large.target_tokens": 12,
+    "masks.small.context_tokens": 4,
+    "masks.small.target_tokens": 6,
+    "optim.global_batch": 8,
+    "optim.updates_per_epoch": 3,
+    "optim.epochs": 2,
+    "checkpoint.every": 3,
+    "log.every": 1,
+    "log.health_every": 2,
+    "log.tensorboard": False,
+    "probe.source": "",
+    "probe.batch": 8,
+}
+"""What makes a shipped config small enough for a test."""
+
+
+@pytest.fixture
+def tiny():
+    """configs/demo.py, shrunken; call it with further changes by "section.field"."""
+    from configs import demo
+
+    def make(**changes):
+        config = demo.get_config()
+        for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
+            *sections, field = name.split(".")
+            part = config
+            for section in sections:
+                part = part[section]
+            part[field] = value
+        return config
+
+    return make
+
+
+@pytest.fixture
+def run_main(tmp_path):
+    """Runs the program as a user does, shrunken, in a process of its own with that many devices."""
+
+    def run(*arguments, workdir, devices=1, shrink=True, wait=True, **changes):
+        small = SHRINK if shrink else {}
+        fields = small | {name.replace("__", "."): value for name, value in changes.items()}
+        command = [sys.executable, "-m", "echojepa_jax.main", "--config=configs/demo.py"]
+        command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        }
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        if not wait:
+            return process
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    return run

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
+UNITS = {"ef": "%", "esv": "mL", "edv": "mL", "rvsp": "mmHg"}  # for the report's axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +289,7 @@ class OnlineProbe:
                 "true": fit.true.tolist(),
                 "predicted": fit.predicted.tolist(),
                 "predicted_init": at_init.predicted.tolist(),
+                "unit": UNITS.get(name, ""),
                 **fit.scores,
                 **{f"{score}_init": value for score, value in at_init.scores.items()},
             }

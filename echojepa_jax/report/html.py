@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -150,16 +151,15 @@ def _probe_cards(metrics: Metrics, probe: Mapping[str, Any]) -> list[Card]:
         now = last({"score": series}, "score")
         if kind == "mae":
             unit = probe.get("regression", {}).get(target, {}).get("unit", "")
-            note = f"{number(before, unit)} at initialisation"
-            if before > 0:
-                note += f" ({100 * (now / before - 1):+.1f} %)".replace("-", MINUS)
-            cards.append(Card(f"{label(target)} MAE", number(now, unit), note))
+            title, value, reference = "MAE", number(now, unit), number(before, unit)
         elif kind == "r2":
-            note = f"{score(before)} at initialisation"
-            cards.append(Card(f"{label(target)} R²", score(now), note))
+            title, value, reference = "R²", score(now), score(before)
         else:
-            note = f"{percent(before)} at initialisation"
-            cards.append(Card(f"{label(target)} accuracy", percent(now), note))
+            title, value, reference = "accuracy", percent(now), percent(before)
+        note = "" if math.isnan(before) else f"{reference} at initialisation"
+        if kind == "mae" and before > 0:
+            note += f" ({100 * (now / before - 1):+.1f} %)".replace("-", MINUS)
+        cards.append(Card(f"{label(target)} {title}", value, note))
     return cards
 
 

@@ -202,14 +202,17 @@ def _draw_alarm(ax: Axes, panel: Panel) -> None:
         high = min(high, panel.highest)
         ax.set_ylim(low, high)
         zone = ax.fill_between(steps, edge, high)
-        place, va = 0.96, "top"
+        # Under the zone, which may be thin.
+        text, height, va = f"alarm above {edge:g}", edge, "top"
+        transform = ax.get_yaxis_transform()
     else:
         best = np.fmax.accumulate(series.values[judged])
         ax.set_ylim(0)
         zone = ax.fill_between(steps, 0, panel.alarm_below_best * np.r_[best[0], best, best[-1]])
-        place, va = 0.05, "bottom"
+        text, height, va = "alarm", 0.05, "bottom"
+        transform = ax.transAxes
     zone.set(facecolor="#fbeadf", edgecolor="#eebfa3", hatch="///", linewidth=0, zorder=0.5)
-    ax.text(0.985, place, "alarm", transform=ax.transAxes, ha="right", va=va, color="#a34700",
+    ax.text(0.985, height, text, transform=transform, ha="right", va=va, color="#a34700",
             fontsize=8.5)  # fmt: skip
 
 

@@ -110,6 +110,7 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
     log.info("parameters: %s", ", ".join(f"{k} {v:,}" for k, v in parameters.items()))
 
     with ExitStack() as stack:
+        stop_asked = stack.enter_context(_stop_signal())
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -148,7 +149,6 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
                 meshes.batch_sharding(mesh),
             )
         )
-        stop_asked = stack.enter_context(_stop_signal())
         step_fn = jax.jit(
             partial(
                 train_step,
@@ -171,8 +171,8 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
                 writer.write(step, evaluate(step, networks, state.target.ema, last))
 
         # --- the loop ---------------------------------------------------------------------------
-        step, stopped = first_step, False
-        if step == 0:
+        step, stopped = first_step, stop_asked()
+        if step == 0 and not stopped:
             look(0, last=False)
         while step < last_step and not stopped:
             batch = next(batches)
@@ -190,9 +190,11 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
             stopped = stop_asked()
             if step < last_step and not stopped:
                 look(step, last=False)
-            if step % config.checkpoint.every == 0 or step == last_step or stopped:
+            if step % config.checkpoint.every == 0 or step == last_step:
                 watch.flush()
                 checkpoints.save(step, state)
+        watch.flush()
+        checkpoints.save(step, state)
         checkpoints.wait()
         if step < last_step:
             return Outcome(False, step, last_step)

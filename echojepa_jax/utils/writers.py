@@ -57,6 +57,7 @@ def _tensorboard_writer(workdir: Path) -> Any | None:
     try:
         # Imported late: it brings in TensorFlow, which takes seconds.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only talks about rounding
         from clu import metric_writers
     except ImportError as error:
         log.warning("no TensorBoard events (%s); metrics are in %s", error, FILE_NAME)

@@ -255,7 +255,7 @@ def test_figures_mark_lost_steps_alarm_zones_and_the_initial_encoder(page: str) 
     assert "not finite" in drawn["Loss"]
     for name in ("total", "mask large", "mask small"):
         assert name in drawn["Loss"]
-    alarming = {name for name, svg in drawn.items() if ">alarm<" in svg}
+    alarming = {name for name, svg in drawn.items() if ">alarm" in svg}
     assert alarming == {
         "Effective rank",
         "Similarity of different clips",

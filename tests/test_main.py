@@ -1,0 +1,208 @@
+"""The program as a user runs it: whole, killed, stopped, on more devices, started again."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from echojepa_jax.main import train
+from echojepa_jax.utils.writers import read_metrics
+
+
+def weights(workdir: Path, step: int = 6):
+    """Everything in a checkpoint, as NumPy arrays."""
+    with ocp.StandardCheckpointer() as reader:
+        parts = [
+            reader.restore((workdir / "checkpoints" / f"{step:08d}" / part).absolute())
+            for part in ("params", "target", "progress")
+        ]
+    return jax.tree.map(np.asarray, parts)
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, request):
+    """An uninterrupted run on one device, without worker processes."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir
+
+
+@pytest.fixture
+def uninterrupted(whole, run_main):
+    if not whole.exists():
+        done = run_main(workdir=whole)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(f"complete: step 6 of 6. The report is {whole}/report.html")
+    return weights(whole)
+
+
+def wait_for(path: Path, process) -> None:
+    limit = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main, tmp_path):
+    workdir = tmp_path / "run"
+    process = run_main(workdir=workdir, wait=False)
+    wait_for(workdir / "checkpoints" / "00000003" / "_CHECKPOINT_METADATA", process)
+    process.kill()
+    process.communicate()
+    assert not (workdir / "done.json").exists()
+    again = run_main(workdir=workdir)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"continuing after step [36]", again.stderr)
+    assert_identical(weights(workdir), uninterrupted)
+    steps = [line["step"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_worker_processes_change_nothing(uninterrupted, run_main, tmp_path):
+    done = run_main(workdir=tmp_path / "run", data__workers=2)
+    assert done.returncode == 0, done.stderr
+    assert_identical(weights(tmp_path / "run"), uninterrupted)
+
+
+def test_eight_devices_agree_with_one(uninterrupted, run_main, tmp_path):
+    done = run_main(workdir=tmp_path / "run", devices=8)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert list(facts["devices"].values()) == [8]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
+        weights(tmp_path / "run")[:2],
+        uninterrupted[:2],
+    )
+
+
+def test_sigterm_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path):
+    workdir = tmp_path / "run"
+    process = run_main(workdir=workdir, wait=False)
+    wait_for(workdir / "checkpoints", process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    step = re.search(r"stopped by a signal; saved at step (\d) of 6", out)
+    assert step, out
+    assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
+    again = run_main(workdir=workdir)
+    assert again.returncode == 0, again.stderr
+    assert_identical(weights(workdir), uninterrupted)
+
+
+def test_f12_a_finished_run_says_so_and_changes_nothing(uninterrupted, whole, run_main):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    again = run_main(workdir=whole)
+    assert again.returncode == 0
+    assert f"{whole} is complete" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model.dept": 3}, r"no field 'model\.dept'; the nearest is 'model\.depth'"),
+        ({"optim.peak_lr": "fast"}, r"--config\.optim\.peak_lr=fast"),
+        ({"model.heads": 5}, r"'model\.width' is 24, but it must be a multiple of heads, 5"),
+        ({"data.size": 36}, r"'data\.size' is 36, .* multiple of model\.patch, 8; .* is 32"),
+        ({"model.remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
+        ({"data.sources": "vidoes:/x"}, "videos"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, changes, sentence):
+    done = run_main(workdir=tmp_path / "run", **changes)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.search(sentence, errors[0]), errors
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_help_shows_an_example(run_main, tmp_path):
+    done = run_main("--help", workdir=tmp_path)
+    assert "python -m echojepa_jax.main --config=configs/demo.py" in done.stdout
+
+
+def test_another_config_in_the_same_workdir_is_refused(tiny, tmp_path):
+    train(tiny(), tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(Exception, match=r"model\.depth \(2 there, 1 now\)"):
+        train(tiny(model__depth=1), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_cooldown_starts_from_another_run_and_resets_the_rest(tiny, tmp_path):
+    train(tiny(), tmp_path / "pretrain")
+    cooldown = {
+        "init__from": str(tmp_path / "pretrain"),
+        "optim__schedule": "linear",
+        "optim__epochs": 1,
+        "optim__peak_lr": 1e-9,
+        "optim__final_lr": 0.0,
+        "optim__momentum": (1.0, 1.0),
+    }
+    train(tiny(init__step=3, **cooldown), tmp_path / "cooldown")
+    params, target, _ = weights(tmp_path / "pretrain", 3)
+    new_params, new_target, progress = weights(tmp_path / "cooldown", 3)
+    assert progress["step"] == 3
+    assert new_target["count"] == 3
+    assert_identical(new_target["ema"], target["ema"])
+    # At that learning rate the weights are those of the other run's step 3, all but unmoved.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), new_params, params)
+    lr = [line["lr"] for line in read_metrics(tmp_path / "cooldown" / "metrics.jsonl") if "lr" in line]
+    np.testing.assert_allclose(lr, [2e-9 / 3, 1e-9 / 3, 0], atol=1e-15)
+
+
+def test_probe_report_and_every_metric(tiny, tmp_path):
+    workdir = tmp_path / "run"
+    source = "phantom:adult,patients=10,views=2,seed=1"
+    config = tiny(probe__source=source, probe__every=4, log__tensorboard=True, optim__microbatches=1)
+    line = train(config, workdir)
+    assert line.startswith("complete: step 6 of 6")
+    lines = read_metrics(workdir / "metrics.jsonl")
+    probes = [entry for entry in lines if "probe/ef/mae" in entry]
+    assert [entry["step"] for entry in probes] == [4, 6]
+    result = json.loads((workdir / "probe.json").read_text())
+    assert len(result["regression"]["ef"]["true"]) == 4  # two test patients, two views each
+    assert result["regression"]["ef"]["mae"] == probes[-1]["probe/ef/mae"]
+    true, predicted = (np.array(result["regression"]["ef"][k]) for k in ("true", "predicted"))
+    np.testing.assert_allclose(np.abs(true - predicted).mean(), probes[-1]["probe/ef/mae"])
+    logged = {name for entry in lines for name in entry}
+    assert logged >= {
+        "loss", "loss/large", "loss/small", "lr", "weight_decay", "ema_momentum", "grad_norm",
+        "clips_per_second", "step_seconds", "data_wait_share", "skipped_steps", "padded_share",
+        "health/token_std", "health/clip_std", "health/effective_rank",
+        "health/cosine_similarity", "health/relative_error", "probe_init/view/accuracy",
+    }  # fmt: skip
+    assert list(workdir.glob("events.out.tfevents*"))
+    assert "EF" in (workdir / "report.html").read_text().upper()
+
+
+def test_nothing_is_compiled_after_the_first_step(tiny, tmp_path):
+    compiled = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(time.time())
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        train(tiny(log__health_every=0, optim__epochs=4), tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    first = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+    assert first["step"] == 1
+    assert compiled  # the listener hears the compilations before
+    assert [t for t in compiled if t > first["time"]] == []
