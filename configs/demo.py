@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
         size=64,
         sample_by="duration",
         sample_value=1.28,  # seconds: a whole beat of any adult phantom
-        # Of the phantom's pixels: most of a frame is black, and ImageNet's mean would hide the rest.
+        # Of the phantom's pixels: most of them are black, far from ImageNet's mean.
         mean=(0.13, 0.13, 0.13),
         std=(0.2, 0.2, 0.2),
         workers=0,

@@ -33,15 +33,31 @@ def container_format(path: str) -> str:
 def check_complete(path: str, container: str) -> None:
     """Raise UnreadableVideo where the container's own structure runs past the end of the file.
 
-    AVI needs no check here: its header counts the frames. MP4 and MOV count them in an index that a
-    recorder writes last, so the index must be there.
+    AVI counts its frames in a header, MP4 and MOV in an index that recorders write last: the frames
+    are for the decoder to count, but header and index must be there.
     """
+    if container == "avi" and not _reaches_frames(path):
+        raise UnreadableVideo("truncated: the file ends before its first frame")
     if container == "mov" and b"moov" not in _atoms(path):
         raise UnreadableVideo("truncated: the index (moov) is missing or cut off")
     if container == "matroska" and _segment_end(path) > os.path.getsize(path):
         raise UnreadableVideo("truncated: the file ends before its segment does")
     if container == "gif" and not _last_bytes(path).rstrip(b"\0").endswith(b";"):
         raise UnreadableVideo("truncated: the end mark of the GIF is missing")
+
+
+def _reaches_frames(path: str) -> bool:
+    """Whether an AVI goes on to its list of frames ("movi")."""
+    position, end = 12, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < end:
+            file.seek(position)
+            head = file.read(12)
+            if head[8:] == b"movi":
+                return True
+            size = int.from_bytes(head[4:8], "little")
+            position += 8 + size + size % 2  # chunks start at even positions
+    return False
 
 
 def _atoms(path: str) -> set[bytes]:

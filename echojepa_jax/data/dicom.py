@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from echojepa_jax.data.video_info import (
@@ -92,7 +92,9 @@ def _images(file: BinaryIO, header: _Header, ids: list[int]) -> Iterator[np.ndar
     # One plugin for every syntax: Pillow's colours are wrong for JPEGs with an Adobe marker, and a
     # mixture would make pixels depend on what happens to be installed.
     plugin = "pylibjpeg" if header.compressed else ""
-    for pixels in iter_pixels(file, indices=ids, decoding_plugin=plugin):
+    for k in ids:
+        # One call a frame: pydicom's iterator forgets after its first frame that colour is halved.
+        pixels = pixel_array(file, index=k, decoding_plugin=plugin)
         yield header.to_rgb(pixels[header.rows, header.columns])
 
 

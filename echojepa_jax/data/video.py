@@ -7,6 +7,7 @@ because a seek is exact only where the stream's references are known, and gains 
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -20,6 +21,11 @@ from echojepa_jax.data.video_info import UnreadableVideo, VideoInfo, fewer_frame
 # Codecs whose packets are frames, one to one. Others may hide or pack frames (VP8, DivX): counting
 # those takes decoding them.
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
+
+# A title in another encoding than UTF-8 must not reject a video. PyAV 19 no longer asks.
+_OF_TAGS: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 
 
 def probe(path: str) -> VideoInfo:
@@ -132,8 +138,7 @@ def _packets_without_edits(path: str) -> int:
 def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file's first video stream for one thread; FFmpeg's errors become UnreadableVideo."""
     try:
-        # Text tags are not ours to judge: a badly encoded title must not reject a video.
-        with av.open(path, format=kind, options=options, metadata_errors="ignore") as container:
+        with av.open(path, format=kind, options=options, **_OF_TAGS) as container:
             if not container.streams.video:
                 raise UnreadableVideo("no frames: the file has no video stream")
             stream = container.streams.video[0]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,7 +43,7 @@ class Numbered:
         path = self.folder / name
         base = Fraction(1, clock)
         with av.open(str(path), "w", options=muxer or {}) as container:
-            stream = container.add_stream(codec, rate=25, options=options)
+            stream: Any = container.add_stream(codec, rate=25, options=options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
             stream.codec_context.time_base = base
             for k in range(frames):

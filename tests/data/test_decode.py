@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ from echojepa_jax.data.decode import UnreadableVideo
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()
-VIDEOS = {
+VIDEOS: dict[str, dict[str, Any]] = {
     "mjpeg.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "mjpeg.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "grey.avi": {"codec": "ffv1", "pixels": "gray"},
@@ -168,10 +169,10 @@ def _bad_files(folder: Path) -> dict[str, str]:
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
         container.start_encoding()
     with av.open(str(folder / "sound.mkv"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
         frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
+        container.mux(sound.encode(frame))
     return {
         "missing.avi": "missing: ",
         "empty.avi": "empty: ",
@@ -180,7 +181,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
         "folder.avi": "not a video file: ",
         "list.avi": "not a video file: ",
         "short.avi": "not a video file: ",
-        "header.avi": "damaged: ",
+        "header.avi": "truncated: ",
         "text.dcm": "not a video file: ",
         "picture.avi": "not a video file: ",
         "pipe.avi": "not a video file: ",
@@ -207,6 +208,14 @@ def test_content_decides_not_the_name(numbered):
     os.rename(path, renamed)
     assert decode.probe(renamed).frames == 40
     assert numbered.read(decode.decode(renamed, np.array([9]))) == [9]
+
+
+def test_text_tags_in_another_encoding_do_no_harm(numbered):
+    path = numbered.mjpeg()
+    data = Path(path).read_bytes()
+    assert b"Lavf" in data
+    Path(path).write_bytes(data.replace(b"Lavf", "éèüö".encode("latin-1")))
+    assert decode.probe(path).frames == 40
 
 
 def test_no_decoder_noise_on_stderr(tmp_path, numbered, cut):

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from echojepa_jax.utils.errors import UserError
 
@@ -26,7 +27,8 @@ def find(path: str, source: str) -> dict[str, str]:
     elif not glob.has_magic(path):
         raise UserError(f"Source {source!r} names no video: there is no {path}.")
     else:
-        root, files = _fixed_part(path), _matches(path)
+        root = _fixed_part(path)
+        files = _matches(root, os.path.relpath(path, root), source)
     files = sorted(file for file in files if not file.lower().endswith(SIDE_FILES))
     if not files:
         raise UserError(f"Source {source!r} names no video: there is no file in {path}.")
@@ -50,13 +52,17 @@ def _walk(root: str, source: str) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
 
 
-def _matches(pattern: str) -> list[str]:
-    """The files a glob matches, each once however many links lead to it ("**" follows loops)."""
-    files: dict[str, str] = {}
-    for file in sorted(glob.iglob(pattern, recursive=True), key=lambda file: (len(file), file)):
-        if os.path.isfile(file):
-            files.setdefault(os.path.realpath(file), file)
-    return list(files.values())
+def _matches(root: str, pattern: str, source: str) -> list[str]:
+    """The files below `root` that a glob matches, hidden ones left out; "**" follows no links."""
+    try:
+        found = [file.relative_to(root) for file in Path(root).glob(pattern) if file.is_file()]
+    except ValueError as error:  # such as "**" beside other characters
+        raise UserError(f"Source {source!r} is not a valid glob: {error}.") from error
+    return [
+        os.path.join(root, file)
+        for file in found
+        if not any(part.startswith(".") for part in file.parts)
+    ]
 
 
 def _fixed_part(pattern: str) -> str:

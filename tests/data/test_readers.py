@@ -1,0 +1,295 @@
+"""Every kind of source lists what it is told of, with labels joined by row, never by order."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echojepa_jax.data.readers import csv_manifest, lists, read_source, tables
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding)
+    return path
+
+
+def names(source: str) -> list[str]:
+    samples = read_source(source)
+    assert all(s.source == source and os.path.isabs(s.path) and s.frames == 0 for s in samples)
+    return [s.name for s in samples]
+
+
+@pytest.mark.parametrize("source", ["film:/data", "videos", "videos:", "/data/clips", ""])
+def test_unknown_source(source):
+    with pytest.raises(UserError, match=r"videos, list, csv, echonet_dynamic, dicom, phantom"):
+        read_source(source)
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    for name in ("b.avi", "a/x.mp4", "a/deep/y.MKV", "odd.bin", "noextension", ".hidden.avi"):
+        write(tmp_path / "tree" / name, "")
+    for name in (".git/z.avi", "labels.csv", "a/notes.TXT", "x.json", "README.md"):
+        write(tmp_path / "tree" / name, "")
+    return tmp_path / "tree"
+
+
+def test_folder_lists_all_but_hidden_and_side_files(tree):
+    expected = ["a/deep/y.MKV", "a/x.mp4", "b.avi", "noextension", "odd.bin"]
+    assert names(f"videos:{tree}") == expected
+    assert names(f"dicom:{tree}") == expected
+
+
+def test_dicom_folder_without_its_directory_file(tree):
+    write(tree / "DICOMDIR", "")
+    assert "DICOMDIR" not in names(f"dicom:{tree}")
+
+
+def test_glob_and_single_file(tree):
+    assert names(f"videos:{tree}/a/*.mp4") == ["x.mp4"]
+    assert names(f"videos:{tree}/**/*.[am]*") == ["a/x.mp4", "b.avi"]
+    assert names(f"videos:{tree}/b.avi") == ["b.avi"]
+
+
+def test_name_with_glob_characters_is_that_file(tmp_path):
+    write(tmp_path / "set [1]" / "a.avi", "")
+    assert names(f"videos:{tmp_path}/set [1]") == ["a.avi"]
+    assert names(f"videos:{tmp_path}/set [1]/a.avi") == ["a.avi"]
+
+
+def test_relative_and_home_paths(tree, monkeypatch):
+    monkeypatch.chdir(tree.parent)
+    assert names("videos:tree/a") == ["deep/y.MKV", "x.mp4"]
+    monkeypatch.setenv("HOME", str(tree))
+    assert names("videos:~/a") == ["deep/y.MKV", "x.mp4"]
+
+
+@pytest.mark.parametrize("path", ["absent", "absent/*.avi", "empty", "empty/a**"])
+def test_nothing_there(path, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=path.partition("/")[0]):
+        read_source(f"videos:{tmp_path}/{path}")
+
+
+def test_loops_of_links_end(tree):
+    (tree / "a" / "loop").symlink_to(tree)
+    (tree / "a" / "self").symlink_to(tree / "a")
+    assert names(f"videos:{tree}") == ["a/deep/y.MKV", "a/x.mp4", "b.avi", "noextension", "odd.bin"]
+    assert names(f"videos:{tree}/**/*.avi") == ["b.avi"]
+
+
+def test_linked_folder_is_followed(tree, tmp_path):
+    write(tmp_path / "elsewhere" / "far.avi", "")
+    (tree / "link").symlink_to(tmp_path / "elsewhere")
+    assert "link/far.avi" in names(f"videos:{tree}")
+
+
+# --- the original's lists -------------------------------------------------------------------------
+
+
+def test_list(tmp_path):
+    text = "a.avi 0.5\nsub/my clip.avi -1\n\n/far/c.avi\t3e-1\n  d e.avi  \nf.avi nan\n../g.avi 2\n"
+    path = write(tmp_path / "set" / "list.txt", "\ufeff" + text)
+    samples = lists.read(str(path), "list:x")
+    assert [(s.path, s.targets) for s in samples] == [
+        (f"{tmp_path}/set/a.avi", {"label": 0.5}),
+        (f"{tmp_path}/set/sub/my clip.avi", {"label": -1.0}),
+        ("/far/c.avi", {"label": 0.3}),
+        (f"{tmp_path}/set/d e.avi", {}),
+        (f"{tmp_path}/set/f.avi", {}),
+        (f"{tmp_path}/g.avi", {"label": 2.0}),
+    ]
+
+
+def test_f15_list_labels_are_not_truncated(tmp_path):
+    path = write(tmp_path / "list.txt", "a.avi -0.7312\nb.avi 1.9\n")
+    assert [s.targets["label"] for s in read_source(f"list:{path}")] == [-0.7312, 1.9]
+
+
+def test_list_names_do_not_depend_on_where_the_set_lies(tmp_path):
+    for root in ("here", "there/deep"):
+        folder = tmp_path / root
+        absolute = f"{folder}/v/x/a.avi 1\n{folder}/v/b.avi 2\n"
+        assert names(f"list:{write(folder / 'l.txt', absolute)}") == ["x/a.avi", "b.avi"]
+        assert names(f"list:{write(folder / 'm.txt', 'v/x/a.avi 1')}") == ["a.avi"]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"])
+def test_list_that_cannot_be_read(content, tmp_path):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"list\.txt"):
+        read_source(f"list:{path}")
+
+
+_WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)
+_LABELS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.lists(_WORDS, min_size=1).map(" ".join), _LABELS), min_size=1))
+def test_any_list_comes_back(tmp_path_factory, entries):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text("".join(f"/v/{name}.avi {label!r}\n" for name, label in entries), "utf-8")
+    read = lists.read(str(path), "list:x")
+    assert [s.targets["label"] for s in read] == [label for _, label in entries]
+    assert [s.path for s in read] == [os.path.normpath(f"/v/{name}.avi") for name, _ in entries]
+
+
+# --- CSV manifests --------------------------------------------------------------------------------
+
+
+def test_csv(tmp_path, caplog):
+    text = (
+        "path,patient,study,view,split,ef,site,age,name\n"
+        '"videos/a,1.avi",p1,s1,A4C,TRAIN,55.25,north,61,first\n'
+        "/far/b.avi, p2 ,,,Val,,south,,second\n"
+        "\n"
+        "c.avi\n"
+    )
+    path = write(tmp_path / "m.csv", "\ufeff" + text)
+    source = f"csv:{path}"
+    assert read_source(source) == [
+        Sample(
+            "first", f"{tmp_path}/videos/a,1.avi", source, "p1", "s1", "A4C", "train",
+            {"ef": 55.25, "age": 61.0},
+        ),
+        Sample("second", "/far/b.avi", source, patient="p2", split="val"),
+        Sample(f"{tmp_path}/c.avi"[1:], f"{tmp_path}/c.avi", source),
+    ]  # fmt: skip
+    warnings = [r.getMessage() for r in caplog.records]
+    assert len(warnings) == 1
+    assert "site (line 2)" in warnings[0]
+    assert "north" not in warnings[0], "a cell may hold what must not reach a log"
+
+
+def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
+    path = write(tmp_path / "m.csv", "path,ef,id\na.avi,50,1_2\nb.avi,fifty,3\n")
+    assert [s.targets for s in read_source(f"csv:{path}")] == [{}, {}]
+    assert "ef (line 3), id (line 2)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,ef\na.avi,3\n", r"Column 'path' is missing in .*m\.csv; its header has: file, ef"),
+        ("", r"Column 'path' is missing in .*: nothing"),
+        ("path,ef\na.avi,3\n,4\n", r"Line 3 of .*m\.csv has an empty column 'path'"),
+        ("path,ef\nmy,file.avi,3\n", r"Line 2 of .*m\.csv has 3 cells, its header 2"),
+        ("path,ef,ef\na.avi,3,4\n", r"twice in the header"),
+        ("path\n" + "x" * 200_000, r"no CSV file"),
+        (None, r"m\.csv cannot be read: No such file"),
+    ],
+)
+def test_csv_that_cannot_be_read(tmp_path, text, message):
+    if text is not None:
+        write(tmp_path / "m.csv", text)
+    with pytest.raises(UserError, match=message):
+        read_source(f"csv:{tmp_path}/m.csv")
+
+
+_CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=12).map(str.strip)
+_PATHS = _CELLS.filter(bool)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "path": _PATHS,
+                "patient": _CELLS,
+                "view": _CELLS,
+                "z": _LABELS.map(repr) | st.just(""),
+            }
+        ),
+        min_size=1,
+    )
+)
+def test_any_csv_comes_back(tmp_path_factory, rows):
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["z", "view", "path", "patient"])
+    writer.writeheader()
+    writer.writerows(rows)
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_text(out.getvalue(), "utf-8", newline="")
+    samples = csv_manifest.read(str(path), "csv:x")
+    assert [(s.patient, s.view) for s in samples] == [(r["patient"], r["view"]) for r in rows]
+    assert [s.targets for s in samples] == [{"z": float(r["z"])} if r["z"] else {} for r in rows]
+    folder = str(path.parent)
+    expected = [os.path.normpath(os.path.join(folder, r["path"])) for r in rows]
+    assert [s.path for s in samples] == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text())
+def test_number_reads_what_it_writes_and_rejects_the_rest(text):
+    try:
+        value = tables.number(text)
+    except ValueError:
+        return
+    assert value is None or tables.number(repr(value)) == value
+
+
+# --- EchoNet-Dynamic ------------------------------------------------------------------------------
+
+HEADER = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split\n"
+
+
+def echonet(root: Path, rows: str, videos: tuple[str, ...] = ()) -> str:
+    write(root / "FileList.csv", rows)
+    for video in videos:
+        write(root / "Videos" / video, "")
+    return f"echonet_dynamic:{root}"
+
+
+def test_echonet_dynamic(tmp_path, caplog):
+    rows = "0X1A,55.5,40.1,90,112,112,50,200,TRAIN\n0X2B.avi,30,80,,112,112,50,99,Val\n"
+    source = echonet(tmp_path, HEADER + rows, ("0X1A.avi", "0X2B.avi"))
+    assert read_source(source) == [
+        Sample(
+            "0X1A", f"{tmp_path}/Videos/0X1A.avi", source, "0X1A", split="train",
+            targets={"ef": 55.5, "esv": 40.1, "edv": 90.0},
+        ),
+        Sample(
+            "0X2B", f"{tmp_path}/Videos/0X2B.avi", source, "0X2B", split="val",
+            targets={"ef": 30.0, "esv": 80.0},
+        ),
+    ]  # fmt: skip
+    assert caplog.text == ""
+
+
+def test_echonet_files_and_rows_that_do_not_match(tmp_path, caplog):
+    source = echonet(tmp_path, HEADER + "0X1A,1,2,3,,,,,TEST\n", ("extra.avi", "more.avi"))
+    assert names(source) == ["0X1A"], "a missing video is listed, for the scan to reject"
+    assert "2 videos are not in FileList.csv" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("FileName,EF,ESV,EDV\n", r"Column 'Split' is missing in .*FileList\.csv; .* EF, ESV, EDV"),
+        (HEADER.replace("EF", "ef"), r"Column 'EF' is missing"),
+        (HEADER + "a,high,1,2,,,,,TRAIN\n", r"Column 'EF' in line 2 of .*FileList\.csv"),
+        (HEADER + ",50,1,2,,,,,TRAIN\n", r"Line 2 of .*FileList\.csv has an empty .*'FileName'"),
+    ],
+)
+def test_echonet_table_errors(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_source(echonet(tmp_path, rows))
+
+
+def test_echonet_without_file_list(tmp_path):
+    with pytest.raises(UserError, match=r"FileList\.csv cannot be read: No such file"):
+        read_source(f"echonet_dynamic:{tmp_path}")

@@ -1,0 +1,138 @@
+"""The scan: facts in order, bad files and stills apart, nothing measured twice."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from echojepa_jax.data import decode
+from echojepa_jax.data import scan as scan_module
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.scan import CACHE_FILE, scan
+from echojepa_jax.utils.errors import UserError
+
+
+def sample(path: str) -> Sample:
+    return Sample(name=Path(path).name, path=path, source="videos:/here", patient="p")
+
+
+@pytest.fixture
+def samples(numbered, cut, tmp_path) -> list[Sample]:
+    """Two good files of different lengths, and between them a file of every bad kind."""
+    (tmp_path / "empty.avi").touch()
+    (tmp_path / "text.avi").write_text("no video")
+    paths = [
+        numbered.mjpeg("long.avi", 20),
+        str(tmp_path / "missing.avi"),
+        str(tmp_path / "empty.avi"),
+        numbered.mjpeg("still.avi", 1),
+        cut(numbered.mjpeg("whole.avi"), 0.5),
+        str(tmp_path / "text.avi"),
+        numbered.write("short.mp4", "libx264", 7),
+    ]
+    return [sample(path) for path in paths]
+
+
+@pytest.fixture
+def probed(monkeypatch) -> list[str]:
+    """The names of the files that are probed, as they are."""
+    names: list[str] = []
+    probe = decode.probe
+
+    def listen(path: str) -> decode.VideoInfo:
+        names.append(os.path.basename(path))
+        return probe(path)
+
+    monkeypatch.setattr(scan_module.decode, "probe", listen)
+    return names
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_good_bad_and_still_files(samples, tmp_path, workers):
+    good, rejected = scan(samples, cache_dir=tmp_path / "cache", workers=workers)
+    assert [(s.name, s.frames, s.fps, s.height, s.width) for s in good] == [
+        ("long.avi", 20, 25.0, 64, 96),
+        ("short.mp4", 7, 25.0, 64, 96),
+    ]
+    assert all(s.patient == "p" and s.source == "videos:/here" for s in good)
+    assert [(r.sample.name, r.kind, r.reason.partition(":")[0]) for r in rejected] == [
+        ("missing.avi", "bad", "missing"),
+        ("empty.avi", "bad", "empty"),
+        ("still.avi", "still", "still"),
+        ("cut-whole.avi", "bad", "truncated"),
+        ("text.avi", "bad", "not a video file"),
+    ]
+
+
+def test_order_does_not_depend_on_workers_or_batches(numbered, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "_IN_FLIGHT", 4)
+    samples = [sample(numbered.mjpeg(f"{k}.avi", 2 + k)) for k in range(11)]
+    good, rejected = scan(samples, cache_dir=tmp_path / "cache", workers=3)
+    assert [s.frames for s in good] == list(range(2, 13))
+    assert rejected == []
+
+
+def test_good_files_are_measured_once(samples, tmp_path, probed):
+    first = scan(samples, cache_dir=tmp_path / "cache", workers=2)
+    assert len(probed) == len(samples)
+    probed.clear()
+    assert scan(samples, cache_dir=tmp_path / "cache", workers=2) == first
+    assert sorted(probed) == ["cut-whole.avi", "empty.avi", "missing.avi", "text.avi"]
+
+
+def test_changed_file_is_measured_again(numbered, tmp_path, probed):
+    path = numbered.mjpeg("a.avi", 5)
+    cache = tmp_path / "cache"
+    assert scan([sample(path)], cache_dir=cache, workers=1)[0][0].frames == 5
+    numbered.mjpeg("a.avi", 8)
+    assert scan([sample(path)], cache_dir=cache, workers=1)[0][0].frames == 8
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # same size, later
+    scan([sample(path)], cache_dir=cache, workers=1)
+    assert probed == ["a.avi"] * 3
+
+
+def test_damaged_cache_is_no_harm(numbered, tmp_path, probed):
+    samples = [sample(numbered.mjpeg(f"{k}.avi", 3 + k)) for k in range(3)]
+    cache = tmp_path / "cache"
+    expected = scan(samples, cache_dir=cache, workers=1)
+    lines = (cache / CACHE_FILE).read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line]
+    (cache / CACHE_FILE).write_bytes(
+        b'\xff\xfe not json\n[1, 2]\n{"path": 3}\nnull\n'
+        + json.dumps(entries[0]).encode()
+        + b"\n"
+        + json.dumps(entries[1] | {"frames": "many"}).encode()
+        + b"\n"
+        + json.dumps(entries[2]).encode()[:-9]  # the writer was stopped here
+    )
+    probed.clear()
+    assert scan(samples, cache_dir=cache, workers=1) == expected
+    assert sorted(probed) == ["1.avi", "2.avi"]
+    probed.clear()
+    assert scan(samples, cache_dir=cache, workers=1) == expected
+    assert probed == [], "what was damaged has been written anew, on a line of its own"
+
+
+def test_cache_that_cannot_be_written(numbered, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="ECHOJEPA_CACHE"):
+        scan([sample(numbered.mjpeg())], cache_dir=tmp_path / "file" / "below", workers=1)
+
+
+def test_progress_only_of_long_scans(samples, tmp_path, capsys, monkeypatch):
+    scan(samples, cache_dir=tmp_path / "a", workers=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(scan_module, "QUIET_SECONDS", 0.0)
+    scan(samples, cache_dir=tmp_path / "b", workers=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("scan: 1 of 7 files, ")
+    assert lines[-1] == "scan: 7 of 7 files, 0 s left"
+
+
+def test_files_without_a_region_are_counted_in_the_log(tmp_path, caplog):
+    path = pytest.importorskip("pydicom.data").get_testdata_file("examples_ybr_color.dcm")
+    good, _ = scan([sample(str(path))], cache_dir=tmp_path, workers=1)
+    assert good[0].frames == 30
+    assert "1 files: stale ultrasound region: the whole frame is used" in caplog.text

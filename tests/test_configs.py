@@ -1,0 +1,105 @@
+"""Every shipped config: accepted, built, and as large as the tables say."""
+
+import importlib
+
+import jax
+import pytest
+
+from echojepa_jax.masking import multiblock
+from echojepa_jax.train import config as configs
+from echojepa_jax.train.state import init_params, make_networks, make_schedules
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.trees import count_parameters
+
+SHIPPED = ["demo", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
+
+
+def shipped(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    if not config.data.sources:
+        config.data.sources = ("videos:/data",)
+    return config
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_is_accepted_and_builds(name):
+    config = shipped(name)
+    configs.check(config, devices=8)
+    networks = make_networks(config)
+    shapes = jax.eval_shape(
+        lambda: init_params(networks, jax.random.key(0), config.data.frames, config.data.size)
+    )
+    encoder, predictor = (count_parameters(shapes[k]) / 1e6 for k in ("encoder", "predictor"))
+    if name.startswith("vit_l"):
+        assert encoder == pytest.approx(304, abs=0.5)
+        assert predictor == pytest.approx(22, abs=0.5)
+    elif name.startswith("vit_g"):
+        assert encoder == pytest.approx(1010, abs=5)
+        assert predictor == pytest.approx(22, abs=0.7)
+    grid = networks.encoder.grid(config.data.frames, config.data.size, config.data.size)
+    for spec in configs.mask_specs(config).values():
+        multiblock.check(spec, grid)
+
+
+@pytest.mark.parametrize(
+    ("name", "updates", "total", "lr"),
+    [
+        # name, updates, length of the schedules, learning rate at the first and the last update
+        ("vit_l", 72_000, 90_000, (3.33e-5 + (1.75e-4 - 3.33e-5) / 12_000, 1.75e-4)),
+        ("vit_l_cooldown", 24_000, 24_000, (1.75e-4 - 1.74e-4 / 24_000, 1e-6)),
+        ("vit_g", 120_000, 120_000, (2.08e-5 + (1.094e-4 - 2.08e-5) / 1500, 1.094e-4)),
+        ("vit_g_cooldown", 60_000, 60_000, (5.47e-5 - 5.4596e-5 / 60_000, 1.04e-7)),
+    ],
+)
+def test_recipes_of_the_paper(name, updates, total, lr):
+    config = shipped(name)
+    optim = config.optim
+    assert optim.updates_per_epoch * optim.epochs == updates
+    assert int(optim.updates_per_epoch * optim.epochs * optim.ipe_scale) == total
+    schedule = make_schedules(config)
+    assert schedule.learning_rate(1) == pytest.approx(lr[0], rel=1e-9)
+    assert schedule.learning_rate(updates) == pytest.approx(lr[1], rel=1e-9)
+    assert schedule.weight_decay(updates // 2) == pytest.approx(0.04)
+    assert schedule.momentum(updates // 2) == pytest.approx(0.99925)
+    # Learning rates scale with the batch: 5.25e-4 at 3,072 clips.
+    if not name.endswith("cooldown"):
+        assert optim.peak_lr == pytest.approx(5.25e-4 * optim.global_batch / 3072, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model.depht": 3}, r"unknown field 'model\.depht'; the nearest is 'model\.depth'"),
+        ({"optim.peak_lr": "0.1"}, r"'optim\.peak_lr' is '0\.1', but it must be of type float"),
+        ({"log.tensorboard": 1}, r"must be of type bool"),
+        ({"model.depth": True}, r"must be of type int"),
+        ({"optim.global_batch": 30}, r"30, .* multiple of .* 8 x 1; the nearest is 32"),
+        ({"data.crop_area": (0.5, "a")}, "must hold numbers"),
+        ({"data.crop_area": (0.9, 0.5)}, "the smaller first"),
+        ({"data.weights": (1.0, 2.0)}, "one number for each of the 1 sources"),
+        ({"data.frames": 15}, r"multiple of model\.tubelet, 2"),
+        ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
+        ({"data.std": (0.2, 0.2, 0)}, "three numbers"),
+        ({"optim.peak_lr": 0.0}, "must be positive"),
+        ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
+    ],
+)
+def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sentence):
+    config = shipped("demo")
+    with config.unlocked(), config.ignore_type():
+        for name, value in changes.items():
+            section, field = name.rsplit(".", 1)
+            part = config
+            for key in section.split("."):
+                part = part[key]
+            with part.unlocked(), part.ignore_type():
+                part[field] = value
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config, devices=8)
+
+
+def test_a_missing_field_is_named():
+    config = shipped("demo")
+    del config.data.size
+    with pytest.raises(UserError, match=r"lacks the field 'data\.size'"):
+        configs.check(config, devices=1)

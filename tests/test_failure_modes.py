@@ -1,0 +1,347 @@
+"""What went wrong in projects like this one, made impossible here: one test for each number.
+
+F05, F09 and F17 are shown where their parts are tested: test_pipeline.py and test_main.py; F14 in
+test_vjepa2.py. F07, F10, F11, F16 and F24 concern programs that do not exist yet.
+"""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest, pipeline
+from echojepa_jax.data.decode import UnreadableVideo
+from echojepa_jax.data.readers import read_source
+from echojepa_jax.main import train
+from echojepa_jax.probes import online
+from echojepa_jax.train import config as configs
+from echojepa_jax.train import health
+from echojepa_jax.train.checkpoint import Checkpoints
+from echojepa_jax.train.state import make_networks
+from echojepa_jax.train.step import normalise
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import read_metrics
+
+PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
+
+
+@pytest.fixture
+def videos(tmp_path) -> list[Path]:
+    """A folder of its own with ten good videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for sample in read_source(PHANTOM)[:10]:
+        shutil.copy(sample.path, folder)
+    return sorted(folder.iterdir())
+
+
+def quarantined(workdir: Path) -> dict[str, str]:
+    lines = (workdir / "quarantine.jsonl").read_text().splitlines()
+    return {Path(entry["path"]).name: entry["reason"] for entry in map(json.loads, lines)}
+
+
+def last(workdir: Path, name: str) -> float:
+    """The newest value of a metric."""
+    return [x[name] for x in read_metrics(workdir / "metrics.jsonl") if name in x][-1]
+
+
+def test_f01_features_keep_the_order_of_their_videos(tiny):
+    config = tiny()
+    networks = make_networks(config)
+    samples = manifest.load([PHANTOM], quarantine=None, workers=2)[:5]
+    settings = {
+        "clip": configs.clip_spec(config),
+        "clips_per_video": 2,
+        "sharding": jax.sharding.SingleDeviceSharding(jax.devices()[0]),
+    }
+    params = networks.encoder.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))["params"]
+
+    def features(samples, batch, workers):
+        return online.video_features(
+            networks, params, samples, batch=batch, workers=workers, **settings
+        )
+
+    wanted = features(samples, 4, 0)
+    assert np.abs(wanted[1:] - wanted[:-1]).max(axis=1).min() > 1e-4
+    for i, sample in enumerate(samples):
+        np.testing.assert_allclose(features([sample], 4, 0)[0], wanted[i], atol=1e-5)
+    np.testing.assert_allclose(features(samples[::-1], 3, 2)[::-1], wanted, atol=1e-5)
+
+
+def test_f02_one_place_normalises_and_the_range_is_checked(tiny, tmp_path, monkeypatch):
+    networks = make_networks(tiny())
+    clips = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1).repeat(3, -1)
+    out = normalise(networks, clips)
+    np.testing.assert_allclose(out, (clips / 255 - 0.13) / 0.2, atol=1e-5)
+    with pytest.raises(TypeError, match="normalised here"):
+        normalise(networks, out)
+    black = np.zeros((4, 9, 9, 3), np.uint8)
+    monkeypatch.setattr(pipeline.decode, "decode", lambda *_: black)
+    with pytest.raises(UserError, match="every pixel of the first 8 clips is 0"):
+        train(tiny(), tmp_path / "run")
+
+
+def test_f03_padding_is_counted_and_bounded(tiny, tmp_path):
+    longer = {"data__sample_value": 2.0}  # seconds; a phantom lasts 1.2
+    with pytest.raises(UserError, match=r"14 of 14 videos are shorter .*data\.max_padded_share"):
+        train(tiny(**longer), tmp_path / "a")
+    train(tiny(**longer, data__max_padded_share=1.0), tmp_path / "b")
+    assert last(tmp_path / "b", "padded_share") == 1.0
+    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["data"]["short"] == 14
+
+
+def test_f04_a_bad_file_is_named_counted_and_never_replaced(tiny, tmp_path, videos):
+    videos[3].write_bytes(b"no video")
+    source = {"data__sources": (f"videos:{videos[0].parent}",), "data__split": ""}
+    with pytest.raises(UserError, match=r"data\.max_bad_share"):
+        train(tiny(**source), tmp_path / "a")
+    assert list(quarantined(tmp_path / "a")) == [videos[3].name]
+    train(tiny(**source, data__max_bad_share=0.2), tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["data"]["videos"] == 9
+
+
+def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, videos, monkeypatch):
+    source = {"data__sources": (f"videos:{videos[0].parent}",), "data__split": ""}
+    real = pipeline.decode.decode
+
+    def decode(path, ids):
+        if Path(path) == videos[3]:
+            raise UnreadableVideo("half of it is gone")
+        return real(path, ids)
+
+    monkeypatch.setattr(pipeline.decode, "decode", decode)
+    train(tiny(**source, data__max_bad_share=0.2), tmp_path / "run")
+    assert quarantined(tmp_path / "run") == {videos[3].name: "half of it is gone"}
+    assert last(tmp_path / "run", "loss") > 0
+    with pytest.raises(UserError, match=r"1 of 10 videos could not be decoded"):
+        train(tiny(**source), tmp_path / "strict")
+
+
+def test_f06_a_patient_in_two_splits_is_an_error(tmp_path, videos):
+    rows = "".join(f"{v},p{i // 2},{'train' if i < 5 else 'test'}\n" for i, v in enumerate(videos))
+    (tmp_path / "list.csv").write_text("path,patient,split\n" + rows)
+    with pytest.raises(UserError, match="p2"):
+        manifest.load([f"csv:{tmp_path / 'list.csv'}"], quarantine=None, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"init__from": "nowhere"}, "nowhere"),
+        ({"init__step": 5}, r"no checkpoint of step 5, only \[3, 6\]"),
+        ({"model__width": 16}, "does not fit this config's model"),
+        ({"model__depth": 1}, "does not fit this config's model"),
+    ],
+)
+def test_f08_weights_that_were_asked_for_are_all_loaded_or_it_is_an_error(
+    tiny, tmp_path, changes, sentence
+):
+    train(tiny(), tmp_path / "first")
+    with pytest.raises(UserError, match=sentence):
+        train(tiny(**({"init__from": str(tmp_path / "first")} | changes)), tmp_path / "second")
+
+
+def test_f12_done_means_that_the_result_is_there(tiny, tmp_path):
+    train(tiny(), tmp_path / "run")
+    assert "is complete" in train(tiny(), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "00000006")
+    with pytest.raises(UserError, match=r"marked as done but .*00000006.* gone"):
+        train(tiny(), tmp_path / "run")
+
+
+def test_f13_a_failed_save_is_an_error(tiny, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_f13_the_newest_valid_checkpoint_is_restored(tiny, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    train(tiny(), workdir)
+    (workdir / "done.json").unlink()
+    for file in (workdir / "checkpoints" / "00000006" / "params").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[:500])
+    with caplog.at_level(logging.INFO):
+        line = train(tiny(), workdir)
+    assert "checkpoint 6 is damaged" in caplog.text
+    assert "continuing after step 3" in caplog.text
+    assert line.startswith("complete: step 6 of 6")
+    with Checkpoints(workdir / "checkpoints", keep_latest=2) as checkpoints:
+        assert checkpoints.steps() == [6, 3]
+
+
+def test_f15_labels_keep_their_type(tmp_path, videos):
+    (tmp_path / "list.txt").write_text("".join(f"{v} -0.7{i}\n" for i, v in enumerate(videos)))
+    samples = read_source(f"list:{tmp_path / 'list.txt'}")
+    assert [s.targets["label"] for s in samples] == [float(f"-0.7{i}") for i in range(10)]
+
+
+class Recorder(ConfigDict):
+    """A config that remembers which of its fields were read."""
+
+    read: set[str] = set()  # noqa: RUF012  one record for all sections, cleared by the test
+
+    @classmethod
+    def of(cls, config: ConfigDict, prefix: str = "") -> "Recorder":
+        recorder = cls()
+        object.__setattr__(recorder, "_prefix", prefix)
+        for name in config:
+            value = config[name]
+            if isinstance(value, ConfigDict):
+                value = cls.of(value, f"{prefix}{name}.")
+            recorder[name] = value
+        return recorder
+
+    def __getitem__(self, name):
+        Recorder.read.add(object.__getattribute__(self, "_prefix") + name)
+        return super().__getitem__(name)
+
+    def __getattr__(self, name):
+        if not name.startswith("_"):
+            return self[name]
+        return super().__getattr__(name)
+
+
+def test_f18_every_field_of_a_config_is_read(tiny, tmp_path, monkeypatch):
+    # Everything that looks at a config as a whole is taken out: only uses of a field count.
+    monkeypatch.setattr("echojepa_jax.train.config.check", lambda *_: None)
+    monkeypatch.setattr("echojepa_jax.train.workdir.claim", lambda folder, _: folder.mkdir())
+    train(tiny(), tmp_path / "first")
+    config = tiny(probe__source=PHANTOM, init__from=str(tmp_path / "first"))
+    fields = {name for name, _ in configs.leaves(config)}
+    recorder = Recorder.of(config)
+    Recorder.read.clear()
+    train(recorder, tmp_path / "run")
+    assert fields - Recorder.read == set()
+    assert {f"masks.{m}.{f}" for m in config.masks for f in configs.MASK_FIELDS} <= fields
+    assert set(configs.FIELDS) <= fields
+
+
+def test_f19_collapse_is_measured_and_raises_an_alarm(tiny, tmp_path):
+    rng = np.random.default_rng(0)
+    spread = jnp.asarray(rng.standard_normal((64, 16)))
+    flat = jnp.asarray(np.outer(rng.standard_normal(64), rng.standard_normal(16)))
+    assert 10 < health.effective_rank(spread) <= 16
+    assert health.effective_rank(flat) == pytest.approx(1, abs=0.01)
+    fine = {"effective_rank": 9.0, "cosine_similarity": 0.5, "relative_error": 0.7}
+    assert health.alarms(fine, 10.0, started=True) == []
+    for change, sentence in (
+        ({"effective_rank": 4.0}, "effective rank 4.0"),
+        ({"cosine_similarity": 0.99}, "look alike"),
+        ({"relative_error": 1.1}, "no better than the mean"),
+    ):
+        (alarm,) = health.alarms(fine | change, 10.0, started=True)
+        assert sentence in alarm
+
+    # A target encoder whose features are constant: every measure says so.
+    from functools import partial
+
+    from echojepa_jax.train.state import init_params, make_optimizer, make_schedules, new_state
+
+    config = tiny()
+    networks = make_networks(config)
+    params = init_params(networks, jax.random.key(0), 4, 32)
+    state = new_state(params, make_optimizer(config, params, make_schedules(config)))
+    ids = jnp.arange(8)[None].repeat(6, 0)
+    clips = rng.integers(0, 256, (6, 4, 32, 32, 3), np.uint8)
+    batch = {"clips": clips, "context_ids": (ids,), "target_ids": (ids + 8,)}
+    measure = partial(health.measure, batch=batch, networks=networks)
+    alive = measure(state)
+    constant = jax.tree.map(jnp.zeros_like, params["encoder"])
+    constant["norm"]["bias"] = jnp.arange(24.0)
+    dead = measure(state.replace(target=state.target._replace(ema=constant)))
+    assert alive["clip_std"] > 1e-3
+    assert dead["clip_std"] < 1e-5
+    assert dead["cosine_similarity"] > 0.999
+    assert alive["effective_rank"] > 2
+
+
+def test_f20_non_finite_steps_are_skipped_counted_and_end_the_run(tiny, tmp_path, monkeypatch):
+    config = tiny(optim__max_skipped=3, optim__peak_lr=1e30, optim__start_lr=1e30)
+    with pytest.raises(UserError, match="not finite for 3 steps in a row"):
+        train(config, tmp_path / "run")
+    lines = [json.loads(x) for x in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    assert all(len(line["samples"]) == 8 for line in lines)
+
+
+def test_f21_waiting_for_data_is_told_from_computing(tiny, tmp_path, monkeypatch):
+    real = pipeline.decode.decode
+
+    def slow(path, ids):
+        time.sleep(0.1)
+        return real(path, ids)
+
+    train(tiny(), tmp_path / "fast")
+    monkeypatch.setattr(pipeline.decode, "decode", slow)
+    train(tiny(), tmp_path / "slow")
+    shares = {
+        name: np.mean([x["data_wait_share"] for x in read_metrics(tmp_path / name / "metrics.jsonl")
+                       if "data_wait_share" in x])
+        for name in ("fast", "slow")
+    }  # fmt: skip
+    assert shares["slow"] > 0.7
+    assert shares["slow"] > shares["fast"]
+
+
+def test_f22_the_data_do_not_depend_on_the_number_of_hosts(tiny):
+    config = tiny()
+    samples = manifest.load([PHANTOM], split="train", quarantine=None, workers=2)
+
+    def batches(count, first):
+        shares = [
+            list(
+                pipeline.training_batches(
+                    samples,
+                    clip=configs.clip_spec(config),
+                    masks=tuple(configs.mask_specs(config).values()),
+                    grid=(2, 4, 4),
+                    seed=0,
+                    global_batch=8,
+                    first_step=first,
+                    last_step=4,
+                    process_index=index,
+                    process_count=count,
+                )
+            )
+            for index in range(count)
+        ]
+        return [
+            np.concatenate([host[step]["clips"] for host in shares]) for step in range(4 - first)
+        ]
+
+    one, four, resumed = batches(1, 0), batches(4, 0), batches(2, 2)
+    for a, b in zip(one, four, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(one[2:], resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypatch):
+    def broken(path, ids):
+        raise StopIteration
+
+    train(tiny(), tmp_path / "good")
+    real = pipeline.decode.decode
+    calls = []
+
+    def later(path, ids):
+        calls.append(path)
+        return broken(path, ids) if len(calls) > 20 else real(path, ids)
+
+    monkeypatch.setattr(pipeline.decode, "decode", later)
+    with pytest.raises(RuntimeError):
+        train(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "done.json").exists()
