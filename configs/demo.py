@@ -40,23 +40,23 @@ def get_config() -> ConfigDict:
         workers=0,
         expect_stills=False,
     )
-    config.masks.large.update(context_tokens=32, target_tokens=64, keep="random")
-    config.masks.small.update(context_tokens=80, target_tokens=64, keep="random")
+    config.masks.large.update(context_tokens=16, target_tokens=80, keep="random")
+    config.masks.small.update(context_tokens=56, target_tokens=80, keep="random")
 
     config.optim.update(
         global_batch=32,
         updates_per_epoch=30,
-        epochs=20,
+        epochs=40,
         ipe_scale=1.0,
         warmup_epochs=1.0,
         start_lr=1e-4,
-        peak_lr=4e-3,
+        peak_lr=1.5e-3,
         final_lr=0.0,
-        momentum=(0.98, 1.0),
+        momentum=(0.99, 1.0),
         betas=(0.9, 0.95),
     )
-    config.checkpoint.update(every=100, keep_latest=2, keep_every=0)
-    config.log.update(every=20, health_every=100)
+    config.checkpoint.update(every=300, keep_latest=2, keep_every=0)
+    config.log.update(every=20, health_every=200)
     config.probe.update(
         source=phantom,
         train_split="train",

@@ -1,7 +1,7 @@
 """The online probe: how much of the heart can be read from frozen features, by linear models.
 
-Every labelled video is encoded once, its tokens and clips averaged to one vector. Ridge regression
-and logistic regression (scikit-learn) are fitted on one split and scored on patients of another.
+Every labelled video is encoded once: mean and standard deviation over the tokens of a clip, averaged
+over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split and scored on patients of another.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
 
@@ -52,9 +52,12 @@ class Fit:
 
 @partial(jax.jit, static_argnames="networks")
 def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, D], the mean over tokens."""
+    """uint8 [B, T, H, W, 3] -> float32 [B, 2 D]: mean and standard deviation over tokens.
+
+    The mean alone hides what differs between systole and diastole, which is the ejection fraction.
+    """
     tokens: Any = networks.encoder.apply({"params": params}, normalise(networks, clips))
-    return jnp.mean(tokens, axis=1)
+    return jnp.concatenate([jnp.mean(tokens, axis=1), jnp.std(tokens, axis=1)], axis=-1)
 
 
 def video_features(
@@ -68,12 +71,12 @@ def video_features(
     sharding: jax.sharding.Sharding,
     workers: int,
 ) -> np.ndarray:
-    """Encodes every video: float32 [len(samples), D], in input order.
+    """Encodes every video: float32 [len(samples), 2 D], in input order.
 
     Raises:
       UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
     """
-    sums = np.zeros((len(samples), networks.encoder.width), np.float64)
+    sums = np.zeros((len(samples), 2 * networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
     batches: Iterator[Batch] = evaluation_batches(
         samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers
