@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
-    for name in ("absl", "orbax"):
+    for name in ("absl", "orbax", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         if len(argv) > 1:

@@ -30,7 +30,8 @@ def load(
     """Read all sources and measure their files; unusable ones are left out, named and counted.
 
     Args:
-      split: keep only samples of this split, in any case; "" keeps all.
+      split: keep only samples of this split, in any case; "" keeps all. A source that has no
+        splits, such as a folder of videos, is kept whole.
       quarantine: file that gets a line for each unusable file; None for none.
       max_bad_share: share of the listed files that may be unusable.
       expect_stills: single-frame files are left out without counting as unusable.
@@ -138,6 +139,9 @@ def _check_names(source: str, samples: Sequence[Sample]) -> None:
 
 
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
+    if not any(sample.split for sample in samples):
+        log.info("%s has no splits: all of it is used", source)
+        return samples
     kept = [sample for sample in samples if sample.split == split]
     if not kept:
         counts = Counter(sample.split or "no split" for sample in samples)

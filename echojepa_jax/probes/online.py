@@ -1,6 +1,6 @@
 """The online probe: how much of the heart can be read from frozen features, by linear models.
 
-Every labelled video is encoded once: mean and standard deviation over the tokens of a clip, averaged
+Every labelled video is encoded once: mean over the tokens of a clip, and how they vary in time, averaged
 over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split and scored on patients of another.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
@@ -52,12 +53,17 @@ class Fit:
 
 @partial(jax.jit, static_argnames="networks")
 def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, 2 D]: mean and standard deviation over tokens.
+    """uint8 [B, T, H, W, 3] -> float32 [B, 2 D]: the mean over tokens, and their motion.
 
-    The mean alone hides what differs between systole and diastole, which is the ejection fraction.
+    Motion is the standard deviation over time at each place, averaged over places. The mean alone
+    hides what differs between systole and diastole, which is the ejection fraction.
     """
-    tokens: Any = networks.encoder.apply({"params": params}, normalise(networks, clips))
-    return jnp.concatenate([jnp.mean(tokens, axis=1), jnp.std(tokens, axis=1)], axis=-1)
+    encoder = networks.encoder
+    tokens: Any = encoder.apply({"params": params}, normalise(networks, clips))
+    times = encoder.grid(*clips.shape[1:4])[0]
+    by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
+    motion = jnp.mean(jnp.std(by_place, axis=1), axis=1)
+    return jnp.concatenate([jnp.mean(tokens, axis=1), motion], axis=-1)
 
 
 def video_features(

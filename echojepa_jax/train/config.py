@@ -33,7 +33,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "predictor.mask_tokens": (int, "number of mask tokens; the first one is used"),
     "data.sources": (tuple, "what to train on: ('kind:path', ...)"),
     "data.weights": (tuple, "of the sources; () = by number of clips"),
-    "data.split": (str, "train on this split only; '' = on everything"),
+    "data.split": (str, "train on this split of sources that have splits; '' = on everything"),
     "data.frames": (int, "frames of a clip"),
     "data.size": (int, "height and width of a clip in pixels"),
     "data.sample_by": (str, "how frames are spaced: fps, stride or duration"),

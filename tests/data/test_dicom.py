@@ -427,6 +427,21 @@ def test_no_patient_reaches_a_log(tmp_path, grey, colour):
     assert done.stderr == ""
 
 
+def test_no_patient_is_read(tmp_path, grey, monkeypatch):
+    seen, dcmread = [], pydicom.dcmread
+
+    def listen(*args: Any, **kwargs: Any) -> Dataset:
+        seen.append(dcmread(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(pydicom, "dcmread", listen)
+    decode.probe(make(tmp_path / "a.dcm", grey))
+    assert len(seen) == 1
+    assert "Rows" in seen[0]
+    assert "PatientName" not in seen[0]
+    assert "PatientID" not in seen[0]
+
+
 def test_content_without_extension_is_dicom(tmp_path, grey):
     path = make(tmp_path / "00000001", grey)
     assert decode.probe(path).frames == 5

@@ -57,9 +57,10 @@ def test_split_is_chosen_before_the_scan(folder):
         load(source, split="test")
 
 
-def test_a_source_without_splits_is_not_taken_for_one(folder):
-    with pytest.raises(UserError, match="no split: 3"):
-        load(f"videos:{folder}", split="train")
+def test_a_source_without_splits_is_kept_whole(folder, caplog):
+    caplog.set_level(logging.INFO)
+    assert len(load(f"videos:{folder}", split="train")) == 3
+    assert f"videos:{folder} has no splits: all of it is used" in caplog.messages
 
 
 def test_f06_patient_in_two_splits(folder, numbered):
