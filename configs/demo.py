@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.optim.update(
         global_batch=32,
         updates_per_epoch=30,
-        epochs=40,
+        epochs=50,
         ipe_scale=1.0,
         warmup_epochs=1.0,
         start_lr=1e-4,

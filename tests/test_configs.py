@@ -77,6 +77,7 @@ def test_recipes_of_the_paper(name, updates, total, lr):
         ({"data.crop_area": (0.5, "a")}, "must hold numbers"),
         ({"data.crop_area": (0.9, 0.5)}, "the smaller first"),
         ({"data.weights": (1.0, 2.0)}, "one number for each of the 1 sources"),
+        ({"predictor.heads": 12}, r"'predictor\.heads' is 12, but it leaves 4 channels to a head"),
         ({"data.frames": 15}, r"multiple of model\.tubelet, 2"),
         ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
         ({"data.std": (0.2, 0.2, 0)}, "three numbers"),

@@ -1,7 +1,8 @@
 """The online probe: how much of the heart can be read from frozen features, by linear models.
 
-Every labelled video is encoded once: mean over the tokens of a clip, and how they vary in time, averaged
-over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split and scored on patients of another.
+Every labelled video is encoded once: the mean over the tokens of a clip and how they vary in time,
+averaged over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split
+and scored on patients of another.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
 

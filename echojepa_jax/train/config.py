@@ -10,6 +10,7 @@ from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.vit import SIZES
+from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.utils.errors import UserError
 
 # Every field: its type and its meaning. The field `masks` holds one section of MASK_FIELDS for
@@ -222,6 +223,16 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         config.predictor.width,
         f"must be a multiple of predictor.heads, {config.predictor.heads}",
     )
+    for part, per_head in (
+        ("model", width // heads),
+        ("predictor", config.predictor.width // config.predictor.heads),
+    ):
+        _require(
+            axis_channels(per_head) > 0,
+            f"{part}.heads",
+            config[part].heads or heads,
+            f"leaves {per_head} channels to a head: the rotary embedding needs 6, two for each axis",
+        )
     near = max(1, round(data.size / model.patch)) * model.patch
     _require(
         data.size % model.patch == 0,
