@@ -141,7 +141,7 @@ def _check_names(source: str, samples: Sequence[Sample]) -> None:
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
     if not any(sample.split for sample in samples):
         log.info("%s has no splits: all of it is used", source)
-        return samples
+        return list(samples)
     kept = [sample for sample in samples if sample.split == split]
     if not kept:
         counts = Counter(sample.split or "no split" for sample in samples)

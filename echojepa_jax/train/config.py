@@ -231,7 +231,7 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
             axis_channels(per_head) > 0,
             f"{part}.heads",
             config[part].heads or heads,
-            f"leaves {per_head} channels to a head: the rotary embedding needs 6, two for each axis",
+            f"leaves {per_head} channels to a head: rotary positions need 6, two for each axis",
         )
     near = max(1, round(data.size / model.patch)) * model.patch
     _require(
