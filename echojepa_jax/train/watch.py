@@ -45,6 +45,7 @@ class Watch:
         self._first_step, self._last_step = first_step, last_step
         self._mask_names = sorted(config.masks)
         self._pending: tuple[int, Any, Mapping[str, np.ndarray], float] | None = None
+        self._max_skipped = config.optim.max_skipped
         self._skipped = self._skipped_in_a_row = 0
         self._clips = self._padded = 0
         self._unreadable: set[str] = set()
@@ -129,7 +130,7 @@ class Watch:
         with (self._workdir / SKIPPED).open("a") as file:
             file.write(json.dumps({"step": step, "samples": names}) + "\n")
         log.warning("step %d was skipped: its loss or gradient is not finite", step)
-        if self._skipped_in_a_row >= self._config.optim.max_skipped:
+        if self._skipped_in_a_row >= self._max_skipped:
             raise UserError(
                 f"the loss was not finite for {self._skipped_in_a_row} steps in a row "
                 f"(optim.max_skipped); the last checkpoint is intact, and {SKIPPED} in "
