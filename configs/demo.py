@@ -2,8 +2,9 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.
-Duration:  TBD
-Expect:    TBD
+Duration:  about 7 minutes, 40 seconds of which make the data set.
+Expect:    on unseen patients, view accuracy rises from 0.75 (random weights) to 0.93, and the error
+           of the ejection fraction falls a little, from 11.4 to 10.8 points. See README.
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +47,7 @@ def get_config() -> ConfigDict:
     config.optim.update(
         global_batch=32,
         updates_per_epoch=30,
-        epochs=50,
+        epochs=40,
         ipe_scale=1.0,
         warmup_epochs=1.0,
         start_lr=1e-4,
