@@ -44,7 +44,7 @@ class Watch:
         self._samples, self._schedules = samples, schedules
         self._first_step, self._last_step = first_step, last_step
         self._mask_names = sorted(config.masks)
-        self._pending: tuple[int, Any, Mapping[str, np.ndarray], float] | None = None
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray], tuple[float, float]] | None = None
         self._max_skipped = config.optim.max_skipped
         self._skipped = self._skipped_in_a_row = 0
         self._clips = self._padded = 0
@@ -71,7 +71,7 @@ class Watch:
           UserError: see `flush`.
         """
         self.flush()
-        self._pending = (step, metrics, on_host, waited)
+        self._pending = (step, metrics, on_host, (time.perf_counter(), waited))
 
     def flush(self) -> None:
         """Deals with the last step.
@@ -81,13 +81,13 @@ class Watch:
         """
         if self._pending is None:
             return
-        step, metrics, on_host, waited = self._pending
+        step, metrics, on_host, clock = self._pending
         self._pending = None
         metrics = jax.device_get(metrics)
         self._count_clips(step, on_host)
         self._count_skipped(step, metrics, on_host)
         if step % self._config.log.every == 0 or step == self._last_step:
-            self._log(step, metrics, waited)
+            self._log(step, metrics, *clock)
 
     def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
         """Writes the measures of collapse and warns if they look like one (F19)."""
@@ -137,8 +137,8 @@ class Watch:
                 f"{self._workdir} names the clips: look at those, or lower optim.peak_lr"
             )
 
-    def _log(self, step: int, metrics: Any, waited: float) -> None:
-        now = time.perf_counter()
+    def _log(self, step: int, metrics: Any, now: float, waited: float) -> None:
+        # Both clocks were read when the step was started, so that waiting is part of the time.
         elapsed, steps = now - self._last_time, step - self._last_logged
         wait_share = (waited - self._last_wait) / elapsed
         clips_per_second = steps * self._config.optim.global_batch / elapsed
