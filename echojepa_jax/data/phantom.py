@@ -38,6 +38,7 @@ from echojepa_jax.data.phantom_heart import (
     draw_scene,
     frames_in_beat,
 )
+from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 
 VERSION = 1  # part of the cache folder's name: raise it whenever the files change
@@ -54,8 +55,7 @@ log = logging.getLogger(__name__)
 
 def cached(population: str = "adult", patients: int = 50, views: int = 4, seed: int = 0) -> Path:
     """The folder of this data set in the cache ($ECHOJEPA_CACHE), generated on first use."""
-    default = Path.home() / ".cache" / "echojepa_jax"
-    cache = Path(os.environ.get("ECHOJEPA_CACHE", default))
+    cache = cache_dir()
     name = f"phantom-v{VERSION}-{population}-patients{patients}-views{views}-seed{seed}"
     if not (cache / name).exists():
         generate(cache / name, population=population, patients=patients, views=views, seed=seed)
