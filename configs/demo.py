@@ -3,8 +3,8 @@
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.
 Duration:  about 7 minutes, 40 seconds of which make the data set.
-Expect:    on unseen patients, view accuracy rises from 0.75 (random weights) to 0.93, and the error
-           of the ejection fraction falls a little, from 11.4 to 10.8 points. See README.
+Expect:    on unseen patients, view accuracy rises from 0.75 (random weights) to 0.95, and the error
+           of the ejection fraction falls from 11.4 to 10.3 points. See README.
 """
 
 from ml_collections import ConfigDict
@@ -47,13 +47,13 @@ def get_config() -> ConfigDict:
     config.optim.update(
         global_batch=32,
         updates_per_epoch=30,
-        epochs=40,
+        epochs=45,
         ipe_scale=1.0,
         warmup_epochs=1.0,
         start_lr=1e-4,
         peak_lr=1.5e-3,
         final_lr=0.0,
-        momentum=(0.99, 1.0),
+        momentum=(0.99, 0.998),
         betas=(0.9, 0.95),
     )
     config.checkpoint.update(every=300, keep_latest=2, keep_every=0)
