@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from echojepa_jax.utils.trees import by_rules
@@ -35,8 +34,3 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     """
     specs = by_rules(state, STATE_RULES)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
-def to_host(tree: Any) -> Any:
-    """Copies replicated arrays to NumPy."""
-    return jax.tree.map(np.asarray, tree)
