@@ -38,6 +38,7 @@ def read_rows(path: str, required: Sequence[str]) -> list[tuple[int, dict[str, s
                 f"Line {line} of {path} has {len(cells)} cells, its header {len(header)}: put "
                 "texts with commas in double quotes."
             )
+    # A row may end early: columns that it lacks are blank.
     blank = dict.fromkeys(header, "")
     return [
         (line, blank | dict(zip(header, cells, strict=False)))
