@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     # Of 441 tokens per frame; means that the original keeps at 128 clips a device.
     config.masks.large.update(context_tokens=21 * 8, target_tokens=308 * 8)
     config.masks.small.update(context_tokens=92 * 8, target_tokens=187 * 8)
+    config.checkpoint.keep_every = 12_000  # the cooldown starts from step 84,000
     config.optim.update(
         global_batch=640,
         epochs=400,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,11 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+import jax
 import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-DATA_FILES = REPOSITORY / "tests" / "data_files"
 # The configs are files of the repository, not of the package.
 sys.path.insert(0, str(REPOSITORY))
 
@@ -25,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--train-fixture",
         type=Path,
-        default=DATA_FILES / "train_steps_tiny.npz",
+        default=REPOSITORY / "tests" / "data" / "train_steps_tiny.npz",
         help="training steps of the original PyTorch code to be equal to (npz)",
     )
 
@@ -72,6 +73,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["ECHOJEPA_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs that several tests, or the processes they start, compile are compiled once."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 SHRINK = {
@@ -123,10 +137,20 @@ def tiny():
 def run_main(tmp_path):
     """Runs the program as a user does, shrunken, in a process of its own with that many devices."""
 
-    def run(*arguments, workdir, devices=1, shrink=True, wait=True, **changes):
-        small = SHRINK if shrink else {}
-        fields = small | {name.replace("__", "."): value for name, value in changes.items()}
-        command = [sys.executable, "-m", "echojepa_jax.main", "--config=configs/demo.py"]
+    def run(
+        *arguments,
+        workdir,
+        devices=1,
+        config="configs/demo.py",
+        wait=True,
+        file_limit=None,
+        **changes,
+    ):
+        def limit_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        fields = SHRINK | {name.replace("__", "."): value for name, value in changes.items()}
+        command = [sys.executable, "-m", "echojepa_jax.main", f"--config={config}"]
         command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
@@ -138,6 +162,7 @@ def run_main(tmp_path):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=limit_files if file_limit else None,
         )
         if not wait:
             return process

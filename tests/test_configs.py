@@ -1,6 +1,9 @@
 """Every shipped config: accepted, built, and as large as the tables say."""
 
+import ast
 import importlib
+import re
+from pathlib import Path
 
 import jax
 import pytest
@@ -66,6 +69,26 @@ def test_recipes_of_the_paper(name, updates, total, lr):
         assert optim.peak_lr == pytest.approx(5.25e-4 * optim.global_batch / 3072, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["vit_l", "vit_g"])
+def test_a_cooldown_starts_from_a_checkpoint_that_its_pretraining_keeps(name):
+    kept, start = shipped(name).checkpoint.keep_every, shipped(f"{name}_cooldown").init.step
+    assert start % kept == 0
+
+
+def test_the_readmes_own_data_command_is_accepted():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    command = re.search(r"--config=configs/vit_l\.py --workdir=runs/mine(.*?)```", text, re.S)[1]
+    config = shipped("vit_l")
+    for name, value in re.findall(r"--config\.([\w.]+)=(\"[^\"]+\"|\S+)", command):
+        section, field = name.split(".")
+        config[section][field] = ast.literal_eval(value.strip('"'))
+    configs.check(config, devices=8)
+    optim = config.optim
+    assert optim.peak_lr == pytest.approx(5.25e-4 * optim.global_batch / 3072, rel=0.02)
+    schedule = make_schedules(config)
+    assert schedule.learning_rate(20_000) == pytest.approx(optim.peak_lr)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -76,13 +99,24 @@ def test_recipes_of_the_paper(name, updates, total, lr):
         ({"optim.global_batch": 30}, r"30, .* multiple of .* 8 x 1; the nearest is 32"),
         ({"data.crop_area": (0.5, "a")}, "must hold numbers"),
         ({"data.crop_area": (0.9, 0.5)}, "the smaller first"),
-        ({"data.weights": (1.0, 2.0)}, "one number for each of the 1 sources"),
+        ({"data.weights": (1.0, 2.0)}, "one positive number for each of the 1 sources"),
         ({"predictor.heads": 12}, r"'predictor\.heads' is 12, but it leaves 4 channels to a head"),
         ({"data.frames": 15}, r"multiple of model\.tubelet, 2"),
         ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
         ({"data.std": (0.2, 0.2, 0)}, "three numbers"),
         ({"optim.peak_lr": 0.0}, "must be positive"),
         ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
+        ({"masks.small.scale": 1.5}, r"'masks\.small': .*`scale` must lie between 0 and 1"),
+        ({"masks.large.context_tokens": 500}, r"'masks\.large': .* use at most context_tokens="),
+        ({"data.weights": (0.0,)}, "one positive number"),
+        ({"data.sample_by": "stride", "data.sample_value": 1.5}, "a whole number of frames"),
+        ({"optim.final_lr": 0.1}, r"must not be above optim\.peak_lr"),
+        ({"optim.schedule": "linear"}, r"'optim\.warmup_epochs' .* is not used by"),
+        ({"optim.betas": (0.9, 1.0)}, "must be below 1"),
+        ({"checkpoint.keep_every": 450}, r"must be a multiple of checkpoint\.every, 300"),
+        ({"probe.batch": 12}, r"'probe\.batch' is 12, .*the nearest is 16"),
+        ({"probe.test_split": "train"}, r"must differ from probe\.train_split"),
+        ({"probe.targets": (), "probe.view": False}, "must name a target"),
     ],
 )
 def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sentence):

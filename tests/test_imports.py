@@ -12,7 +12,6 @@ ROOMS += ["report", "programs"]
 FORBIDDEN = {
     "models": {"masking"},
     "data": {"models", "ops", "parallel"},
-    "report": set(ROOMS) - {"utils", "report"},
 }
 FORBIDDEN_FILES = {"probes": {"echojepa_jax.train.loop"}}
 

@@ -1,7 +1,10 @@
 """The program as a user runs it: whole, killed, stopped, on more devices, started again."""
 
+import fcntl
 import json
+import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,9 +13,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from pydicom.data import get_testdata_file
 
 from echojepa_jax.main import train
-from echojepa_jax.utils.writers import read_metrics
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import read_lines
 
 
 def weights(workdir: Path, step: int = 6):
@@ -63,11 +68,13 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
     process.kill()
     process.communicate()
     assert not (workdir / "done.json").exists()
+    # The three steps that are left may have been quicker than the signal.
+    shutil.rmtree(workdir / "checkpoints" / "00000006", ignore_errors=True)
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"continuing after step [36]", again.stderr)
+    assert "continuing after step 3" in again.stderr
     assert_identical(weights(workdir), uninterrupted)
-    steps = [line["step"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
+    steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -89,15 +96,17 @@ def test_eight_devices_agree_with_one(uninterrupted, run_main, tmp_path):
     )
 
 
-def test_sigterm_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, number):
     workdir = tmp_path / "run"
     process = run_main(workdir=workdir, wait=False)
-    wait_for(workdir / "checkpoints", process)
-    process.send_signal(signal.SIGTERM)
+    wait_for(workdir / "examples.npz", process)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     step = re.search(r"stopped by a signal; saved at step (\d) of 6", out)
     assert step, out
+    assert f"{number.name}: saving as soon as the step is done" in err
     assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
@@ -112,6 +121,61 @@ def test_f12_a_finished_run_says_so_and_changes_nothing(uninterrupted, whole, ru
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
+    folder = os.open(whole, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    refused = run_main(workdir=whole)
+    os.close(folder)
+    assert refused.returncode == 1
+    assert f"error: another process is at work in {whole}" in refused.stderr
+
+
+def test_ctrl_c_before_the_first_step_is_one_sentence(run_main, tmp_path):
+    process = run_main(workdir=tmp_path / "run", wait=False)
+    wait_for(tmp_path / "run" / "config.json", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: interrupted; the same command continues")
+
+
+def test_weights_to_start_from_are_named_on_the_command_line(uninterrupted, whole, run_main):
+    workdir = whole.parent / "second"
+    settings = {"init__from": whole, "init__step": 3, "optim__epochs": 1}
+    done = run_main(workdir=workdir, **settings)
+    assert done.returncode == 0, done.stderr
+    assert f"started from step 3 of {whole}" in done.stderr
+
+
+def test_ultrasound_dicoms_that_packages_ship(run_main, tmp_path):
+    files = [get_testdata_file(n) for n in ("examples_ybr_color.dcm", "color3d_jpeg_baseline.dcm")]
+    sources = [f"dicom:{file}" for file in files]
+    # With the demo's own length and spacing of frames; the first file lasts one second of its 1.2.
+    done = run_main(workdir=tmp_path / "run", data__sources=sources, data__frames=16)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    assert facts["videos"] == 2
+    assert facts["short"] == 1
+    assert not read_lines(tmp_path / "run" / "quarantine.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("configs/demos.py", r"configs/demos\.py: there is no such file"),
+        ("broken.py", r"broken\.py does not load: SyntaxError"),
+    ],
+)
+def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config, sentence):
+    if config == "broken.py":
+        config = tmp_path / config
+        config.write_text("def get_config(:\n")
+    done = run_main(workdir=tmp_path / "run", config=config)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: .*{sentence}.*\n", done.stderr), done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -121,6 +185,8 @@ def test_f12_a_finished_run_says_so_and_changes_nothing(uninterrupted, whole, ru
         ({"data.size": 36}, r"'data\.size' is 36, .* multiple of model\.patch, 8; .* is 32"),
         ({"model.remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
         ({"data.sources": "vidoes:/x"}, "videos"),
+        ({"masks.smal.scale": 0.2}, r"'masks\.smal\.scale'; the nearest is 'masks\.small\.scale'"),
+        ({"init.from": "/nowhere"}, "/nowhere/checkpoints is not there"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, changes, sentence):
@@ -130,7 +196,22 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, chang
     assert len(errors) == 1
     assert re.search(sentence, errors[0]), errors
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    # Nothing is left that would refuse the command once it is corrected.
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_run_that_never_began_takes_the_corrected_command(tiny, tmp_path):
+    with pytest.raises(UserError, match="names no video"):
+        train(tiny(data__sources=("videos:/nowhere",)), tmp_path / "run")
+    assert train(tiny(), tmp_path / "run").startswith("complete")
+
+
+def test_a_folder_that_is_no_workdir_is_refused(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="is not empty and holds no"):
+        train(tiny(), tmp_path)
+    with pytest.raises(UserError, match="cannot be used: "):
+        train(tiny(), tmp_path / "thesis.txt")
 
 
 def test_help_shows_an_example(run_main, tmp_path):
@@ -164,7 +245,7 @@ def test_cooldown_starts_from_another_run_and_resets_the_rest(tiny, tmp_path):
     assert_identical(new_target["ema"], target["ema"])
     # At that learning rate the weights are those of the other run's step 3, all but unmoved.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), new_params, params)
-    lines = read_metrics(tmp_path / "cooldown" / "metrics.jsonl")
+    lines = read_lines(tmp_path / "cooldown" / "metrics.jsonl")
     lr = [line["lr"] for line in lines if "lr" in line]
     np.testing.assert_allclose(lr, [2e-9 / 3, 1e-9 / 3, 0], atol=1e-15)
 
@@ -174,7 +255,7 @@ def test_probe_report_and_every_metric(tiny, tmp_path):
     config = tiny(probe__source=PHANTOM, probe__every=4, log__tensorboard=True)
     line = train(config, workdir)
     assert line.startswith("complete: step 6 of 6")
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_lines(workdir / "metrics.jsonl")
     probes = [entry for entry in lines if "probe/ef/mae" in entry]
     assert [entry["step"] for entry in probes] == [4, 6]
     result = json.loads((workdir / "probe.json").read_text())
@@ -202,10 +283,10 @@ def test_nothing_is_compiled_after_the_first_step(tiny, tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        train(tiny(log__health_every=0, optim__epochs=4), tmp_path / "run")
+        train(tiny(probe__source=PHANTOM, probe__every=2, optim__epochs=4), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    first = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+    first = read_lines(tmp_path / "run" / "metrics.jsonl")[0]
     assert first["step"] == 1
     assert compiled  # the listener hears the compilations before
     assert [t for t in compiled if t > first["time"]] == []

@@ -15,6 +15,8 @@ from echojepa_jax.utils.errors import UserError
 
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine"]
 
+_NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride can do without"
+
 log = logging.getLogger(__name__)
 
 
@@ -25,6 +27,7 @@ def load(
     quarantine: Path | None,
     max_bad_share: float = 0.01,
     expect_stills: bool = False,
+    need_rate: bool = False,
     workers: int,
 ) -> list[Sample]:
     """Read all sources and measure their files; unusable ones are left out, named and counted.
@@ -35,6 +38,7 @@ def load(
       quarantine: file that gets a line for each unusable file; None for none.
       max_bad_share: share of the listed files that may be unusable.
       expect_stills: single-frame files are left out without counting as unusable.
+      need_rate: files that do not tell their frame rate are unusable.
       workers: threads that measure files.
 
     Raises:
@@ -47,6 +51,9 @@ def load(
         cache_dir=cache_dir(),
         workers=workers,
     )
+    if need_rate:
+        rejected += [Rejected(s, _NO_RATE, "bad") for s in good if not s.fps]
+        good = [s for s in good if s.fps]
     _report(listed, rejected, quarantine)
     unusable = [r for r in rejected if r.kind == "bad" or not expect_stills]
     total = len(good) + len(rejected)

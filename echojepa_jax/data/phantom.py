@@ -6,12 +6,12 @@ heart rate and pixel spacing; so the phantom passes through the same readers and
 data. A video is a pure function of (population, seed, patient, view): asking for more patients, or
 for other workers, changes none. The heart is in phantom_heart.py, the probe in phantom_bmode.py.
 
-Redraw the contact sheet: python -m echojepa_jax.data.phantom --contact_sheet=docs/phantom.png
+Redraw the contact sheet: python -c "import cv2; from echojepa_jax.data import phantom;
+cv2.imwrite('docs/phantom.png', phantom.contact_sheet())"
 """
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import csv
 import functools
@@ -20,7 +20,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,6 +39,7 @@ from echojepa_jax.data.phantom_heart import (
 )
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import with_progress
 
 VERSION = 1  # part of the cache folder's name: raise it whenever the files change
 SPLITS = ("TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "TRAIN", "TRAIN", "TEST", "TRAIN", "TRAIN")
@@ -91,13 +91,13 @@ def generate(
     scenes = [
         draw_scene(who, view, size=size, fps=fps) for who in people for view in views_of(who, views)
     ]
-    log.info("Phantom: generating %d videos of %s into %s.", len(scenes), population, root)
+    log.info("phantom: generating %d videos of %s into %s", len(scenes), population, root)
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     try:
         (partial / "Videos").mkdir(parents=True)
         record = functools.partial(_record, partial / "Videos", frames)
-        for done in _timed(_mapped(record, scenes, workers)):
-            log.info("Phantom: %d of %d videos done (%s).", done, len(scenes), root)
+        for _ in with_progress(_mapped(record, scenes, workers), len(scenes), "phantom"):
+            pass
         _write_csv(partial / "FileList.csv", FILE_LIST, (_listed(s, frames) for s in scenes))
         _write_csv(partial / "StudyList.csv", STUDY_LIST, map(_studied, scenes))
         lines = (line for scene in scenes for line in tracings(scene))
@@ -155,15 +155,6 @@ def _mapped(function, items: list, workers: int | None) -> Iterator:
         workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         yield from pool.map(function, items, chunksize=math.ceil(len(items) / workers / 8))
-
-
-def _timed(results: Iterable, seconds: float = 10.0) -> Iterator[int]:
-    """Exhausts `results`; yields how many came, about every `seconds`."""
-    last = time.monotonic()
-    for done, _ in enumerate(results, start=1):
-        if time.monotonic() - last > seconds:
-            last = time.monotonic()
-            yield done
 
 
 def _record(folder: Path, frames: int, scene: Scene) -> None:
@@ -252,11 +243,3 @@ def contact_sheet() -> np.ndarray:
 
 def _label(picture: np.ndarray, text: str, bottom: int) -> None:
     cv2.putText(picture, text, (3, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.36, 200, 1, cv2.LINE_AA)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Redraw the phantom's contact sheet.")
-    parser.add_argument("--contact_sheet", required=True, help="PNG file to write")
-    target = parser.parse_args().contact_sheet
-    if not cv2.imwrite(target, contact_sheet(), [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-        raise SystemExit(f"cannot write {target}")

@@ -155,8 +155,8 @@ class _Videos:
                 )
             if clip.by != "stride" and not sample.fps > 0:
                 raise UserError(
-                    f'{sample.path} tells no frame rate, which sampling by="{clip.by}" needs: '
-                    'use by="stride".'
+                    f"{sample.path} tells no frame rate, which data.sample_by={clip.by} needs: "
+                    "use stride"
                 )
         return cls(
             np.array([os.fsencode(sample.path) for sample in samples]),

@@ -11,10 +11,8 @@ import dataclasses
 import json
 import logging
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -23,9 +21,9 @@ from echojepa_jax.data import decode
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import with_progress
 
 CACHE_FILE = "scan-v1.jsonl"  # raise the number whenever probing measures something else
-QUIET_SECONDS = 2.0
 _IN_FLIGHT = 1024  # so that half a million files do not become half a million futures
 
 _Key = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
@@ -52,7 +50,7 @@ def scan(
     cache_file = cache_dir / CACHE_FILE
     known = _read_cache(cache_file)
     with _appending(cache_file) as cache:
-        results = _with_progress(_measured(samples, known, workers), len(samples))
+        results = with_progress(_measured(samples, known, workers), len(samples), "scan")
         for sample, (key, result) in zip(samples, results, strict=True):
             if isinstance(result, str):
                 rejected.append(Rejected(sample, result, "bad"))
@@ -132,19 +130,3 @@ def _appending(path: Path) -> Iterator[TextIO]:
         if file.tell():
             file.write("\n")  # ends a line that a stopped scan may have left open
         yield file
-
-
-def _with_progress(results: Iterable[_Result], total: int) -> Iterator[_Result]:
-    """Pass `results` on, with a line on stderr for a scan that takes longer than QUIET_SECONDS."""
-    in_place = sys.stderr.isatty()
-    pause = 0.5 if in_place else 30.0
-    started = time.monotonic()
-    due = started + QUIET_SECONDS
-    for done, result in enumerate(results, 1):
-        yield result
-        if (now := time.monotonic()) >= due or (done == total and due > started + QUIET_SECONDS):
-            left = (now - started) / done * (total - done)
-            line = f"scan: {done} of {total} files, {left:.0f} s left"
-            end = "\r" if in_place and done < total else "\n"
-            print(f"{line:<60}" if in_place else line, end=end, file=sys.stderr, flush=True)
-            due = now + pause

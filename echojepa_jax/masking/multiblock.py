@@ -13,6 +13,7 @@ in the global batch), and only NumPy is needed.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -125,6 +126,7 @@ def possible_sizes(spec: MaskSpec, grid_hw: tuple[int, int]) -> dict[tuple[int, 
     return sizes or {_size(spec, grid_hw, low): 1.0}
 
 
+@functools.cache
 def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
     """Raise UserError, naming field and largest usable values, unless every block size works.
 

@@ -2,11 +2,13 @@
 
 Every labelled video is encoded once: the mean over the tokens of a clip and how they vary in time,
 averaged over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split
-and scored on patients of another.
+and scored on patients of another. A number is read in a given view, as in a clinic, so every view
+has a regression of its own where the source tells views.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -34,12 +36,15 @@ from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.train.step import normalise
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import with_progress
 
 log = logging.getLogger(__name__)
 
 RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
+VIEW_PATIENTS = 20  # with fewer in training, a view has no regression of its own
+AT_INIT = "probe_init.json"
 UNITS = {"ef": "%", "esv": "mL", "edv": "mL", "rvsp": "mmHg"}  # for the report's axes
 
 
@@ -88,8 +93,9 @@ def video_features(
     batches: Iterator[Batch] = evaluation_batches(
         samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers
     )
+    count = -(-len(samples) * clips_per_video // batch)
     with DeviceBatches(batches, sharding) as on_device:
-        for part in on_device:
+        for part in with_progress(on_device, count, "probe: encoding batches"):
             features = np.asarray(_clip_features(params, part["clips"], networks))
             for row, valid, error, value in zip(
                 part["sample_ids"], np.asarray(part["valid"]), part["error"], features, strict=True
@@ -107,9 +113,14 @@ def video_features(
     return (sums / clips_per_video).astype(np.float32)
 
 
+def _patient(sample: Sample) -> str:
+    """Who it is; a video without a patient is its own."""
+    return sample.patient or sample.name
+
+
 def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
-    """Patients of the samples (a video without one is its own), and folds that they allow."""
-    patients = [sample.patient or sample.name for sample in samples]
+    """Patients of the samples, and folds that they allow."""
+    patients = [_patient(sample) for sample in samples]
     return patients, min(FOLDS, len(set(patients)))
 
 
@@ -117,20 +128,33 @@ def fit_regression(
     train: np.ndarray,
     train_samples: Sequence[Sample],
     test: np.ndarray,
-    truth: np.ndarray,
+    test_samples: Sequence[Sample],
     target: str,
 ) -> Fit:
-    """Ridge regression of a target; its strength is chosen by cross-validation over patients."""
-    patients, folds = _groups(train_samples)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), Ridge()),
-        {"ridge__alpha": RIDGE_ALPHAS},
-        scoring="neg_mean_absolute_error",
-        cv=GroupKFold(folds),
-    )
+    """Ridge regressions of a target, one for each view (one for all views with few patients).
+
+    Their strengths are chosen by cross-validation over patients.
+
+    Args:
+      train: features [n, D]; test: features [m, D].
+    """
     labels = np.array([sample.targets[target] for sample in train_samples])
-    search.fit(train, labels, groups=patients)
-    predicted = search.predict(test)
+    truth = np.array([sample.targets[target] for sample in test_samples])
+    test_views = np.array([sample.view for sample in test_samples])
+    predicted = np.zeros(len(truth))
+    for view in sorted(set(test_views)):
+        rows = [i for i, sample in enumerate(train_samples) if sample.view == view]
+        if len({_patient(train_samples[row]) for row in rows}) < VIEW_PATIENTS:
+            rows = list(range(len(train_samples)))
+        patients, folds = _groups([train_samples[row] for row in rows])
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), Ridge()),
+            {"ridge__alpha": RIDGE_ALPHAS},
+            scoring="neg_mean_absolute_error",
+            cv=GroupKFold(folds),
+        )
+        search.fit(train[rows], labels[rows], groups=patients)
+        predicted[test_views == view] = search.predict(test[test_views == view])
     scores = {"mae": mean_absolute_error(truth, predicted), "r2": r2_score(truth, predicted)}
     return Fit(truth, predicted, {name: float(value) for name, value in scores.items()})
 
@@ -175,13 +199,7 @@ def fit_all(
     train_samples = [samples[i] for i in rows[train_split]]
     test_samples = [samples[i] for i in rows[test_split]]
     fits = {
-        target: fit_regression(
-            train,
-            train_samples,
-            test,
-            np.array([sample.targets[target] for sample in test_samples]),
-            target,
-        )
+        target: fit_regression(train, train_samples, test, test_samples, target)
         for target in targets
     }
     if view:
@@ -194,15 +212,17 @@ def check_labels(
     samples: Sequence[Sample],
     *,
     source: str,
-    splits: Sequence[str],
+    train_split: str,
+    test_split: str,
     targets: Sequence[str],
     view: bool,
 ) -> list[Sample]:
-    """The samples of the wanted splits, all with the wanted labels.
+    """The samples of the two splits, all with the wanted labels.
 
     Raises:
-      UserError: a split is empty, or a label is missing.
+      UserError: a split is empty, a label is missing, or there is nothing to learn from.
     """
+    splits = (train_split, test_split)
     chosen = [sample for sample in samples if sample.split in splits]
     for split in splits:
         if not any(sample.split == split for sample in chosen):
@@ -220,6 +240,14 @@ def check_labels(
                 f"{sample.name} of probe.source {source} has no label {missing[0]!r}; it has "
                 f"{sorted(sample.targets)}: set probe.targets and probe.view"
             )
+    train = [sample for sample in chosen if sample.split == train_split]
+    patients, views = {_patient(sample) for sample in train}, {sample.view for sample in train}
+    if len(patients) < 2 or (view and len(views) < 2):
+        lacking = f"one view, {views.pop()!r}" if len(patients) > 1 else "one patient"
+        raise UserError(
+            f"the split {train_split!r} of probe.source {source} holds only {lacking}: a probe "
+            "needs two to tell apart"
+        )
     return chosen
 
 
@@ -233,12 +261,17 @@ def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
 
 
 class OnlineProbe:
-    """Encodes the probe's videos and scores linear models on them; compares with random weights."""
+    """Encodes the probe's videos and scores linear models on them; compares with random weights.
 
-    def __init__(self, config: ConfigDict, workdir: Path) -> None:
+    The scores with random weights are kept in the workdir, for a run that is started again.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, trained_on: Sequence[Sample]) -> None:
         probe = config.probe
         self._config, self._workdir = config, workdir
         self._labels = {
+            "train_split": probe.train_split,
+            "test_split": probe.test_split,
             "targets": tuple(probe.targets),
             "view": probe.view,
         }
@@ -247,16 +280,35 @@ class OnlineProbe:
             quarantine=workdir / workdirs.QUARANTINE,
             max_bad_share=config.data.max_bad_share,
             expect_stills=config.data.expect_stills,
+            need_rate=config.data.sample_by != "stride",
             workers=max(1, config.data.workers),
         )
-        splits = (probe.train_split, probe.test_split)
-        self._samples = check_labels(samples, source=probe.source, splits=splits, **self._labels)
+        self._samples = check_labels(samples, source=probe.source, **self._labels)
         self._test = [s for s in self._samples if s.split == probe.test_split]
-        networks = make_networks(config)
-        key = jax.random.key(config.seed)
-        init = init_params(networks, key, config.data.frames, config.data.size)
+        known = {_patient(s) for s in trained_on} & {_patient(s) for s in self._test}
+        if known:
+            log.warning(
+                "probe: %d patients of its test split are trained on as well, without labels",
+                len(known),
+            )
+        self._at_init = self._fit_at_init()
+
+    def _fit_at_init(self) -> dict[str, Fit]:
+        path = self._workdir / AT_INIT
+        if path.exists():
+            kept = json.loads(path.read_text())
+            return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in kept.items()}
+        networks, data = make_networks(self._config), self._config.data
+        init = jax.jit(init_params, static_argnums=(0, 2, 3))
+        params = init(networks, jax.random.key(self._config.seed), data.frames, data.size)
         log.info("probe: encoding %d videos with random weights", len(self._samples))
-        self._at_init = self._fit(networks, init["encoder"])
+        fits = self._fit(networks, params["encoder"])
+        kept = {
+            name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
+            for name, fit in fits.items()
+        }
+        workdirs.write_json(path, kept)
+        return fits
 
     def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
         probe = self._config.probe
@@ -270,13 +322,7 @@ class OnlineProbe:
             sharding=batch_sharding(make_mesh()),
             workers=self._config.data.workers,
         )
-        return fit_all(
-            features,
-            self._samples,
-            train_split=probe.train_split,
-            test_split=probe.test_split,
-            **self._labels,
-        )
+        return fit_all(features, self._samples, **self._labels)
 
     def __call__(
         self, step: int, networks: Networks, params: Any, last: bool

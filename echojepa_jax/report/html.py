@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 
 from echojepa_jax.report import examples, pictures
 from echojepa_jax.report.measures import (
     DASH,
-    JUDGED_FROM,
     MINUS,
     Metrics,
     alarms,
@@ -29,8 +27,9 @@ from echojepa_jax.report.measures import (
     read_series,
     score,
 )
+from echojepa_jax.train.health import JUDGED_FROM
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import FILE_NAME, read_metrics
+from echojepa_jax.utils.writers import FILE_NAME, read_lines
 
 
 class Card(NamedTuple):
@@ -59,12 +58,12 @@ def write_report(workdir: Path) -> Path:
     Raises:
       UserError: there are no metrics.
     """
-    metrics = read_series(read_metrics(workdir / FILE_NAME))
+    metrics = read_series(read_lines(workdir / FILE_NAME))
     if not metrics:
         raise UserError(f"{workdir / FILE_NAME} is missing or empty: train first, then report")
     config = _read_json(workdir / "config.json")
     probe = _read_json(workdir / "probe.json")
-    refused = _refused(read_metrics(workdir / "quarantine.jsonl"))
+    refused = _refused(read_lines(workdir / "quarantine.jsonl"))
 
     step = int(max(series.steps[-1] for series in metrics.values()))
     optim = config.get("optim", {})
@@ -130,10 +129,8 @@ def _training_cards(metrics: Metrics, refused: Sequence[Refused]) -> list[Card]:
         share = percent(metrics["data_wait_share"].median())
         cards.append(Card("Data wait", share, "of step time, median"))
     if "skipped_steps" in metrics:
-        # The count starts again with every process of a run: its rises are added up.
-        counts = np.r_[0.0, metrics["skipped_steps"].finite()]
-        rises = np.where(np.diff(counts) < 0, counts[1:], np.diff(counts))
-        cards.append(Card("Skipped steps", f"{int(rises.sum()):,}", "loss or gradient not finite"))
+        skipped = int(last(metrics, "skipped_steps"))
+        cards.append(Card("Skipped steps", f"{skipped:,}", "loss or gradient not finite"))
     if "padded_share" in metrics:
         share = percent(last(metrics, "padded_share"))
         cards.append(Card("Padded clips", share, "video too short for a clip"))

@@ -7,11 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# When feature health counts as collapse; the same numbers as in train/health.py and train/watch.py.
-MIN_RANK_SHARE = 0.5
-MAX_COSINE = 0.98
-MAX_RELATIVE_ERROR = 1.0
-JUDGED_FROM = 0.1  # share of the run; before, nothing has been learned yet
+from echojepa_jax.train.health import MAX_COSINE, MAX_RELATIVE_ERROR, MIN_RANK_SHARE
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 

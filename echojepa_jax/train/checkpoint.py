@@ -1,6 +1,8 @@
 """Checkpoints of the training state, through Orbax: asynchronous, and never half written."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ class Checkpoints:
       folder: made if it is not there.
       keep_latest: how many of the newest are kept.
       keep_every: multiples of this step are kept as well; 0 = none.
+      read_only: never write or delete, for the folder of another run.
     """
 
-    def __init__(self, folder: Path, keep_latest: int = 1, keep_every: int = 0) -> None:
+    def __init__(
+        self, folder: Path, keep_latest: int = 1, keep_every: int = 0, read_only: bool = False
+    ) -> None:
         keep: list[Any] = [preservation_policy.LatestN(keep_latest)]
         if keep_every:
             keep.append(preservation_policy.EveryNSteps(keep_every))
@@ -32,6 +37,7 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                read_only=read_only,
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=8),
             ),
         )
@@ -47,14 +53,37 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts to write the state; an error of the write before is raised here (F13)."""
+        """Starts to write the state.
+
+        Raises:
+          UserError: this write, or the one before, failed (F13).
+        """
         if step not in self._manager.all_steps():
             parts = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()}
-            self._manager.save(step, args=ocp.args.Composite(**parts), force=True)
+            with self._explained():
+                self._manager.save(step, args=ocp.args.Composite(**parts), force=True)
 
     def wait(self) -> None:
-        """Returns when everything is on disk, or raises what went wrong."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+          UserError: a write failed (F13).
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A full or failing disk is for the user to mend."""
+        try:
+            yield
+        # TensorStore says with ValueError what Python says with OSError.
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0][:300]
+            raise UserError(
+                f"a checkpoint could not be written to {self.folder} ({reason}): mend or make room "
+                "there; the same command then continues from the last good one"
+            ) from error
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """One checkpoint, with the structure, types and shardings of `like` (shapes suffice)."""
@@ -74,7 +103,8 @@ class Checkpoints:
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, or None if there is none at all.
 
-        Damaged ones that are newer are deleted: training will write them again.
+        Damaged ones that are newer are moved to a folder "damaged" beside this one: training will
+        write them again.
 
         Raises:
           UserError: there are checkpoints, and not one of them can be read.
@@ -91,8 +121,7 @@ class Checkpoints:
                 log.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
                 damaged.append(step)
             else:
-                for bad in damaged:
-                    self._manager.delete(bad)
+                self._set_aside(damaged)
                 return state
         if steps:
             raise UserError(
@@ -100,6 +129,15 @@ class Checkpoints:
                 "restore the folder from a copy, or start in a new --workdir"
             )
         return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        aside = self.folder.parent / "damaged"
+        for step in steps:
+            aside.mkdir(exist_ok=True)
+            name = f"{step:08d}"
+            taken = sum(path.name.startswith(name) for path in aside.iterdir())
+            (self.folder / name).rename(aside / (f"{name}-{taken}" if taken else name))
+        self._manager.reload()
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -119,7 +157,7 @@ def weights_of(folder: Path, like: TrainState, step: int) -> tuple[Any, Any, int
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: config field 'init.from' must name a workdir")
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step != -1 and step not in steps):
             raise UserError(

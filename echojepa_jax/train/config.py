@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.vit import SIZES
@@ -191,8 +192,11 @@ def check(config: ConfigDict, devices: int) -> None:
             _require(numbers, name, value, f"must hold numbers ({meaning})")
 
     _check_choices(config)
-    _check_sizes(config, devices)
     _check_numbers(values)
+    _check_sizes(config, devices)
+    _check_optim(config)
+    _check_probe(config, devices)
+    _check_masks(config)
 
 
 def _check_choices(config: ConfigDict) -> None:
@@ -256,10 +260,17 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         f"the nearest is {near}",
     )
     _require(
-        not data.weights or len(data.weights) == len(data.sources),
+        not data.weights
+        or (len(data.weights) == len(data.sources) and all(weight > 0 for weight in data.weights)),
         "data.weights",
         tuple(data.weights),
-        f"must have one number for each of the {len(data.sources)} sources, or be ()",
+        f"must have one positive number for each of the {len(data.sources)} sources, or be ()",
+    )
+    _require(
+        data.sample_by != "stride" or float(data.sample_value).is_integer(),
+        "data.sample_value",
+        data.sample_value,
+        "must be a whole number of frames with data.sample_by=stride",
     )
     _require(
         bool(data.sources) and all(isinstance(source, str) for source in data.sources),
@@ -277,6 +288,69 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
     _require(
         data.crop_area[1] <= 1, "data.crop_area", tuple(data.crop_area), "must end at 1 or less"
     )
+
+
+def _check_optim(config: ConfigDict) -> None:
+    optim, checkpoint = config.optim, config.checkpoint
+    if optim.schedule == "linear":
+        rule = "is not used by optim.schedule=linear: set it to"
+        _require(optim.warmup_epochs == 0, "optim.warmup_epochs", optim.warmup_epochs, f"{rule} 0")
+        _require(
+            optim.start_lr == optim.peak_lr,
+            "optim.start_lr",
+            optim.start_lr,
+            f"{rule} optim.peak_lr, {optim.peak_lr:g}",
+        )
+    else:
+        _require(
+            optim.final_lr <= optim.peak_lr,
+            "optim.final_lr",
+            optim.final_lr,
+            f"must not be above optim.peak_lr, {optim.peak_lr:g}; equal means constant after the "
+            "warm-up",
+        )
+    _require(max(optim.betas) < 1, "optim.betas", tuple(optim.betas), "must be below 1")
+    _require(
+        checkpoint.keep_every % checkpoint.every == 0,
+        "checkpoint.keep_every",
+        checkpoint.keep_every,
+        f"must be a multiple of checkpoint.every, {checkpoint.every}",
+    )
+
+
+def _check_probe(config: ConfigDict, devices: int) -> None:
+    probe = config.probe
+    if not probe.source:
+        return
+    near = max(1, round(probe.batch / devices)) * devices
+    _require(
+        probe.batch % devices == 0,
+        "probe.batch",
+        probe.batch,
+        f"must be a multiple of the number of devices, {devices}; the nearest is {near}",
+    )
+    _require(
+        probe.train_split != probe.test_split,
+        "probe.test_split",
+        probe.test_split,
+        "must differ from probe.train_split",
+    )
+    _require(
+        bool(probe.targets) or probe.view,
+        "probe.targets",
+        tuple(probe.targets),
+        "must name a target unless probe.view is True",
+    )
+
+
+def _check_masks(config: ConfigDict) -> None:
+    model, data = config.model, config.data
+    side = data.size // model.patch
+    for name, spec in mask_specs(config).items():
+        try:
+            multiblock.check(spec, (data.frames // model.tubelet, side, side))
+        except UserError as error:
+            raise UserError(f"config section 'masks.{name}': {error}") from error
 
 
 def _check_numbers(values: dict[str, Any]) -> None:

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 
 from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.train.state import Networks, TrainState
-from echojepa_jax.train.step import Batch, normalise, predict, target_embeddings
+from echojepa_jax.train.step import Batch, in_parts, normalise, predict, target_embeddings
 
 # An alarm is raised when a measure falls below (or rises above) these; see README.
 MIN_RANK_SHARE = 0.5
 MAX_COSINE = 0.98
 MAX_RELATIVE_ERROR = 1.0
+# Health is judged from this share of the run on: before, nothing has been learned yet.
+JUDGED_FROM = 0.1
 
 
 def effective_rank(features: jax.Array) -> jax.Array:
@@ -27,9 +29,14 @@ def effective_rank(features: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(share), 0.0)))
 
 
-@partial(jax.jit, static_argnames="networks")
-def measure(state: TrainState, batch: Batch, networks: Networks) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnames=("networks", "parts"))
+def measure(
+    state: TrainState, batch: Batch, networks: Networks, parts: int = 1
+) -> dict[str, jax.Array]:
     """Health of a state on a batch as the input pipeline gives it.
+
+    Args:
+      parts: the clips are encoded in that many equal parts, one after the other, to save memory.
 
     Returns:
       token_std: standard deviation over all tokens of all clips, mean over features.
@@ -39,17 +46,25 @@ def measure(state: TrainState, batch: Batch, networks: Networks) -> dict[str, ja
       relative_error: the predictor's L1 error over that of predicting the batch's mean target; 1
         means it knows nothing of the clip.
     """
-    clips = normalise(networks, batch["clips"])
-    targets = target_embeddings(networks.encoder, state.target.ema, clips)
+
+    def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        clips = normalise(networks, part["clips"])
+        targets = target_embeddings(networks.encoder, state.target.ema, clips)
+        pairs = []
+        for context_ids, target_ids in zip(part["context_ids"], part["target_ids"], strict=True):
+            prediction = predict(networks, state.params, clips, context_ids, target_ids)
+            pairs.append((prediction, take_tokens(targets, target_ids)))
+        return targets, pairs
+
+    encoded = jax.lax.map(encode, in_parts(batch, parts))
+    targets, predicted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
     means = jnp.mean(targets, axis=1)
     count = len(means)
     unit = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
     pairs = jnp.sum(unit @ unit.T) - jnp.sum(unit * unit)
 
     errors, trivial = jnp.zeros([]), jnp.zeros([])
-    for context_ids, target_ids in zip(batch["context_ids"], batch["target_ids"], strict=True):
-        wanted = take_tokens(targets, target_ids)
-        prediction = predict(networks, state.params, clips, context_ids, target_ids)
+    for prediction, wanted in predicted:
         errors += jnp.mean(jnp.abs(prediction - wanted))
         trivial += jnp.mean(jnp.abs(jnp.mean(wanted, axis=(0, 1)) - wanted))
     return {

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import Batch, ClipSpec, training_batches
 from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import clip_frame_ids
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import mesh as meshes
@@ -46,6 +47,8 @@ HEALTH_CLIPS = 64
 
 # (step, networks, target encoder's parameters, last step?) -> metrics to log.
 Evaluate = Callable[[int, Networks, Any, bool], Mapping[str, float]]
+# Gets ready to evaluate, once the samples to train on are known.
+MakeEvaluate = Callable[[Sequence[Sample]], Evaluate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +60,13 @@ class Outcome:
     last_step: int
 
 
-def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> Outcome:
+def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = None) -> Outcome:
     """Trains to the last step, or until a signal asks to stop; continues what is in `workdir`.
 
     Args:
       config: accepted by `config.check`.
       workdir: claimed for this config.
-      evaluate: called every `probe.every` steps and after the last one.
+      make_evaluate: its result is called every `probe.every` steps and after the last one.
 
     Raises:
       UserError: the data, the weights or a checkpoint cannot be used, or the loss stays non-finite.
@@ -106,11 +109,9 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
         shardings,
     )
     parameters = {name: count_parameters(tree) for name, tree in shapes.items()}
-    workdirs.record(workdir, {"data": data_facts, "parameters": parameters})
     log.info("parameters: %s", ", ".join(f"{k} {v:,}" for k, v in parameters.items()))
 
     with ExitStack() as stack:
-        stop_asked = stack.enter_context(_stop_signal())
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -131,11 +132,16 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
         first_step = int(state.step)
 
         # --- what to watch ----------------------------------------------------------------------
+        fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
+        evaluate = make_evaluate(samples) if make_evaluate else None
+        # Nothing can go wrong any more for reasons that lie in config, data or weights.
+        workdirs.record(workdir, {"data": data_facts, "parameters": parameters})
+        stop_asked = stack.enter_context(_stop_signal())
         writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
         stack.callback(writer.close)
         watch = Watch(config, workdir, writer, samples, schedule, first_step, last_step)
-        fixed = _fixed_batch(batches_from, min(HEALTH_CLIPS, config.optim.global_batch))
         _save_examples(workdir / "examples.npz", fixed, grid, list(masks))
+        fixed = jax.device_put(fixed, meshes.batch_sharding(mesh))
         batches = stack.enter_context(
             DeviceBatches(
                 batches_from(
@@ -165,7 +171,9 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
         def look(step: int, last: bool) -> None:
             """Measures that need the encoder: at the start, every so often, and at the end."""
             if config.log.health_every and (last or step % config.log.health_every == 0):
-                watch.health(step, health.measure(state, fixed, networks=networks))
+                # One clip a device at a time: ViT-g would need 70 GB for the scores of 64.
+                parts = len(fixed["clips"]) // mesh.size
+                watch.health(step, health.measure(state, fixed, networks=networks, parts=parts))
             every = config.probe.every
             if evaluate and (last or (every and step and step % every == 0)):
                 writer.write(step, evaluate(step, networks, state.target.ema, last))
@@ -180,19 +188,23 @@ def run(config: ConfigDict, workdir: Path, evaluate: Evaluate | None = None) -> 
             if compiled is None:
                 # Compiled once, ahead of the first step: it cannot be compiled again, and a batch
                 # of another shape is an error.
+                log.info("compiling the step")
                 started = time.perf_counter()
                 compiled = step_fn.lower(state, batch).compile()
-                log.info("compiled the step in %s", duration(time.perf_counter() - started))
-                watch.start_clock(batches.wait_seconds)
+                log.info(
+                    "compiled in %s; a device needs %.2f GB",
+                    duration(time.perf_counter() - started),
+                    _peak_bytes(compiled) / 1e9,
+                )
             state, metrics = compiled(state, batch)
             step += 1
             watch.step(step, metrics, on_host, batches.wait_seconds)
             stopped = stop_asked()
-            if step < last_step and not stopped:
-                look(step, last=False)
             if step % config.checkpoint.every == 0 or step == last_step:
                 watch.flush()
                 checkpoints.save(step, state)
+            if step < last_step and not stopped:
+                look(step, last=False)
         watch.flush()
         checkpoints.save(step, state)
         checkpoints.wait()
@@ -213,6 +225,7 @@ def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, 
         quarantine=workdir / workdirs.QUARANTINE,
         max_bad_share=data.max_bad_share,
         expect_stills=data.expect_stills,
+        need_rate=clip.by != "stride",
         workers=max(1, data.workers),
     )
     short = sum(
@@ -248,6 +261,18 @@ def _start_from(config: ConfigDict, state: TrainState, like: TrainState) -> Trai
     return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))
 
 
+def _health_clips(devices: int) -> int:
+    """About HEALTH_CLIPS, the same number for every device."""
+    return devices * max(1, HEALTH_CLIPS // devices)
+
+
+def _peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Memory of one device that the step needs: its state, its batch and its temporaries (F24)."""
+    memory: Any = compiled.memory_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+
+
 def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:
     """The clips that health is measured on: the same ones for the whole run, on every host.
 
@@ -281,10 +306,12 @@ def _save_examples(path: Path, batch: Batch, grid: Grid, mask_names: list[str]) 
 def _stop_signal() -> Iterator[Callable[[], bool]]:
     """Turns SIGTERM and SIGINT into a question that the loop asks after every step."""
     seen: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: seen.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def note(number: int, _: Any) -> None:
+        seen.append(number)
+        log.warning("%s: saving as soon as the step is done", signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(seen)
     finally:

@@ -87,6 +87,14 @@ def loss_fn(
     return jnp.mean(by_mask), by_mask
 
 
+def in_parts(batch: Batch, parts: int) -> Batch:
+    """[B, ...] -> [parts, B / parts, ...] for every array; every device keeps its own clips."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1),
+        batch,
+    )
+
+
 def update(
     state: TrainState,
     batch: Batch,
@@ -121,14 +129,9 @@ def update(
             state.params, state.target.ema, networks, batch["clips"], batch, exponent
         )
     else:
-        parts = jax.tree.map(
-            # Strided, so that every device keeps its own clips in every part.
-            lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1),
-            batch,
-        )
         zeros = (jnp.zeros([]), jnp.zeros([len(batch["context_ids"])]))
         start = (*zeros, jax.tree.map(jnp.zeros_like, state.params))
-        (loss, by_mask, grads), _ = jax.lax.scan(accumulate, start, parts)
+        (loss, by_mask, grads), _ = jax.lax.scan(accumulate, start, in_parts(batch, microbatches))
     loss, by_mask, grads = jax.tree.map(lambda x: x / clips_seen, (loss, by_mask, grads))
 
     grad_norm = optax.global_norm(grads)

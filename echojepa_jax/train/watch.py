@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,17 +18,31 @@ from echojepa_jax.train.state import Schedules
 from echojepa_jax.train.workdir import QUARANTINE
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
-from echojepa_jax.utils.writers import MetricsWriter
+from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 
 log = logging.getLogger(__name__)
 
 SKIPPED = "skipped.jsonl"
-# Health is judged from this share of the run on: before, nothing has been learned yet.
-LEARNED_AFTER = 0.1
+RANK = "health/effective_rank"
+
+
+class _Clock(NamedTuple):
+    """When a step was started, in seconds, and how long the run had waited for data by then.
+
+    Both are read at the same moment, so that waiting is a part of the time.
+    """
+
+    step: int
+    time: float
+    waited: float
 
 
 class Watch:
-    """Reads the metrics of a step only when the next one is on its way, so no device waits."""
+    """Reads the metrics of a step only when the next one is on its way, so no device waits.
+
+    Counts are of the whole run: what was counted before it was started again is read from its
+    files.
+    """
 
     def __init__(
         self,
@@ -44,18 +58,24 @@ class Watch:
         self._samples, self._schedules = samples, schedules
         self._first_step, self._last_step = first_step, last_step
         self._mask_names = sorted(config.masks)
-        self._pending: tuple[int, Any, Mapping[str, np.ndarray], tuple[float, float]] | None = None
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray], _Clock] | None = None
         self._max_skipped = config.optim.max_skipped
-        self._skipped = self._skipped_in_a_row = 0
-        self._clips = self._padded = 0
-        self._unreadable: set[str] = set()
-        self._best_rank = 0.0
-        self.start_clock(0.0)
+        self._skipped_in_a_row = 0
+        skipped = {line["step"] for line in read_lines(workdir / SKIPPED)}
+        self._skipped = sum(step <= first_step for step in skipped)
+        self._unreadable = {
+            line["path"] for line in read_lines(workdir / QUARANTINE) if line["stage"] == "decode"
+        }
+        logged = read_lines(workdir / FILE_NAME)
+        padded = [line["padded_share"] for line in logged if "padded_share" in line]
+        self._clips = first_step * config.optim.global_batch // jax.process_count()
+        self._padded = round((padded or [0.0])[-1] * self._clips)
+        ranks = [line[RANK] for line in logged if line.get(RANK) and self._is_judged(line["step"])]
+        self._best_rank = max(ranks, default=0.0)
+        self._started: _Clock | None = None
 
-    def start_clock(self, waited: float) -> None:
-        """Throughput and time left are counted from here: after the compilation."""
-        self._started = self._last_time = time.perf_counter()
-        self._last_logged, self._last_wait = self._first_step, waited
+    def _is_judged(self, step: int) -> bool:
+        return step > health.JUDGED_FROM * self._last_step
 
     def step(
         self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray], waited: float
@@ -71,7 +91,11 @@ class Watch:
           UserError: see `flush`.
         """
         self.flush()
-        self._pending = (step, metrics, on_host, (time.perf_counter(), waited))
+        clock = _Clock(step, time.perf_counter(), waited)
+        # Speed and time left are counted from here: the compilation is over.
+        if self._started is None:
+            self._started = self._last = clock
+        self._pending = (step, metrics, on_host, clock)
 
     def flush(self) -> None:
         """Deals with the last step.
@@ -87,13 +111,13 @@ class Watch:
         self._count_clips(step, on_host)
         self._count_skipped(step, metrics, on_host)
         if step % self._config.log.every == 0 or step == self._last_step:
-            self._log(step, metrics, *clock)
+            self._log(step, metrics, clock)
 
     def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
         """Writes the measures of collapse and warns if they look like one (F19)."""
         now = {name: float(value) for name, value in values.items()}
         self._writer.write(step, {f"health/{name}": value for name, value in now.items()})
-        started = step > LEARNED_AFTER * self._last_step
+        started = self._is_judged(step)
         for alarm in health.alarms(now, self._best_rank, started):
             log.warning("health at step %d: %s", step, alarm)
         if started:
@@ -137,11 +161,7 @@ class Watch:
                 f"{self._workdir} names the clips: look at those, or lower optim.peak_lr"
             )
 
-    def _log(self, step: int, metrics: Any, now: float, waited: float) -> None:
-        # Both clocks were read when the step was started, so that waiting is part of the time.
-        elapsed, steps = now - self._last_time, step - self._last_logged
-        wait_share = (waited - self._last_wait) / elapsed
-        clips_per_second = steps * self._config.optim.global_batch / elapsed
+    def _log(self, step: int, metrics: Any, clock: "_Clock") -> None:
         updates = int(metrics["updates"])
         # Of the update just made: AdamW's schedules count it from 1, the EMA's from 0.
         values = {
@@ -154,22 +174,21 @@ class Watch:
             "weight_decay": float(self._schedules.weight_decay(updates)),
             "ema_momentum": float(self._schedules.momentum(updates - 1)),
             "grad_norm": float(metrics["grad_norm"]),
-            "clips_per_second": clips_per_second,
-            "step_seconds": elapsed / steps,
-            "data_wait_share": wait_share,
             "skipped_steps": self._skipped,
             "padded_share": self._padded / self._clips,
             "quarantined": len(self._unreadable),
         }
+        assert self._started is not None, "a step was taken"
+        speed, left = "", ""
+        if clock.step > self._last.step:
+            seconds = (clock.time - self._last.time) / (clock.step - self._last.step)
+            wait_share = (clock.waited - self._last.waited) / (clock.time - self._last.time)
+            values["clips_per_second"] = self._config.optim.global_batch / seconds
+            values["step_seconds"] = seconds
+            values["data_wait_share"] = wait_share
+            mean = (clock.time - self._started.time) / (clock.step - self._started.step)
+            speed = f"  {values['clips_per_second']:.1f} clips/s  data wait {wait_share:.0%}"
+            left = f"  {duration(mean * (self._last_step - step))} left"
+        self._last = clock
         self._writer.write(step, values)
-        left = (now - self._started) / (step - self._first_step) * (self._last_step - step)
-        log.info(
-            "step %d/%d  loss %.4f  %.1f clips/s  data wait %.0f%%  %s left",
-            step,
-            self._last_step,
-            values["loss"],
-            clips_per_second,
-            100 * wait_share,
-            duration(left),
-        )
-        self._last_time, self._last_logged, self._last_wait = now, step, waited
+        log.info("step %d/%d  loss %.4f%s%s", step, self._last_step, values["loss"], speed, left)

@@ -1,12 +1,15 @@
 """The folder of a run: what it was asked to do, what it ran on, and whether it is really done."""
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +37,41 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(dict(leaves(config))))
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder, or checks that it belongs to the very same config.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds the folder of a run for one process: makes it, or checks that it has the same config.
 
     Raises:
-      UserError: the folder was started with another config; names the fields that differ.
+      UserError: the folder cannot be used, is held by another process, or was started with another
+        config; names the fields that differ.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    path, mine = workdir / _CONFIG, _as_json(config)
-    if not path.exists():
-        if any(workdir.iterdir()):
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            # Goes with the process, however it ends, and leaves nothing behind.
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise UserError(
-                f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir"
-            )
+                f"another process is at work in {workdir}: wait for it, or use another --workdir"
+            ) from error
+        except OSError:
+            pass  # some network file systems have no locks
+        _check_config(workdir, config)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _check_config(workdir: Path, config: ConfigDict) -> None:
+    path, mine = workdir / _CONFIG, _as_json(config)
+    if not path.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir")
+    if not (workdir / _MANIFEST).exists():
+        # New, or a run that never came to its first step: nothing was made with the config there.
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     theirs = _as_json(ConfigDict(json.loads(path.read_text())))

@@ -1,4 +1,15 @@
-"""Time as a person wants to read it."""
+"""How far a long job is, and time as a person wants to read it."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 10.0
+
+log = logging.getLogger(__name__)
 
 
 def duration(seconds: float) -> str:
@@ -9,3 +20,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Passes `items` on, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds."""
+    started = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - started) / done * (total - done)
+            log.info("%s: %d of %d, %s left", what, done, total, duration(left))

@@ -22,7 +22,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, last_step: int, tensorboard: bool) -> None:
         path = workdir / FILE_NAME
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        kept = [line for line in read_lines(path) if line["step"] <= last_step]
         scratch = path.with_suffix(".tmp")
         scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(scratch, path)
@@ -42,8 +42,11 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file such as metrics.jsonl, none if it is not there.
+
+    A last line that was cut off by a kill is left out.
+    """
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
 
 from echojepa_jax.data import manifest
 from echojepa_jax.data.manifest import Rejected, Sample
@@ -133,6 +134,16 @@ def test_stills_count_as_bad_unless_expected(folder, numbered, tmp_path, caplog)
     assert len(load(f"videos:{folder}", quarantine=file, expect_stills=True)) == 3
     assert f"videos:{folder}: 4 videos, 0 rejected, 1 stills" in caplog.messages
     assert [json.loads(line)["kind"] for line in file.read_text().splitlines()] == ["still"]
+
+
+def test_files_without_a_frame_rate_are_bad_where_it_is_needed(tmp_path):
+    two_frames = get_testdata_file("OBXXXX1A_2frame.dcm")
+    source, file = f"dicom:{two_frames}", tmp_path / "quarantine.jsonl"
+    (sample,) = manifest.load([source], quarantine=file, workers=1)
+    assert (sample.frames, sample.fps) == (2, 0)
+    with pytest.raises(UserError, match=r"1 of 1 files .*\(1 no frame rate\).*OBXXXX1A_2frame"):
+        manifest.load([source], quarantine=file, need_rate=True, workers=1)
+    assert "data.sample_by=stride" in json.loads(file.read_text())["reason"]
 
 
 def test_nothing_left(folder, numbered, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import threading
+import time
 from typing import Any
 
 import av
@@ -355,6 +356,12 @@ def test_two_generations_at_once_end_with_one_complete_folder(tmp_path):
     assert len(failures) < 2
     assert len(list((root / "Videos").iterdir())) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_200_videos_take_less_than_a_minute_on_two_cores(tmp_path):
+    started = time.process_time()
+    phantom.generate(tmp_path / "set", patients=5, views=4, workers=1)
+    assert time.process_time() - started < 20 / 200 * 60 * 2
 
 
 def test_files_of_others_are_never_overwritten(tmp_path):

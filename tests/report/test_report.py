@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from echojepa_jax.report import examples, measures
+from echojepa_jax.report import examples
 from echojepa_jax.report.html import write_report
 from echojepa_jax.report.measures import DASH, MINUS, Series, number
 from echojepa_jax.report.plots import MAX_POINTS, _thin
@@ -296,23 +296,6 @@ def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
     # The rank of step 0 is not what counts as best: the encoder was random.
     assert "Effective rank: 9.00, below 0.5 times its best of 20.0" in text
     assert "Similarity of different clips: 0.991, above 0.98" in text
-
-
-def test_alarm_limits_are_those_of_the_training_log() -> None:
-    # Imported late: nothing else here needs jax, and this test alone pays for it.
-    from echojepa_jax.train import health, watch
-
-    assert measures.MIN_RANK_SHARE == health.MIN_RANK_SHARE
-    assert measures.MAX_COSINE == health.MAX_COSINE
-    assert measures.MAX_RELATIVE_ERROR == health.MAX_RELATIVE_ERROR
-    assert measures.JUDGED_FROM == watch.LEARNED_AFTER
-
-
-def test_skipped_steps_add_up_over_resumes(tmp_path: Path) -> None:
-    counts = [0, 2, 3, 1, 1]  # a new process began after the third line
-    lines = [{"step": i, "time": i, "skipped_steps": n} for i, n in enumerate(counts)]
-    run = bare_workdir(tmp_path / "run", lines)
-    assert "Skipped steps 4 " in text_of(write_report(run).read_text())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""The step beyond parity: what counts, what is skipped, clipping, other losses, other shardings."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.optim import adamw
+from echojepa_jax.train.state import (
+    init_params,
+    make_networks,
+    make_optimizer,
+    make_schedules,
+    new_state,
+)
+from echojepa_jax.train.step import clip_losses, loss_fn, normalise, train_step, update
+
+
+@pytest.fixture
+def setting(tiny):
+    """Networks, optimizer, a fresh state, and a batch of 8 random clips."""
+    config = tiny()
+    networks = make_networks(config)
+    params = init_params(networks, jax.random.key(0), 4, 32)
+    optimizer = make_optimizer(config, params, make_schedules(config))
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.permuted(np.tile(np.arange(32), (8, 1)), axis=1)[:, :16], axis=1)
+    batch = {
+        "clips": rng.integers(0, 256, (8, 4, 32, 32, 3), np.uint8),
+        "context_ids": (ids[:, :4], ids[:, 4:8]),
+        "target_ids": (ids[:, 8:], ids[:, 8:14]),
+        "valid": np.ones(8, bool),
+    }
+    return networks, optimizer, new_state(params, optimizer), batch
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_f20_a_step_that_is_not_finite_moves_nothing_and_the_next_one_does(setting):
+    networks, optimizer, state, batch = setting
+    step = jax.jit(partial(update, networks=networks, optimizer=optimizer))
+    clips = np.asarray(normalise(networks, batch["clips"]))
+    broken = clips.copy()
+    broken[3, 0, 0, 0, 0] = np.inf
+    skipped, metrics = step(state, batch | {"clips": broken})
+    assert metrics["skipped"] == 1
+    assert metrics["updates"] == 0
+    assert_equal_trees(skipped, dataclasses.replace(state, step=jnp.int32(1)))
+    after, metrics = step(skipped, batch | {"clips": clips})
+    assert metrics["skipped"] == 0
+    assert metrics["updates"] == 1
+    wanted, _ = step(state, batch | {"clips": clips})
+    assert_equal_trees(after, dataclasses.replace(wanted, step=jnp.int32(2)))
+
+
+def test_a_clip_that_is_not_valid_counts_for_nothing(setting):
+    networks, optimizer, state, batch = setting
+    step = jax.jit(partial(train_step, networks=networks, optimizer=optimizer))
+    without = jax.tree.map(lambda x: x[:6], batch)
+    invalid = batch | {"valid": np.arange(8) < 6}
+    got, wanted = step(state, invalid), step(state, without)
+    np.testing.assert_allclose(got[1]["loss"], wanted[1]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(got[1]["grad_norm"], wanted[1]["grad_norm"], rtol=1e-5)
+
+
+def test_the_seeds_squared_loss_is_one_value_away(setting):
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 5, 7, 3))
+    np.testing.assert_allclose(clip_losses(a, b, 1.0), np.abs(a - b).mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(clip_losses(a, b, 2.0), ((a - b) ** 2).mean((1, 2)) / 2, rtol=1e-6)
+    networks, _, state, batch = setting
+    clips = normalise(networks, batch["clips"])
+    grads = jax.grad(loss_fn, has_aux=True)(
+        state.params, state.target.ema, networks, clips, batch, 2.0
+    )[0]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_clipping_bounds_the_gradient():
+    params = {"kernel": jnp.zeros((3, 4))}
+    grads = {"kernel": jnp.arange(12.0).reshape(3, 4)}
+    norm = float(jnp.linalg.norm(grads["kernel"]))
+    settings = {"learning_rate": lambda k: 1.0, "weight_decay": lambda k: 0.0, "eps": 1.0}
+
+    def updates(scale, clip_norm):
+        chain = adamw(params, **settings, clip_norm=clip_norm)
+        scaled = jax.tree.map(lambda g: g * scale, grads)
+        return chain.update(scaled, chain.init(params), params)[0]["kernel"]
+
+    np.testing.assert_allclose(updates(1.0, 2.0), updates(2.0 / norm, 0.0), rtol=1e-5)
+    np.testing.assert_array_equal(updates(1.0, 2 * norm), updates(1.0, 0.0))
+
+
+def test_parameters_can_be_sharded_by_rules_alone(setting, monkeypatch):
+    networks, optimizer, state, batch = setting
+    step = partial(train_step, networks=networks, optimizer=optimizer)
+    wanted, wanted_metrics = jax.jit(step)(state, batch)
+
+    mesh = jax.make_mesh((2, 4), (meshes.REPLICA, meshes.FSDP), axis_types=(AxisType.Auto,) * 2)
+    rules = ((r"(fc1|fc2|qkv)/kernel$", PartitionSpec(None, None, meshes.FSDP)),)
+    monkeypatch.setattr(meshes, "STATE_RULES", rules + meshes.STATE_RULES)
+    shardings = meshes.state_shardings(mesh, state)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(state, shardings)
+        on_mesh = jax.device_put(batch, meshes.batch_sharding(mesh))
+        got, metrics = jax.jit(step, out_shardings=(shardings, None))(placed, on_mesh)
+    kernel = got.target.ema["stack"]["blocks"]["mlp"]["fc1"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 24, 48 // 4)
+    np.testing.assert_allclose(metrics["loss"], wanted_metrics["loss"], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        jax.device_get(got.params),
+        jax.device_get(wanted.params),
+    )

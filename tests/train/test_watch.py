@@ -1,0 +1,92 @@
+"""What a run counts and warns of, over restarts as well."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.train.state import make_schedules
+from echojepa_jax.train.watch import Watch
+from echojepa_jax.utils.writers import MetricsWriter, read_lines
+
+
+@pytest.fixture
+def start(tiny, tmp_path):
+    """Begins to watch a run of 100 steps after a step, as a process that is started again does."""
+    config = tiny(log__every=10, data__max_bad_share=1.0)
+    samples = [Sample(f"v{i}", f"/v{i}.avi", "videos:/") for i in range(8)]
+
+    def make(first_step):
+        writer = MetricsWriter(tmp_path, first_step, tensorboard=False)
+        return Watch(config, tmp_path, writer, samples, make_schedules(config), first_step, 100)
+
+    return make
+
+
+def health_of(rank):
+    return {"effective_rank": rank, "cosine_similarity": 0.5, "relative_error": 0.7}
+
+
+def clips(padded=0, errors=()):
+    return {
+        "sample_ids": np.arange(8),
+        "padded": np.arange(8) < padded,
+        "error": np.array(["broken" if i in errors else "" for i in range(8)]),
+    }
+
+
+def metrics(skipped=0):
+    return {
+        "loss": np.float32(0.5),
+        "loss_by_mask": np.float32([0.4, 0.6]),
+        "grad_norm": np.float32(1.0),
+        "skipped": skipped,
+        "updates": 1,
+    }
+
+
+def test_f19_the_rank_is_judged_against_its_best_even_after_a_restart(start, caplog):
+    watch = start(0)
+    watch.health(0, health_of(60.0))  # at initialisation: not what counts as best
+    watch.health(20, health_of(20.0))
+    watch.health(30, health_of(15.0))
+    assert caplog.text == ""
+    watch.health(40, health_of(9.0))
+    assert "at step 40: effective rank 9.0 is less than half of its best, 20.0" in caplog.text
+    caplog.clear()
+    again = start(30)  # what was written after step 30 is forgotten
+    again.health(40, health_of(9.0))
+    assert "less than half of its best, 20.0" in caplog.text
+
+
+def test_counts_go_on_after_a_restart(start, tmp_path):
+    watch = start(0)
+    for step in range(1, 11):
+        watch.step(step, metrics(skipped=step in (3, 7)), clips(padded=2, errors=(1,)), 0.0)
+    watch.flush()
+    line = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert (line["skipped_steps"], line["padded_share"], line["quarantined"]) == (2, 0.25, 1)
+    again = start(10)
+    for step in range(11, 21):
+        again.step(step, metrics(skipped=step == 12), clips(errors=(1, 5)), 0.0)
+    again.flush()
+    line = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert (line["skipped_steps"], line["padded_share"], line["quarantined"]) == (3, 0.125, 2)
+    skipped = [json.loads(x) for x in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in skipped] == [3, 7, 12]
+    assert skipped[0]["samples"] == [f"v{i}" for i in range(8)]
+
+
+def test_the_progress_line_tells_speed_wait_and_time_left(start, caplog):
+    caplog.set_level(logging.INFO)
+    watch = start(0)
+    for step in range(1, 21):
+        watch.step(step, metrics(), clips(), 0.0)
+    watch.flush()
+    first, second = (r.message for r in caplog.records if r.message.startswith("step "))
+    for line, step in ((first, 10), (second, 20)):
+        assert line.startswith(f"step {step}/100  loss 0.5000  ")
+        assert "clips/s  data wait 0%  " in line
+        assert line.endswith(" left")
