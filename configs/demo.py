@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
         start_lr=1e-4,
         peak_lr=1.5e-3,
         final_lr=0.0,
-        momentum=(0.99, 0.998),
+        momentum=(0.98, 0.995),
         betas=(0.9, 0.95),
     )
     config.checkpoint.update(every=300, keep_latest=2, keep_every=0)
