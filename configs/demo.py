@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.optim.update(
         global_batch=16,
         updates_per_epoch=50,
-        epochs=20,
+        epochs=24,
         ipe_scale=1.0,
         warmup_epochs=1.0,
         start_lr=1e-4,
