@@ -1,9 +1,9 @@
 """The online probe: how much of the heart can be read from frozen features, by linear models.
 
-Every labelled video is encoded once: the mean over the tokens of a clip and how they vary in time,
-averaged over clips. Ridge regression and logistic regression (scikit-learn) are fitted on one split
-and scored on patients of another. A number is read in a given view, as in a clinic, so every view
-has a regression of its own where the source tells views.
+Every labelled video is encoded once: the mean over the tokens of a clip, how much they vary in time
+and how fast, averaged over clips. Ridge regression and logistic regression (scikit-learn) are fitted
+on one split and scored on patients of another. A number is read in a given view, as in a clinic, so
+every view has a regression of its own where the source tells views.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
 
@@ -59,17 +59,20 @@ class Fit:
 
 @partial(jax.jit, static_argnames="networks")
 def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, 2 D]: the mean over tokens, and their motion.
+    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion.
 
-    Motion is the standard deviation over time at each place, averaged over places. The mean alone
-    hides what differs between systole and diastole, which is the ejection fraction.
+    Motion is the standard deviation over time and the mean absolute change from one time step to
+    the next, at each place, averaged over places. The mean alone hides what differs between systole
+    and diastole, which is the ejection fraction.
     """
     encoder = networks.encoder
     tokens: Any = encoder.apply({"params": params}, normalise(networks, clips))
     times = encoder.grid(*clips.shape[1:4])[0]
     by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
-    motion = jnp.mean(jnp.std(by_place, axis=1), axis=1)
-    return jnp.concatenate([jnp.mean(tokens, axis=1), motion], axis=-1)
+    spread = jnp.mean(jnp.std(by_place, axis=1), axis=1)
+    steps = jnp.abs(jnp.diff(by_place, axis=1))
+    change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
+    return jnp.concatenate([jnp.mean(tokens, axis=1), spread, change], axis=-1)
 
 
 def video_features(
@@ -83,12 +86,12 @@ def video_features(
     sharding: jax.sharding.Sharding,
     workers: int,
 ) -> np.ndarray:
-    """Encodes every video: float32 [len(samples), 2 D], in input order.
+    """Encodes every video: float32 [len(samples), 3 D], in input order.
 
     Raises:
       UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
     """
-    sums = np.zeros((len(samples), 2 * networks.encoder.width), np.float64)
+    sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
     batches: Iterator[Batch] = evaluation_batches(
         samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers

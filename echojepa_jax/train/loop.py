@@ -192,7 +192,7 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
                 started = time.perf_counter()
                 compiled = step_fn.lower(state, batch).compile()
                 log.info(
-                    "compiled in %s; a device needs %.2f GB",
+                    "compiled in %s; a device needs %.3g GB",
                     duration(time.perf_counter() - started),
                     _peak_bytes(compiled) / 1e9,
                 )

@@ -229,7 +229,7 @@ def test_f03_padding_is_counted(samples):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"frames": 0}, "scanned"), ({"fps": 0.0}, 'by="stride"')],
+    [({"frames": 0}, "scanned"), ({"fps": 0.0}, "use stride")],
 )
 def test_samples_that_cannot_be_sampled_are_refused_at_once(samples, change, message):
     broken = [*samples[:2], dataclasses.replace(samples[2], **change)]
