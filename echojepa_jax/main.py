@@ -94,7 +94,7 @@ def _explain(argv: list[str], error: Exception) -> str:
             return f"--config={file[1]}: there is no such file; the shipped ones are in configs/"
         try:
             config = runpy.run_path(file[1])["get_config"]()
-        except Exception as problem:
+        except Exception as problem:  # again: of whatever kind
             reason = " ".join(str(problem).split())
             return f"{file[1]} does not load: {type(problem).__name__}: {reason}"
         fields = [name for name, _ in configs.leaves(config)]

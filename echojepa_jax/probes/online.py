@@ -1,9 +1,9 @@
 """The online probe: how much of the heart can be read from frozen features, by linear models.
 
 Every labelled video is encoded once: the mean over the tokens of a clip, how much they vary in time
-and how fast, averaged over clips. Ridge regression and logistic regression (scikit-learn) are fitted
-on one split and scored on patients of another. A number is read in a given view, as in a clinic, so
-every view has a regression of its own where the source tells views.
+and how fast, averaged over clips. Ridge and logistic regression (scikit-learn) are fitted on one
+split and scored on patients of another. A number is read in a given view, as in a clinic, so every
+view has a regression of its own where the source tells views.
 The same encoder at its random initialisation is the yardstick: speckle alone tells something.
 """
 
