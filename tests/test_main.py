@@ -106,7 +106,7 @@ def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, nu
     assert process.returncode == 0, err
     step = re.search(r"stopped by a signal; saved at step (\d) of 6", out)
     assert step, out
-    assert f"{number.name}: saving as soon as the step is done" in err
+    assert f"{number.name}: leaving when what is under way is done" in err
     assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
@@ -201,15 +201,22 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, chang
 
 
 def test_a_run_that_never_began_takes_the_corrected_command(tiny, tmp_path):
-    with pytest.raises(UserError, match="names no video"):
-        train(tiny(data__sources=("videos:/nowhere",)), tmp_path / "run")
+    two_frames = get_testdata_file("OBXXXX1A_2frame.dcm")  # it tells no frame rate
+    with pytest.raises(UserError, match="no frame rate"):
+        train(tiny(data__sources=(f"dicom:{two_frames}",)), tmp_path / "run")
+    assert read_lines(tmp_path / "run" / "quarantine.jsonl")
     assert train(tiny(), tmp_path / "run").startswith("complete")
+    assert not read_lines(tmp_path / "run" / "quarantine.jsonl")
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="is not empty and holds no"):
         train(tiny(), tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "vjepa2"}')
+    with pytest.raises(UserError, match="is not of a training run"):
+        train(tiny(), tmp_path)
+    assert "vjepa2" in (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match="cannot be used: "):
         train(tiny(), tmp_path / "thesis.txt")
 

@@ -113,7 +113,8 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     for s in samples:
         kind = s.source.partition(":")[0]
         targets = sorted(s.targets.items())
-        facts = [kind, s.name, s.frames, s.fps, s.height, s.width, s.split, targets]
+        facts = [kind, s.name, s.frames, s.fps, s.height, s.width]
+        facts += [s.split, s.patient, s.view, targets]
         digest.update(json.dumps(facts).encode() + b"\n")
     return digest.hexdigest()
 
@@ -147,7 +148,7 @@ def _check_names(source: str, samples: Sequence[Sample]) -> None:
 
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
     if not any(sample.split for sample in samples):
-        log.info("%s has no splits: all of it is used", source)
+        log.info("%s is not divided into splits: all of it is used", source)
         return list(samples)
     kept = [sample for sample in samples if sample.split == split]
     if not kept:

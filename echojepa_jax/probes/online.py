@@ -44,7 +44,6 @@ RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
 VIEW_PATIENTS = 20  # with fewer in training, a view has no regression of its own
-AT_INIT = "probe_init.json"
 UNITS = {"ef": "%", "esv": "mL", "edv": "mL", "rvsp": "mmHg"}  # for the report's axes
 
 
@@ -297,21 +296,22 @@ class OnlineProbe:
         self._at_init = self._fit_at_init()
 
     def _fit_at_init(self) -> dict[str, Fit]:
-        path = self._workdir / AT_INIT
-        if path.exists():
-            kept = json.loads(path.read_text())
-            return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in kept.items()}
-        networks, data = make_networks(self._config), self._config.data
+        path, data = self._workdir / workdirs.PROBE_AT_INIT, manifest.fingerprint(self._samples)
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("data") == data:
+            fits = kept["fits"].items()
+            return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in fits}
+        networks, clip = make_networks(self._config), clip_spec(self._config)
         init = jax.jit(init_params, static_argnums=(0, 2, 3))
-        params = init(networks, jax.random.key(self._config.seed), data.frames, data.size)
+        params = init(networks, jax.random.key(self._config.seed), clip.frames, clip.size)
         log.info("probe: encoding %d videos with random weights", len(self._samples))
-        fits = self._fit(networks, params["encoder"])
-        kept = {
+        made = self._fit(networks, params["encoder"])
+        rows = {
             name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
-            for name, fit in fits.items()
+            for name, fit in made.items()
         }
-        workdirs.write_json(path, kept)
-        return fits
+        workdirs.write_json(path, {"data": data, "fits": rows})
+        return made
 
     def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
         probe = self._config.probe
@@ -358,5 +358,11 @@ class OnlineProbe:
                 result["regression"][name] = entry
             trained = ", ".join(f"{score} {value:.3f}" for score, value in fit.scores.items())
             random = ", ".join(f"{score} {value:.3f}" for score, value in at_init.scores.items())
-            log.info("probe of %s: %s (random weights: %s)", name, trained, random)
+            log.info(
+                "probe of %s on %d videos of other patients: %s (random weights: %s)",
+                name,
+                len(names),
+                trained,
+                random,
+            )
         workdirs.write_json(self._workdir / "probe.json", result)

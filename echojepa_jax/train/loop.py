@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.trees import count_parameters
-from echojepa_jax.utils.writers import MetricsWriter
+from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,6 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
-        # Nothing can go wrong any more for reasons that lie in config, data or weights.
         workdirs.record(workdir, {"data": data_facts, "parameters": parameters})
         stop_asked = stack.enter_context(_stop_signal())
         writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
@@ -168,20 +167,25 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
         )
         compiled = None
 
-        def look(step: int, last: bool) -> None:
+        def look(step: int, last: bool, known: Set[str] = frozenset()) -> None:
             """Measures that need the encoder: at the start, every so often, and at the end."""
-            if config.log.health_every and (last or step % config.log.health_every == 0):
+            every = config.log.health_every
+            if every and "health" not in known and (last or step % every == 0):
                 # One clip a device at a time: ViT-g would need 70 GB for the scores of 64.
                 parts = len(fixed["clips"]) // mesh.size
                 watch.health(step, health.measure(state, fixed, networks=networks, parts=parts))
             every = config.probe.every
-            if evaluate and (last or (every and step and step % every == 0)):
+            due = last or (every and step and step % every == 0)
+            if evaluate and "probe" not in known and due:
                 writer.write(step, evaluate(step, networks, state.target.ema, last))
 
         # --- the loop ---------------------------------------------------------------------------
         step, stopped = first_step, stop_asked()
-        if step == 0 and not stopped:
-            look(0, last=False)
+        if step < last_step and not stopped:
+            # A run may have been killed after the checkpoint and before its measures.
+            lines = read_lines(workdir / FILE_NAME)
+            known = {name.split("/")[0] for line in lines if line["step"] == step for name in line}
+            look(step, last=False, known=known)
         while step < last_step and not stopped:
             batch = next(batches)
             on_host = {name: batch.pop(name) for name in HOST_KEYS}
@@ -191,11 +195,8 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
                 log.info("compiling the step")
                 started = time.perf_counter()
                 compiled = step_fn.lower(state, batch).compile()
-                log.info(
-                    "compiled in %s; a device needs %.3g GB",
-                    duration(time.perf_counter() - started),
-                    _peak_bytes(compiled) / 1e9,
-                )
+                took = duration(time.perf_counter() - started)
+                log.info("compiled in %s; a device needs %s", took, _memory(compiled))
             state, metrics = compiled(state, batch)
             step += 1
             watch.step(step, metrics, on_host, batches.wait_seconds)
@@ -233,7 +234,7 @@ def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, 
         > 0
         for s in samples
     )
-    log.info("%d videos; %d are shorter than a clip's window", len(samples), short)
+    log.info("%d videos, %d of them shorter than a clip's window", len(samples), short)
     if short > data.max_padded_share * len(samples):
         raise UserError(
             f"{short} of {len(samples)} videos are shorter than the window that a clip of "
@@ -266,11 +267,14 @@ def _health_clips(devices: int) -> int:
     return devices * max(1, HEALTH_CLIPS // devices)
 
 
-def _peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """Memory of one device that the step needs: its state, its batch and its temporaries (F24)."""
+def _memory(compiled: jax.stages.Compiled) -> str:
+    """What the step needs of one device: for its state, its batch and its temporaries (F24)."""
     memory: Any = compiled.memory_analysis()
+    if memory is None:
+        return "an unknown amount of memory"
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+    return f"{total / 1e9:.3g} GB"
 
 
 def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:
@@ -309,7 +313,7 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _: Any) -> None:
         seen.append(number)
-        log.warning("%s: saving as soon as the step is done", signal.Signals(number).name)
+        log.warning("%s: leaving when what is under way is done", signal.Signals(number).name)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -41,7 +41,7 @@ class Watch:
     """Reads the metrics of a step only when the next one is on its way, so no device waits.
 
     Counts are of the whole run: what was counted before it was started again is read from its
-    files.
+    files (of padded clips, what the last line of metrics tells).
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Watch:
         self._unreadable = {
             line["path"] for line in read_lines(workdir / QUARANTINE) if line["stage"] == "decode"
         }
+        self._unreadable_now: set[str] = set()  # the files may have been mended since
         logged = read_lines(workdir / FILE_NAME)
         padded = [line["padded_share"] for line in logged if "padded_share" in line]
         self._clips = first_step * config.optim.global_batch // jax.process_count()
@@ -128,6 +129,7 @@ class Watch:
         self._padded += int(np.count_nonzero(on_host["padded"]))
         for row in np.flatnonzero(on_host["error"] != ""):
             sample = self._samples[on_host["sample_ids"][row]]
+            self._unreadable_now.add(sample.path)
             if sample.path in self._unreadable:
                 continue
             self._unreadable.add(sample.path)
@@ -137,9 +139,9 @@ class Watch:
             )
             log.warning("step %d: skipped a clip of %s: %s", step, sample.path, reason)
         limit = self._config.data.max_bad_share
-        if len(self._unreadable) > limit * len(self._samples):
+        if len(self._unreadable_now) > limit * len(self._samples):
             raise UserError(
-                f"{len(self._unreadable)} of {len(self._samples)} videos could not be decoded, "
+                f"{len(self._unreadable_now)} of {len(self._samples)} videos could not be decoded, "
                 f"more than data.max_bad_share = {limit:g} allows; they are listed in "
                 f"{self._workdir / QUARANTINE}"
             )

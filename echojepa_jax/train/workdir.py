@@ -18,9 +18,11 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.train.config import leaves
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import FILE_NAME, read_lines
 
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine.jsonl"
+PROBE_AT_INIT = "probe_init-v1.json"  # raise the number whenever the probe's features change
 _CONFIG, _MANIFEST, _DONE = "config.json", "manifest.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
@@ -68,23 +70,39 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 def _check_config(workdir: Path, config: ConfigDict) -> None:
     path, mine = workdir / _CONFIG, _as_json(config)
-    if not path.exists() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir")
-    if not (workdir / _MANIFEST).exists():
-        # New, or a run that never came to its first step: nothing was made with the config there.
+    if not path.exists():
+        if any(workdir.iterdir()):
+            raise UserError(
+                f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir"
+            )
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
-    theirs = _as_json(ConfigDict(json.loads(path.read_text())))
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or set(found) != set(config):
+        raise UserError(f"{path} is not of a training run: choose another --workdir")
+    theirs = _as_json(ConfigDict(found))
     differ = [
         f"{name} ({theirs.get(name, 'not there')!r} there, {mine.get(name, 'not there')!r} now)"
         for name in sorted(set(mine) | set(theirs))
         if mine.get(name) != theirs.get(name)
     ]
+    if differ and not _has_steps(workdir):
+        # A first try that failed before its first step: what it left says nothing of this one.
+        for name in (_MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
+            (workdir / name).unlink(missing_ok=True)
+        write_json(path, json.loads(config.to_json(sort_keys=False)))
+        return
     if differ:
         raise UserError(
             f"{workdir} was started with another config; it differs in {', '.join(differ)}: "
             "use the same values, or another --workdir"
         )
+
+
+def _has_steps(workdir: Path) -> bool:
+    """Whether a step was ever made in this folder."""
+    trained = any("loss" in line for line in read_lines(workdir / FILE_NAME))
+    return trained or any((workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
 def record(workdir: Path, facts: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def test_split_is_chosen_before_the_scan(folder):
 def test_a_source_without_splits_is_kept_whole(folder, caplog):
     caplog.set_level(logging.INFO)
     assert len(load(f"videos:{folder}", split="train")) == 3
-    assert f"videos:{folder} has no splits: all of it is used" in caplog.messages
+    assert f"videos:{folder} is not divided into splits: all of it is used" in caplog.messages
 
 
 def test_f06_patient_in_two_splits(folder, numbered):
@@ -199,7 +199,7 @@ def test_fingerprint_does_not_depend_on_the_place():
     "change",
     [
         *({"name": "c"}, {"frames": 8}, {"fps": 25.0}, {"height": 9}, {"width": 9}),
-        *({"split": "val"}, {"source": "videos:/x"}),
+        *({"split": "val"}, {"source": "videos:/x"}, {"patient": "q"}, {"view": "A2C"}),
         *({"targets": {"ef": 1.25, "z": 2}}, {"targets": {"ef": 1.5}}),
     ],
 )
