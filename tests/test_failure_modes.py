@@ -28,7 +28,7 @@ from echojepa_jax.train import config as configs
 from echojepa_jax.train import health
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.state import make_networks
-from echojepa_jax.train.step import normalise, update
+from echojepa_jax.train.step import update
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
 
@@ -81,10 +81,10 @@ def test_f01_features_keep_the_order_of_their_videos(tiny):
 def test_f02_one_place_normalises_and_the_range_is_checked(tiny, tmp_path, monkeypatch):
     networks = make_networks(tiny())
     clips = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1).repeat(3, -1)
-    out = normalise(networks, clips)
+    out = networks.normalise(clips)
     np.testing.assert_allclose(out, (clips / 255 - 0.13) / 0.2, atol=1e-5)
     with pytest.raises(TypeError, match="normalised here"):
-        normalise(networks, out)
+        networks.normalise(out)
     black = np.zeros((4, 9, 9, 3), np.uint8)
     monkeypatch.setattr(pipeline.decode, "decode", lambda *_: black)
     with pytest.raises(UserError, match="every pixel of the first 64 clips is 0"):
@@ -299,7 +299,7 @@ def test_f20_the_last_good_checkpoint_survives(tiny, tmp_path, monkeypatch):
 
         def step(state, batch, *, networks, **settings):
             broken = (state.step + 1 >= first) & (state.step + 1 <= last)
-            clips = jnp.where(broken, jnp.nan, normalise(networks, batch["clips"]))
+            clips = jnp.where(broken, jnp.nan, networks.normalise(batch["clips"]))
             return update(state, batch | {"clips": clips}, networks=networks, **settings)
 
         monkeypatch.setattr("echojepa_jax.train.loop.train_step", step)

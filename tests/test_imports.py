@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "echojepa_jax"
-ROOMS = ["utils", "parallel", "ops", "masking", "models", "data", "train", "probes", "weights"]
+ROOMS = ["utils", "parallel", "ops", "masking", "models", "weights", "data", "train", "probes"]
 ROOMS += ["report", "programs"]
 # What a room must not import although it stands above.
 FORBIDDEN = {
     "models": {"masking"},
-    "data": {"models", "ops", "parallel"},
+    "weights": {"masking"},
+    "data": {"models", "ops", "parallel", "weights"},
 }
 FORBIDDEN_FILES = {"probes": {"echojepa_jax.train.loop"}}
 

@@ -34,7 +34,6 @@ from echojepa_jax.parallel.mesh import batch_sharding, make_mesh
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.state import Networks, init_params, make_networks
-from echojepa_jax.train.step import normalise
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 
@@ -65,7 +64,7 @@ def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Arr
     and diastole, which is the ejection fraction.
     """
     encoder = networks.encoder
-    tokens: Any = encoder.apply({"params": params}, normalise(networks, clips))
+    tokens: Any = encoder.apply({"params": params}, networks.normalise(clips))
     times = encoder.grid(*clips.shape[1:4])[0]
     by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
     spread = jnp.mean(jnp.std(by_place, axis=1), axis=1)

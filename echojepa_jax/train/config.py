@@ -1,7 +1,5 @@
 """What a training config must hold, and the check that names the field before any device works."""
 
-import difflib
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,6 +11,7 @@ from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import check_types, one_of, require
 
 # Every field: its type and its meaning. The field `masks` holds one section of MASK_FIELDS for
 # each mask specification, under names of your choice.
@@ -66,8 +65,8 @@ FIELDS: dict[str, tuple[type, str]] = {
     "optim.clip_norm": (float, "largest norm of the gradient; 0 = no clipping"),
     "optim.loss_exponent": (float, "p of the loss |difference|^p / p"),
     "optim.max_skipped": (int, "non-finite steps in a row before the run stops"),
-    "init.from": (str, "workdir whose weights to start from; '' = random weights"),
-    "init.step": (int, "its checkpoint; -1 = the latest"),
+    "init.from": (str, "a run or weights to start from, see README; '' = random weights"),
+    "init.step": (int, "the checkpoint of a run to start from; -1 = the latest"),
     "checkpoint.every": (int, "steps between checkpoints"),
     "checkpoint.keep_latest": (int, "checkpoints to keep"),
     "checkpoint.keep_every": (int, "keep every checkpoint at a multiple of this step; 0 = none"),
@@ -125,26 +124,6 @@ def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
     }
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All fields of a config as ("section.field", value)."""
-    for name in config:
-        value = config[name]
-        if isinstance(value, ConfigDict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A hint at the field that was probably meant."""
-    by_leaf = {n.rsplit(".", 1)[-1]: n for n in names}
-    close = difflib.get_close_matches(name, names, 1, 0.6) or [
-        by_leaf[leaf]
-        for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)
-    ]
-    return f"; the nearest is {close[0]!r}" if close else ""
-
-
 def _fields_of(config: ConfigDict) -> dict[str, tuple[type, str]]:
     masks = config.get("masks")
     if not isinstance(masks, ConfigDict) or not len(masks):
@@ -157,11 +136,6 @@ def _fields_of(config: ConfigDict) -> dict[str, tuple[type, str]]:
     }
 
 
-def _require(condition: bool, field: str, value: Any, rule: str) -> None:
-    if not condition:
-        raise UserError(f"config field {field!r} is {value!r}, but it {rule}")
-
-
 def check(config: ConfigDict, devices: int) -> None:
     """Accepts a config that can run on that many devices.
 
@@ -169,28 +143,7 @@ def check(config: ConfigDict, devices: int) -> None:
       UserError: one sentence about the first field that is unknown, missing, of another type, or
         of an impossible value.
     """
-    fields = _fields_of(config)
-    values = dict(leaves(config))
-    for name in values:
-        if name not in fields:
-            raise UserError(
-                f"the config has an unknown field {name!r}{nearest(name, list(fields))}"
-            )
-    for name, (kind, meaning) in fields.items():
-        if name not in values:
-            raise UserError(f"the config lacks the field {name!r} ({meaning})")
-        value = values[name]
-        fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
-        _require(
-            fits or (kind is float and type(value) is int),
-            name,
-            value,
-            f"must be of type {kind.__name__} ({meaning})",
-        )
-        if kind is tuple and name not in TEXT_TUPLES:
-            numbers = all(type(item) in (int, float) for item in value)
-            _require(numbers, name, value, f"must hold numbers ({meaning})")
-
+    values = check_types(config, _fields_of(config), TEXT_TUPLES)
     _check_choices(config)
     _check_numbers(values)
     _check_sizes(config, devices)
@@ -211,17 +164,15 @@ def _check_choices(config: ConfigDict) -> None:
         for name, mask in config.masks.items()
     }
     for field, (value, allowed) in choices.items():
-        close = difflib.get_close_matches(str(value), list(allowed), 1)
-        hint = f"; the nearest is {close[0]!r}" if close else ""
-        _require(value in allowed, field, value, f"must be one of {', '.join(allowed)}{hint}")
+        one_of(field, value, allowed)
 
 
 def _check_sizes(config: ConfigDict, devices: int) -> None:
     model, data, optim = config.model, config.data, config.optim
     size = SIZES[model.size]
     width, heads = model.width or size.width, model.heads or size.heads
-    _require(width % heads == 0, "model.width", width, f"must be a multiple of heads, {heads}")
-    _require(
+    require(width % heads == 0, "model.width", width, f"must be a multiple of heads, {heads}")
+    require(
         config.predictor.width % config.predictor.heads == 0,
         "predictor.width",
         config.predictor.width,
@@ -231,20 +182,20 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         ("model", width // heads),
         ("predictor", config.predictor.width // config.predictor.heads),
     ):
-        _require(
+        require(
             axis_channels(per_head) > 0,
             f"{part}.heads",
             config[part].heads or heads,
             f"leaves {per_head} channels to a head: rotary positions need 6, two for each axis",
         )
     near = max(1, round(data.size / model.patch)) * model.patch
-    _require(
+    require(
         data.size % model.patch == 0,
         "data.size",
         data.size,
         f"must be a multiple of model.patch, {model.patch}; the nearest is {near}",
     )
-    _require(
+    require(
         data.frames % model.tubelet == 0,
         "data.frames",
         data.frames,
@@ -252,27 +203,27 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
     )
     parts = devices * optim.microbatches
     near = max(1, round(optim.global_batch / parts)) * parts
-    _require(
+    require(
         optim.global_batch % parts == 0,
         "optim.global_batch",
         optim.global_batch,
         f"must be a multiple of devices x optim.microbatches = {devices} x {optim.microbatches}; "
         f"the nearest is {near}",
     )
-    _require(
+    require(
         not data.weights
         or (len(data.weights) == len(data.sources) and all(weight > 0 for weight in data.weights)),
         "data.weights",
         tuple(data.weights),
         f"must have one positive number for each of the {len(data.sources)} sources, or be ()",
     )
-    _require(
+    require(
         data.sample_by != "stride" or float(data.sample_value).is_integer(),
         "data.sample_value",
         data.sample_value,
         "must be a whole number of frames with data.sample_by=stride",
     )
-    _require(
+    require(
         bool(data.sources) and all(isinstance(source, str) for source in data.sources),
         "data.sources",
         tuple(data.sources),
@@ -280,12 +231,12 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
     )
     for field in ("mean", "std"):
         fits = len(data[field]) == 3 and (field == "mean" or min(data[field]) > 0)
-        _require(fits, f"data.{field}", tuple(data[field]), "must be three numbers, one per colour")
+        require(fits, f"data.{field}", tuple(data[field]), "must be three numbers, one per colour")
     for field in ("crop_area", "crop_aspect"):
         pair = data[field]
         rule = "must be two positive numbers, the smaller first"
-        _require(len(pair) == 2 and 0 < pair[0] <= pair[1], f"data.{field}", tuple(pair), rule)
-    _require(
+        require(len(pair) == 2 and 0 < pair[0] <= pair[1], f"data.{field}", tuple(pair), rule)
+    require(
         data.crop_area[1] <= 1, "data.crop_area", tuple(data.crop_area), "must end at 1 or less"
     )
 
@@ -294,23 +245,23 @@ def _check_optim(config: ConfigDict) -> None:
     optim, checkpoint = config.optim, config.checkpoint
     if optim.schedule == "linear":
         rule = "is not used by optim.schedule=linear: set it to"
-        _require(optim.warmup_epochs == 0, "optim.warmup_epochs", optim.warmup_epochs, f"{rule} 0")
-        _require(
+        require(optim.warmup_epochs == 0, "optim.warmup_epochs", optim.warmup_epochs, f"{rule} 0")
+        require(
             optim.start_lr == optim.peak_lr,
             "optim.start_lr",
             optim.start_lr,
             f"{rule} optim.peak_lr, {optim.peak_lr:g}",
         )
     else:
-        _require(
+        require(
             optim.final_lr <= optim.peak_lr,
             "optim.final_lr",
             optim.final_lr,
             f"must not be above optim.peak_lr, {optim.peak_lr:g}; equal means constant after the "
             "warm-up",
         )
-    _require(max(optim.betas) < 1, "optim.betas", tuple(optim.betas), "must be below 1")
-    _require(
+    require(max(optim.betas) < 1, "optim.betas", tuple(optim.betas), "must be below 1")
+    require(
         checkpoint.keep_every % checkpoint.every == 0,
         "checkpoint.keep_every",
         checkpoint.keep_every,
@@ -323,19 +274,19 @@ def _check_probe(config: ConfigDict, devices: int) -> None:
     if not probe.source:
         return
     near = max(1, round(probe.batch / devices)) * devices
-    _require(
+    require(
         probe.batch % devices == 0,
         "probe.batch",
         probe.batch,
         f"must be a multiple of the number of devices, {devices}; the nearest is {near}",
     )
-    _require(
+    require(
         probe.train_split != probe.test_split,
         "probe.test_split",
         probe.test_split,
         "must differ from probe.train_split",
     )
-    _require(
+    require(
         bool(probe.targets) or probe.view,
         "probe.targets",
         tuple(probe.targets),
@@ -381,7 +332,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         "probe.batch",
     ]
     for name in positive:
-        _require(values[name] > 0, name, values[name], "must be positive")
+        require(values[name] > 0, name, values[name], "must be positive")
     not_negative = [
         "model.width",
         "model.depth",
@@ -401,8 +352,8 @@ def _check_numbers(values: dict[str, Any]) -> None:
         "probe.every",
     ]
     for name in not_negative:
-        _require(values[name] >= 0, name, values[name], "must not be negative")
+        require(values[name] >= 0, name, values[name], "must not be negative")
     for name in ("optim.momentum", "optim.betas"):
         pair = values[name]
         fits = len(pair) == 2 and all(0 <= x <= 1 for x in pair)
-        _require(fits, name, tuple(pair), "must be two numbers between 0 and 1")
+        require(fits, name, tuple(pair), "must be two numbers between 0 and 1")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.train.state import Networks, TrainState
-from echojepa_jax.train.step import Batch, in_parts, normalise, predict, target_embeddings
+from echojepa_jax.train.step import Batch, in_parts, predict, target_embeddings
 
 # An alarm is raised when a measure falls below (or rises above) these; see README.
 MIN_RANK_SHARE = 0.5
@@ -48,7 +48,7 @@ def measure(
     """
 
     def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        clips = normalise(networks, part["clips"])
+        clips = networks.normalise(part["clips"])
         targets = target_embeddings(networks.encoder, state.target.ema, clips)
         pairs = []
         for context_ids, target_ids in zip(part["context_ids"], part["target_ids"], strict=True):

@@ -23,8 +23,9 @@ from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
-from echojepa_jax.train.checkpoint import Checkpoints, weights_of
+from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import (
     Networks,
     TrainState,
@@ -40,6 +41,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
+from echojepa_jax.weights.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 
@@ -121,20 +123,20 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
             )
         )
         # Restored before the pipeline starts: the step says where the data continue.
-        restored = checkpoints.restore_latest(like)
+        restored = checkpoints.restore_latest(like.parts())
         if restored is not None:
-            state = restored
+            state = TrainState.of(restored)
             log.info("continuing after step %d", state.step)
         else:
             state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
             if config.init["from"]:
-                state = _start_from(config, state, like)
+                state = _start_from(config, networks, state)
         first_step = int(state.step)
 
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
-        workdirs.record(workdir, {"data": data_facts, "parameters": parameters})
+        workdirs.record(workdir, {"data": data_facts, "parameters": parameters}, program="main")
         stop_asked = stack.enter_context(_stop_signal())
         writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
         stack.callback(writer.close)
@@ -203,11 +205,11 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
             stopped = stop_asked()
             if step % config.checkpoint.every == 0 or step == last_step:
                 watch.flush()
-                checkpoints.save(step, state)
+                checkpoints.save(step, state.parts())
             if step < last_step and not stopped:
                 look(step, last=False)
         watch.flush()
-        checkpoints.save(step, state)
+        checkpoints.save(step, state.parts())
         checkpoints.wait()
         if step < last_step:
             return Outcome(False, step, last_step)
@@ -247,19 +249,58 @@ def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, 
     return samples, facts
 
 
-def _start_from(config: ConfigDict, state: TrainState, like: TrainState) -> TrainState:
-    """Weights of another run under a fresh step, optimizer and schedules (cooldown)."""
-    folder = Path(config.init["from"]) / workdirs.CHECKPOINTS
-    params, target, step = weights_of(folder, like, config.init.step)
-    log.info(
-        "started from step %d of %s: all %s parameters of encoder and predictor, and the target "
-        "encoder's %s",
-        step,
-        config.init["from"],
-        f"{count_parameters(params):,}",
-        f"{count_parameters(target):,}",
+def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> TrainState:
+    """Other weights under a fresh step, optimizer and schedules (cooldown, or a new data set).
+
+    The encoder goes to both context and target encoder, where `init.from` does not tell two.
+
+    Raises:
+      UserError: there are no such weights, or they are of another architecture.
+    """
+    path = Path(config.init["from"])
+    shape, predictor = shapes_of(networks)
+    weights = open_weights(
+        path, config.init.step, heads=shape.heads, predictor_heads=predictor.heads
+    )
+    _check_shapes(path, weights, networks)
+    encoder = weights.params["encoder"]
+    found = {"encoder": weights.params.get("context_encoder", encoder)}
+    said = f"all {count_parameters(encoder):,} parameters of the encoder"
+    if "context_encoder" in weights.params:
+        said += "s, context and target,"
+    if "predictor" in weights.params:
+        found["predictor"] = weights.params["predictor"]
+        said += f" and {count_parameters(found['predictor']):,} of the predictor"
+    else:
+        said += "; the predictor starts from random weights, as there is none"
+    log.info("started from %s: %s", path, said)
+    # To where the fresh ones live, on any mesh.
+    params, target = jax.device_put(
+        (state.params | found, encoder),
+        jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.target.ema)),
     )
     return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))
+
+
+def _check_shapes(path: Path, weights: Pretrained, networks: Networks) -> None:
+    """Raises UserError, naming the fields, unless the weights are of this architecture."""
+    if "encoder" not in weights.params:
+        raise UserError(f"{path} holds no encoder, which 'init.from' needs")
+    shape, predictor = shapes_of(networks)
+    pairs: list[tuple[str, Any, Any]] = [("model", weights.shape, shape)]
+    if "predictor" in weights.params:
+        pairs.append(("predictor", weights.predictor_shape, predictor))
+    differ = [
+        f"{section}.{field} is {mine} here and {vars(theirs)[field]} there"
+        for section, theirs, ours in pairs
+        for field, mine in vars(ours).items()
+        if mine != vars(theirs)[field]
+    ]
+    if differ:
+        raise UserError(
+            f"{path} (config field 'init.from') does not fit this config's model: "
+            f"{', '.join(differ)}"
+        )
 
 
 def _health_clips(devices: int) -> int:

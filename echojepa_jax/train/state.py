@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import SIZES, Encoder
 from echojepa_jax.train import schedules
@@ -17,14 +18,17 @@ from echojepa_jax.train.optim import adamw, parameter_ema
 class Networks(NamedTuple):
     """The encoder (context and target share the architecture), the predictor, and their input.
 
-    mean, std: of pixels in 0..1, per colour; ImageNet's unless the config says otherwise, because
-    the released weights were trained with them.
+    mean, std: of pixels in 0..1, per colour.
     """
 
     encoder: Encoder
     predictor: Predictor
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+
+    def normalise(self, clips: jax.Array) -> jax.Array:
+        """uint8 [..., 3] -> float32; see models/pixels.py."""
+        return normalise(clips, self.mean, self.std)
 
 
 class Schedules(NamedTuple):
@@ -54,6 +58,16 @@ class TrainState:
     params: dict[str, Any]
     opt_state: Any
     target: optax.EmaState
+
+    def parts(self) -> dict[str, Any]:
+        """The folders of a checkpoint: weights can be read without the optimizer's state."""
+        progress = {"step": self.step, "opt_state": self.opt_state}
+        return {"params": self.params, "target": self.target, "progress": progress}
+
+    @classmethod
+    def of(cls, parts: dict[str, Any]) -> "TrainState":
+        """The inverse of `parts`."""
+        return cls(**parts["progress"], params=parts["params"], target=parts["target"])
 
 
 def make_networks(config: ConfigDict) -> Networks:

@@ -18,18 +18,6 @@ Batch = dict[str, Any]
 TARGET_NORM_EPS = 1e-5
 
 
-def normalise(networks: Networks, clips: jax.Array) -> jax.Array:
-    """uint8 [..., 3] -> float32, less the mean, over the deviation: the only place that does it.
-
-    Raises:
-      TypeError: clips are not uint8, so that somebody else has normalised them already (F02).
-    """
-    if clips.dtype != jnp.uint8:
-        raise TypeError(f"clips must be uint8 pixels, not {clips.dtype}: they are normalised here")
-    mean, std = jnp.asarray(networks.mean), jnp.asarray(networks.std)
-    return (clips.astype(jnp.float32) / 255.0 - mean) / std
-
-
 def target_embeddings(encoder: Any, target: Any, clips: jax.Array) -> jax.Array:
     """The target encoder's output, layer-normalised without parameters, as float32 [B, N, D]."""
     tokens: Any = encoder.apply({"params": target}, clips)
@@ -156,5 +144,5 @@ def train_step(
     state: TrainState, batch: Batch, *, networks: Networks, **settings: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`update` on a batch as the input pipeline gives it: `clips` are uint8 pixels."""
-    clips = normalise(networks, batch["clips"])
+    clips = networks.normalise(batch["clips"])
     return update(state, batch | {"clips": clips}, networks=networks, **settings)

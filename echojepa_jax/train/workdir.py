@@ -9,21 +9,22 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from echojepa_jax.train.config import leaves
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import leaves
 from echojepa_jax.utils.writers import FILE_NAME, read_lines
 
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine.jsonl"
 PROBE_AT_INIT = "probe_init-v1.json"  # raise the number whenever the probe's features change
-_CONFIG, _MANIFEST, _DONE = "config.json", "manifest.json", "done.json"
+MANIFEST = "manifest.json"
+_CONFIG, _DONE = "config.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
@@ -88,7 +89,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     ]
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
-        for name in (_MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
+        for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
             (workdir / name).unlink(missing_ok=True)
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
@@ -105,13 +106,13 @@ def _has_steps(workdir: Path) -> bool:
     return trained or any((workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
-def record(workdir: Path, facts: dict[str, Any]) -> None:
-    """Writes what this run is made of: given facts, versions, commit, devices.
+def record(workdir: Path, facts: dict[str, Any], program: str) -> None:
+    """Writes what this run is made of: given facts, versions, commit, devices, and the command.
 
     Raises:
       UserError: the run was started on other data.
     """
-    path = workdir / _MANIFEST
+    path = workdir / MANIFEST
     if path.exists():
         before = json.loads(path.read_text())["data"]["fingerprint"]
         if before != facts["data"]["fingerprint"]:
@@ -124,7 +125,7 @@ def record(workdir: Path, facts: dict[str, Any]) -> None:
     write_json(
         path,
         {
-            "command": " ".join(["python", "-m", "echojepa_jax.main", *sys.argv[1:]]),
+            "command": " ".join(["python", "-m", f"echojepa_jax.{program}", *sys.argv[1:]]),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "python": platform.python_version(),
@@ -152,11 +153,14 @@ def mark_done(workdir: Path, step: int) -> None:
     write_json(workdir / _DONE, {"step": step})
 
 
-def is_done(workdir: Path) -> bool:
+def is_done(workdir: Path, files: Sequence[str] = ("report.html",)) -> bool:
     """True if the run was finished and what it produced is still there (F12).
 
+    Args:
+      files: what it has written beside its last checkpoint.
+
     Raises:
-      UserError: the run is marked as done, but its last checkpoint or report is gone.
+      UserError: the run is marked as done, but a part of it is gone.
     """
     path = workdir / _DONE
     if not path.exists():
@@ -164,7 +168,7 @@ def is_done(workdir: Path) -> bool:
     step = json.loads(path.read_text())["step"]
     wanted = [
         workdir / CHECKPOINTS / f"{step:08d}" / "_CHECKPOINT_METADATA",
-        workdir / "report.html",
+        *(workdir / name for name in files),
     ]
     missing = [str(p.relative_to(workdir)) for p in wanted if not p.exists()]
     if missing:

@@ -7,7 +7,8 @@ layers (or mask tokens), which we keep stacked on a leading axis.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,22 @@ from echojepa_jax.utils.errors import UserError
 Array = np.ndarray
 Layout = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 Tree = dict[str, Any]
+
+
+class Lazy(Mapping[str, Array]):
+    """Named arrays that are made when they are asked for: no file is in memory twice."""
+
+    def __init__(self, make: Mapping[str, Callable[[], Array]]) -> None:
+        self._make = make
+
+    def __getitem__(self, name: str) -> Array:
+        return self._make[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,38 +101,74 @@ def predictor_rows() -> tuple[Row, ...]:
     )
 
 
-def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...]) -> Tree:
-    """Builds a parameter tree from V-JEPA 2 named arrays.
+def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:
+    """The table of a part: "encoder", "context_encoder" or "predictor"."""
+    return predictor_rows() if part == "predictor" else encoder_rows(tubelet, patch)
+
+
+def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) -> Tree:
+    """Builds a parameter tree, float32, from V-JEPA 2 named arrays.
+
+    Args:
+      tensors: by name; half precision is widened, which is exact.
+      like: shapes of the tree.
 
     Raises:
-      UserError: names the entries that are missing, that nothing maps, or whose stacked index has
-        holes. Every array is used exactly once, or nothing is returned.
+      UserError: lists the entries that are missing, that nothing maps, that have another shape or
+        type, or that hold numbers that are not finite. Every array is used exactly once, or nothing
+        is returned.
     """
+    shapes = {"/".join(path): leaf.shape for path, leaf in flatten_dict(like).items()}
     left = set(tensors)
     flat: dict[tuple[str, ...], Array] = {}
-    missing = []
+    missing, misfits = [], []
     for row in rows:
         pattern = re.compile(re.escape(row.torch).replace(r"\{i\}", r"(\d+)"))
-        found = {name: match for name in left if (match := pattern.fullmatch(name))}
-        if not found:
-            missing.append(row.torch)
-            continue
-        left -= set(found)
-        to_ours = row.layout[0]
-        path = tuple(row.ours.split("/"))
-        if "{i}" not in row.torch:
-            flat[path] = to_ours(tensors[row.torch])
-            continue
-        by_index = {int(match[1]): name for name, match in found.items()}
-        holes = set(range(max(by_index) + 1)) - set(by_index)
-        missing += [row.torch.replace("{i}", str(i)) for i in sorted(holes)]
-        flat[path] = np.stack([to_ours(tensors[by_index[i]]) for i in sorted(by_index)])
-    if missing or left:
+        by_index = {
+            int(match[1]) if match.groups() else 0: name
+            for name in left
+            if (match := pattern.fullmatch(name))
+        }
+        left -= set(by_index.values())
+        shape, stacked = shapes[row.ours], "{i}" in row.torch
+        wanted = range(shape[0]) if stacked else range(1)
+        missing += [row.torch.replace("{i}", str(i)) for i in wanted if i not in by_index]
+        left |= {name for i, name in by_index.items() if i not in wanted}
+        out = np.empty(shape, np.float32)
+        for i in wanted:
+            if i not in by_index:
+                continue
+            value, place = tensors[by_index[i]], out[i] if stacked else out[...]
+            if problem := _misfit(value, row.layout, place):
+                misfits.append(f"{by_index[i]} {problem}")
+            else:
+                place[...] = row.layout[0](value)
+        flat[tuple(row.ours.split("/"))] = out
+    if missing or left or misfits:
         raise UserError(
-            f"the weights do not fit this model: missing {missing or 'nothing'}, "
-            f"not understood {sorted(left) or 'nothing'}"
+            f"the weights do not fit this model: missing {_some(missing)}, "
+            f"not understood {_some(sorted(left))}, wrong {_some(misfits)}"
         )
     return unflatten_dict(flat)
+
+
+def _misfit(value: Array, layout: Layout, place: Array) -> str:
+    """What is wrong with an array that shall be written to `place` in our layout, or ""."""
+    wanted = layout[1](place).shape
+    if value.shape != wanted:
+        return f"is {list(value.shape)}, not {list(wanted)}"
+    if value.dtype.itemsize > 4 or value.dtype.kind not in "fV":  # V: bfloat16 of ml_dtypes
+        return f"holds {value.dtype}, not float32 or less"
+    if not np.isfinite(value).all():
+        return "holds numbers that are not finite"
+    return ""
+
+
+def _some(names: list[str]) -> str:
+    """A list for a sentence: all of it, or its start and how many more there are."""
+    if not names:
+        return "nothing"
+    return str(names) if len(names) <= 8 else f"{names[:8]} and {len(names) - 8} more"
 
 
 def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
@@ -128,7 +181,7 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     if set(flat) != {row.ours for row in rows}:
         odd = sorted(set(flat) ^ {row.ours for row in rows})
         raise UserError(f"parameter trees and the table of names differ in {odd}")
-    tensors = {}
+    tensors: dict[str, Array] = {}
     for row in rows:
         value, to_theirs = flat[row.ours], row.layout[1]
         if "{i}" in row.torch:
@@ -139,56 +192,99 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     return tensors
 
 
-# transformers' VJEPA2Model has the same arrays under these names (its query, key and value apart).
+# transformers' VJEPA2Model has the same arrays under these names; its query, key and value are the
+# thirds of the fused qkv, and its mask tokens are one array. Rows of (part, ours, theirs).
 _HUGGING_FACE = (
-    (r"encoder\.embeddings\.patch_embeddings\.proj\.(\w+)", r"encoder/patch_embed.proj.\1"),
-    (r"encoder\.layer\.(\d+)\.attention\.proj\.(\w+)", r"encoder/blocks.\1.attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.(norm\d|mlp\.fc\d)\.(\w+)", r"encoder/blocks.\1.\2.\3"),
-    (r"encoder\.layernorm\.(\w+)", r"encoder/norm.\1"),
-    (r"predictor\.embeddings\.predictor_embeddings\.(\w+)", r"predictor/predictor_embed.\1"),
-    (
-        r"predictor\.layer\.(\d+)\.attention\.proj\.(\w+)",
-        r"predictor/predictor_blocks.\1.attn.proj.\2",
+    ("encoder", "patch_embed.proj", "encoder.embeddings.patch_embeddings.proj"),
+    ("encoder", "blocks.{i}.attn.proj", "encoder.layer.{i}.attention.proj"),
+    *(
+        ("encoder", f"blocks.{{i}}.{name}", f"encoder.layer.{{i}}.{name}")
+        for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")
     ),
-    (r"predictor\.layer\.(\d+)\.(norm\d|mlp\.fc\d)\.(\w+)", r"predictor/predictor_blocks.\1.\2.\3"),
-    (r"predictor\.layernorm\.(\w+)", r"predictor/predictor_norm.\1"),
-    (r"predictor\.proj\.(\w+)", r"predictor/predictor_proj.\1"),
+    ("encoder", "norm", "encoder.layernorm"),
+    ("predictor", "predictor_embed", "predictor.embeddings.predictor_embeddings"),
+    ("predictor", "predictor_blocks.{i}.attn.proj", "predictor.layer.{i}.attention.proj"),
+    *(
+        ("predictor", f"predictor_blocks.{{i}}.{name}", f"predictor.layer.{{i}}.{name}")
+        for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")
+    ),
+    ("predictor", "predictor_norm", "predictor.layernorm"),
+    ("predictor", "predictor_proj", "predictor.proj"),
 )
-_HUGGING_FACE_QKV = re.compile(
-    r"(encoder|predictor)\.layer\.(\d+)\.attention\.(query|key|value)\.(weight|bias)"
-)
+_BLOCKS = {"encoder": "blocks", "predictor": "predictor_blocks"}
+_THIRDS = ("query", "key", "value")
+_MASK_TOKENS = "predictor.embeddings.mask_tokens"
 
 
-def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+def _renamed(name: str, source: int, target: int) -> tuple[str, str] | None:
+    """(part, new name) of an entry by the table above, read from column `source` to `target`."""
+    stem, _, leaf = name.rpartition(".")
+    for row in _HUGGING_FACE:
+        pattern = re.escape(row[source]).replace(r"\{i\}", r"(\d+)")
+        if match := re.fullmatch(pattern, stem):
+            index = match[1] if match.groups() else ""
+            return row[0], f"{row[target].replace('{i}', index)}.{leaf}"
+    return None
+
+
+def _row(tensors: Mapping[str, Array], i: int) -> Array:
+    return tensors[_MASK_TOKENS][i]
+
+
+def _fused(tensors: Mapping[str, Array], names: Sequence[str]) -> Array:
+    return np.concatenate([tensors[name] for name in names])
+
+
+def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Array]]:
     """Renames a `VJEPA2Model` state dict to V-JEPA 2's own names.
 
     Returns:
       {"encoder": {name: array}, "predictor": {name: array}} for `from_torch`.
 
     Raises:
-      UserError: a name that no rule covers.
+      UserError: a name that no rule covers, or a query, key or value without the other two.
     """
-    parts: dict[str, dict[str, Array]] = {"encoder": {}, "predictor": {}}
+    parts: dict[str, dict[str, Callable[[], Array]]] = {"encoder": {}, "predictor": {}}
     unknown = []
-    for name, value in tensors.items():
-        if match := _HUGGING_FACE_QKV.fullmatch(name):
-            part, layer, kind, leaf = match.groups()
-            if kind == "query":
-                stem = name.rsplit(".", 2)[0]
-                qkv = [tensors[f"{stem}.{k}.{leaf}"] for k in ("query", "key", "value")]
-                blocks = "blocks" if part == "encoder" else "predictor_blocks"
-                parts[part][f"{blocks}.{layer}.attn.qkv.{leaf}"] = np.concatenate(qkv)
-        elif name == "predictor.embeddings.mask_tokens":
-            for i, token in enumerate(value):
-                parts["predictor"][f"mask_tokens.{i}"] = token
-        else:
-            for pattern, replacement in _HUGGING_FACE:
-                if re.fullmatch(pattern, name):
-                    part, short = re.sub(pattern, replacement, name).split("/")
-                    parts[part][short] = value
-                    break
-            else:
+    third = re.compile(r"(encoder|predictor)\.layer\.(\d+)\.attention\.(query|key|value)\.(\w+)")
+    for name in tensors:
+        if match := third.fullmatch(name):
+            part, layer, _, leaf = match.groups()
+            stem = f"{part}.layer.{layer}.attention"
+            names = [f"{stem}.{kind}.{leaf}" for kind in _THIRDS]
+            if not all(name in tensors for name in names):
                 unknown.append(name)
+                continue
+            parts[part][f"{_BLOCKS[part]}.{layer}.attn.qkv.{leaf}"] = partial(
+                _fused, tensors, names
+            )
+        elif name == _MASK_TOKENS:
+            for i in range(len(tensors[name])):
+                parts["predictor"][f"mask_tokens.{i}"] = partial(_row, tensors, i)
+        elif found := _renamed(name, 2, 1):
+            parts[found[0]][found[1]] = partial(tensors.__getitem__, name)
+        else:
+            unknown.append(name)
     if unknown:
-        raise UserError(f"not the names of a VJEPA2Model: {sorted(unknown)}")
-    return parts
+        raise UserError(f"not the names of a VJEPA2Model: {_some(sorted(unknown))}")
+    return {part: Lazy(make) for part, make in parts.items()}
+
+
+def to_hugging_face(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    """The inverse of `from_hugging_face`."""
+    tensors: dict[str, Array] = {}
+    tokens = {}
+    for part, named in parts.items():
+        for name, value in named.items():
+            if match := re.fullmatch(r"\w+\.(\d+)\.attn\.qkv\.(\w+)", name):
+                stem = f"{part}.layer.{match[1]}.attention"
+                for kind, third in zip(_THIRDS, np.split(value, 3), strict=True):
+                    tensors[f"{stem}.{kind}.{match[2]}"] = third
+            elif name.startswith("mask_tokens."):
+                tokens[int(name.rpartition(".")[2])] = value
+            else:
+                found = _renamed(name, 1, 2)
+                assert found is not None, f"{name} comes from our own table"
+                tensors[found[1]] = value
+    tensors[_MASK_TOKENS] = np.stack([tokens[i] for i in sorted(tokens)])
+    return tensors

@@ -18,7 +18,7 @@ from echojepa_jax.train.state import (
     make_schedules,
     new_state,
 )
-from echojepa_jax.train.step import clip_losses, loss_fn, normalise, train_step, update
+from echojepa_jax.train.step import clip_losses, loss_fn, train_step, update
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def assert_equal_trees(a, b):
 def test_f20_a_step_that_is_not_finite_moves_nothing_and_the_next_one_does(setting):
     networks, optimizer, state, batch = setting
     step = jax.jit(partial(update, networks=networks, optimizer=optimizer))
-    clips = np.asarray(normalise(networks, batch["clips"]))
+    clips = np.asarray(networks.normalise(batch["clips"]))
     broken = clips.copy()
     broken[3, 0, 0, 0, 0] = np.inf
     skipped, metrics = step(state, batch | {"clips": broken})
@@ -76,7 +76,7 @@ def test_the_seeds_squared_loss_is_one_value_away(setting):
     np.testing.assert_allclose(clip_losses(a, b, 1.0), np.abs(a - b).mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(clip_losses(a, b, 2.0), ((a - b) ** 2).mean((1, 2)) / 2, rtol=1e-6)
     networks, _, state, batch = setting
-    clips = normalise(networks, batch["clips"])
+    clips = networks.normalise(batch["clips"])
     grads = jax.grad(loss_fn, has_aux=True)(
         state.params, state.target.ema, networks, clips, batch, 2.0
     )[0]

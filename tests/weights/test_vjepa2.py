@@ -6,14 +6,15 @@ import pytest
 import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
-from echojepa_jax.models.predictor import Predictor
-from echojepa_jax.models.vit import SIZES, Encoder
+from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape, expected_shapes
+from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.vjepa2 import (
-    encoder_rows,
     from_hugging_face,
     from_torch,
     predictor_rows,
+    to_hugging_face,
     to_torch,
 )
 
@@ -31,30 +32,10 @@ def make_theirs(**settings):
     return model
 
 
-def make_ours(theirs):
-    c = theirs.config
-    encoder = Encoder(
-        width=c.hidden_size,
-        depth=c.num_hidden_layers,
-        heads=c.num_attention_heads,
-        mlp_hidden=int(c.hidden_size * c.mlp_ratio),
-        patch=c.patch_size,
-    )
-    predictor = Predictor(
-        out_width=c.hidden_size,
-        width=c.pred_hidden_size,
-        depth=c.pred_num_hidden_layers,
-        heads=c.pred_num_attention_heads,
-        mlp_hidden=int(c.pred_hidden_size * c.pred_mlp_ratio),
-        mask_tokens=c.pred_num_mask_tokens,
-    )
-    state = {name: value.numpy() for name, value in theirs.state_dict().items()}
-    parts = from_hugging_face(state)
-    params = {
-        "encoder": from_torch(parts["encoder"], encoder_rows(2, c.patch_size)),
-        "predictor": from_torch(parts["predictor"], predictor_rows()),
-    }
-    return encoder, predictor, params
+def make_ours(theirs, folder):
+    theirs.save_pretrained(folder)
+    weights = read_weights(folder)
+    return weights.make_encoder(), weights.make_predictor(), weights.params
 
 
 def run_theirs(model, clips, context_ids, target_ids):
@@ -77,8 +58,8 @@ def run_theirs(model, clips, context_ids, target_ids):
     return full.numpy(), seen.numpy(), predicted.numpy()
 
 
-def compare(theirs, clips, context_ids, target_ids, close):
-    encoder, predictor, params = make_ours(theirs)
+def compare(theirs, folder, clips, context_ids, target_ids, close):
+    encoder, predictor, params = make_ours(theirs, folder)
     full, seen, predicted = run_theirs(theirs, clips, context_ids, target_ids)
     close(jax.jit(encoder.apply)({"params": params["encoder"]}, clips), full)
     mine = encoder.apply({"params": params["encoder"]}, clips, context_ids)
@@ -107,19 +88,20 @@ def random_ids(rng, batch, count, context, target):
     return np.stack([p[0] for p in parts]), np.stack([p[1] for p in parts])
 
 
-def test_parity_with_transformers_tiny():
+def test_parity_with_transformers_tiny(tmp_path):
     rng = np.random.default_rng(0)
     clips = rng.standard_normal((2, 8, 32, 32, 3)).astype(np.float32)
     ids = random_ids(rng, 2, 64, 16, 24)
     compare(
         make_theirs(**TINY),
+        tmp_path,
         clips,
         *ids,
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
     )
 
 
-def test_parity_with_transformers_vit_large_at_1568_tokens():
+def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
     size = SIZES["vit_large"]
     theirs = make_theirs(
         hidden_size=size.width,
@@ -138,32 +120,60 @@ def test_parity_with_transformers_vit_large_at_1568_tokens():
         error = np.abs(np.asarray(mine) - wanted).max() / np.abs(wanted).max()
         assert error < 1e-3
 
-    compare(theirs, clips, *ids, close)
+    compare(theirs, tmp_path, clips, *ids, close)
 
 
 @pytest.fixture(scope="module")
 def named():
     parts = from_hugging_face({k: v.numpy() for k, v in make_theirs(**TINY).state_dict().items()})
-    return parts["predictor"]
+    return dict(parts["predictor"])
+
+
+SHAPE = EncoderShape(width=48, depth=3, heads=2, mlp_hidden=192, patch=8)
+PREDICTOR = PredictorShape(width=24, depth=2, heads=2, mlp_hidden=96, mask_tokens=10)
+LIKE = expected_shapes(SHAPE, PREDICTOR, "predictor")
 
 
 def test_names_there_and_back_are_exact(named):
-    back = to_torch(from_torch(named, predictor_rows()), predictor_rows())
+    back = to_torch(from_torch(named, predictor_rows(), LIKE), predictor_rows())
     assert set(back) == set(named)
     for name, value in named.items():
         np.testing.assert_array_equal(back[name], value)
 
 
+def test_hugging_face_names_there_and_back_are_exact():
+    state = {k: v.numpy() for k, v in make_theirs(**TINY).state_dict().items()}
+    back = to_hugging_face(from_hugging_face(state))
+    assert set(back) == set(state)
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
 def test_f14_every_array_is_used_or_it_is_an_error(named):
-    with pytest.raises(UserError, match=r"missing .*predictor_norm\.weight"):
-        from_torch({f"module.{name}": value for name, value in named.items()}, predictor_rows())
+    def read(tensors):
+        return from_torch(tensors, predictor_rows(), LIKE)
+
+    with pytest.raises(UserError, match=r"missing .*predictor_embed\.weight"):
+        read({f"module.{name}": value for name, value in named.items()})
     without = {name: value for name, value in named.items() if name != "predictor_proj.bias"}
     with pytest.raises(UserError, match=r"missing \['predictor_proj\.bias'\]"):
-        from_torch(without, predictor_rows())
+        read(without)
     with pytest.raises(UserError, match=r"not understood \['extra'\]"):
-        from_torch(named | {"extra": np.zeros(1)}, predictor_rows())
+        read(named | {"extra": np.zeros(1)})
+    one_more = {"predictor_blocks.2.norm1.bias": named["predictor_blocks.1.norm1.bias"]}
+    with pytest.raises(UserError, match=r"not understood \['predictor_blocks\.2\.norm1\.bias'\]"):
+        read(named | one_more)
     hole = {n: v for n, v in named.items() if not n.startswith("predictor_blocks.0.norm1.bias")}
     with pytest.raises(UserError, match=r"missing \['predictor_blocks\.0\.norm1\.bias'\]"):
-        from_torch(hole, predictor_rows())
+        read(hole)
+    name = "predictor_blocks.1.mlp.fc1.weight"
+    with pytest.raises(UserError, match=r"wrong \['.*fc1\.weight is \[24, 96\], not \[96, 24\]"):
+        read(named | {name: named[name].T})
+    with pytest.raises(UserError, match=r"wrong \['.*fc1\.weight holds numbers that are"):
+        read(named | {name: np.where(named[name] > 0, np.nan, named[name])})
+    with pytest.raises(UserError, match=r"wrong \['.*fc1\.weight holds float64"):
+        read(named | {name: named[name].astype(np.float64)})
     with pytest.raises(UserError, match="odd"):
         from_hugging_face({"odd": np.zeros(1)})
+    with pytest.raises(UserError, match=r"key\.weight"):
+        from_hugging_face({"encoder.layer.0.attention.key.weight": np.zeros((2, 2))})

@@ -1,0 +1,88 @@
+"""What all programs do with their command line: parse it, run, explain mistakes in a sentence."""
+
+import logging
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+
+from echojepa_jax.utils.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def speakable(argv: list[str]) -> list[str]:
+    """`from` is a word of Python's, which config_flags cannot take as the name of a field."""
+    return [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
+
+
+def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
+    """Runs a program: `job` returns its last line, or raises UserError.
+
+    Exit code 0 means that the job is done, 1 a mistake that the user can mend, 130 Ctrl-C.
+
+    Args:
+      needed: flags that must be given.
+    """
+
+    def main(argv: list[str]) -> int:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+        )
+        for name in ("absl", "orbax", "jax", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"not understood: {' '.join(argv[1:])}; see --help")
+            missing = [f"--{name}" for name in needed if not FLAGS[name].present]
+            if missing:
+                raise UserError(f"{' and '.join(missing)} must be given; see --help")
+            print(job(), flush=True)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            # While steps are made, the loop takes the signal itself and saves.
+            print("error: interrupted; the same command continues where it was", file=sys.stderr)
+            return 130
+        return 0
+
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake in it ends the program with one sentence."""
+    try:
+        words = FLAGS(speakable(argv))
+        if "config" in FLAGS and FLAGS["config"].present:
+            _ = FLAGS.config.to_dict()  # loaded when it is first used: now
+        return words
+    except flags.Error as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")
+    # A config file is a program, so anything can go wrong in it; config_flags adds errors of its
+    # own for fields that the config lacks or that it cannot parse.
+    except Exception as error:
+        sys.exit(f"error: {_explain(argv, error)}")
+
+
+def _explain(argv: list[str], error: Exception) -> str:
+    """The sentence about a config that does not load, or about a field on the command line."""
+    from echojepa_jax.utils.fields import leaves, nearest
+
+    words = " ".join(argv)
+    if file := re.search(r"--?config[= ](\S+)", words):
+        if not Path(file[1]).is_file():
+            return f"--config={file[1]}: there is no such file; the shipped ones are in configs/"
+        try:
+            config = runpy.run_path(file[1])["get_config"]()
+        except Exception as problem:  # again: of whatever kind
+            reason = " ".join(str(problem).split())
+            return f"{file[1]} does not load: {type(problem).__name__}: {reason}"
+        fields = [name for name, _ in leaves(config)]
+        for name in re.findall(r"--?config\.([\w.]+)", words):
+            if not any(field == name or field.startswith(f"{name}.") for field in fields):
+                return f"the config has no field {name!r}{nearest(name, fields)}"
+    return " ".join(str(error).split())

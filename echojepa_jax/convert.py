@@ -1,0 +1,61 @@
+"""Convert weights between PyTorch, Hugging Face and our formats, bit for bit.
+
+  python -m echojepa_jax.convert --from=vjepa2_vitl.pt --to=weights/vit_l
+  python -m echojepa_jax.convert --from=weights/vit_l --to=weights/vit_l_hf --format=hf
+
+What is read: V-JEPA 2 and EchoJEPA checkpoints of PyTorch, safetensors files, folders of Hugging
+Face's VJEPA2Model, and our own folders and runs. Every entry is used, or the conversion fails and
+lists what is left; nothing in a file is ever executed.
+"""
+
+import logging
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+
+FROM = flags.DEFINE_string("from", None, "weights to convert: a file or folder")
+TO = flags.DEFINE_string("to", None, "folder to make")
+FORMAT = flags.DEFINE_enum(
+    "format", "orbax", ["orbax", "safetensors", "torch", "hf"], "what to write"
+)
+IGNORE = flags.DEFINE_multi_string(
+    "ignore", [], "regular expression of entries to leave out; may be repeated"
+)
+HEADS = flags.DEFINE_integer(
+    "heads", 0, "attention heads of the encoder, if the file does not tell; 0 = by its size"
+)
+PREDICTOR_HEADS = flags.DEFINE_integer(
+    "predictor_heads", 0, "attention heads of the predictor, if the file does not tell"
+)
+
+log = logging.getLogger(__name__)
+
+
+def job() -> str:
+    from echojepa_jax.train.run_weights import open_weights
+    from echojepa_jax.utils.trees import count_parameters
+    from echojepa_jax.weights.write import write_weights
+
+    weights = open_weights(
+        Path(str(FROM.value)),
+        heads=HEADS.value,
+        predictor_heads=PREDICTOR_HEADS.value,
+        ignore=IGNORE.value,
+    )
+    log.info("encoder: %s", weights.shape)
+    if weights.predictor_shape:
+        log.info("predictor: %s", weights.predictor_shape)
+    for part, mark in weights.fingerprints().items():
+        count = count_parameters(weights.params[part])
+        log.info("%s: %s parameters, fingerprint %s", part, f"{count:,}", mark)
+    if FORMAT.value == "hf" and "context_encoder" in weights.params:
+        log.info("left out: the context encoder, as a VJEPA2Model has one encoder")
+        weights = weights.only("encoder", "predictor")
+    write_weights(weights, Path(str(TO.value)), FORMAT.value)
+    return f"{TO.value} holds {', '.join(weights.params)} as {FORMAT.value}"
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("from", "to"))

@@ -1,0 +1,84 @@
+"""Export the weights of a run, for probes, for PyTorch, or for serving without this package.
+
+  python -m echojepa_jax.export --workdir=runs/demo --out=out/encoder
+  python -m echojepa_jax.export --workdir=runs/demo --format=hf --out=out/hf
+  python -m echojepa_jax.export --workdir=runs/demo --format=stablehlo --out=out/serve
+
+A folder is made that holds the arrays, a config.json and a model_card.md. Formats: orbax and
+safetensors (ours), torch (V-JEPA 2's names), hf (VJEPA2Model, encoder and predictor), stablehlo
+(the forward pass as a program, in float32 and in bfloat16, and its weights).
+"""
+
+import logging
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+
+WORKDIR = flags.DEFINE_string("workdir", None, "the run: of training, or of fine-tuning")
+OUT = flags.DEFINE_string("out", None, "folder to make")
+FORMAT = flags.DEFINE_enum(
+    "format", "orbax", ["orbax", "safetensors", "torch", "hf", "stablehlo"], "what to write"
+)
+PART = flags.DEFINE_enum(
+    "part",
+    "target",
+    ["target", "context", "predictor", "all", "initial"],
+    "what to export: the target encoder, the context encoder, the predictor, all three, or the "
+    "target encoder as it was before training (the yardstick of probes)",
+)
+STEP = flags.DEFINE_integer("step", -1, "the checkpoint; -1 = the latest")
+
+log = logging.getLogger(__name__)
+
+
+def job() -> str:
+    import dataclasses
+
+    from echojepa_jax.train.run_weights import initial_weights, open_weights
+    from echojepa_jax.utils.errors import UserError
+    from echojepa_jax.utils.trees import count_parameters
+    from echojepa_jax.weights.stablehlo import write_stablehlo
+    from echojepa_jax.weights.write import write_weights
+
+    workdir, out, form, part = (
+        Path(str(WORKDIR.value)),
+        Path(str(OUT.value)),
+        FORMAT.value,
+        PART.value,
+    )
+    if part == "initial":
+        if STEP.value != -1:
+            raise UserError("--part=initial is before the first step: leave out --step")
+        weights = initial_weights(workdir)
+    else:
+        weights = open_weights(workdir, STEP.value)
+    if part == "context":
+        if "context_encoder" not in weights.params:
+            raise UserError(f"{workdir} holds no context encoder")
+        # From here on it is the encoder to use.
+        encoder = weights.params["context_encoder"]
+        weights = dataclasses.replace(weights, params={**weights.params, "encoder": encoder})
+    kept = {"predictor": ("predictor",), "all": ("encoder", "context_encoder", "predictor")}
+    wanted = kept.get(part, ("encoder",))
+    if form == "hf" and part != "predictor":
+        wanted = ("encoder", "predictor")  # a VJEPA2Model is both
+        if part == "all":
+            raise UserError("a VJEPA2Model has one encoder: use --part=target or --part=context")
+    weights = weights.only(*wanted)
+    if not weights.params:
+        raise UserError(f"{workdir} holds no {part}")
+    weights = dataclasses.replace(weights, origin={**weights.origin, "part": part})
+    if form == "stablehlo":
+        write_stablehlo(weights, out)
+    else:
+        write_weights(weights, out, form)
+    for name, mark in weights.fingerprints().items():
+        count = count_parameters(weights.params[name])
+        log.info("%s: %s parameters, fingerprint %s", name, f"{count:,}", mark)
+    return f"{out} holds {', '.join(weights.params)} as {form}"
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("workdir", "out"))

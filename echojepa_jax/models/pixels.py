@@ -1,0 +1,21 @@
+"""From pixels to what an encoder takes: the only place that normalises."""
+
+import jax
+import jax.numpy as jnp
+
+Colour = tuple[float, float, float]
+
+# ImageNet's, which the weights of V-JEPA 2 were trained with.
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+
+
+def normalise(clips: jax.Array, mean: Colour, std: Colour) -> jax.Array:
+    """uint8 [..., 3] -> float32: pixels in 0..1, less the mean, over the deviation.
+
+    Raises:
+      TypeError: clips are not uint8, so that somebody else has normalised them already (F02).
+    """
+    if clips.dtype != jnp.uint8:
+        raise TypeError(f"clips must be uint8 pixels, not {clips.dtype}: they are normalised here")
+    return (clips.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,164 @@
+"""The weights of a training run: from its workdir to what can be exported, embedded or probed."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.train import config as configs
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.checkpoint import Checkpoints
+from echojepa_jax.train.state import Networks, init_params, make_networks
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
+from echojepa_jax.weights.read import read_weights
+
+FINE_TUNED = "encoder"
+"""The folder of a probe's workdir that holds the encoder it has fine-tuned."""
+
+
+def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
+    """The weights of a run's checkpoint, or of whatever else `read_weights` reads.
+
+    Args:
+      step: of the checkpoint; -1 = the latest.
+      told: what files do not tell, see `read_weights`.
+
+    Raises:
+      UserError: there are no weights, or they cannot be read.
+    """
+    fine_tuned = path / FINE_TUNED
+    if (path / workdirs.CHECKPOINTS).is_dir() and not fine_tuned.is_dir():
+        return weights_of_run(path, step)
+    if step != -1:
+        raise UserError(f"{path} is no training run: it has no checkpoint of step {step}")
+    return read_weights(fine_tuned if fine_tuned.is_dir() else path, **told)
+
+
+def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
+    """Target encoder (as `encoder`), context encoder and predictor of one checkpoint.
+
+    Args:
+      step: of the checkpoint; -1 = the latest.
+
+    Raises:
+      UserError: the folder is no training run, has no such checkpoint, or it cannot be read.
+    """
+    config = config_of_run(workdir)
+    networks = make_networks(config)
+    shapes = _shapes(networks, config)
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes
+    )
+    count = jax.ShapeDtypeStruct((), np.int32, sharding=place)
+    folder = workdir / workdirs.CHECKPOINTS
+    if not folder.is_dir():
+        raise UserError(f"{workdir} has no checkpoint yet: train first")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or (step != -1 and step not in steps):
+            raise UserError(f"{folder} has no checkpoint of step {step}, only {sorted(steps)}")
+        step = steps[0] if step == -1 else step
+        target = {"count": count, "ema": like["encoder"]}
+        try:
+            parts = checkpoints.restore({"params": like, "target": target}, step)
+        # Orbax and TensorStore raise whatever damage makes of the files.
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:300]
+            raise UserError(f"checkpoint {step} of {folder} cannot be read: {reason}") from error
+    params = {
+        "encoder": parts["target"]["ema"],
+        "context_encoder": parts["params"]["encoder"],
+        "predictor": parts["params"]["predictor"],
+    }
+    return _pretrained(networks, config, jax.device_get(params), _origin(workdir, config, step))
+
+
+def initial_weights(workdir: Path) -> Pretrained:
+    """The random weights that a run started from: the yardstick of probes."""
+    config = config_of_run(workdir)
+    if config.init["from"]:
+        raise UserError(f"{workdir} did not start from random weights but {config.init['from']}")
+    networks = make_networks(config)
+    init = jax.jit(init_params, static_argnums=(0, 2, 3))
+    params = init(networks, jax.random.key(config.seed), config.data.frames, config.data.size)
+    return _pretrained(networks, config, jax.device_get(params), _origin(workdir, config, 0))
+
+
+def config_of_run(workdir: Path) -> ConfigDict:
+    """The config of a training run.
+
+    Raises:
+      UserError: the folder is not one of a training run.
+    """
+    try:
+        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        make_networks(config)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{workdir} is not the workdir of a training run ({error})") from error
+    return config
+
+
+def _shapes(networks: Networks, config: ConfigDict) -> dict[str, Any]:
+    frames, size = config.data.frames, config.data.size
+    return jax.eval_shape(lambda: init_params(networks, jax.random.key(0), frames, size))
+
+
+def shapes_of(networks: Networks) -> tuple[EncoderShape, PredictorShape]:
+    """Sizes of the networks of a config."""
+    encoder, predictor = networks.encoder, networks.predictor
+    return (
+        EncoderShape(
+            encoder.width,
+            encoder.depth,
+            encoder.heads,
+            encoder.mlp_hidden,
+            encoder.tubelet,
+            encoder.patch,
+        ),
+        PredictorShape(
+            predictor.width,
+            predictor.depth,
+            predictor.heads,
+            predictor.mlp_hidden,
+            predictor.mask_tokens,
+        ),
+    )
+
+
+def _pretrained(
+    networks: Networks, config: ConfigDict, params: Mapping[str, Any], origin: Mapping[str, str]
+) -> Pretrained:
+    clip = configs.clip_spec(config)
+    shape, predictor = shapes_of(networks)
+    taken = ClipInput(clip.frames, clip.size, clip.by, clip.value, networks.mean, networks.std)
+    return Pretrained(shape, predictor, taken, params, origin)
+
+
+def _origin(workdir: Path, config: ConfigDict, step: int) -> dict[str, str]:
+    """Facts for the model card. Folders are left out: they may name people and places."""
+    optim = config.optim
+    total = optim.epochs * optim.updates_per_epoch
+    facts = {
+        "training": f"step {step:,} of {total:,}, {optim.global_batch:,} clips each"
+        if step
+        else "none: random weights",
+        "seed": str(config.seed),
+    }
+    path = workdir / workdirs.MANIFEST
+    if path.exists():
+        manifest = json.loads(path.read_text())
+        kinds: Counter[str] = Counter()
+        for source, videos in manifest["data"]["sources"].items():
+            kinds[source.partition(":")[0]] += videos
+        facts["videos"] = ", ".join(f"{count:,} of kind {kind}" for kind, count in kinds.items())
+        facts["data fingerprint"] = manifest["data"]["fingerprint"]
+        facts["code"] = manifest["commit"]
+        facts["versions"] = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
+    return facts

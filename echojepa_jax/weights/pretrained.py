@@ -1,0 +1,113 @@
+"""Weights as programs pass them on: parameters, the architecture they belong to, their input."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
+from echojepa_jax.models.predictor import Predictor
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.weights.vjepa2 import Tree
+
+PARTS = ("encoder", "context_encoder", "predictor")
+"""What there may be: `encoder` is the one to use (the target encoder, where both are there)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderShape:
+    """Sizes of an encoder, see `models.vit.Encoder`."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    tubelet: int = 2
+    patch: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorShape:
+    """Sizes of a predictor, see `models.predictor.Predictor`."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    mask_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipInput:
+    """The clips that an encoder was trained on; other lengths and sizes work as well.
+
+    frames, size: of a clip, height and width in pixels. sample_by, sample_value: how its frames are
+    spaced, see `data.sampling`. mean, std: of pixels in 0..1, per colour.
+    """
+
+    frames: int = 16
+    size: int = 224
+    sample_by: str = "fps"
+    sample_value: float = 8.0
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Parameters of some of `PARTS` as trees of float32 NumPy arrays.
+
+    origin: facts on where they come from, for the model card.
+    """
+
+    shape: EncoderShape
+    predictor_shape: PredictorShape | None
+    clip: ClipInput
+    params: Mapping[str, Tree]
+    origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def make_encoder(self, dtype: Any = jnp.float32, **settings: Any) -> Encoder:
+        """The encoder (or context encoder) of these sizes; for `settings` see `Encoder`."""
+        return Encoder(**dataclasses.asdict(self.shape), dtype=dtype, **settings)
+
+    def make_predictor(self, dtype: Any = jnp.float32) -> Predictor:
+        """The predictor of these sizes."""
+        assert self.predictor_shape is not None, "there is a predictor"
+        sizes = dataclasses.asdict(self.predictor_shape)
+        return Predictor(out_width=self.shape.width, dtype=dtype, **sizes)
+
+    def only(self, *parts: str) -> "Pretrained":
+        """The same with fewer parts."""
+        params = {name: self.params[name] for name in parts if name in self.params}
+        return dataclasses.replace(self, params=params)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of every part."""
+        return {part: fingerprint(tree) for part, tree in self.params.items()}
+
+
+def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part: str) -> Tree:
+    """The parameter tree of a part, as shapes."""
+    weights = Pretrained(shape, predictor, ClipInput(), {})
+    key, ids = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+    if part == "predictor":
+        context = jnp.zeros((1, 1, shape.width))
+        init, inputs = weights.make_predictor().init, (context, ids, ids)
+        return jax.eval_shape(lambda: init(key, *inputs, (1, 1, 1)))["params"]
+    clips = jnp.zeros((1, shape.tubelet, shape.patch, shape.patch, 3))
+    return jax.eval_shape(lambda: weights.make_encoder().init(key, clips, ids))["params"]
+
+
+def fingerprint(tree: Tree) -> str:
+    """SHA-256 over names, shapes and bits of a parameter tree: which weights these are."""
+    digest = hashlib.sha256()
+    for path, value in sorted(flatten_dict(tree).items()):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{'/'.join(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

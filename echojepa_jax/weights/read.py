@@ -1,0 +1,456 @@
+"""Weights from files: our folders, Hugging Face folders, PyTorch checkpoints, safetensors files.
+
+Nothing in a file is ever executed, and nothing in it is passed over: an entry that is not
+understood is an error unless it is named as expected.
+"""
+
+import dataclasses
+import json
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+
+from echojepa_jax.models.vit import SIZES
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights import vjepa2
+from echojepa_jax.weights.pretrained import (
+    PARTS,
+    ClipInput,
+    EncoderShape,
+    PredictorShape,
+    Pretrained,
+    expected_shapes,
+    fingerprint,
+)
+from echojepa_jax.weights.vjepa2 import Array, Lazy
+
+log = logging.getLogger(__name__)
+
+FORMAT = "echojepa_jax weights, version 1"
+CONFIG, TENSORS, ORBAX, CARD = "config.json", "model.safetensors", "params", "model_card.md"
+TORCH = "model.pt"
+
+# Parts of a PyTorch training checkpoint, and what else is in one. Of encoders the target comes
+# first: it is the one that is used.
+_TARGETS, _CONTEXT, _PREDICTOR = ("target_encoder", "ema_encoder"), "encoder", "predictor"
+_NOT_WEIGHTS = frozenset(
+    ("opt", "optimizer", "scaler", "epoch", "loss", "batch_size", "world_size", "lr", "itr", "step")
+)
+_WRAPPERS = ("state_dict", "model")
+_PREFIXES = re.compile(r"^(module\.|backbone\.|_orig_mod\.)+")
+
+
+def read_weights(
+    path: Path,
+    *,
+    heads: int = 0,
+    predictor_heads: int = 0,
+    clip: ClipInput | None = None,
+    ignore: Sequence[str] = (),
+) -> Pretrained:
+    """Reads whatever `path` is.
+
+    Args:
+      path: a folder with a config.json (ours or Hugging Face's), a PyTorch file, or a .safetensors
+        file with V-JEPA 2's or Hugging Face's names.
+      heads, predictor_heads: attention heads, which a file without a config does not tell; 0 = by
+        the table of sizes.
+      clip: the input, which a file without our config does not tell; None = V-JEPA 2's.
+      ignore: regular expressions of entries that are expected and not used.
+
+    Raises:
+      UserError: there is nothing there, it is damaged or of another kind, or entries are missing,
+        not understood, of another shape or not finite.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there: name a folder of weights, or a file of PyTorch's")
+    if path.is_dir():
+        config = _read_config(path)
+        if config.get("format") == FORMAT:
+            return _read_ours(path, config)
+        if config.get("model_type") != "vjepa2":
+            raise UserError(
+                f"{path / CONFIG} is neither of our weights nor of a VJEPA2Model "
+                f"(model_type {config.get('model_type')!r})"
+            )
+        return _from_hugging_face(path, config, _open_folder(path), ignore)
+    named = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+    return _from_torch(path, named, heads, predictor_heads, clip or ClipInput(), ignore)
+
+
+def config_of(weights: Pretrained) -> dict[str, Any]:
+    """What config.json of our folders holds."""
+    return {
+        "format": FORMAT,
+        "encoder": vars(weights.shape),
+        "predictor": vars(weights.predictor_shape) if weights.predictor_shape else None,
+        "clip": vars(weights.clip),
+        "fingerprints": weights.fingerprints(),
+        "origin": dict(weights.origin),
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no {CONFIG}: it is no folder of weights") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} holds no JSON object")
+    return config
+
+
+# --- ours -------------------------------------------------------------------------------------
+
+
+def _read_ours(folder: Path, config: dict[str, Any]) -> Pretrained:
+    try:
+        shape = EncoderShape(**config["encoder"])
+        predictor = PredictorShape(**config["predictor"]) if config["predictor"] else None
+        clip = clip_of(config["clip"])
+        told, origin = dict(config["fingerprints"]), dict(config["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error!r}") from error
+    shapes = {part: expected_shapes(shape, predictor, part) for part in told}
+    if (folder / ORBAX).is_dir():
+        params = _restore(folder / ORBAX, shapes)
+    elif (folder / TORCH).is_file():
+        parts, _ = _parts_of(folder / TORCH, _open_pickle(folder / TORCH), ())
+        told_parts = {part: parts[part] for part in told if part in parts}
+        params = dict(_build(folder / TORCH, told_parts, shape, predictor, clip).params)
+    else:
+        params = _from_flat(folder / TENSORS, shapes)
+    if set(params) != set(told):
+        raise UserError(f"{folder} holds {sorted(params)}, but its {CONFIG} tells {sorted(told)}")
+    for part, tree in params.items():
+        if fingerprint(tree) != told[part]:
+            raise UserError(
+                f"the {part} in {folder} is not the one that its {CONFIG} tells: the folder is "
+                "damaged; make it again"
+            )
+    return Pretrained(shape, predictor, clip, params, origin)
+
+
+def clip_of(fields: Mapping[str, Any]) -> ClipInput:
+    """The clip input that JSON tells."""
+    as_tuples: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in fields.items()}
+    return ClipInput(**as_tuples)
+
+
+def _restore(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            args = ocp.args.PyTreeRestore(item=shapes, restore_args=as_numpy)
+            return reader.restore(folder.absolute(), args=args)
+    # Orbax and TensorStore raise whatever the damage makes of the files.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise UserError(f"{folder} cannot be read ({reason}): make it again") from error
+
+
+def _from_flat(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Our trees, whose paths are joined by dots in a safetensors file."""
+    tensors, flat = _open_safetensors(path), flatten_dict(shapes)
+    names = {".".join(key): key for key in flat}
+    if set(names) != set(tensors):
+        odd = sorted(set(names) ^ set(tensors))
+        raise UserError(f"{path} does not hold what its {CONFIG} tells; they differ in {odd[:8]}")
+    return unflatten_dict({key: tensors[name] for name, key in names.items()})
+
+
+# --- files as named arrays ----------------------------------------------------------------------
+
+
+def _open_safetensors(path: Path) -> Lazy:
+    """Arrays of a file by name, read when they are asked for.
+
+    Raises:
+      UserError: no such file, or it is damaged.
+    """
+    try:
+        file = safe_open(path, framework="np")
+        names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is no whole safetensors file: {error}") from error
+
+    def get(name: str) -> Array:
+        if file.get_slice(name).get_dtype() != "BF16":
+            return file.get_tensor(name)
+        # NumPy has no bfloat16; JAX brings one.
+        with safe_open(path, framework="flax") as other:
+            return np.asarray(other.get_tensor(name))
+
+    return Lazy({name: partial(get, name) for name in names})
+
+
+def _open_folder(folder: Path) -> Mapping[str, Array]:
+    """The arrays of a Hugging Face folder, in one file or in several with an index."""
+    index = folder / f"{TENSORS}.index.json"
+    if not index.exists():
+        if not (folder / TENSORS).exists():
+            raise UserError(f"{folder} has no {TENSORS}: only safetensors are read")
+        return _open_safetensors(folder / TENSORS)
+    places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    files = {name: _open_safetensors(folder / name) for name in sorted(set(places.values()))}
+    lost = sorted(name for name, file in places.items() if name not in files[file])
+    if lost:
+        raise UserError(f"{folder} is not whole: its index names {lost[:8]}, which no file holds")
+
+    return Lazy({name: partial(files[file].__getitem__, name) for name, file in places.items()})
+
+
+def _open_pickle(path: Path) -> Any:
+    """What `torch.save` wrote, tensors mapped from the file where it allows that; runs no code.
+
+    Raises:
+      UserError: PyTorch is not installed, or the file is damaged, or asks to run code.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a file of PyTorch's: pip install torch, or name a .safetensors file"
+        ) from error
+    try:
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())
+        named = re.search(r"GLOBAL (\S+)", reason)
+        what = f"it asks for {named[1]}" if named else reason[:200]
+        raise UserError(
+            f"{path} holds more than weights ({what}), and loading it could run code: ask its "
+            "author for a safetensors file or a plain state dict"
+        ) from error
+    # A file that was cut off ends in whatever the reader stumbles over.
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no whole file of PyTorch's ({reason})") from error
+
+
+# --- PyTorch's names ----------------------------------------------------------------------------
+
+
+def _from_torch(
+    path: Path,
+    top: Any,
+    heads: int,
+    predictor_heads: int,
+    clip: ClipInput,
+    ignore: Sequence[str],
+) -> Pretrained:
+    parts, left_out = _parts_of(path, top, ignore)
+    if left_out:
+        log.info("left out, as it is no weights or was named as expected: %s", ", ".join(left_out))
+    if "hugging_face" in parts:
+        parts = dict(vjepa2.from_hugging_face(parts["hugging_face"]))
+        parts = {part: named for part, named in parts.items() if named}
+    if "encoder" not in parts:
+        raise UserError(f"{path} holds no encoder, only {sorted(parts)}")
+    shape = _encoder_shape(path, parts["encoder"], heads)
+    predictor = None
+    if "predictor" in parts:
+        predictor = _predictor_shape(path, parts["predictor"], predictor_heads)
+    return _build(path, parts, shape, predictor, clip)
+
+
+def _build(
+    path: Path,
+    parts: Mapping[str, Mapping[str, Array]],
+    shape: EncoderShape,
+    predictor: PredictorShape | None,
+    clip: ClipInput,
+) -> Pretrained:
+    params = {}
+    for part in sorted(parts, key=PARTS.index):
+        rows = vjepa2.rows_of(part, shape.tubelet, shape.patch)
+        try:
+            params[part] = vjepa2.from_torch(
+                parts[part], rows, expected_shapes(shape, predictor, part)
+            )
+        except UserError as error:
+            raise UserError(f"{path}, {part}: {error}") from error
+        log.info(
+            "%s: all %d entries of %s mapped to %d arrays", part, len(parts[part]), path, len(rows)
+        )
+    return Pretrained(shape, predictor, clip, params, {"made from": path.name})
+
+
+def _parts_of(
+    path: Path, top: Any, ignore: Sequence[str]
+) -> tuple[dict[str, Mapping[str, Array]], list[str]]:
+    """Named arrays by part ("hugging_face" for a whole state dict of theirs), and what was left."""
+    if not isinstance(top, Mapping):
+        raise UserError(f"{path} holds a {type(top).__name__}, not a dictionary of weights")
+    if len(top) == 1 and (name := next(iter(top))) in _WRAPPERS:
+        top = top[name]
+    left_out = [str(name) for name in top if _is_expected(str(name), ignore)]
+    top = {name: value for name, value in top.items() if str(name) not in left_out}
+    sections = {name: value for name, value in top.items() if isinstance(value, Mapping)}
+    targets = [name for name in _TARGETS if name in sections]
+    if not targets and not {_CONTEXT, _PREDICTOR} & set(sections):
+        named, ignored = _clean(path, top, ignore)
+        kind = "hugging_face" if any(n.startswith("encoder.layer") for n in named) else "encoder"
+        return {kind: named}, left_out + ignored
+    parts: dict[str, Mapping[str, Array]] = {}
+    roles = {targets[0]: "encoder"} if targets else {_CONTEXT: "encoder"}
+    if targets and _CONTEXT in sections:
+        if _same(sections[targets[0]], sections[_CONTEXT]):
+            del top[_CONTEXT]  # one encoder under two names
+        roles[_CONTEXT] = "context_encoder"
+    roles[_PREDICTOR] = "predictor"
+    for name in list(top):
+        if name in roles:
+            parts[roles[name]], ignored = _clean(path, top.pop(name), ignore)
+            left_out += [f"{name}/{entry}" for entry in ignored]
+        elif name in _NOT_WEIGHTS:
+            left_out.append(name)
+            del top[name]
+    if top:
+        raise UserError(
+            f"{path} holds entries that are not understood, {sorted(map(str, top))}: name those "
+            "that shall be left out with --ignore"
+        )
+    return parts, left_out
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sections of a file are stored once."""
+    places = [
+        {name: value.data_ptr() for name, value in section.items() if hasattr(value, "data_ptr")}
+        for section in (one, other)
+    ]
+    return places[0] == places[1] and len(places[0]) == len(one) == len(other)
+
+
+def _is_expected(name: str, ignore: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in ignore)
+
+
+def _clean(
+    path: Path, named: Mapping[str, Any], ignore: Sequence[str]
+) -> tuple[Mapping[str, Array], list[str]]:
+    """The entries without the prefixes of wrappers (F14), as arrays; and what was left out."""
+    make: dict[str, Callable[[], Array]] = {}
+    left_out = []
+    for name in named:
+        if _is_expected(name, ignore):
+            left_out.append(name)
+            continue
+        short = _PREFIXES.sub("", str(name))
+        if short in make:
+            raise UserError(f"{path} holds {short} twice, with different prefixes")
+        make[short] = partial(_as_array, path, name, named[name])
+    return Lazy(make), left_out
+
+
+def _as_array(path: Path, name: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "detach"):
+        raise UserError(f"{path}: entry {name} is a {type(value).__name__}, not a tensor")
+    tensor = value.detach()
+    # NumPy has no bfloat16, and float32 holds each of its values.
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
+def _depth(named: Iterable[str], blocks: str) -> int:
+    found = [re.match(rf"{blocks}\.(\d+)\.", name) for name in named]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _need(path: Path, named: Mapping[str, Array], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of an entry that tells a size."""
+    if name not in named:
+        raise UserError(
+            f"{path} is no V-JEPA 2 encoder or predictor: it has no {name}, but "
+            f"{sorted(named)[:4]} ..."
+        )
+    shape = named[name].shape
+    if len(shape) != axes:
+        raise UserError(f"{path}: {name} is {list(shape)}, which has not {axes} axes")
+    return shape
+
+
+def _heads(path: Path, width: int, known: int, told: int, flag: str) -> int:
+    heads = told or known
+    if not heads:
+        raise UserError(
+            f"{path} does not tell its number of attention heads, and width {width} is none of the "
+            f"known sizes: set {flag}"
+        )
+    if width % heads:
+        raise UserError(f"{flag}={heads} does not divide the width of {path}, {width}")
+    return heads
+
+
+def _encoder_shape(path: Path, named: Mapping[str, Array], heads: int) -> EncoderShape:
+    patches = _need(path, named, "patch_embed.proj.weight", 5)
+    width, _, tubelet, patch, _ = patches
+    hidden, _ = _need(path, named, "blocks.0.mlp.fc1.weight", 2)
+    depth = _depth(named, "blocks")
+    sizes = [
+        size
+        for size in SIZES.values()
+        if (size.width, size.depth, size.mlp_hidden) == (width, depth, hidden)
+    ]
+    heads = _heads(path, width, sizes[0].heads if sizes else 0, heads, "--heads")
+    return EncoderShape(width, depth, heads, hidden, tubelet, patch)
+
+
+def _predictor_shape(path: Path, named: Mapping[str, Array], heads: int) -> PredictorShape:
+    width, _ = _need(path, named, "predictor_embed.weight", 2)
+    hidden, _ = _need(path, named, "predictor_blocks.0.mlp.fc1.weight", 2)
+    tokens = sum(name.startswith("mask_tokens.") for name in named)
+    heads = _heads(path, width, 12 if width == 384 else 0, heads, "--predictor_heads")
+    return PredictorShape(width, _depth(named, "predictor_blocks"), heads, hidden, tokens)
+
+
+# --- Hugging Face's config ------------------------------------------------------------------------
+
+
+def _from_hugging_face(
+    path: Path, config: dict[str, Any], tensors: Mapping[str, Array], ignore: Sequence[str]
+) -> Pretrained:
+    kept = {n: partial(tensors.__getitem__, n) for n in tensors if not _is_expected(n, ignore)}
+    parts = {k: v for k, v in vjepa2.from_hugging_face(Lazy(kept)).items() if v}
+    try:
+        width, patch = config["hidden_size"], config["patch_size"]
+        shape = EncoderShape(
+            width=width,
+            depth=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            mlp_hidden=int(width * config["mlp_ratio"]),
+            tubelet=config["tubelet_size"],
+            patch=patch if isinstance(patch, int) else patch[0],
+        )
+        predictor = PredictorShape(
+            width=config["pred_hidden_size"],
+            depth=config["pred_num_hidden_layers"],
+            heads=config["pred_num_attention_heads"],
+            mlp_hidden=int(config["pred_hidden_size"] * config["pred_mlp_ratio"]),
+            mask_tokens=config["pred_num_mask_tokens"],
+        )
+        mine = config.get("echojepa_jax", {})  # written by `write.py`
+        told = {"frames": config["frames_per_clip"], "size": config["crop_size"]}
+        clip, origin = clip_of(mine.get("clip", told)), mine.get("origin", {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / CONFIG} is not that of a VJEPA2Model: {error!r}") from error
+    if "encoder" not in parts:
+        raise UserError(f"{path} holds no encoder")
+    built = _build(path, parts, shape, predictor if "predictor" in parts else None, clip)
+    return dataclasses.replace(built, origin=origin or built.origin)

@@ -1,0 +1,183 @@
+"""Weights into folders: each holds the arrays, a config.json and a model_card.md."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights import vjepa2
+from echojepa_jax.weights.card import model_card
+from echojepa_jax.weights.pretrained import Pretrained
+from echojepa_jax.weights.read import CARD, CONFIG, ORBAX, TENSORS, TORCH, config_of
+from echojepa_jax.weights.vjepa2 import Array
+
+
+def write_weights(weights: Pretrained, out: Path, form: str) -> None:
+    """Makes the folder `out`; it is whole, or it is not there.
+
+    Args:
+      form: one of `FORMATS`.
+
+    Raises:
+      UserError: `out` is there already, cannot be written, or the format cannot hold these weights.
+    """
+    with new_folder(out) as folder:
+        FORMATS[form](weights, folder)
+        (folder / CARD).write_text(model_card(weights, form))
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which gets the name `out` when everything is in it (F12).
+
+    Raises:
+      UserError: `out` holds something already, or the disk does not take it.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is there already: name another folder, or remove it")
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex}.partial"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """An indented JSON file."""
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _orbax(weights: Pretrained, folder: Path) -> None:
+    """Our trees as an Orbax checkpoint."""
+    write_json(folder / CONFIG, config_of(weights))
+    # Nobody changes the arrays meanwhile: its copy of all of them would be memory for nothing.
+    no_copy = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, no_copy))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    with ocp.Checkpointer(handler) as writer:
+        writer.save((folder / ORBAX).absolute(), args=ocp.args.PyTreeSave(dict(weights.params)))
+
+
+def _safetensors(weights: Pretrained, folder: Path) -> None:
+    """Our trees, flat: a name is the path in the tree, joined by dots."""
+    write_json(folder / CONFIG, config_of(weights))
+    flat = {".".join(path): value for path, value in flatten_dict(dict(weights.params)).items()}
+    save_tensors(flat, folder)
+
+
+def save_tensors(tensors: dict[str, Array], folder: Path) -> None:
+    """Writes the safetensors file of a folder."""
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(contiguous, folder / TENSORS, metadata={"format": "pt"})
+    (folder / TENSORS).chmod(0o644)  # the library makes files that only their owner may read
+
+
+def _torch_parts(weights: Pretrained) -> dict[str, dict[str, Array]]:
+    """V-JEPA 2's names by part."""
+    shape = weights.shape
+    return {
+        part: vjepa2.to_torch(tree, vjepa2.rows_of(part, shape.tubelet, shape.patch))
+        for part, tree in weights.params.items()
+    }
+
+
+def _torch(weights: Pretrained, folder: Path) -> None:
+    """A checkpoint of V-JEPA 2's PyTorch code: `target_encoder`, `encoder` and `predictor`."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("--format=torch needs PyTorch: pip install torch") from error
+    named = {
+        part: {name: torch.from_numpy(np.array(a, order="C")) for name, a in tensors.items()}
+        for part, tensors in _torch_parts(weights).items()
+    }
+    parts: dict[str, Any] = {}
+    if "encoder" in named:
+        # Code that reads one encoder looks for either name; equal tensors are stored once.
+        parts["target_encoder"] = named["encoder"]
+        parts["encoder"] = named.get("context_encoder", named["encoder"])
+    elif "context_encoder" in named:
+        parts["encoder"] = named["context_encoder"]
+    if "predictor" in named:
+        parts["predictor"] = named["predictor"]
+    torch.save(parts, folder / TORCH)
+    write_json(folder / CONFIG, config_of(weights))
+
+
+def _hugging_face(weights: Pretrained, folder: Path) -> None:
+    """What `VJEPA2Model.from_pretrained` loads."""
+    predictor = weights.predictor_shape
+    if "predictor" not in weights.params or predictor is None or "encoder" not in weights.params:
+        raise UserError(
+            "a VJEPA2Model is an encoder and a predictor, and these weights lack one of them: "
+            "choose another --format"
+        )
+    shape, clip = weights.shape, weights.clip
+    config = {
+        "architectures": ["VJEPA2Model"],
+        "model_type": "vjepa2",
+        "dtype": "float32",
+        "patch_size": shape.patch,
+        "crop_size": clip.size,
+        "frames_per_clip": clip.frames,
+        "tubelet_size": shape.tubelet,
+        "in_chans": 3,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "mlp_ratio": _ratio(shape.width, shape.mlp_hidden),
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "pred_hidden_size": predictor.width,
+        "pred_num_hidden_layers": predictor.depth,
+        "pred_num_attention_heads": predictor.heads,
+        "pred_mlp_ratio": _ratio(predictor.width, predictor.mlp_hidden),
+        "pred_num_mask_tokens": predictor.mask_tokens,
+        "echojepa_jax": {"clip": vars(clip), "origin": dict(weights.origin)},
+    }
+    write_json(folder / CONFIG, config)
+    processor = {
+        "video_processor_type": "VJEPA2VideoProcessor",
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+        "do_resize": True,
+        "size": {"shortest_edge": clip.size},
+        "do_center_crop": True,
+        "crop_size": {"height": clip.size, "width": clip.size},
+    }
+    write_json(folder / "video_preprocessor_config.json", processor)
+    save_tensors(vjepa2.to_hugging_face(_torch_parts(weights.only("encoder", "predictor"))), folder)
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The ratio from which `int(width * ratio)` gives back the hidden width."""
+    ratio = hidden / width
+    while int(width * ratio) < hidden:
+        ratio = float(np.nextafter(ratio, np.inf))
+    return ratio
+
+
+FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {
+    "orbax": _orbax,
+    "safetensors": _safetensors,
+    "torch": _torch,
+    "hf": _hugging_face,
+}
