@@ -29,10 +29,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=REPOSITORY / "tests" / "data" / "train_steps_tiny.npz",
         help="training steps of the original PyTorch code to be equal to (npz)",
     )
+    parser.addoption(
+        "--probe-fixture",
+        type=Path,
+        default=REPOSITORY / "tests" / "data" / "probes_tiny.npz",
+        help="probes of the original PyTorch code to be equal to (npz)",
+    )
 
 
-class TrainFixture:
-    """Recorded training steps of the original code, with names and sizes of its own `config`."""
+class Fixture:
+    """Recorded numbers of the original code, with names and sizes of its own `config`."""
 
     def __init__(self, path: Path) -> None:
         self.arrays = np.load(path)
@@ -49,6 +55,10 @@ class TrainFixture:
             if name.startswith(prefix + "/")
         }
 
+
+class TrainFixture(Fixture):
+    """Training steps."""
+
     def clips(self, step: int) -> np.ndarray:
         """Normalised clips of a step as [B, T, H, W, 3]."""
         return self.arrays[f"step{step}/clips"].astype(np.float32).transpose(0, 2, 3, 4, 1)
@@ -62,6 +72,11 @@ class TrainFixture:
 @pytest.fixture(scope="session")
 def train_fixture(request: pytest.FixtureRequest) -> TrainFixture:
     return TrainFixture(request.config.getoption("--train-fixture"))
+
+
+@pytest.fixture(scope="session")
+def probe_fixture(request: pytest.FixtureRequest) -> Fixture:
+    return Fixture(request.config.getoption("--probe-fixture"))
 
 
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"

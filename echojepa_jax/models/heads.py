@@ -1,0 +1,137 @@
+"""Probe heads: from the tokens of an encoder to a number or to scores of classes.
+
+The arithmetic of V-JEPA 2's and EchoJEPA's probes (method, section 7). An example has S = views x
+clips slots, view by view; the tokens of a slot are those of one clip, and a slot may be missing.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+
+from echojepa_jax.models.blocks import WEIGHT_INIT, Mlp, depth_scaled
+from echojepa_jax.ops.attention import attention
+
+KINDS = ("linear", "mlp", "attentive")
+FUSIONS = ("early", "late")
+MLP_RATIO = 4
+
+
+def _norm(name: str) -> nn.LayerNorm:
+    # Not the encoder's 1e-6: PyTorch's default, which the original's probes have.
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
+
+
+def _dense(width: int, name: str) -> nn.Dense:
+    return nn.Dense(width, kernel_init=WEIGHT_INIT, name=name)
+
+
+class SelfAttentionBlock(nn.Module):
+    """Pre-norm block over tokens, without positions; missing tokens are not attended to."""
+
+    heads: int
+    layer: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
+        """x: [B, N, D]; present: bool [B, N]. Returns [B, N, D]."""
+        width, layer = x.shape[-1], jnp.asarray(self.layer)
+        qkv = _dense(3 * width, "qkv")(_norm("norm1")(x))
+        query, key, value = rearrange(
+            qkv, "b n (three h d) -> three b n h d", three=3, h=self.heads
+        )
+        out = rearrange(attention(query, key, value, present), "b n h d -> b n (h d)")
+        x = x + nn.Dense(width, kernel_init=depth_scaled(layer), name="out")(out)
+        mlp = Mlp(MLP_RATIO * width, jnp.float32, name="mlp")
+        return x + mlp(_norm("norm2")(x), layer)
+
+
+class AttentivePooler(nn.Module):
+    """`depth - 1` self-attention blocks, then one learned query attends to all tokens."""
+
+    heads: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
+        """x: [B, N, D]; present: bool [B, N], at least one in a row. Returns [B, D]."""
+        width = x.shape[-1]
+        for layer in range(self.depth - 1):
+            x = SelfAttentionBlock(self.heads, layer, name=f"block{layer}")(x, present)
+        query = self.param("query", WEIGHT_INIT, (1, width), jnp.float32)
+        keyvalue = _dense(2 * width, "kv")(_norm("norm1")(x))
+        key, value = rearrange(keyvalue, "b n (two h d) -> two b n h d", two=2, h=self.heads)
+        asked = repeat(_dense(width, "q")(query), "one (h d) -> b one h d", b=len(x), h=self.heads)
+        # There is no output projection (inherited).
+        out = rearrange(attention(asked, key, value, present), "b one h d -> b one (h d)")
+        pooled = query + out
+        mlp = Mlp(MLP_RATIO * width, jnp.float32, name="mlp")
+        return (pooled + mlp(_norm("norm2")(pooled), jnp.asarray(self.depth - 1)))[:, 0]
+
+
+class Head(nn.Module):
+    """A probe: pools the tokens of an example and maps them to `outputs` numbers.
+
+    Attributes:
+      kind: "linear" or "mlp" (of the mean token), or "attentive".
+      outputs: 1 for regression, the number of classes for classification.
+      depth, heads: of the attentive pooler. hidden: of the MLP probe.
+      views, clips: slots of an example.
+      streams: learned embeddings of view and clip are added to the tokens.
+      fusion: "early" pools the tokens of all slots together; "late" predicts from every slot alone
+        and averages over those that are there.
+    """
+
+    kind: str
+    outputs: int
+    depth: int = 1
+    heads: int = 16
+    hidden: int = 256
+    views: int = 1
+    clips: int = 1
+    streams: bool = False
+    fusion: str = "early"
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, present: jax.Array) -> jax.Array:
+        """tokens: [B, S, N, D]; present: bool [B, S], at least one in a row. -> [B, outputs]."""
+        batch, slots, count, width = tokens.shape
+        tokens = tokens.astype(jnp.float32)
+        if self.streams:
+            view = self.param("view_embed", WEIGHT_INIT, (self.views, width), jnp.float32)
+            clip = self.param("clip_embed", WEIGHT_INIT, (self.clips, width), jnp.float32)
+            tokens += rearrange(view[:, None] + clip, "v c d -> 1 (v c) 1 d")
+        if self.fusion == "late":
+            alone = rearrange(tokens, "b s n d -> (b s) n d")
+            out = self._predict(alone, jnp.ones((batch * slots, count), bool))
+            out = rearrange(out, "(b s) o -> b s o", s=slots)
+            weight = present[..., None].astype(jnp.float32)
+            return jnp.sum(out * weight, axis=1) / jnp.sum(weight, axis=1)
+        together = rearrange(tokens, "b s n d -> b (s n) d")
+        return self._predict(together, repeat(present, "b s -> b (s n)", n=count))
+
+    def _predict(self, x: jax.Array, present: jax.Array) -> jax.Array:
+        """x: [B, N, D]; present: bool [B, N]. Returns [B, outputs]."""
+        if self.kind == "attentive":
+            x = AttentivePooler(self.heads, self.depth, name="pooler")(x, present)
+        else:
+            weight = present[..., None].astype(jnp.float32)
+            x = jnp.sum(x * weight, axis=1) / jnp.sum(weight, axis=1)
+            x = _norm("norm")(x)
+            if self.kind == "mlp":
+                x = nn.gelu(_dense(self.hidden, "hidden")(x), approximate=False)
+        return _dense(self.outputs, "out")(x)
+
+
+def regression_loss(out: jax.Array, target: jax.Array) -> jax.Array:
+    """Smooth L1 (Huber with delta 1) of z-scored targets: [B, 1], [B] -> [B]."""
+    error = jnp.abs(out[:, 0] - target)
+    return jnp.where(error < 1, 0.5 * error**2, error - 0.5)
+
+
+def class_loss(out: jax.Array, target: jax.Array) -> jax.Array:
+    """Cross-entropy: scores [B, classes], class numbers int [B] -> [B]."""
+    picked: Any = jnp.take_along_axis(jax.nn.log_softmax(out), target[:, None], axis=1)
+    return -picked[:, 0]
