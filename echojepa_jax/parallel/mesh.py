@@ -1,5 +1,6 @@
 """The device mesh, and where the batch and every parameter live on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,10 +16,15 @@ REPLICA, FSDP = "replica", "fsdp"
 STATE_RULES = ((r".*", PartitionSpec()),)
 
 
-def make_mesh() -> Mesh:
-    """All devices of all hosts on the axis `replica`."""
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices on the axis `replica`: those of all hosts, unless some are named."""
     # Linen wants Auto axes; make_mesh would default to Explicit ones.
-    return jax.make_mesh((jax.device_count(), 1), (REPLICA, FSDP), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        (len(devices or jax.devices()), 1),
+        (REPLICA, FSDP),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=devices,
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -36,6 +36,7 @@ from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
+from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ class OnlineProbe:
             name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
             for name, fit in made.items()
         }
-        workdirs.write_json(path, {"data": data, "fits": rows})
+        write_json(path, {"data": data, "fits": rows})
         return made
 
     def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
@@ -364,4 +365,4 @@ class OnlineProbe:
                 trained,
                 random,
             )
-        workdirs.write_json(self._workdir / "probe.json", result)
+        write_json(self._workdir / "probe.json", result)

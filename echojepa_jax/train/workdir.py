@@ -17,8 +17,8 @@ import jax
 from ml_collections import ConfigDict
 
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import leaves
-from echojepa_jax.utils.writers import FILE_NAME, read_lines
+from echojepa_jax.utils.fields import differences, leaves
+from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
 
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine.jsonl"
@@ -26,13 +26,6 @@ PROBE_AT_INIT = "probe_init-v1.json"  # raise the number whenever the probe's fe
 MANIFEST = "manifest.json"
 _CONFIG, _DONE = "config.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file that is whole or not there."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(scratch, path)
 
 
 def _as_json(config: ConfigDict) -> dict[str, Any]:
@@ -82,11 +75,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if not isinstance(found, dict) or set(found) != set(config):
         raise UserError(f"{path} is not of a training run: choose another --workdir")
     theirs = _as_json(ConfigDict(found))
-    differ = [
-        f"{name} ({theirs.get(name, 'not there')!r} there, {mine.get(name, 'not there')!r} now)"
-        for name in sorted(set(mine) | set(theirs))
-        if mine.get(name) != theirs.get(name)
-    ]
+    differ = differences(theirs, mine)
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
         for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):

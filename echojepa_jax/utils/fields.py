@@ -29,6 +29,15 @@ def nearest(name: str, names: list[str]) -> str:
     return f"; the nearest is {close[0]!r}" if close else ""
 
 
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Entries in which two dictionaries differ, for a sentence."""
+    return [
+        f"{name} ({there.get(name, 'not there')!r} there, {now.get(name, 'not there')!r} now)"
+        for name in sorted(set(there) | set(now))
+        if there.get(name) != now.get(name)
+    ]
+
+
 def require(condition: bool, field: str, value: Any, rule: str) -> None:
     """Raises UserError about a field whose value is impossible."""
     if not condition:

@@ -1,4 +1,4 @@
-"""Where metrics go: one JSON object a line in metrics.jsonl, and TensorBoard if it is installed."""
+"""Where results go: JSON files, metrics.jsonl with an object a line, and TensorBoard."""
 
 import json
 import logging
@@ -12,6 +12,13 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file that is whole or not there."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(scratch, path)
 
 
 class MetricsWriter:

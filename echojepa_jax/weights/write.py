@@ -1,7 +1,6 @@
 """Weights into folders: each holds the arrays, a config.json and a model_card.md."""
 
 import contextlib
-import json
 import os
 import shutil
 import uuid
@@ -15,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.card import model_card
 from echojepa_jax.weights.pretrained import Pretrained
@@ -54,11 +54,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """An indented JSON file."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _orbax(weights: Pretrained, folder: Path) -> None:

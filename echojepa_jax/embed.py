@@ -1,0 +1,94 @@
+"""Embed videos or DICOMs with a frozen encoder: a row of Parquet per clip, in input order.
+
+  python -m echojepa_jax.embed --weights=out/orbax --source=dicom:/data/archive --out=out/embeddings
+  python -m echojepa_jax.embed --weights=runs/demo --source=phantom:adult,patients=20 \\
+      --out=out/phantom --clips=2 --by_study
+
+Weights are a run, an export, or whatever `convert` reads. Clips are cut as the encoder was trained,
+unless flags say otherwise. Started again, finished shards are verified and kept. On several hosts,
+give each its number: --host=$SLURM_PROCID --hosts=$SLURM_NTASKS.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+
+WEIGHTS = flags.DEFINE_string("weights", None, "the encoder: a run, an export, a file")
+SOURCE = flags.DEFINE_multi_string("source", [], "'kind:path', see README; may be repeated")
+SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
+OUT = flags.DEFINE_string("out", None, "folder of the embeddings")
+CLIPS = flags.DEFINE_integer("clips", 1, "clips of every video, spread over it")
+TOKENS = flags.DEFINE_enum(
+    "tokens", "mean", ["mean", "all"], "all: every token as well, in array_record files"
+)
+BY_STUDY = flags.DEFINE_bool("by_study", False, "write the mean embedding of every study as well")
+FRAMES = flags.DEFINE_integer("frames", 0, "frames of a clip; 0 = as the weights say")
+SIZE = flags.DEFINE_integer("size", 0, "pixels of a clip; 0 = as the weights say")
+SAMPLE_BY = flags.DEFINE_string(
+    "sample_by", "", "how frames are spaced: fps, stride or duration; '' = as the weights say"
+)
+SAMPLE_VALUE = flags.DEFINE_float(
+    "sample_value", 0.0, "frames per second, frames, or seconds; 0 = as the weights say"
+)
+DTYPE = flags.DEFINE_enum(
+    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: bfloat16, but float32 on a CPU"
+)
+BATCH = flags.DEFINE_integer("batch", 8, "clips that a device works on at a time")
+SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 1024, "videos of one shard")
+WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads of this one")
+MAX_BAD_SHARE = flags.DEFINE_float(
+    "max_bad_share", 0.01, "of files that may be unusable before nothing is done"
+)
+EXPECT_STILLS = flags.DEFINE_bool(
+    "expect_stills", False, "single-frame files are left out and do not count as unusable"
+)
+HOST = flags.DEFINE_integer("host", 0, "number of this host, if several share the work")
+HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")
+
+
+def job() -> str:
+    import jax
+
+    from echojepa_jax.data import manifest
+    from echojepa_jax.probes.clips import clip_spec
+    from echojepa_jax.probes.embeddings import EmbedSettings, embed
+    from echojepa_jax.train.run_weights import open_weights
+    from echojepa_jax.utils.allocator import keep_freed_memory
+    from echojepa_jax.utils.errors import UserError
+
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    weights, out = open_weights(Path(str(WEIGHTS.value))), Path(str(OUT.value))
+    if "encoder" not in weights.params:
+        raise UserError(f"{WEIGHTS.value} holds no encoder")
+    clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
+    dtype = ("float32" if on_cpu else "bfloat16") if DTYPE.value == "auto" else DTYPE.value
+    settings = EmbedSettings(
+        clip, CLIPS.value, TOKENS.value, dtype, BATCH.value, SHARD_VIDEOS.value
+    )
+    samples = manifest.load(
+        SOURCE.value,
+        split=SPLIT.value,
+        quarantine=out / "quarantine.jsonl",
+        max_bad_share=MAX_BAD_SHARE.value,
+        expect_stills=EXPECT_STILLS.value,
+        need_rate=clip.by != "stride",
+        workers=max(1, WORKERS.value),
+    )
+    return embed(
+        weights,
+        samples,
+        out,
+        settings,
+        host=HOST.value,
+        hosts=HOSTS.value,
+        workers=WORKERS.value,
+        by_study=BY_STUDY.value,
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("weights", "source", "out"))

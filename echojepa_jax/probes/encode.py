@@ -1,0 +1,125 @@
+"""Videos through a frozen encoder: every clip once, in order, same bits on any number of devices.
+
+What a device computes at a time is fixed: `CLIPS_PER_DEVICE` clips, or fewer if told. More devices
+make the batches larger, not the parts of a device, so that no sum is taken in another order.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from echojepa_jax.data.pipeline import ClipSpec, evaluation_batches
+from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.models.pixels import Colour, normalise
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.parallel import mesh as meshes
+
+CLIPS_PER_DEVICE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Some clips, in input order.
+
+    rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, else "".
+    padded: int [B], frames that repeat the last frame of a short video.
+    tokens: float32 [B, N, D], or their mean [B, 1, D]; zeros where there is an error.
+    """
+
+    rows: np.ndarray
+    errors: np.ndarray
+    padded: np.ndarray
+    tokens: np.ndarray
+
+    def cut(self, start: int, stop: int) -> "Encoded":
+        """Clips `start` to `stop` (excluded) of these."""
+        fields = (self.rows, self.errors, self.padded, self.tokens)
+        return Encoded(*(field[start:stop] for field in fields))
+
+
+def tokens_of(
+    encoder: Encoder, params: Any, clips: jax.Array, mean: Colour, std: Colour, pooled: bool
+) -> jax.Array:
+    """uint8 [B, T, H, W, 3] -> float32 [B, N, D], or the mean over tokens [B, 1, D]."""
+    tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std))
+    return jnp.mean(tokens, axis=1, keepdims=True) if pooled else tokens
+
+
+@partial(jax.jit, static_argnames=("encoder", "mean", "std", "pooled", "mesh"))
+def _encode(
+    params: Any,
+    clips: jax.Array,
+    encoder: Encoder,
+    mean: Colour,
+    std: Colour,
+    pooled: bool,
+    mesh: Mesh,
+) -> jax.Array:
+    # Mapped over devices rather than partitioned by the compiler: every device then runs the very
+    # program that one device would run on its part.
+    batch = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        lambda params, clips: tokens_of(encoder, params, clips, mean, std, pooled),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), batch),
+        out_specs=batch,
+    )(params, clips)
+
+
+def encoded(
+    samples: Sequence[Sample],
+    params: Any,
+    encoder: Encoder,
+    *,
+    clip: ClipSpec,
+    mean: Colour,
+    std: Colour,
+    clips_per_video: int,
+    pooled: bool,
+    clips_per_device: int = CLIPS_PER_DEVICE,
+    workers: int = 0,
+) -> Iterator[Encoded]:
+    """Encodes `clips_per_video` clips of every sample, on all devices of this host.
+
+    Args:
+      pooled: only the mean token of a clip.
+      clips_per_device: that a device works on at a time.
+    """
+    mesh = meshes.make_mesh(jax.local_devices())
+    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
+    batches = evaluation_batches(
+        samples,
+        clip=clip,
+        global_batch=clips_per_device * mesh.size,
+        clips_per_sample=clips_per_video,
+        workers=workers,
+    )
+    waiting: tuple[dict[str, Any], jax.Array] | None = None
+    with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
+        for batch in on_device:
+            tokens = _encode(params, batch["clips"], encoder, mean, std, pooled, mesh)
+            # Results are fetched when the next batch is on its way, so no device waits.
+            if waiting is not None:
+                yield _fetched(*waiting)
+            waiting = (batch, tokens)
+        if waiting is not None:
+            yield _fetched(*waiting)
+
+
+def _fetched(batch: dict[str, Any], tokens: jax.Array) -> Encoded:
+    there = batch["sample_ids"] >= 0
+    values = np.array(tokens)
+    values[~np.asarray(batch["valid"])] = 0.0
+    return Encoded(
+        batch["sample_ids"][there],
+        batch["error"][there],
+        batch["padded"][there],
+        values[there],
+    )
