@@ -54,16 +54,13 @@ def job() -> str:
     from echojepa_jax.data import manifest
     from echojepa_jax.probes.clips import clip_spec
     from echojepa_jax.probes.embeddings import EmbedSettings, embed
-    from echojepa_jax.train.run_weights import open_weights
+    from echojepa_jax.train.run_weights import open_encoder
     from echojepa_jax.utils.allocator import keep_freed_memory
-    from echojepa_jax.utils.errors import UserError
 
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
         keep_freed_memory()
-    weights, out = open_weights(Path(str(WEIGHTS.value))), Path(str(OUT.value))
-    if "encoder" not in weights.params:
-        raise UserError(f"{WEIGHTS.value} holds no encoder")
+    weights, out = open_encoder(Path(str(WEIGHTS.value))), Path(str(OUT.value))
     clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
     dtype = ("float32" if on_cpu else "bfloat16") if DTYPE.value == "auto" else DTYPE.value
     settings = EmbedSettings(

@@ -128,6 +128,45 @@ def evaluation_batches(
     return build(make, 0, steps, share, workers=workers, threads=threads)
 
 
+def example_batches(
+    samples: Sequence[Sample],
+    rows: np.ndarray,
+    *,
+    clip: ClipSpec,
+    clips_per_sample: int,
+    global_batch: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    augment: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of batches of examples, each of several samples (views).
+
+    rows: int [steps * global_batch, V], the samples of every example; -1 is none, and a blank clip.
+    augment: random windows and crops as in pretraining; else the clips of `evaluation_batches`.
+
+    The arrays of a batch have a second axis of V * clips_per_sample slots, view by view: clips
+    uint8 [B, S, T, size, size, 3]; valid, padded, error [B, S]. No masks.
+    """
+    share = _share(global_batch, process_count)
+    make = functools.partial(
+        _example_part,
+        videos=_Videos.of(samples, clip),
+        rows=rows.astype(np.int32),
+        clip=clip,
+        clips_per_sample=clips_per_sample,
+        seed=seed,
+        augment=augment,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    return build(make, first_step, last_step, share, workers=workers, threads=threads)
+
+
 def _share(global_batch: int, process_count: int) -> int:
     if global_batch < 1 or global_batch % process_count:
         raise UserError(
@@ -240,6 +279,38 @@ def _evaluation_part(
         row, part = divmod(first + i, clips_per_sample)
         _fill(batch, i, videos, row, clip, None, (part, clips_per_sample))
     return batch
+
+
+def _example_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    rows: np.ndarray,
+    clip: ClipSpec,
+    clips_per_sample: int,
+    seed: int,
+    augment: bool,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` examples of a step that start at `offset` in this host's share."""
+    slots = rows.shape[1] * clips_per_sample
+    flat = _blank(count * slots, clip)
+    first = first_position + offset
+    for i in range(count * slots):
+        position, slot = divmod(i, slots)
+        view, part = divmod(slot, clips_per_sample)
+        row = int(rows[step * global_batch + first + position, view])
+        if row < 0:
+            continue
+        rng = generator(seed, "example", step, first + position, slot) if augment else None
+        _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample))
+    return {
+        name: flat[name].reshape(count, slots, *flat[name].shape[1:])
+        for name in ("clips", "valid", "padded", "error", "sample_ids")
+    }
 
 
 def _blank(count: int, clip: ClipSpec) -> Batch:

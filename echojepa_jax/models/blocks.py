@@ -76,11 +76,17 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x += attention(norm1(x)); x += mlp(norm2(x))`."""
+    """`x += attention(norm1(x)); x += mlp(norm2(x))`.
+
+    drop_path: probability that a clip skips a branch, if this is the last of `depth` blocks; it
+    grows from 0 with the layer (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
+    """
 
     heads: int
     mlp_hidden: int
     dtype: Any
+    drop_path: float = 0.0
+    depth: int = 1
 
     @nn.compact
     def __call__(
@@ -88,10 +94,18 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, None]:
         """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
         attend = Attention(self.heads, self.dtype, name="attention")
-        x = x + attend(layer_norm(self.dtype, "norm1")(x), layer, cos, sin)
+        x = x + self._kept(attend(layer_norm(self.dtype, "norm1")(x), layer, cos, sin), layer)
         mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")
-        x = x + mlp(layer_norm(self.dtype, "norm2")(x), layer)
+        x = x + self._kept(mlp(layer_norm(self.dtype, "norm2")(x), layer), layer)
         return x, None
+
+    def _kept(self, branch: jax.Array, layer: jax.Array) -> jax.Array:
+        """Zero for some clips of the batch, and larger for the others, so that the mean stays."""
+        if not self.drop_path:
+            return branch
+        keep = 1.0 - self.drop_path * layer / max(1, self.depth - 1)
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, (len(branch), 1, 1))
+        return jnp.where(kept, branch / keep.astype(branch.dtype), 0)
 
 
 class BlockStack(nn.Module):
@@ -101,6 +115,7 @@ class BlockStack(nn.Module):
       scan_layers: compile one block and loop over it (small programs, fast compilation), or
         unroll the loop (more room for the compiler). Same parameters, same outputs.
       remat: "none", or the name of one of `REMAT_POLICIES`.
+      drop_path: see `Block`.
     """
 
     depth: int
@@ -109,6 +124,7 @@ class BlockStack(nn.Module):
     scan_layers: bool
     remat: str
     dtype: Any
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, ids: jax.Array, grid: Grid) -> jax.Array:
@@ -120,12 +136,14 @@ class BlockStack(nn.Module):
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "drop_path": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
         )
         cos, sin = rotary_angles(ids, grid, x.shape[-1] // self.heads)
-        blocks = stack(self.heads, self.mlp_hidden, self.dtype, name="blocks")
+        blocks = stack(
+            self.heads, self.mlp_hidden, self.dtype, self.drop_path, self.depth, name="blocks"
+        )
         x, _ = blocks(x, jnp.arange(self.depth), cos, sin)
         return x

@@ -65,6 +65,7 @@ class Encoder(nn.Module):
       tubelet, patch: frames and pixels (square) of one token.
       scan_layers, remat: see `BlockStack`.
       dtype: of activations and matrix products; parameters are float32.
+      drop_path: see `Block`; 0 in pretraining.
     """
 
     width: int
@@ -76,6 +77,7 @@ class Encoder(nn.Module):
     scan_layers: bool = True
     remat: str = "none"
     dtype: Any = jnp.float32
+    drop_path: float = 0.0
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """Tokens along time, height and width for clips of that size."""
@@ -106,6 +108,7 @@ class Encoder(nn.Module):
             self.scan_layers,
             self.remat,
             self.dtype,
+            self.drop_path,
             name="stack",
         )(embed(tokens), ids, grid)
         # What leaves the encoder feeds a loss or a probe: full precision from here on.

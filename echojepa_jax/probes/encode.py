@@ -45,10 +45,16 @@ class Encoded:
 
 
 def tokens_of(
-    encoder: Encoder, params: Any, clips: jax.Array, mean: Colour, std: Colour, pooled: bool
+    encoder: Encoder,
+    params: Any,
+    clips: jax.Array,
+    mean: Colour,
+    std: Colour,
+    pooled: bool,
+    rngs: Any = None,
 ) -> jax.Array:
     """uint8 [B, T, H, W, 3] -> float32 [B, N, D], or the mean over tokens [B, 1, D]."""
-    tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std))
+    tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std), rngs=rngs)
     return jnp.mean(tokens, axis=1, keepdims=True) if pooled else tokens
 
 

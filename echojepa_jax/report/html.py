@@ -1,20 +1,12 @@
-"""The report of a run: one HTML page without any file beside it, from the files of its workdir."""
+"""The report of a training run: one HTML page from the files of its workdir."""
 
-import importlib.resources
-import json
 import math
-import os
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jinja2
+from typing import Any
 
 from echojepa_jax.report import examples, pictures
 from echojepa_jax.report.measures import (
-    DASH,
     MINUS,
     Metrics,
     alarms,
@@ -27,27 +19,10 @@ from echojepa_jax.report.measures import (
     read_series,
     score,
 )
+from echojepa_jax.report.page import Card, Refused, flat, read_json, refused_files, write_page
 from echojepa_jax.train.health import JUDGED_FROM
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import FILE_NAME, read_lines
-
-
-class Card(NamedTuple):
-    """A key number."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-class Refused(NamedTuple):
-    """Files that were left out for one reason."""
-
-    stage: str
-    kind: str
-    reason: str
-    files: int
-    example: str
 
 
 def write_report(workdir: Path) -> Path:
@@ -61,53 +36,37 @@ def write_report(workdir: Path) -> Path:
     metrics = read_series(read_lines(workdir / FILE_NAME))
     if not metrics:
         raise UserError(f"{workdir / FILE_NAME} is missing or empty: train first, then report")
-    config = _read_json(workdir / "config.json")
-    probe = _read_json(workdir / "probe.json")
-    refused = _refused(read_lines(workdir / "quarantine.jsonl"))
+    config = read_json(workdir / "config.json")
+    probe = read_json(workdir / "probe.json")
+    refused = refused_files(read_lines(workdir / "quarantine.jsonl"))
 
     step = int(max(series.steps[-1] for series in metrics.values()))
     optim = config.get("optim", {})
     total = optim.get("epochs", 0) * optim.get("updates_per_epoch", 0)
     judged_from = JUDGED_FROM * (total or step)
-    page = _template().render(
-        name=workdir.resolve().name,
-        verdict=_verdict(step, total),
-        complete=step >= total,
-        alarms=alarms(metrics, judged_from),
-        cards=[*_probe_cards(metrics, probe), *_training_cards(metrics, refused)],
-        training=pictures.training(metrics, step),
-        health=pictures.health(metrics, step, judged_from),
-        health_summary=health_summary(metrics),
-        probe_curves=pictures.probe_curves(metrics, step),
-        probe_results=pictures.probe_results(probe),
-        examples=pictures.masked_clips(workdir / "examples.npz"),
+    alarming = alarms(metrics, judged_from)
+    values = {
+        "verdict": _verdict(step, total) + ("; feature health is alarming" if alarming else ""),
+        "good": step >= total and not alarming,
+        "alarms": alarming,
+        "cards": [*_probe_cards(metrics, probe), *_training_cards(metrics, refused)],
+        "training": pictures.training(metrics, step),
+        "health": pictures.health(metrics, step, judged_from),
+        "health_summary": health_summary(metrics),
+        "probe_curves": pictures.probe_curves(metrics, step),
+        "probe_results": pictures.probe_results(probe),
+        "examples": pictures.masked_clips(workdir / "examples.npz"),
         # As CSS colours: what lies over the pixels of a token.
-        legend={
+        "legend": {
             "context": "rgba(0, 0, 0, 0)",
             "target": f"rgba{(*examples.TARGET_COLOUR, examples.TARGET_OPACITY)}",
             "dropped": f"rgba{(*examples.DROPPED_COLOUR, examples.DROPPED_OPACITY)}",
         },
-        facts=list(_flat(_read_json(workdir / "manifest.json"))),
-        config=list(_flat(config)),
-        refused=refused,
-    )
-    path = workdir / "report.html"
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, path)
-    return path
-
-
-def _template() -> jinja2.Template:
-    text = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+        "facts": list(flat(read_json(workdir / "manifest.json"))),
+        "config": list(flat(config)),
+        "refused": refused,
+    }
+    return write_page(workdir, "report.html.jinja", values)
 
 
 def _verdict(step: int, total: int) -> str:
@@ -158,35 +117,3 @@ def _probe_cards(metrics: Metrics, probe: Mapping[str, Any]) -> list[Card]:
             note += f" ({100 * (now / before - 1):+.1f} %)".replace("-", MINUS)
         cards.append(Card(f"{label(target)} {title}", value, note))
     return cards
-
-
-def _refused(lines: Sequence[Mapping[str, Any]]) -> list[Refused]:
-    """Counts files by reason; what follows a colon is one file's detail."""
-    groups: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
-    for line in lines:
-        reason, _, detail = line["reason"].partition(": ")
-        groups[line["stage"], line["kind"], reason][line["path"]] = detail
-    rows = [
-        Refused(*group, files=len(details), example=_without_folders(next(iter(details.values()))))
-        for group, details in groups.items()
-    ]
-    return sorted(rows, key=lambda row: -row.files)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Rows (dotted name, value) of nested dictionaries."""
-    for key, value in tree.items():
-        name = f"{prefix}{_without_folders(key)}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, name + ".")
-        elif isinstance(value, list):
-            yield name, ", ".join(_without_folders(str(item)) for item in value) or DASH
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield name, f"{value:,}"
-        else:
-            yield name, _without_folders(str(value)) or DASH
-
-
-def _without_folders(text: str) -> str:
-    """Shortens absolute paths: a report is shown to others, and folders may name people."""
-    return re.sub(r"(?<![\w./])/(?:[^\s/'\",]+/)+", "…/", text)

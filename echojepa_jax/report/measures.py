@@ -151,6 +151,16 @@ def alarms(metrics: Metrics, judged_from: float) -> list[str]:
     return found
 
 
+def agreement(true: Sequence[float], predicted: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of predicted - true [n], and the limits between which 95 % of differences lie if they
+    are normal (Bland and Altman 1986); the limits are NaN for a single one.
+    """
+    difference = np.asarray(predicted, float) - np.asarray(true, float)
+    bias = float(difference.mean())
+    reach = 1.96 * float(difference.std(ddof=1)) if len(difference) > 1 else math.nan
+    return bias, bias - reach, bias + reach
+
+
 def number(value: float, unit: str = "") -> str:
     """Three significant digits, or all digits before the point; a dash for NaN."""
     if not math.isfinite(value):

@@ -68,13 +68,13 @@ def training(metrics: Metrics, step: int) -> list[Picture]:
         ("Schedules", _panels(metrics, SCHEDULES), ""),
         ("Speed", _panels(metrics, SPEED), ""),
     ]
-    return [_curves(title, panels, step, note) for title, panels, note in found if panels]
+    return [curves(title, panels, step, note) for title, panels, note in found if panels]
 
 
 def health(metrics: Metrics, step: int, judged_from: float) -> list[Picture]:
     """The measures of collapse with their alarm zones, which begin at step `judged_from`."""
     return [
-        _curves(
+        curves(
             measure.title,
             [
                 Panel(
@@ -97,7 +97,7 @@ def health(metrics: Metrics, step: int, judged_from: float) -> list[Picture]:
 def probe_curves(metrics: Metrics, step: int) -> list[Picture]:
     """Probe scores over steps, with that of the encoder at initialisation as a dashed line."""
     return [
-        _curves(
+        curves(
             f"{label(curve.target)}, {SCORES[curve.kind]}",
             [
                 Panel(
@@ -118,9 +118,7 @@ def probe_results(probe: Mapping[str, Any]) -> list[Picture]:
     pictures = []
     for name, result in probe.get("regression", {}).items():
         values = [v for key in ("true", "predicted", "predicted_init") for v in result[key]]
-        # Never empty, even if all values are the same.
-        margin = 0.04 * (max(values) - min(values)) + 1e-6
-        limits = (min(values) - margin, max(values) + margin)
+        limits = limits_of(values)
         unit, views = result["unit"], result["views"] or [""] * len(result["true"])
         for suffix, encoder in ENCODERS.items():
             mae, r2 = number(result["mae" + suffix], unit), score(result["r2" + suffix])
@@ -137,6 +135,12 @@ def probe_results(probe: Mapping[str, Any]) -> list[Picture]:
             uri = plots.confusion(result["true"], result["predicted" + suffix], classes)
             pictures.append(Picture(title, uri, alt))
     return pictures
+
+
+def limits_of(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that holds these values; never empty, even if all are the same."""
+    margin = 0.04 * (max(values) - min(values)) + 1e-6
+    return min(values) - margin, max(values) + margin
 
 
 def masked_clips(path: Path) -> list[Example]:
@@ -164,10 +168,15 @@ def _panels(metrics: Metrics, titles: Mapping[str, str]) -> list[Panel]:
     return [Panel(titles[name], {name: metrics[name]}) for name in titles if name in metrics]
 
 
-def _curves(
-    title: str, panels: Sequence[Panel], step: int, note: str = "", small: bool = False
+def curves(
+    title: str,
+    panels: Sequence[Panel],
+    step: int,
+    note: str = "",
+    small: bool = False,
+    unit: str = "step",
 ) -> Picture:
-    """Panels over steps, described by where each line begins and ends."""
+    """Panels over steps (or another unit), described by where each line begins and ends."""
     courses = []
     for panel in panels:
         for name, series in panel.lines.items():
@@ -175,5 +184,5 @@ def _curves(
             what = name if len(panel.lines) > 1 else panel.title
             course = f"{what} from {number(values[0])} to {number(values[-1])}"
             courses.append(course.strip())
-    alt = f"{title} over {step:,} steps: {'; '.join(courses)}."
-    return Picture(title, plots.curves(panels, step, small), alt, note)
+    alt = f"{title} over {step:,} {unit}s: {'; '.join(courses)}."
+    return Picture(title, plots.curves(panels, step, small, unit), alt, note)

@@ -1,4 +1,4 @@
-"""Figures of the report: curves over steps, probe scatter, confusion matrix; as SVG data URIs.
+"""Figures of the reports: curves, scatter, Bland-Altman, confusion matrix; as SVG data URIs.
 
 Figures are built without pyplot, so that nothing global is left behind. An SVG goes into the page
 as an image rather than inline: its ids then cannot clash with those of another figure.
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from echojepa_jax.report.measures import Series
+from echojepa_jax.report.measures import MINUS, Series, agreement, number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
@@ -29,6 +29,8 @@ INK, FAINT = "#1f2933", "#8a94a0"
 
 MAX_POINTS = 600  # of a curve; more are averaged in groups
 CELL_NUMBERS_UP_TO = 12  # classes; a larger confusion matrix has colours only
+MAX_NAME = 20  # characters of a class or view in a figure, whose layout fails if text fills it
+MAX_VECTOR_POINTS = 4000  # of a scatter; more become a bitmap, lest the page takes megabytes
 
 _STYLE: dict[Any, Any] = {
     # Text stays text: the reader's own fonts, and small files. Layout is measured with the last.
@@ -37,6 +39,7 @@ _STYLE: dict[Any, Any] = {
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9.5,
     "text.color": INK,
+    "text.parse_math": False,  # names of views and classes are not ours: a $ is a $
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -71,6 +74,7 @@ class Panel(NamedTuple):
     alarm_below_best: the same, as a share of the best value so far.
     alarm_from: first step at which values are judged.
     highest: what no value can exceed.
+    others: further lines, without names, thin and grey behind the rest.
     """
 
     title: str
@@ -80,10 +84,13 @@ class Panel(NamedTuple):
     alarm_below_best: float | None = None
     alarm_from: float = 0.0
     highest: float = math.inf
+    others: Sequence[Series] = ()
 
 
-def curves(panels: Sequence[Panel], last_step: int, small: bool = False) -> str:
-    """Panels above each other over the same steps, 0..last_step.
+def curves(
+    panels: Sequence[Panel], last_step: int, small: bool = False, x_label: str = "step"
+) -> str:
+    """Panels above each other over the same steps (or what `x_label` says), 0..last_step.
 
     The page sets three small figures, or two others, side by side, with text of the same size.
     """
@@ -94,7 +101,7 @@ def curves(panels: Sequence[Panel], last_step: int, small: bool = False) -> str:
             _draw(ax, panel, compact=len(panels) > 1)
         axes[-1].set_xlim(0, max(1, last_step))
         axes[-1].xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=True))
-        axes[-1].set_xlabel("step")
+        axes[-1].set_xlabel(x_label)
         return _svg(figure)
 
 
@@ -107,27 +114,44 @@ def scatter(
 ) -> str:
     """Predicted over true values [n], coloured by group [n] (the view), with the identity line."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
         ax = figure.subplots()
         ax.plot(limits, limits, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        names = sorted(set(groups))
-        for i, name in enumerate(names):
-            rows = np.array([group == name for group in groups])
-            ax.scatter(
-                np.asarray(true)[rows],
-                np.asarray(predicted)[rows],
-                s=20,
-                marker="osD^vP"[i % 6],
-                color=COLOURS[i % len(COLOURS)],
-                alpha=0.75,
-                linewidths=0,
-                label=name,
-            )
-        if len(names) > 1:
-            ax.legend(loc="upper left", handletextpad=0.1, borderpad=0)
+        _draw_points(ax, np.asarray(true), np.asarray(predicted), groups)
         suffix = f" ({unit})" if unit else ""
         ax.set(xlim=limits, ylim=limits, aspect="equal")
         ax.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}")
+        return _svg(figure)
+
+
+def bland_altman(
+    true: Sequence[float], predicted: Sequence[float], groups: Sequence[str], unit: str
+) -> str:
+    """Predicted - true over the mean of both [n], coloured by group [n].
+
+    Lines are the mean difference and the 95 % limits of agreement, with their values at the right.
+    """
+    x, y = np.asarray(true, float), np.asarray(predicted, float)
+    bias, low, high = agreement(true, predicted)
+    lines = {bias: "mean"}
+    if high - low > 1e-6 * np.abs(y).max():  # else their labels would lie on each other
+        lines |= {low: f"{MINUS}1.96 SD", high: "+1.96 SD"}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
+        ax = figure.subplots()
+        _draw_points(ax, (x + y) / 2, y - x, groups)
+        for height, name in lines.items():
+            style = "solid" if name == "mean" else (0, (4, 3))
+            ax.axhline(height, color=INK, linewidth=1, linestyle=style)
+        right = ax.secondary_yaxis("right")
+        texts = [f"{name}\n{number(value)}".replace("-", MINUS) for value, name in lines.items()]
+        right.set_yticks(list(lines), texts)
+        right.tick_params(length=0, labelsize=8.5)
+        right.spines[:].set_visible(False)
+        suffix = f" ({unit})" if unit else ""
+        ax.set(
+            xlabel=f"mean of true and predicted{suffix}", ylabel=f"predicted {MINUS} true{suffix}"
+        )
         return _svg(figure)
 
 
@@ -148,8 +172,10 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
                 colour = "white" if share[row, column] > 0.55 else INK
                 ax.text(column + 0.5, row + 0.5, str(count), color=colour, ha="center", va="center")
         ticks = np.arange(len(classes)) + 0.5
-        ax.set_xticks(ticks, classes, rotation=45 if len(classes) > 5 else 0)
-        ax.set_yticks(ticks, classes)
+        names = [_short(name) for name in classes]
+        crowded = len(names) > 5 or sum(len(name) for name in names) > 40
+        ax.set_xticks(ticks, names, rotation=45 if crowded else 0)
+        ax.set_yticks(ticks, names)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.invert_yaxis()
@@ -157,8 +183,32 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
         return _svg(figure)
 
 
+def _draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, groups: Sequence[str]) -> None:
+    """Marks at x, y [n] with a colour and a shape for each group [n], and a legend if several."""
+    names = sorted(set(groups))
+    for i, name in enumerate(names):
+        rows = np.array([group == name for group in groups])
+        ax.scatter(
+            x[rows],
+            y[rows],
+            s=20,
+            marker="osD^vP"[i % 6],
+            color=COLOURS[i % len(COLOURS)],
+            alpha=0.75,
+            linewidths=0,
+            label=_short(name),
+            rasterized=len(x) > MAX_VECTOR_POINTS,
+        )
+    if len(names) > 1:
+        ax.legend(loc="upper left", handletextpad=0.1, borderpad=0)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+
+
 def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
-    several = len(panel.lines) > 1 or panel.reference is not None
+    several = len(panel.lines) > 1 or panel.reference is not None or panel.others
     for name, series in panel.lines.items():
         steps, mean, low, high = _thin(series)
         (line,) = ax.plot(steps, mean, label=name if several else None)
@@ -167,6 +217,10 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         elif len(steps) <= 25:
             # The first and the last marker lie on the edge of the axes.
             line.set(marker="o", markersize=3.5, clip_on=False)
+    for i, series in enumerate(panel.others):
+        steps, mean, _, _ = _thin(series)
+        ax.plot(steps, mean, color=FAINT, linewidth=0.8, alpha=0.6, zorder=1.5,
+                label=None if i else "others")  # fmt: skip
     # A cross for every step whose value was not finite; they are the same for all lines.
     first = next(iter(panel.lines.values()))
     lost = first.steps[np.isnan(first.values)]
@@ -198,8 +252,9 @@ def _draw_alarm(ax: Axes, panel: Panel) -> None:
     if panel.alarm_above is not None:
         edge = panel.alarm_above
         low, high = ax.get_ylim()
-        high = max(high, edge + 0.2 * (edge - min(low, edge)))
-        high = min(high, panel.highest)
+        # The edge, and the text under it, must lie inside: the layout gives way to text outside.
+        low = min(low, edge - 0.2 * (high - edge))
+        high = min(max(high, edge + 0.2 * (edge - low)), panel.highest)
         ax.set_ylim(low, high)
         zone = ax.fill_between(steps, edge, high)
         # Under the zone, which may be thin.

@@ -25,7 +25,6 @@ class Checkpoints:
       folder: made if it is not there.
       keep_latest: how many of the newest are kept.
       keep_every: multiples of this step are kept as well; 0 = none.
-      keep_best: keep the one with the lowest `score` as well.
       read_only: never write or delete, for the folder of another run.
     """
 
@@ -35,18 +34,11 @@ class Checkpoints:
         keep_latest: int = 1,
         keep_every: int = 0,
         *,
-        keep_best: bool = False,
         read_only: bool = False,
     ) -> None:
         keep: list[Any] = [preservation_policy.LatestN(keep_latest)]
         if keep_every:
             keep.append(preservation_policy.EveryNSteps(keep_every))
-        if keep_best:
-            keep.append(
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"], reverse=True, n=1
-                )
-            )
         self.folder = folder.absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -69,19 +61,16 @@ class Checkpoints:
         """Steps that have a finished checkpoint, the newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def save(self, step: int, parts: Parts, score: float | None = None) -> None:
-        """Starts to write the parts of a state; `score` says how good it is, low is best.
+    def save(self, step: int, parts: Parts) -> None:
+        """Starts to write the parts of a state.
 
         Raises:
           UserError: this write, or the one before, failed (F13).
         """
         if step not in self._manager.all_steps():
             saved = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
-            metrics = None if score is None else {"score": score}
             with self._explained():
-                self._manager.save(
-                    step, args=ocp.args.Composite(**saved), metrics=metrics, force=True
-                )
+                self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
 
     def wait(self) -> None:
         """Returns when everything is on disk.

@@ -2,10 +2,9 @@
 
 import dataclasses
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from echojepa_jax.train.step import train_step
 from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.signals import stop_signal
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 from echojepa_jax.weights.pretrained import Pretrained
@@ -137,7 +137,7 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
         workdirs.record(workdir, {"data": data_facts, "parameters": parameters}, program="main")
-        stop_asked = stack.enter_context(_stop_signal())
+        stop_asked = stack.enter_context(stop_signal())
         writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
         stack.callback(writer.close)
         watch = Watch(config, workdir, writer, samples, schedule, first_step, last_step)
@@ -345,20 +345,3 @@ def _save_examples(path: Path, batch: Batch, grid: Grid, mask_names: list[str]) 
     np.savez_compressed(
         path, clips=batch["clips"][:count], grid=grid, mask_names=np.array(mask_names), **ids
     )
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and SIGINT into a question that the loop asks after every step."""
-    seen: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        seen.append(number)
-        log.warning("%s: leaving when what is under way is done", signal.Signals(number).name)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -40,6 +40,18 @@ def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
     return read_weights(fine_tuned if fine_tuned.is_dir() else path, **told)
 
 
+def open_encoder(path: Path) -> Pretrained:
+    """`open_weights`, of which only the encoder is kept.
+
+    Raises:
+      UserError: also if there is none.
+    """
+    weights = open_weights(path).only("encoder")
+    if not weights.params:
+        raise UserError(f"{path} holds no encoder")
+    return weights
+
+
 def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
     """Target encoder (as `encoder`), context encoder and predictor of one checkpoint.
 

@@ -1,0 +1,109 @@
+"""Train a probe on a frozen encoder, or fine-tune the encoder with it, and report on new patients.
+
+  python -m echojepa_jax.probe --config=configs/probes/phantom_lvef.py --config.weights=runs/demo \\
+      --workdir=runs/lvef
+  python -m echojepa_jax.probe --eval_only=runs/lvef --source=phantom:pediatric,patients=50 \\
+      --workdir=runs/lvef_pediatric
+
+The second command scores a finished probe on other data, with the scaling of its own training.
+Started again with the same words, a run continues where it was; a finished one says so. A workdir
+gets predictions.csv, metrics.json, report.html, and the head (probe.json, head.safetensors).
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from echojepa_jax import command_line
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "what to train: a file of configs/probes/", sys_argv=sys.argv
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+EVAL_ONLY = flags.DEFINE_string("eval_only", None, "workdir of a finished probe to score")
+SOURCE = flags.DEFINE_multi_string(
+    "source", [], "with --eval_only: 'kind:path', see README; may be repeated"
+)
+SPLIT = flags.DEFINE_string(
+    "split", "", "with --eval_only: only this split of the sources; '' = everything"
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights", "", "with --eval_only: where the encoder is now; '' = where it was"
+)
+
+
+def train(config: ConfigDict, workdir: Path) -> str:
+    """Trains a probe; returns the last line.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    import jax
+
+    from echojepa_jax.probes import config as configs
+    from echojepa_jax.probes.results import METRICS, PREDICTIONS
+    from echojepa_jax.probes.run import run
+    from echojepa_jax.report.probe_page import write_probe_report
+    from echojepa_jax.train import workdir as workdirs
+    from echojepa_jax.train.run_weights import open_encoder
+
+    _prepare()
+    configs.check(config, jax.local_device_count())
+    files = (PREDICTIONS, METRICS, "report.html")
+    with workdirs.claimed(workdir, config):
+        report = workdir / "report.html"
+        if workdirs.is_done(workdir, files):
+            return f"{workdir} is complete: nothing to do. The report is {report}"
+        said = run(config, workdir, open_encoder(Path(config.weights)))
+        if not said:
+            return "stopped by a signal; the same command continues after the last epoch."
+        write_probe_report(workdir)
+        workdirs.mark_done(workdir, config.optim.epochs)
+        return f"complete: {said}. The report is {report}"
+
+
+def score(folder: Path, sources: list[str], split: str, weights: str, workdir: Path) -> str:
+    """Scores a finished probe on other data; returns the last line.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    from echojepa_jax.probes.run import score_on
+    from echojepa_jax.report.probe_page import write_probe_report
+
+    _prepare()
+    said = score_on(folder, sources, split, weights, workdir)
+    write_probe_report(workdir)
+    return f"complete: {said}. The report is {workdir / 'report.html'}"
+
+
+def _prepare() -> None:
+    import jax
+
+    from echojepa_jax.utils.allocator import keep_freed_memory
+
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+
+
+def job() -> str:
+    from echojepa_jax.utils.errors import UserError
+
+    workdir = Path(str(WORKDIR.value))
+    if EVAL_ONLY.value is None:
+        if SOURCE.value or SPLIT.value or WEIGHTS.value:
+            raise UserError("--source, --split and --weights belong to --eval_only; see --help")
+        if not flags.FLAGS["config"].present:
+            raise UserError("--config (or --eval_only) must be given; see --help")
+        return train(CONFIG.value, workdir)
+    if flags.FLAGS["config"].present:
+        raise UserError("--eval_only takes the config of the finished probe: leave out --config")
+    if not SOURCE.value:
+        raise UserError("--eval_only needs --source: the data to score on; see --help")
+    return score(Path(EVAL_ONLY.value), SOURCE.value, SPLIT.value, WEIGHTS.value, workdir)
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("workdir",))

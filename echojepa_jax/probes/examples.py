@@ -1,0 +1,175 @@
+"""Examples: what a probe makes one prediction for, a video or a study with several views."""
+
+import dataclasses
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.rng import generator
+
+log = logging.getLogger(__name__)
+
+Label = float | str
+VIEW = "view"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One thing to predict for.
+
+    name: of the video, or of the study. view: of the video; "" for a study.
+    rows: for each view of the task (one, for a video) the samples that show it; () = missing.
+    label: a number, or the name of a class.
+    """
+
+    name: str
+    patient: str
+    study: str
+    split: str
+    view: str
+    rows: tuple[tuple[int, ...], ...]
+    label: Label
+
+
+def label_of(sample: Sample, target: str) -> Label | None:
+    """A sample's label, None if it has none."""
+    if target == VIEW:
+        return sample.view or None
+    return sample.targets.get(target)
+
+
+def patient_of(sample: Sample) -> str:
+    """Who it is; a video of an unknown patient is its own."""
+    return sample.patient or f"{sample.source}#{sample.name}"
+
+
+def make_examples(
+    samples: Sequence[Sample], target: str, views: Sequence[str], skip_unlabelled: bool
+) -> list[Example]:
+    """Every labelled video, or if `views` are named every study that has one of them.
+
+    Raises:
+      UserError: labels are missing (unless they may be), a study has two labels, or no example is
+        left.
+    """
+    labelled = []
+    unlabelled: list[Sample] = []
+    for row, sample in enumerate(samples):
+        label = label_of(sample, target)
+        if label is None:
+            unlabelled.append(sample)
+        else:
+            labelled.append((row, sample, label))
+    if unlabelled:
+        first = unlabelled[0]
+        said = (
+            f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}, the first being "
+            f"{first.name} of {first.source}, which has {sorted(first.targets) or 'none'}"
+        )
+        if not skip_unlabelled or not labelled:
+            raise UserError(f"{said}: set task.target, or data.skip_unlabelled to leave them out")
+        log.warning("%s: left out", said)
+    if views:
+        return _studies(labelled, target, views)
+    return [
+        Example(s.name, patient_of(s), s.study, s.split, s.view, ((row,),), label)
+        for row, s, label in labelled
+    ]
+
+
+def _studies(
+    labelled: Iterable[tuple[int, Sample, Label]], target: str, views: Sequence[str]
+) -> list[Example]:
+    groups: dict[tuple[str, str], list[tuple[int, Sample, Label]]] = defaultdict(list)
+    seen = set()
+    for row, sample, label in labelled:
+        if not sample.study:
+            raise UserError(
+                f"{sample.name} of {sample.source} tells no study, which task.views needs: name "
+                "studies in the source, or set task.views=() to predict from single videos"
+            )
+        seen.add(sample.view)
+        if sample.view in views:
+            groups[sample.source, sample.study].append((row, sample, label))
+    if unknown := [view for view in views if view not in seen]:
+        raise UserError(
+            f"no video shows the view {unknown[0]!r} of task.views; there are {sorted(seen)}"
+        )
+    examples = []
+    for (source, study), members in groups.items():
+        sample = members[0][1]
+        for field, values in (
+            (target, {label for _, _, label in members}),
+            ("split", {s.split for _, s, _ in members}),
+            ("patient", {s.patient for _, s, _ in members}),
+        ):
+            if len(values) > 1:
+                raise UserError(
+                    f"study {study} of {source} has more than one {field}: "
+                    f"{sorted(map(str, values))}; a study is predicted as a whole"
+                )
+        rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
+        label = members[0][2]
+        examples.append(Example(study, patient_of(sample), study, sample.split, "", rows, label))
+    return examples
+
+
+def of_split(examples: Sequence[Example], split: str, field: str) -> list[Example]:
+    """The examples of a split.
+
+    Raises:
+      UserError: there are none.
+    """
+    chosen = [example for example in examples if example.split == split.lower()]
+    if not chosen:
+        found = sorted({example.split or "no split" for example in examples})
+        raise UserError(
+            f"config field {field!r} is {split!r}, but no labelled example is of it; they are of "
+            f"{found}"
+        )
+    return chosen
+
+
+def share_of(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """The examples of a share of the patients, at least one; a larger share holds the smaller."""
+    if share == 1.0:
+        return list(examples)
+    patients = sorted({example.patient for example in examples})
+    order = generator(seed, "train share").permutation(len(patients))
+    kept = {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    return [example for example in examples if example.patient in kept]
+
+
+def slots(
+    examples: Sequence[Example], there: np.ndarray, rng: np.random.Generator | None
+) -> np.ndarray:
+    """The sample that stands for every view of every example, int [E, V]; -1 = missing.
+
+    Args:
+      there: bool [samples], which can be decoded (F16).
+      rng: draws one of several videos of a view; None takes the first.
+    """
+    rows = np.full((len(examples), len(examples[0].rows)), -1)
+    for i, example in enumerate(examples):
+        for view, candidates in enumerate(example.rows):
+            usable = [row for row in candidates if there[row]]
+            if usable:
+                rows[i, view] = usable[0 if rng is None else int(rng.integers(len(usable)))]
+    return rows
+
+
+def drop_views(present: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Leaves out views at random; at least one of those that are there stays.
+
+    Args:
+      present: bool [E, V].
+      rate: probability that a view is left out.
+    """
+    kept = present & (rng.random(present.shape) >= rate)
+    for i in np.flatnonzero(~kept.any(axis=1) & present.any(axis=1)):
+        kept[i, rng.choice(np.flatnonzero(present[i]))] = True
+    return kept

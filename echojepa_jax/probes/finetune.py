@@ -1,0 +1,108 @@
+"""One update of heads on clips instead of features: the encoder is in the step, and may learn."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from echojepa_jax.models.heads import Head
+from echojepa_jax.models.pixels import Colour
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.probes import grid as grids
+from echojepa_jax.probes.encode import tokens_of
+from echojepa_jax.train.optim import DECAY_RULES
+from echojepa_jax.utils.trees import by_rules, path_text
+
+Tree = Any
+
+
+def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
+    """The learning rate of every encoder parameter over that of the last layer.
+
+    The final norm has 1, the last block `decay`, the one before it its square, and the patch
+    embedding `decay ** (depth + 1)` (Clark et al. 2020, as BEiT and MAE have it).
+    Layers are stacked: their rates are an array [depth, 1, ...] for each.
+    """
+
+    def rate(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = path_text(path)
+        if name.startswith("stack/"):
+            layers = decay ** (depth - jnp.arange(depth, dtype=jnp.float32))
+            return layers.reshape(depth, *(1,) * (leaf.ndim - 1))
+        return jnp.float32(decay ** (depth + 1) if name.startswith("patch_embed/") else 1.0)
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def _tokens(
+    params: Tree, clips: jax.Array, rng: jax.Array, encoder: Encoder, look: tuple[Colour, Colour],
+    pooled: bool,
+) -> jax.Array:  # fmt: skip
+    """uint8 [B, S, T, H, W, 3] -> [B, S, N, D] (N = 1 if pooled)."""
+    flat = rearrange(clips, "b s ... -> (b s) ...")
+    return rearrange(
+        tokens_of(encoder, params, flat, *look, pooled, rngs={"drop_path": rng}),
+        "(b s) n d -> b s n d",
+        s=clips.shape[1],
+    )
+
+
+_STATIC = ("encoder", "look", "pooled", "head", "kind")
+
+
+@partial(jax.jit, static_argnames=_STATIC, donate_argnums=0)
+def frozen_step(
+    state: Tree, encoder_params: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array,
+    weight_decay: jax.Array, *, encoder: Encoder, look: tuple[Colour, Colour], pooled: bool,
+    head: Head, kind: str,
+) -> tuple[Tree, jax.Array]:  # fmt: skip
+    """`grid_step` on tokens that a frozen encoder makes of `batch["clips"]`."""
+    tokens = _tokens(encoder_params, batch["clips"], rng, encoder, look, pooled)
+    heads, losses = grids.grid_step(
+        state["heads"], tokens, batch, learning_rate, weight_decay, head, kind
+    )
+    return {"heads": heads}, losses
+
+
+@partial(jax.jit, static_argnames=(*_STATIC, "scale", "decay"), donate_argnums=0)
+def finetune_step(
+    state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
+    *, encoder: Encoder, look: tuple[Colour, Colour], pooled: bool, head: Head, kind: str,
+    scale: float, decay: float,
+) -> tuple[Tree, jax.Array]:  # fmt: skip
+    """One update of encoder and head together; the grid has a single head.
+
+    Args:
+      state: {"heads", "encoder"}, each {"params", "adam"}.
+      batch: `clips` uint8 [B, S, T, H, W, 3], and what `grid.loss_fn` wants.
+      scale: learning rate of the encoder's last layer over that of the head.
+      decay: see `layer_rates`.
+
+    Returns:
+      The state after it, and the loss before it: float32 [1].
+    """
+    first = partial(jax.tree.map, lambda x: x[0])
+    heads, trained = first(state["heads"]), state["encoder"]
+
+    def loss(params: Tree) -> jax.Array:
+        tokens = _tokens(params["encoder"], batch["clips"], rng, encoder, look, pooled)
+        return grids.loss_fn(params["head"], tokens, batch, head, kind)
+
+    value, grads = jax.value_and_grad(loss)({"encoder": trained["params"], "head": heads["params"]})
+    rate, wd = learning_rate[0], weight_decay[0]
+    params, adam = grids.adamw(
+        heads["params"],
+        grads["head"],
+        heads["adam"],
+        grids.everywhere(rate, heads["params"]),
+        grids.everywhere(wd, heads["params"]),
+    )
+    new_heads = jax.tree.map(lambda x: x[None], {"params": params, "adam": adam})
+    # The encoder decays what it decayed in pretraining: no biases and no norms.
+    decays = jax.tree.map(lambda on: wd * on, by_rules(trained["params"], DECAY_RULES))
+    layers = layer_rates(trained["params"], encoder.depth, decay)
+    rates = jax.tree.map(lambda layer: rate * scale * layer, layers)
+    params, adam = grids.adamw(trained["params"], grads["encoder"], trained["adam"], rates, decays)
+    return {"heads": new_heads, "encoder": {"params": params, "adam": adam}}, value[None]

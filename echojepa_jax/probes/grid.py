@@ -1,0 +1,144 @@
+"""A grid of heads, one for each learning rate and weight decay, trained side by side (`vmap`).
+
+All heads start alike and see the same tokens in the same order: one encoder pass serves them all,
+and each becomes what it would have become alone. Everything here is pure.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from echojepa_jax.models.heads import Head, class_loss, regression_loss
+from echojepa_jax.train.schedules import cosine
+
+Tree = Any
+ADAM = optax.scale_by_adam(0.9, 0.999, eps=1e-8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One head of the grid."""
+
+    learning_rate: float
+    weight_decay: float
+
+    @property
+    def name(self) -> str:
+        return f"lr{self.learning_rate:g}_wd{self.weight_decay:g}"
+
+
+def cells(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> list[Cell]:
+    """The grid, row by row."""
+    return [Cell(*pair) for pair in itertools.product(learning_rates, weight_decays)]
+
+
+def init_grid(head: Head, key: jax.Array, width: int, count: int) -> Tree:
+    """{"params", "adam"} of `count` equal heads, stacked on the first axis of every array."""
+    slots = head.views * head.clips
+    params = head.init(key, jnp.zeros((1, slots, 1, width)), jnp.ones((1, slots), bool))["params"]
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), params)
+    return {"params": stacked, "adam": jax.vmap(ADAM.init)(stacked)}
+
+
+def rates(grid: Sequence[Cell], update: int, updates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Learning rate and weight decay of every head at an update, counted from 1: float32 [G]."""
+    share = cosine(1.0, 0.0, updates)(update)
+    return (
+        np.array([cell.learning_rate * share for cell in grid], np.float32),
+        np.array([cell.weight_decay for cell in grid], np.float32),
+    )
+
+
+def example_losses(outputs: jax.Array, labels: jax.Array, kind: str) -> jax.Array:
+    """The loss of every example: outputs [B, o], labels [B] -> [B]."""
+    return (regression_loss if kind == "regression" else class_loss)(outputs, labels)
+
+
+def loss_fn(params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str) -> jax.Array:
+    """Mean loss of one head over the examples of a batch that count.
+
+    Args:
+      tokens: [B, S, N, D].
+      batch: `present` bool [B, S]; `labels` [B]; `weight` float [B], 0 for what fills up a batch.
+    """
+    outputs: Any = head.apply({"params": params}, tokens, batch["present"])
+    losses = example_losses(outputs, batch["labels"], kind)
+    return jnp.sum(losses * batch["weight"]) / jnp.maximum(jnp.sum(batch["weight"]), 1.0)
+
+
+def adamw(
+    params: Tree, grads: Tree, adam: Tree, learning_rates: Tree, weight_decays: Tree
+) -> tuple[Tree, Tree]:
+    """One AdamW step, with a rate and a decay (numbers or arrays) for every leaf of `params`.
+
+    Returns:
+      The parameters and Adam's state after it.
+    """
+    updates, adam = ADAM.update(grads, adam)
+    params = jax.tree.map(
+        lambda p, u, rate, decay: p - rate * (u + decay * p),
+        params,
+        updates,
+        learning_rates,
+        weight_decays,
+    )
+    return params, adam
+
+
+def everywhere(value: Any, tree: Tree) -> Tree:
+    """A tree like `tree` that holds one value at every leaf."""
+    return jax.tree.map(lambda _: value, tree)
+
+
+@partial(jax.jit, static_argnames=("head", "kind"), donate_argnums=0)
+def grid_step(
+    heads: Tree,
+    tokens: jax.Array,
+    batch: Tree,
+    learning_rate: jax.Array,
+    weight_decay: jax.Array,
+    head: Head,
+    kind: str,
+) -> tuple[Tree, jax.Array]:
+    """One update of every head on the same tokens [B, S, N, D].
+
+    Returns:
+      The heads after it, and the loss of every head before it: float32 [G].
+    """
+
+    def one(params: Tree, adam: Tree, rate: jax.Array, decay: jax.Array) -> tuple[Tree, Any]:
+        loss, grads = jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind)
+        # All parameters decay, as in the original's probes.
+        params, adam = adamw(
+            params, grads, adam, everywhere(rate, params), everywhere(decay, params)
+        )
+        return {"params": params, "adam": adam}, loss
+
+    return jax.vmap(one)(heads["params"], heads["adam"], learning_rate, weight_decay)
+
+
+def grid_outputs(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) -> jax.Array:
+    """Outputs of every head: float32 [B, G, o]."""
+
+    def of_one(params: Tree) -> Any:
+        return head.apply({"params": params}, tokens, present)
+
+    return jax.vmap(of_one, out_axes=1)(params)
+
+
+def slot_outputs(head: Head, params: Tree, tokens: jax.Array) -> jax.Array:
+    """What one head (not stacked) says of every slot alone: float32 [B, S, o]."""
+    slots = tokens.shape[1]
+
+    def alone(slot: jax.Array) -> Any:
+        present = jnp.broadcast_to(jnp.arange(slots) == slot, (len(tokens), slots))
+        return head.apply({"params": params}, tokens, present)
+
+    return jnp.moveaxis(jax.lax.map(alone, jnp.arange(slots)), 0, 1)

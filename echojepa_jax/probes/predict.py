@@ -1,0 +1,223 @@
+"""From videos to what heads say of examples: features, gathered by example, through heads."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from jax.sharding import PartitionSpec
+
+from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.models.heads import Head
+from echojepa_jax.models.pixels import Colour
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.probes import grid as grids
+from echojepa_jax.probes.encode import CLIPS_PER_DEVICE, encoded
+from echojepa_jax.probes.examples import Example, slots
+from echojepa_jax.utils.progress import with_progress
+
+log = logging.getLogger(__name__)
+
+Tree = Any
+EXAMPLES_PER_DEVICE = 8  # that heads work on at a time; fixed for the same reason as clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Everything but the parameters that turns videos into features.
+
+    pooled: a head takes the mean token of a clip, which is all that is kept then.
+    """
+
+    samples: Sequence[Sample]
+    encoder: Encoder
+    clip: ClipSpec
+    mean: Colour
+    std: Colour
+    clips: int
+    pooled: bool
+    workers: int
+
+    def bytes_per_video(self) -> int:
+        """Memory that the features of one video take."""
+        frames, height, width = self.encoder.grid(self.clip.frames, self.clip.size, self.clip.size)
+        tokens = 1 if self.pooled else frames * height * width
+        return self.clips * tokens * self.encoder.width * 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of some samples.
+
+    place: int [samples], where a sample is in `tokens`; -1 = it was not encoded.
+    tokens: float32 [n, C, N, D]. there: bool [n, C], which clips could be decoded.
+    errors: by sample, why clips of it could not.
+    """
+
+    place: np.ndarray
+    tokens: np.ndarray
+    there: np.ndarray
+    errors: dict[int, str]
+
+    def usable(self) -> np.ndarray:
+        """bool [samples]: those with a clip."""
+        return (self.place >= 0) & self.there[self.place].any(axis=1)
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [E, V C, N, D] and presence [E, V C] of samples int [E, V]; -1 = none."""
+        place = np.where(rows >= 0, self.place[rows], -1)
+        tokens = rearrange(self.tokens[place], "e v c n d -> e (v c) n d")
+        present = self.there[place] & (place >= 0)[..., None]
+        return tokens, rearrange(present, "e v c -> e (v c)")
+
+
+def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) -> Features:
+    """Encodes the samples `rows` once each; `what` says for whom in the log."""
+    chosen = [source.samples[row] for row in rows]
+    place = np.full(len(source.samples), -1)
+    place[list(rows)] = np.arange(len(rows))
+    parts, errors = [], {}
+    there = np.zeros(len(rows) * source.clips, bool)
+    done = 0
+    batches = encoded(
+        chosen,
+        params,
+        source.encoder,
+        clip=source.clip,
+        mean=source.mean,
+        std=source.std,
+        clips_per_video=source.clips,
+        pooled=source.pooled,
+        workers=source.workers,
+    )
+    count = -(-len(rows) * source.clips // (CLIPS_PER_DEVICE * jax.local_device_count()))
+    for batch in with_progress(batches, count, f"{what}: encoding batches"):
+        parts.append(batch.tokens)
+        there[done : done + len(batch.rows)] = batch.errors == ""
+        done += len(batch.rows)
+        for row, error in zip(batch.rows, batch.errors, strict=True):
+            if error:
+                errors[rows[int(row)]] = str(error)
+    if done != len(there):
+        raise RuntimeError(f"{done} of {len(there)} clips were encoded")
+    tokens = rearrange(np.concatenate(parts), "(v c) n d -> v c n d", c=source.clips)
+    return Features(place, tokens, there.reshape(-1, source.clips), errors)
+
+
+def rows_of(examples: Sequence[Example]) -> list[int]:
+    """The samples that may stand for these examples, in order."""
+    return sorted({row for e in examples for candidates in e.rows for row in candidates})
+
+
+def in_chunks(
+    examples: Sequence[Example], source: Source, memory: float
+) -> Iterator[Sequence[Example]]:
+    """Divides examples into runs whose features fit into that many bytes."""
+    videos = max(len(rows_of([example])) for example in examples)
+    count = max(1, int(memory // (videos * source.bytes_per_video())))
+    for start in range(0, len(examples), count):
+        yield examples[start : start + count]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What was said of examples, in their order.
+
+    values: float32 [E, ...]; zeros where there is an error. errors: [E], "" where there is none.
+    """
+
+    values: np.ndarray
+    errors: list[str]
+
+    def readable(self) -> np.ndarray:
+        """bool [E]."""
+        return np.array([not error for error in self.errors])
+
+
+# What a head or a grid of them says: (head, parameters, tokens [B, S, N, D], present [B, S]).
+Say = Callable[[Head, Tree, Any, Any], jax.Array]
+
+
+def with_slots(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) -> jax.Array:
+    """What one head says of an example and then of each of its slots alone: [B, 1 + S, o]."""
+    together: Any = head.apply({"params": params}, tokens, present)
+    return jnp.concatenate([together[:, None], grids.slot_outputs(head, params, tokens)], axis=1)
+
+
+@partial(jax.jit, static_argnames=("say", "head"))
+def _each_device(params: Tree, tokens: Any, present: Any, say: Say, head: Head) -> jax.Array:
+    mesh = meshes.make_mesh(jax.local_devices())
+    batch = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        partial(say, head), mesh=mesh, in_specs=(PartitionSpec(), batch, batch), out_specs=batch
+    )(params, tokens, present)
+
+
+def outputs_of(
+    say: Say, head: Head, params: Tree, examples: Sequence[Example], features: Features
+) -> tuple[Outputs, np.ndarray]:
+    """Lets heads speak of every example once; an example of which nothing can be read is an error.
+
+    Returns:
+      The outputs, and which slots were there: bool [E, S].
+    """
+    rows = slots(examples, features.usable(), None)
+    size = EXAMPLES_PER_DEVICE * jax.local_device_count()
+    values, presence = [], []
+    for start in range(0, len(rows), size):
+        tokens, present = features.gather(rows[start : start + size])
+        missing = size - len(tokens)
+        padded = np.pad(tokens, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        # A softmax over nothing has no value: what is not there at all is all there, as zeros.
+        some = np.pad(present, ((0, missing), (0, 0)))
+        some[~some.any(axis=1)] = True
+        out = np.array(_each_device(params, padded, some, say, head))[: len(tokens)]
+        out[~present.any(axis=1)] = 0
+        values.append(out)
+        presence.append(present)
+    errors = []
+    for example, there in zip(examples, np.concatenate(presence), strict=True):
+        reasons = [features.errors[row] for row in rows_of([example]) if row in features.errors]
+        errors.append("" if there.any() else reasons[0] if reasons else "no video of it")
+    return Outputs(np.concatenate(values), errors), np.concatenate(presence)
+
+
+def outputs_by_encoding(
+    say: Say,
+    head: Head,
+    params: Tree,
+    examples: Sequence[Example],
+    source: Source,
+    encoder_params: Tree,
+    memory: float,
+    what: str,
+) -> tuple[Outputs, np.ndarray]:
+    """`outputs_of`, with features that are made for it, at most `memory` bytes at a time."""
+    values, errors, presence = [], [], []
+    for chunk in in_chunks(examples, source, memory):
+        features = encode_videos(source, encoder_params, rows_of(chunk), what)
+        outputs, present = outputs_of(say, head, params, chunk, features)
+        values.append(outputs.values)
+        errors += outputs.errors
+        presence.append(present)
+    return Outputs(np.concatenate(values), errors), np.concatenate(presence)
+
+
+def spread(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Standard deviation over the slots that are there: [E, S] twice -> [E]; NaN for one slot."""
+    count = present.sum(axis=1)
+    mean = (values * present).sum(axis=1) / np.maximum(1, count)
+    square = (np.square(values - mean[:, None]) * present).sum(axis=1) / np.maximum(1, count)
+    return np.where(count > 1, np.sqrt(square), np.nan)
+
+
+def by_slot(present: np.ndarray, clips: int) -> np.ndarray:
+    """Presence of views bool [E, V] as presence of slots [E, V C]."""
+    return repeat(present, "e v -> e (v c)", c=clips)

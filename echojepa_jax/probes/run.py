@@ -1,0 +1,312 @@
+"""A probe run, in named stages: data, heads, training, and the best head on new patients."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.probes import grid as grids
+from echojepa_jax.probes.clips import clip_spec
+from echojepa_jax.probes.config import make_head
+from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
+from echojepa_jax.probes.predict import Source, outputs_by_encoding, rows_of, with_slots
+from echojepa_jax.probes.results import (
+    METRICS,
+    PREDICTIONS,
+    STUDIES,
+    STUDY_COLUMNS,
+    prediction_columns,
+    predictions,
+    scores,
+    study_rows,
+    write_csv,
+)
+from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe
+from echojepa_jax.probes.task import fit_task
+from echojepa_jax.probes.training import Setting, keep_encoder, new_heads, train_heads
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.trees import count_parameters
+from echojepa_jax.utils.writers import write_json
+from echojepa_jax.weights.pretrained import Pretrained, fingerprint
+
+log = logging.getLogger(__name__)
+
+Tree = Any
+
+
+def load_samples(
+    config: ConfigDict, workdir: Path, clip: ClipSpec, sources: Sequence[str]
+) -> list[Sample]:
+    """The videos of a probe; what cannot be used is listed in the workdir.
+
+    Raises:
+      UserError: see `manifest.load`.
+    """
+    return manifest.load(
+        sources,
+        quarantine=workdir / workdirs.QUARANTINE,
+        max_bad_share=config.data.max_bad_share,
+        expect_stills=config.data.expect_stills,
+        need_rate=clip.by != "stride",
+        workers=max(1, config.data.workers),
+    )
+
+
+def make_source(
+    config: ConfigDict, weights: Pretrained, clip: ClipSpec, samples: Sequence[Sample]
+) -> Source:
+    """How this config turns videos into features."""
+    return Source(
+        samples=samples,
+        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype)),
+        clip=clip,
+        mean=weights.clip.mean,
+        std=weights.clip.std,
+        clips=config.data.clips,
+        pooled=config.head.kind != "attentive",
+        workers=config.data.workers,
+    )
+
+
+def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
+    """Trains, or continues to train, and reports; returns what came out, as a sentence, or "" if a
+    signal stopped it.
+
+    Args:
+      config: accepted by `config.check`.
+      workdir: claimed for this config.
+      weights: with an encoder.
+
+    Raises:
+      UserError: the data, labels or weights cannot be used, or no head learned anything finite.
+    """
+    # --- data ---------------------------------------------------------------------------------
+    data, task_config = config.data, config.task
+    clip = dataclasses.replace(
+        clip_spec(weights, data.frames, data.size, data.sample_by, data.sample_value, "data."),
+        area=tuple(data.crop_area),
+        aspect=tuple(data.crop_aspect),
+    )
+    samples = load_samples(config, workdir, clip, data.sources)
+    examples = make_examples(
+        samples, task_config.target, tuple(task_config.views), data.skip_unlabelled
+    )
+    splits = {
+        name: of_split(examples, data[name], f"data.{name}")
+        for name in ("train_split", "val_split", "test_split")
+    }
+    train = share_of(splits["train_split"], data.train_share, config.seed)
+    val, test = splits["val_split"], splits["test_split"]
+    used = {name: [samples[row] for row in rows_of(part)] for name, part in splits.items()}
+    manifest.check_patients({data[name]: part for name, part in used.items()})
+    task = fit_task(task_config.kind, task_config.target, train)
+    for part in (val, test):
+        task.encode([example.label for example in part])  # a class that training lacks is an error
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        log.info("%s: %d examples of %d patients", name, len(part), len({e.patient for e in part}))
+
+    # --- encoder and heads ----------------------------------------------------------------------
+    source = make_source(config, weights, clip, samples)
+    _check_head(config, weights.shape.width)
+    setting = Setting(
+        config,
+        workdir,
+        source,
+        task,
+        make_head(config, task.outputs),
+        grids.cells(config.optim.learning_rates, config.optim.weight_decays),
+        train,
+        val,
+    )
+    head_size = count_parameters(new_heads(setting)["params"]) // len(setting.grid)
+    encoder_size = count_parameters(weights.params["encoder"])
+    facts: dict[str, Any] = {
+        "data": {
+            "fingerprint": manifest.fingerprint(samples),
+            "videos": len(samples),
+            "sources": {s: sum(x.source == s for x in samples) for s in data.sources},
+            "examples": {"train": len(train), "val": len(val), "test": len(test)},
+        },
+        "weights": {
+            "encoder": fingerprint(weights.params["encoder"]),
+            "parameters": encoder_size,
+        },
+        "parameters": {
+            "head": head_size,
+            "heads": len(setting.grid),
+        },
+    }
+    workdirs.record(workdir, facts, program="probe")
+    log.info(
+        "encoder: all %s parameters of %s; %d heads of %s parameters",
+        f"{encoder_size:,}",
+        config.weights,
+        len(setting.grid),
+        f"{head_size:,}",
+    )
+
+    # --- training -------------------------------------------------------------------------------
+    best = train_heads(setting, weights)
+    if best is None:
+        return ""
+    encoder = fingerprint(weights.params["encoder"])
+    if config.encoder.trainable:
+        encoder = keep_encoder(setting, weights, best.encoder)
+
+    # --- the best head on new patients ------------------------------------------------------------
+    cell = setting.grid[best.head]
+    saved = SavedProbe(
+        setting.head,
+        best.params,
+        task,
+        clip,
+        data.clips,
+        tuple(task_config.views),
+        encoder,
+        weights.shape.width,
+        config.encoder.dtype,
+    )
+    saved.save(workdir)
+    chosen = {
+        "head": cell.name,
+        "lr": cell.learning_rate,
+        "weight_decay": cell.weight_decay,
+        "epoch": best.epoch,
+        "epochs": config.optim.epochs,
+        "val_score": abs(best.score),
+    }
+    return evaluate(config, workdir, saved, best.encoder, source, test, chosen)
+
+
+def evaluate(
+    config: ConfigDict,
+    workdir: Path,
+    probe: SavedProbe,
+    encoder_params: Tree,
+    source: Source,
+    test: Sequence[Example],
+    chosen: Mapping[str, Any],
+) -> str:
+    """Scores a head on examples; writes predictions.csv, studies.csv and metrics.json.
+
+    Returns:
+      The main score, as a sentence.
+
+    Raises:
+      UserError: not one example can be read.
+    """
+    memory = config.data.cache_gb * 1e9
+    outputs, present = outputs_by_encoding(
+        with_slots, probe.head, probe.params, test, source, encoder_params, memory, "test"
+    )
+    task = probe.task
+    lines, rows = predictions(task, test, outputs, present)
+    if not rows:
+        raise UserError(f"not one of {len(test)} test examples can be read: {outputs.errors[0]}")
+    write_csv(workdir / PREDICTIONS, prediction_columns(task), lines)
+    result: dict[str, Any] = {
+        "task": {
+            "kind": task.kind,
+            "target": task.target,
+            "unit": task.unit,
+            "classes": list(task.classes),
+        },
+        "chosen": dict(chosen),
+        "test": scores(task, rows, config.eval.bootstrap, config.seed)
+        | {"unreadable": len(test) - len(rows)},
+        "study": None,
+    }
+    if config.eval.by_study:
+        study_lines, studies = study_rows(task, test, rows)
+        write_csv(workdir / STUDIES, STUDY_COLUMNS, study_lines)
+        result["study"] = scores(task, studies, config.eval.bootstrap, config.seed)
+    write_json(workdir / METRICS, result)
+    return said(result)
+
+
+def said(result: Mapping[str, Any]) -> str:
+    """The main score of metrics.json, as a sentence."""
+    task, test = result["task"], result["test"]
+    name = "mae" if task["kind"] == "regression" else "accuracy"
+    score, unit = test["scores"][name], f" {task['unit']}" if task["unit"] else ""
+    interval = ""
+    if score["low"] is not None:
+        interval = f" (95 % interval {score['low']:.4g} to {score['high']:.4g})"
+    unreadable = f"; {test['unreadable']} could not be read" if test["unreadable"] else ""
+    return (
+        f"{task['target']}: {name.replace('mae', 'MAE')} {score['value']:.4g}{unit}{interval} on "
+        f"{test['examples']} examples of {test['patients']} patients{unreadable}"
+    )
+
+
+def _check_head(config: ConfigDict, width: int) -> None:
+    """Raises UserError if the attention heads do not divide the width of the tokens."""
+    heads = config.head.heads
+    if config.head.kind == "attentive" and width % heads:
+        near = max(n for n in range(1, heads + 1) if width % n == 0)
+        raise UserError(
+            f"config field 'head.heads' is {heads}, which does not divide the encoder's width, "
+            f"{width}; the nearest is {near}"
+        )
+
+
+def score_on(
+    folder: Path, sources: Sequence[str], split: str, weights_path: str, workdir: Path
+) -> str:
+    """Scores the finished probe of `folder` on other data, with its own scaling and classes.
+
+    Args:
+      split: only this split of the sources; "" = everything.
+      weights_path: where the encoder is now; "" = where it was in training.
+      workdir: a new folder for the results.
+
+    Returns:
+      The main score, as a sentence.
+
+    Raises:
+      UserError: the probe, its encoder or the data cannot be used, or `workdir` holds something.
+    """
+    probe = load_probe(folder)
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    path = Path(weights_path) if weights_path else encoder_path(folder, config)
+    weights = open_encoder(path)
+    check_encoder(probe, weights, folder, path)
+    config.data.sources = tuple(sources)
+    config.data.test_split = split
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"--workdir={workdir} holds something already: name a new one")
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    samples = load_samples(config, workdir, probe.clip, sources)
+    examples = make_examples(samples, probe.task.target, probe.views, config.data.skip_unlabelled)
+    test = of_split(examples, split, "--split") if split else examples
+    probe.task.encode([example.label for example in test])
+    facts = {
+        "data": {
+            "fingerprint": manifest.fingerprint(samples),
+            "videos": len(samples),
+            "sources": {s: sum(x.source == s for x in samples) for s in sources},
+            "examples": {"test": len(test)},
+        },
+        "weights": {"encoder": probe.encoder},
+        "probe": json.loads((folder / METRICS).read_text())["chosen"],
+    }
+    workdirs.record(workdir, facts, program="probe")
+    write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
+    source = make_source(config, weights, probe.clip, samples)
+    return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])
+
+
+def encoder_path(folder: Path, config: ConfigDict) -> Path:
+    """Where the encoder of a finished probe is: fine-tuned beside it, or as its config says."""
+    return folder if (folder / FINE_TUNED).is_dir() else Path(config.weights)

@@ -1,0 +1,122 @@
+"""A trained head in a folder: `probe.json` says what it is, `head.safetensors` holds weights."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.models.heads import Head
+from echojepa_jax.probes.task import Task
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import write_json
+from echojepa_jax.weights.pretrained import Pretrained
+
+ABOUT, HEAD = "probe.json", "head.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedProbe:
+    """Everything that a prediction needs but the encoder.
+
+    params: of the head. clip, clips: how videos are cut. views: of an example; () = a video.
+    encoder: fingerprint of the weights it was trained on. width: of their tokens.
+    dtype: of the encoder's computation.
+    """
+
+    head: Head
+    params: Any
+    task: Task
+    clip: ClipSpec
+    clips: int
+    views: tuple[str, ...]
+    encoder: str
+    width: int
+    dtype: str
+
+    @property
+    def pooled(self) -> bool:
+        return self.head.kind != "attentive"
+
+    def save(self, folder: Path) -> None:
+        """Writes both files."""
+        flat = {".".join(path): value for path, value in flatten_dict(self.params).items()}
+        scratch = folder / f".{HEAD}.partial"
+        save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, scratch)
+        scratch.replace(folder / HEAD)
+        about = {
+            "head": _fields(self.head),
+            "task": dataclasses.asdict(self.task),
+            "clip": dataclasses.asdict(self.clip),
+            "clips": self.clips,
+            "views": self.views,
+            "encoder": self.encoder,
+            "width": self.width,
+            "dtype": self.dtype,
+        }
+        write_json(folder / ABOUT, about)
+
+
+def _fields(head: Head) -> dict[str, Any]:
+    # Linen adds two fields of its own.
+    return {f.name: getattr(head, f.name) for f in dataclasses.fields(head) if f.init and
+            f.name not in ("parent", "name")}  # fmt: skip
+
+
+def load_probe(folder: Path) -> SavedProbe:
+    """The probe that a finished run has left.
+
+    Raises:
+      UserError: there is none, or not all of it (F08).
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        flat = load_file(folder / HEAD)
+        head = Head(**about["head"])
+        task = Task(**about["task"] | {"classes": tuple(about["task"]["classes"])})
+        spec = about["clip"]
+        clip = ClipSpec(**spec | {name: tuple(spec[name]) for name in ("area", "aspect")})
+        width = about["width"]
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no finished probe: {error.filename} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"the probe in {folder} is damaged: {error!r}") from error
+    slots = head.views * head.clips
+    shapes = jax.eval_shape(
+        head.init, jax.random.key(0), jnp.zeros((1, slots, 1, width)), jnp.ones((1, slots), bool)
+    )["params"]
+    wanted = {".".join(path): leaf.shape for path, leaf in flatten_dict(shapes).items()}
+    if wanted != {name: value.shape for name, value in flat.items()}:
+        odd = sorted(name for name in set(wanted) | set(flat)
+                     if name not in flat or wanted.get(name) != flat[name].shape)  # fmt: skip
+        raise UserError(f"the head in {folder} is not the one {ABOUT} tells; they differ in {odd}")
+    params = unflatten_dict({tuple(name.split(".")): value for name, value in flat.items()})
+    return SavedProbe(
+        head,
+        params,
+        task,
+        clip,
+        about["clips"],
+        tuple(about["views"]),
+        about["encoder"],
+        width,
+        about["dtype"],
+    )
+
+
+def check_encoder(probe: SavedProbe, weights: Pretrained, folder: Path, path: Path) -> None:
+    """Raises UserError unless these are the weights that the head was trained on."""
+    found = weights.fingerprints().get("encoder", "none")
+    if found != probe.encoder:
+        raise UserError(
+            f"the probe in {folder} was trained on an encoder with the fingerprint "
+            f"{probe.encoder[:16]}, but {path} holds {found[:16]}: name the weights that it was "
+            "trained on"
+        )

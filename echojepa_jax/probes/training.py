@@ -1,0 +1,442 @@
+"""Training a grid of heads, on features or on clips; resumed from its last epoch, best one kept."""
+
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.pipeline import example_batches
+from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.models.heads import Head
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.probes import finetune
+from echojepa_jax.probes import grid as grids
+from echojepa_jax.probes.examples import Example, drop_views, slots
+from echojepa_jax.probes.predict import (
+    Features,
+    Outputs,
+    Source,
+    by_slot,
+    encode_videos,
+    outputs_by_encoding,
+    outputs_of,
+    rows_of,
+)
+from echojepa_jax.probes.task import Task
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.checkpoint import Checkpoints
+from echojepa_jax.train.run_weights import FINE_TUNED
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.rng import generator
+from echojepa_jax.utils.signals import stop_signal
+from echojepa_jax.utils.writers import MetricsWriter
+from echojepa_jax.weights.pretrained import Pretrained, fingerprint
+from echojepa_jax.weights.read import read_weights
+from echojepa_jax.weights.write import write_weights
+
+log = logging.getLogger(__name__)
+
+Tree = Any
+BEST = "best"
+"""Folder beside the checkpoints that holds the best epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What stays the same during a run."""
+
+    config: ConfigDict
+    workdir: Path
+    source: Source
+    task: Task
+    head: Head
+    grid: Sequence[grids.Cell]
+    train: Sequence[Example]
+    val: Sequence[Example]
+
+    @property
+    def steps(self) -> int:
+        """Updates of an epoch."""
+        return -(-len(self.train) // self.config.optim.batch)
+
+    @property
+    def memory(self) -> float:
+        """Bytes that features may take."""
+        return self.config.data.cache_gb * 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The head that did best on the validation split.
+
+    score: mean absolute error, or accuracy with a minus sign: low is good. encoder: parameters.
+    """
+
+    head: int
+    epoch: int
+    score: float
+    params: Tree
+    encoder: Tree
+
+
+def new_heads(setting: Setting) -> Tree:
+    """The shapes of the heads' state."""
+    init = jax.eval_shape(lambda: _init_heads(setting))
+    return init
+
+
+def _init_heads(setting: Setting) -> Tree:
+    key = jax.random.key(setting.config.seed)
+    return grids.init_grid(setting.head, key, setting.source.encoder.width, len(setting.grid))
+
+
+def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
+    """Trains to the last epoch; None if a signal stopped it.
+
+    Raises:
+      UserError: no head gave a finite number, a file or checkpoint cannot be used.
+    """
+    config, trainable = setting.config, setting.config.encoder.trainable
+    mesh = meshes.make_mesh(jax.local_devices())
+    everywhere = jax.NamedSharding(mesh, jax.P())
+
+    def fresh(encoder: Tree) -> Tree:
+        state = {"heads": _init_heads(setting)}
+        if trainable:
+            state["encoder"] = {"params": encoder, "adam": grids.ADAM.init(encoder)}
+        return state
+
+    frozen = jax.device_put(weights.params["encoder"], everywhere)
+    state = jax.jit(fresh, out_shardings=everywhere)(frozen)
+    progress = _progress(0, 0, 0, np.inf)
+    with ExitStack() as stack:
+        last = stack.enter_context(Checkpoints(setting.workdir / workdirs.CHECKPOINTS))
+        best = stack.enter_context(Checkpoints(setting.workdir / BEST))
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            state | {"progress": progress},
+        )
+        if (restored := last.restore_latest(like)) is not None:
+            progress = jax.device_get(restored.pop("progress"))
+            state = restored
+            log.info("continuing after epoch %d", progress["epoch"])
+        first = int(progress["epoch"])
+        stop_asked = stack.enter_context(stop_signal())
+        writer = MetricsWriter(setting.workdir, first, config.log.tensorboard)
+        stack.callback(writer.close)
+        features = None
+        if first < config.optim.epochs:
+            features = _features(setting, frozen)
+        batches = _batches(setting, features, first, stack)
+        started = time.perf_counter()
+        for epoch in range(first, config.optim.epochs):
+            state, losses = _epoch(setting, state, frozen, batches, epoch, stop_asked)
+            if losses is None:
+                return None
+            encoder = state["encoder"]["params"] if trainable else frozen
+            scores, val_losses = _validate(setting, state["heads"]["params"], encoder, features)
+            head = int(np.lexsort((val_losses, scores))[0])
+            if scores[head] < progress["best_score"]:
+                progress = _progress(epoch + 1, epoch + 1, head, scores[head])
+                best.save(epoch + 1, state)
+                best.wait()  # the next step takes the memory of this state
+            else:
+                progress = progress | {"epoch": np.int32(epoch + 1)}
+            last.save(epoch + 1, state | {"progress": progress})
+            last.wait()
+            seconds = (time.perf_counter() - started) / (epoch + 1 - first)
+            _log(setting, writer, epoch + 1, losses, val_losses, scores, progress, seconds)
+            if stop_asked() and epoch + 1 < config.optim.epochs:
+                return None
+        if not np.isfinite(progress["best_score"]):
+            raise UserError(
+                "no head of the grid gave finite predictions: lower optim.learning_rates, or look "
+                "at the labels"
+            )
+        shapes = {name: like[name] for name in state}
+        state = best.restore(shapes, int(progress["best_epoch"]))
+    row = int(progress["best_head"])
+    return Best(
+        row,
+        int(progress["best_epoch"]),
+        float(progress["best_score"]),
+        jax.device_get(jax.tree.map(lambda x: x[row], state["heads"]["params"])),
+        state["encoder"]["params"] if trainable else frozen,
+    )
+
+
+def _progress(epoch: int, best_epoch: int, best_head: int, best_score: float) -> dict[str, Any]:
+    return {
+        "epoch": np.int32(epoch),
+        "best_epoch": np.int32(best_epoch),
+        "best_head": np.int32(best_head),
+        "best_score": np.float32(best_score),
+    }
+
+
+def _features(setting: Setting, encoder: Tree) -> Features | None:
+    """Features of training and validation, made once; None where clips are encoded every epoch."""
+    config = setting.config
+    if config.encoder.trainable or config.data.augment:
+        return None
+    rows = rows_of([*setting.train, *setting.val])
+    needed = len(rows) * setting.source.bytes_per_video()
+    if needed > setting.memory:
+        log.info(
+            "features would take %.1f GB, more than data.cache_gb = %g: clips are encoded again in "
+            "every epoch",
+            needed / 1e9,
+            config.data.cache_gb,
+        )
+        return None
+    features = encode_videos(setting.source, encoder, rows, "train and val")
+    _refuse_unreadable(setting, features.errors, len(rows))
+    return features
+
+
+def _refuse_unreadable(setting: Setting, errors: dict[int, str], videos: int) -> None:
+    """Lists videos that cannot be decoded; too many are an error (F04)."""
+    if not errors:
+        return
+    samples = setting.source.samples
+    rejected = [manifest.Rejected(samples[row], errors[row], "bad") for row in sorted(errors)]
+    path = setting.workdir / workdirs.QUARANTINE
+    manifest.quarantine(path, rejected, "decode")
+    log.warning("%d of %d videos cannot be decoded: see %s", len(errors), videos, path)
+    limit = setting.config.data.max_bad_share
+    if len(errors) > limit * videos:
+        raise UserError(
+            f"{len(errors)} of {videos} videos cannot be decoded, more than data.max_bad_share = "
+            f"{limit:g} allows; they are listed in {path}"
+        )
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def _order(setting: Setting, epoch: int, usable: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of every place in the batches of an epoch: the example (-1 = none), its samples int [., V],
+    and which of its views stay bool [., V]."""
+    rng = generator(setting.config.seed, "probe epoch", epoch)
+    rows = slots(setting.train, usable, rng)
+    kept = drop_views(rows >= 0, setting.config.head.view_dropout, rng)
+    order = rng.permutation(len(setting.train))
+    missing = setting.steps * setting.config.optim.batch - len(order)
+    order = np.concatenate([order, np.full(missing, -1)])
+    there = (order >= 0)[:, None]
+    return order, np.where(there, rows[order], -1), kept[order] & there
+
+
+def _batches(
+    setting: Setting, features: Features | None, first_epoch: int, stack: ExitStack
+) -> Iterator[Tree]:
+    """Batches of all epochs from `first_epoch` on, on the devices."""
+    config = setting.config
+    labels = setting.task.encode([example.label for example in setting.train])
+    sharding = meshes.batch_sharding(meshes.make_mesh(jax.local_devices()))
+    usable = features.usable() if features else np.ones(len(setting.source.samples), bool)
+    size, clips = config.optim.batch, setting.source.clips
+
+    def common(order: np.ndarray, present: np.ndarray) -> Tree:
+        """Labels and weights; what is not there at all counts for nothing."""
+        weight = ((order >= 0) & present.any(axis=1)).astype(np.float32)
+        whole = present | ~present.any(axis=1, keepdims=True)
+        return {"labels": labels[order], "weight": weight, "present": whole}
+
+    def from_features(features: Features) -> Generator[Tree]:
+        for epoch in range(first_epoch, config.optim.epochs):
+            order, rows, kept = _order(setting, epoch, usable)
+            for start in range(0, len(order), size):
+                part = slice(start, start + size)
+                tokens, present = features.gather(rows[part])
+                present &= by_slot(kept[part], clips)
+                batch = common(order[part], present) | {"tokens": tokens}
+                yield jax.device_put(batch, sharding)
+
+    def from_clips() -> Generator[Tree]:
+        orders = [_order(setting, epoch, usable) for epoch in range(config.optim.epochs)]
+        order, rows, kept = (np.concatenate(parts) for parts in zip(*orders, strict=True))
+        pipeline = example_batches(
+            setting.source.samples,
+            rows,
+            clip=setting.source.clip,
+            clips_per_sample=clips,
+            global_batch=size,
+            seed=config.seed,
+            first_step=first_epoch * setting.steps,
+            last_step=config.optim.epochs * setting.steps,
+            augment=config.data.augment,
+            workers=config.data.workers,
+        )
+        errors: dict[int, str] = {}
+        videos = len(rows_of(setting.train))
+        with DeviceBatches(pipeline, sharding) as batches:
+            for step, batch in enumerate(batches, start=first_epoch * setting.steps):
+                part = slice(step * size, (step + 1) * size)
+                for row, error in zip(batch["sample_ids"].flat, batch["error"].flat, strict=True):
+                    if error and int(row) not in errors:
+                        errors[int(row)] = str(error)
+                        _refuse_unreadable(setting, errors, videos)
+                present = np.asarray(batch["valid"]) & by_slot(kept[part], clips)
+                host = jax.device_put(common(order[part], present), sharding)
+                yield host | {"clips": batch["clips"]}
+
+    made = from_features(features) if features else from_clips()
+    stack.callback(made.close)
+    return made
+
+
+# --- an epoch -----------------------------------------------------------------------------------
+
+
+def _epoch(
+    setting: Setting,
+    state: Tree,
+    frozen: Tree,
+    batches: Iterator[Tree],
+    epoch: int,
+    stop_asked: Callable[[], bool],
+) -> tuple[Tree, np.ndarray | None]:
+    """One pass over the training split.
+
+    Returns:
+      The state after it, and the mean loss of every head, [G]; None if a signal stopped it.
+    """
+    config, source = setting.config, setting.source
+    updates = config.optim.epochs * setting.steps
+    common = {
+        "encoder": dataclasses.replace(
+            source.encoder, drop_path=config.encoder.drop_path, remat=config.encoder.remat
+        ),
+        "look": (source.mean, source.std),
+        "pooled": source.pooled,
+        "head": setting.head,
+        "kind": setting.task.kind,
+    }
+    scale, decay = config.encoder.lr_scale, config.encoder.layer_decay
+    losses = []
+    for i in range(setting.steps):
+        if stop_asked():
+            return state, None
+        batch = next(batches)
+        done = epoch * setting.steps + i
+        rate, weight_decay = grids.rates(setting.grid, done + 1, updates)
+        if "tokens" in batch:
+            tokens = batch.pop("tokens")
+            state["heads"], loss = grids.grid_step(
+                state["heads"], tokens, batch, rate, weight_decay, setting.head, setting.task.kind
+            )
+        else:
+            rng = jax.random.fold_in(jax.random.key(config.seed), done)
+            if config.encoder.trainable:
+                state, loss = finetune.finetune_step(
+                    state, batch, rng, rate, weight_decay, scale=scale, decay=decay, **common
+                )
+            else:
+                state, loss = finetune.frozen_step(
+                    state, frozen, batch, rng, rate, weight_decay, **common
+                )
+        losses.append(loss)
+    return state, np.mean(jax.device_get(losses), axis=0)
+
+
+def _validate(
+    setting: Setting, heads: Tree, encoder: Tree, features: Features | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score (low is good) and loss of every head on the validation split; inf if not finite."""
+    say, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
+    outputs: Outputs
+    if features is not None:
+        outputs, _ = outputs_of(say, head, heads, examples, features)
+    else:
+        outputs, _ = outputs_by_encoding(
+            say, head, heads, examples, setting.source, encoder, setting.memory, "val"
+        )
+    readable = outputs.readable()
+    if not readable.any():
+        raise UserError(
+            f"not one of {len(examples)} validation examples can be read: {outputs.errors[0]}"
+        )
+    values = outputs.values[readable]
+    labels = [example.label for example, ok in zip(examples, readable, strict=True) if ok]
+    coded = task.encode(labels)
+    scores, losses = [], []
+    for g in range(len(setting.grid)):
+        out = values[:, g]
+        losses.append(
+            float(jnp.mean(grids.example_losses(jnp.asarray(out), jnp.asarray(coded), task.kind)))
+        )
+        decoded = task.decode(out)
+        if task.kind == "regression":
+            scores.append(np.abs(decoded - np.array(labels, np.float64)).mean())
+        else:
+            scores.append(-np.mean(decoded.argmax(axis=1) == coded))
+    finite = np.isfinite(losses)
+    return np.where(finite, scores, np.inf), np.where(finite, losses, np.inf)
+
+
+def _log(
+    setting: Setting,
+    writer: MetricsWriter,
+    epoch: int,
+    losses: np.ndarray,
+    val_losses: np.ndarray,
+    scores: np.ndarray,
+    progress: dict[str, Any],
+    seconds: float,
+) -> None:
+    values = {"best_val_score": abs(float(progress["best_score"])), "seconds": seconds}
+    for cell, loss, val_loss, score in zip(setting.grid, losses, val_losses, scores, strict=True):
+        values[f"train_loss/{cell.name}"] = float(loss)
+        values[f"val_loss/{cell.name}"] = float(val_loss)
+        values[f"val_score/{cell.name}"] = abs(float(score))
+    writer.write(epoch, values)
+    epochs, row = setting.config.optim.epochs, int(progress["best_head"])
+    what = "MAE" if setting.task.kind == "regression" else "accuracy"
+    log.info(
+        "epoch %d/%d  val %s %.4g, best %.4g (%s at epoch %d)  %s left",
+        epoch,
+        epochs,
+        what,
+        abs(scores.min()),
+        abs(progress["best_score"]),
+        setting.grid[row].name,
+        progress["best_epoch"],
+        duration(seconds * (epochs - epoch)),
+    )
+
+
+def keep_encoder(setting: Setting, weights: Pretrained, params: Tree) -> str:
+    """Writes the fine-tuned encoder beside the probe; returns its fingerprint."""
+    clip = setting.source.clip
+    taken = dataclasses.replace(
+        weights.clip,
+        frames=clip.frames,
+        size=clip.size,
+        sample_by=clip.by,
+        sample_value=float(clip.value),
+    )
+    tuned = dataclasses.replace(
+        weights,
+        clip=taken,
+        params={"encoder": jax.device_get(params)},
+        origin={**weights.origin, "fine-tuned for": setting.task.target},
+    )
+    mark, folder = fingerprint(tuned.params["encoder"]), setting.workdir / FINE_TUNED
+    if folder.exists():
+        if read_weights(folder).fingerprints()["encoder"] == mark:
+            return mark
+        shutil.rmtree(folder)  # of an attempt that trained on from an older checkpoint
+    write_weights(tuned, folder, "orbax")
+    return mark

@@ -1,0 +1,85 @@
+"""What both report pages share: how a page is rendered, and the tables that every run has."""
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from echojepa_jax.report.measures import DASH
+
+
+class Card(NamedTuple):
+    """A key number."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+class Refused(NamedTuple):
+    """Files that were left out for one reason."""
+
+    stage: str
+    kind: str
+    reason: str
+    files: int
+    example: str
+
+
+def write_page(workdir: Path, template: str, values: Mapping[str, Any]) -> Path:
+    """Renders a template of this folder into `report.html` of the workdir and returns its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("echojepa_jax.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(name=workdir.resolve().name, **values)
+    path = workdir / "report.html"
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(page, encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, an empty one if it is not there."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def refused_files(lines: Sequence[Mapping[str, Any]]) -> list[Refused]:
+    """Counts the files of quarantine.jsonl by reason; what follows a colon is a file's detail."""
+    groups: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    for line in lines:
+        reason, _, detail = line["reason"].partition(": ")
+        groups[line["stage"], line["kind"], reason][line["path"]] = detail
+    rows = [
+        Refused(*group, files=len(details), example=without_folders(next(iter(details.values()))))
+        for group, details in groups.items()
+    ]
+    return sorted(rows, key=lambda row: -row.files)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Rows (dotted name, value) of nested dictionaries."""
+    for key, value in tree.items():
+        name = f"{prefix}{without_folders(key)}"
+        if isinstance(value, Mapping):
+            yield from flat(value, name + ".")
+        elif isinstance(value, list):
+            yield name, ", ".join(without_folders(str(item)) for item in value) or DASH
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, f"{value:,}"
+        else:
+            yield name, without_folders(str(value)) or DASH
+
+
+def without_folders(text: str) -> str:
+    """Shortens absolute paths: a report is shown to others, and folders may name people."""
+    return re.sub(r"(?<![\w./])/(?:[^\s/'\",]+/)+", "…/", text)

@@ -1,0 +1,114 @@
+"""Which pictures the report of a probe run shows, and the words that go with each."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from echojepa_jax.report import plots
+from echojepa_jax.report.measures import MINUS, Metrics, Series, agreement, number
+from echojepa_jax.report.pictures import Picture, curves, limits_of
+from echojepa_jax.report.plots import Panel
+from echojepa_jax.report.probe_tables import REGRESSION, Prediction, by_head, classes_of
+
+MAX_NAMED_HEADS = 6  # as many as there are colours
+MAX_VIEWS = 6
+# A head that diverged would make the scale of all others: what is worse than this many times the
+# baseline's error is left out.
+HOPELESS = 1.5
+
+
+def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture]:
+    """Scatter and Bland-Altman plot of readable predictions; `what` names them, as "videos"."""
+    rows = [row for row in rows if math.isfinite(row.true) and math.isfinite(row.predicted)]
+    if not rows:
+        return []
+    true, predicted = [row.true for row in rows], [row.predicted for row in rows]
+    groups = _views(rows)
+    bias, low, high = agreement(true, predicted)
+    middle = number(bias, unit).replace("-", MINUS)
+    between = f"95 % limits of agreement {number(low)} to {number(high, unit)}".replace("-", MINUS)
+    title = f"Predicted over true, {what}"
+    spots = plots.scatter(true, predicted, groups, unit, limits_of([*true, *predicted]))
+    return [
+        Picture(title, spots, f"{title}; {len(rows):,} points and the line of equality."),
+        Picture(
+            f"Bland-Altman, {what}",
+            plots.bland_altman(true, predicted, groups, unit),
+            f"Difference over mean of {len(rows):,} {what}: bias {middle}, {between}.",
+            f"Mean difference {middle}, {between}. A cloud that falls to the right "
+            "means that extremes are drawn towards the middle.",
+        ),
+    ]
+
+
+def classification(rows: Sequence[Prediction], known: Sequence[str], what: str) -> list[Picture]:
+    """The confusion matrix of readable predictions, with the classes of the task first."""
+    if not rows:
+        return []
+    classes = classes_of(rows, known)
+    title = f"Confusion matrix, {what}"
+    uri = plots.confusion([row.target for row in rows], [row.prediction for row in rows], classes)
+    alt = f"{title}: {len(rows):,} predictions of {len(classes)} classes."
+    return [Picture(title, uri, alt, "Rows are true classes; colours are shares of a row.")]
+
+
+def learning(metrics: Metrics, chosen: str, kind: str, unit: str, baseline: float) -> list[Picture]:
+    """Losses of the chosen head, and the validation score of all heads with that one in front.
+
+    Args:
+      baseline: the error of a regression that knows nothing, NaN if that was not measured.
+    """
+    shown = []
+    losses = {"training": "train_loss", "validation": "val_loss"}
+    found = {name: by_head(metrics, key) for name, key in losses.items()}
+    lines = {name: heads[chosen] for name, heads in found.items() if chosen in heads}
+    if lines:
+        shown.append(
+            curves("Loss", [Panel("of the chosen head", lines)], _epochs(lines), unit="epoch")
+        )
+    scores = by_head(metrics, "val_score")
+    if scores:
+        shown.append(_score_curves(scores, chosen, kind, unit, baseline))
+    return shown
+
+
+def _score_curves(
+    scores: dict[str, Series], chosen: str, kind: str, unit: str, baseline: float
+) -> Picture:
+    first = chosen if chosen in scores else next(iter(scores))
+    lines = {first: scores[first]} | {
+        name: _without_hopeless(series, baseline if kind == REGRESSION else math.nan)
+        for name, series in scores.items()
+        if name != first
+    }
+    left_out = any(np.isfinite(scores[k].values).sum() > len(lines[k].finite()) for k in lines)
+    others: list[Series] = []
+    if len(lines) > MAX_NAMED_HEADS:
+        others = [series for name, series in lines.items() if name != first]
+        lines = {first: lines[first]}
+    title = f"mean absolute error ({unit})".replace(" ()", "") if kind == REGRESSION else "accuracy"
+    note = "Each line is a head of the grid" + (f"; {first} is the chosen one." if chosen else ".")
+    if left_out:
+        note += f" Errors above {HOPELESS:g} times that of the baseline are left out."
+    panel = Panel(title, lines, others=others)
+    return curves("Validation score", [panel], _epochs(scores), note, unit="epoch")
+
+
+def _without_hopeless(series: Series, baseline: float) -> Series:
+    values = np.where(series.values > HOPELESS * baseline, math.nan, series.values)
+    return Series(series.steps, values)
+
+
+def _epochs(lines: dict[str, Series]) -> int:
+    return int(max(series.steps[-1] for series in lines.values()))
+
+
+def _views(rows: Sequence[Prediction]) -> list[str]:
+    """The view of every row, where rare ones share a name if there are too many."""
+    counts = Counter(row.view for row in rows)
+    if len(counts) == 1:
+        return [""] * len(rows)
+    kept = {view for view, _ in counts.most_common(MAX_VIEWS - (len(counts) > MAX_VIEWS))}
+    return [(row.view or "no view") if row.view in kept else "other views" for row in rows]

@@ -1,0 +1,396 @@
+"""The report of made-up probe runs. To look at one: pytest tests/report --basetemp=DIR."""
+
+import base64
+import csv
+import html
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from echojepa_jax.report import plots
+from echojepa_jax.report.html import write_report
+from echojepa_jax.report.measures import DASH, MINUS, Series, agreement
+from echojepa_jax.report.plots import Panel
+from echojepa_jax.report.probe_page import write_probe_report
+from echojepa_jax.report.probe_tables import Outcome, outcomes, read_predictions, worst
+from echojepa_jax.utils.errors import UserError
+
+HEADS = ["lr0.0001_wd0.01", "lr0.001_wd0.01", "lr0.1_wd0.01"]
+CHOSEN, DIVERGED = HEADS[0], HEADS[2]
+CLASSES = ["A2C", "A4C", "<script>x"]
+EPOCHS = 20
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def scored(value: float | None, low: float | None = None, high: float | None = None) -> dict:
+    return {"value": value, "low": low, "high": high}
+
+
+def epochs(score_at: dict[str, float], change: float, heads: list[str] = HEADS) -> list[dict]:
+    """Scores move by `change` an epoch, up to epoch 17; the last head never is finite."""
+    lines = []
+    for epoch in range(1, EPOCHS + 1):
+        line: dict[str, Any] = {"step": epoch, "time": epoch, "seconds": 1.5}
+        for head in heads:
+            moved = score_at.get(head, 9.0) + change * (min(epoch, 17) - 17)
+            lost = head == DIVERGED
+            line |= {
+                f"train_loss/{head}": None if lost else 1 / epoch,
+                f"val_loss/{head}": None if lost else 0.2 + 1 / epoch,
+                f"val_score/{head}": None if lost else moved,
+            }
+        lines.append(line)
+    return lines
+
+
+def prediction(i: int, target: Any, said: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"v{i:03}",
+        "patient": f"p{i // 2}",
+        "study": f"s{i // 2}",
+        "split": "test",
+        "view": ("A2C", "A4C")[i % 2],
+        "target": target,
+        "prediction": said,
+        "spread": 1.25,
+        "status": "ok",
+    } | more
+
+
+def regression_result() -> dict[str, Any]:
+    return {
+        "task": {"kind": "regression", "target": "ef", "unit": "%"},
+        "chosen": {
+            "head": CHOSEN,
+            "lr": 1e-4,
+            "weight_decay": 0.01,
+            "epoch": 17,
+            "epochs": EPOCHS,
+            "val_score": 5.1,
+        },
+        "test": {
+            "examples": 200,
+            "unreadable": 23,
+            "patients": 100,
+            "scores": {
+                "mae": scored(5.2, 4.8, 5.7),
+                "rmse": scored(6.6, 6.1, 7.2),
+                "r2": scored(-0.04, -0.1, 0.02),
+                "pearson": scored(None),
+            },
+            "baseline": {"mae": 9.9},
+        },
+        "study": {
+            "examples": 110,
+            "patients": 100,
+            "scores": {"mae": scored(4.5, 4.1, 4.9)},
+            "baseline": {"mae": 9.8},
+        },
+    }
+
+
+def fill_regression(workdir: Path) -> None:
+    rng = np.random.default_rng(0)
+    workdir.mkdir()
+    result = regression_result()
+    (workdir / "metrics.json").write_text(json.dumps(result))
+    (workdir / "config.json").write_text(
+        json.dumps({"weights": "/home/jo/runs/base", "task": {"target": "ef", "views": []}})
+    )
+    manifest = {"command": f"probe --workdir={workdir}", "weights": {"parameters": 5_524_416}}
+    (workdir / "manifest.json").write_text(json.dumps(manifest))
+    write_lines(workdir / "metrics.jsonl", epochs({CHOSEN: 5.1, HEADS[1]: 6.25}, -0.1))
+    refused = {"stage": "scan", "kind": "bad", "source": "videos:/home/jo", "path": "a.avi"}
+    write_lines(workdir / "quarantine.jsonl", [refused | {"reason": "truncated: /home/jo/a.avi"}])
+    true = rng.uniform(20, 75, 200)
+    rows = [prediction(i, t, t + rng.uniform(-8, 8)) for i, t in enumerate(true)]
+    rows[7] |= {"id": "<script>alert(1)</script>", "target": 30.0, "prediction": 71.0}
+    rows[8] |= {"id": "/home/jo/clips/far.avi", "target": 70.0, "prediction": 30.0, "spread": ""}
+    status = "unreadable: decode: /home/jo/clips/b.avi is cut off"
+    rows += [prediction(i, 50.0, "", spread="", status=status) for i in range(200, 223)]
+    write_table(workdir / "predictions.csv", rows)
+    studies = [
+        {
+            "study": f"s{i}",
+            "patient": f"p{i}",
+            "target": t,
+            "prediction": t + 2 * (i % 2),
+            "examples": 2,
+        }
+        for i, t in enumerate(true[:50])
+    ]
+    write_table(workdir / "studies.csv", studies)
+
+
+def fill_classification(workdir: Path) -> None:
+    """A2C: 8 of 10 right, two called A4C. A4C: all 10 right. The third is never said: 0 of 2."""
+    workdir.mkdir()
+    result = {
+        "task": {"kind": "classification", "target": "view", "unit": "", "classes": CLASSES},
+        "chosen": regression_result()["chosen"] | {"val_score": 0.9},
+        "test": {
+            "examples": 22,
+            "unreadable": 0,
+            "patients": 11,
+            "scores": {
+                "accuracy": scored(0.8182, 0.7, 0.913),
+                "balanced_accuracy": scored(0.6, 0.5, 0.7),
+                "macro_f1": scored(0.55),
+                "auroc": scored(None),
+            },
+            "baseline": {"accuracy": 0.4545},
+        },
+        "study": None,
+    }
+    (workdir / "metrics.json").write_text(json.dumps(result))
+    many = [*HEADS, *(f"lr{i}_wd0" for i in range(9))]
+    write_lines(workdir / "metrics.jsonl", epochs(dict.fromkeys(many, 0.9), 0.01, many))
+    pairs = [("A2C", "A2C")] * 8 + [("A2C", "A4C")] * 2 + [("A4C", "A4C")] * 10
+    pairs += [("<script>x", "A4C")] * 2
+    rows = []
+    for i, (target, said) in enumerate(pairs):
+        sure = 0.9 - 0.01 * i
+        shares = {f"p_{name}": sure if name == said else (1 - sure) / 2 for name in CLASSES}
+        rows.append(prediction(i, target, said) | shares)
+    write_table(workdir / "predictions.csv", rows)
+
+
+def text_of(page: str) -> str:
+    """What a reader sees: tags and images away, white space as one blank."""
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def figures(page: str) -> dict[str, str]:
+    """The SVG source of every figure, by its alternative text."""
+    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page)
+    return {html.unescape(alt): base64.b64decode(data).decode() for data, alt in found}
+
+
+def figure(page: str, start: str) -> str:
+    (svg,) = [svg for alt, svg in figures(page).items() if alt.startswith(start)]
+    return svg
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("probes") / "ef"
+    fill_regression(path)
+    assert write_probe_report(path) == path / "report.html"
+    assert not list(path.glob("*.tmp"))
+    return (path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def classification(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("probes") / "view"
+    fill_classification(path)
+    return write_probe_report(path).read_text(encoding="utf-8")
+
+
+def test_regression_scores(regression: str) -> None:
+    text = text_of(regression)
+    assert "echojepa_jax probe report ef ef: MAE 5.20 % (95 % interval 4.80 to 5.70) on 200" in text
+    assert "200 videos of 100 patients" in text
+    assert 'class="verdict good"' in regression
+    assert "MAE 5.20 % 95 % interval 4.80 to 5.70; 9.90 % always the mean of training" in text
+    assert f"R² {MINUS}0.04 95 % interval {MINUS}0.10 to 0.02" in text
+    assert f"Pearson's r {DASH} MAE, mean of a study 4.50 % 95 % interval 4.10 to 4.90;" in text
+    assert "9.80 % always the mean of training; 110 studies of 100 patients" in text
+    assert "Unreadable 23 videos" in text
+    assert "weights.parameters 5,524,416" in text
+    assert "1 scan bad truncated" in text
+
+
+def test_regression_figures(regression: str) -> None:
+    scatter = figure(regression, "Predicted over true, videos")
+    assert ">A2C<" in scatter
+    assert ">A4C<" in scatter
+    assert "predicted (%)" in scatter
+    assert "mean of true and predicted (%)" in figure(regression, "Difference over mean of 200")
+    # Every other study was two too high.
+    studies = "Difference over mean of 50 means of studies: bias 1.00 %, 95 % limits"
+    assert f"{MINUS}1.96 SD" in figure(regression, studies)
+
+
+def test_worst_predictions_come_first(regression: str) -> None:
+    text = text_of(regression)
+    assert (
+        "Example Target Prediction Spread <script>alert(1)</script> 30.0 % 71.0 % 1.25 % "
+        f"…/far.avi 70.0 % 30.0 % {DASH} v" in text
+    )
+    table = regression.split("<h2>Worst")[1].split("</table>")[0]
+    assert table.count("<tr>") == 1 + 10
+
+
+def test_unreadable_examples_are_listed_up_to_twenty(regression: str) -> None:
+    text = text_of(regression)
+    assert "v200 decode: …/b.avi is cut off" in text
+    assert "v219 decode" in text
+    assert "v220" not in text
+    assert "And 3 more, in predictions.csv ." in text
+
+
+def test_learning_and_grid(regression: str) -> None:
+    text = text_of(regression)
+    assert f"Head {CHOSEN} after epoch 17 of 20 was chosen" in text
+    assert "validation score, MAE 5.10 %." in text
+    assert (
+        f"Head Best validation MAE At epoch {CHOSEN} chosen 5.10 % 17 {HEADS[1]} 6.25 % 17 "
+        f"{DIVERGED} {DASH} {DASH}" in text
+    )
+    loss = figure(regression, "Loss over 20 epochs: training from 1.00 to 0.0500; validation")
+    assert ">epoch<" in loss
+    assert ">step<" not in loss
+    scores = figure(regression, "Validation score over 20 epochs")
+    assert all(head in scores for head in HEADS)
+
+
+def test_many_heads_are_drawn_without_names(classification: str) -> None:
+    scores = figure(classification, "Validation score")
+    assert CHOSEN in scores
+    assert HEADS[1] not in scores
+    assert "others" in scores
+    assert f"{HEADS[1]} 90.0 % 17" in text_of(classification)
+
+
+def test_a_head_that_diverged_does_not_make_the_scale(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(json.dumps(regression_result()))
+    write_lines(tmp_path / "metrics.jsonl", epochs({CHOSEN: 5.1, HEADS[1]: 7.7e6}, -0.1))
+    page = write_probe_report(tmp_path).read_text()
+    assert "Errors above 1.5 times that of the baseline are left out." in page
+    assert "000000" not in re.sub(r"#\w{6}", "", figure(page, "Validation score"))
+    assert "7,700,000 %" in page
+
+
+@pytest.mark.parametrize("page", ["regression", "classification"])
+def test_page_stands_alone_hides_folders_and_escapes(
+    page: str, request: pytest.FixtureRequest
+) -> None:
+    source = request.getfixturevalue(page)
+    links = re.findall(r'(?:src|href)="([^"]*)"', source)
+    assert links
+    assert all(link.startswith("data:image/") for link in links)
+    assert "<script" not in source
+    assert "&lt;script&gt;" in source
+    assert all("<script" not in svg for svg in figures(source).values())
+    assert "/home/jo" not in source
+    assert "/tmp" not in source
+    assert source.count("<img ") == len(re.findall(r'<img src="[^"]+" alt="[^"]{10,}">', source))
+
+
+def test_classification(classification: str) -> None:
+    text = text_of(classification)
+    assert "view: accuracy 81.8 % (95 % interval 70.0 to 91.3 %) on 22 videos of 11" in text
+    assert "45.5 % always the commonest class" in text
+    assert f"AUROC {DASH}" in text
+    assert "mean of a study" not in text
+    table = "Class n Sensitivity Precision A2C 10 80.0 % 100.0 % A4C 10 100.0 % 71.4 % "
+    assert f"{table}<script>x 2 0.0 % {DASH}" in text
+    drawn = figure(classification, "Confusion matrix, videos: 22 predictions of 3 classes")
+    assert "&lt;script&gt;x" in drawn
+    # The least probable truth: the wrong prediction that was made with most certainty.
+    assert "Prediction Spread v008 A2C A4C 1.25 v009 A2C A4C 1.25 v020" in text
+
+
+def test_evaluation_of_a_finished_probe_has_no_curves(tmp_path: Path) -> None:
+    fill_classification(tmp_path / "other")
+    (tmp_path / "other" / "metrics.jsonl").unlink()
+    page = write_probe_report(tmp_path / "other").read_text()
+    assert "81.8 %" in page
+    assert "was chosen" in page
+    assert "Validation score" not in page
+    assert "Best validation" not in page
+    assert "Unreadable" not in page
+    assert "Quarantine" not in page
+
+
+def test_metrics_alone_make_a_page_and_a_poor_score_is_said(tmp_path: Path) -> None:
+    result = regression_result() | {"chosen": None, "study": None}
+    result["test"]["scores"]["mae"] = scored(10.2)
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    (tmp_path / "config.json").write_text('{"task": {"views": ["A2C", "A4C"]}}')
+    page = write_probe_report(tmp_path).read_text()
+    assert "ef: MAE 10.2 % on 200 studies of 100 patients; no better than a guess" in page
+    assert 'class="verdict warn"' in page
+    assert "<img" not in page
+    assert "Learning" not in page
+
+
+def test_no_metrics_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.json is missing"):
+        write_probe_report(tmp_path)
+
+
+def test_worst_without_probabilities_and_with_a_prediction_that_is_not_finite(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "predictions.csv"
+    write_table(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
+    rows = read_predictions(path, "classification")
+    assert [row.id for row in worst(rows, "classification", 1)] == ["v001"]
+    assert outcomes(rows, ["A"]) == [Outcome("A", 2, 0.5, 1.0)]
+    write_table(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
+    rows = read_predictions(path, "regression")
+    assert [row.id for row in worst(rows, "regression", 1)] == ["v001"]
+
+
+def test_agreement_by_hand() -> None:
+    bias, low, high = agreement([50, 60, 70], [52, 60, 76])
+    spread = np.std([2, 0, 6], ddof=1)
+    np.testing.assert_allclose(
+        [bias, low, high], [8 / 3, 8 / 3 - 1.96 * spread, 8 / 3 + 1.96 * spread]
+    )
+    assert np.isnan(agreement([50], [52])[1:]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_take_any_name_a_single_point_and_a_constant_error() -> None:
+    name = "$x^{ a very long name of a view that would fill the figure"
+    assert "$x^{ a very long na…" in svg_of(plots.confusion([name], [name], [name, "b"]))
+    assert "$x^{" in svg_of(plots.scatter([1, 2], [2, 2], [name, "b"], "", (0, 3)))
+    single = svg_of(plots.bland_altman([50], [52], [""], "%"))
+    assert ">2.00<" in single
+    assert "1.96" not in single
+    assert "1.96" not in svg_of(plots.bland_altman([50, 60], [52, 62], ["", ""], ""))
+
+
+def test_many_points_become_a_bitmap() -> None:
+    many = np.linspace(0, 1, plots.MAX_VECTOR_POINTS + 1)
+    assert len(plots.bland_altman(many, many**2, [""] * len(many), "")) < 200_000
+
+
+def svg_of(uri: str) -> str:
+    return base64.b64decode(uri.split(",")[1]).decode()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.3, 1.1, 5.0, 1e4])
+def test_report_of_a_single_step_has_room_for_every_alarm(tmp_path: Path, value: float) -> None:
+    names = ("loss", "lr", "health/effective_rank", "health/relative_error", "probe/ef/mae")
+    line = {"step": 1, "time": 0.0} | dict.fromkeys(names, value)
+    write_lines(tmp_path / "metrics.jsonl", [line | {"health/cosine_similarity": 0.9999}])
+    page = write_report(tmp_path).read_text()
+    assert "alarm above 1" in figure(page, "Error relative to the trivial predictor")
+
+
+def test_a_curve_that_lies_far_inside_its_zone_shows_the_edge() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        series = Series(np.array([1.0, 2.0]), np.array([50.0, 49.0]))
+        assert ">0<" in svg_of(plots.curves([Panel("", {"a": series}, alarm_above=1.0)], 2))
