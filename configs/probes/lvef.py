@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.task = dict(kind="regression", target="ef", views=())
     config.head = dict(
         kind="attentive",
+        tokens="all",
         depth=4,
         heads=16,
         hidden=1024,

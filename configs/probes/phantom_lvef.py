@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
         size=0,
         sample_by="",
         sample_value=0.0,
-        clips=1,
+        clips=2,
         cache_gb=4.0,
         workers=0,
     )
-    config.head.update(depth=1, heads=4, hidden=128)
-    config.optim.update(learning_rates=(3e-3, 1e-3), epochs=20, batch=32)
+    config.head.update(tokens="motion", depth=1, heads=4, hidden=128)
+    config.optim.update(learning_rates=(3e-3, 1e-3), weight_decays=(0.1, 0.4), epochs=60, batch=32)
     config.eval.update(by_study=True)
     config.log.tensorboard = False
     return config

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.heads import FUSIONS, KINDS, Head
+from echojepa_jax.probes.encode import KEEP
 from echojepa_jax.utils.fields import check_types, one_of, require
 
 TASKS = ("regression", "classification")
@@ -42,6 +43,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "task.target": (str, "a target of the sources, or 'view'"),
     "task.views": (tuple, "an example is a study with these views; () = an example is a video"),
     "head.kind": (str, "linear, mlp or attentive"),
+    "head.tokens": (str, "of a clip that the head gets: all, mean, or motion (mean and changes)"),
     "head.depth": (int, "of the attentive head: one block attends, those before it are its own"),
     "head.heads": (int, "attention heads of the attentive head"),
     "head.hidden": (int, "hidden width of the MLP head"),
@@ -70,6 +72,13 @@ def check(config: ConfigDict, devices: int) -> None:
     values = check_types(config, FIELDS, TEXT_TUPLES)
     one_of("task.kind", config.task.kind, TASKS)
     one_of("head.kind", config.head.kind, KINDS)
+    one_of("head.tokens", config.head.tokens, KEEP)
+    require(
+        config.head.kind == "attentive" or config.head.tokens != "all",
+        "head.tokens",
+        config.head.tokens,
+        f"is for the attentive head; the {config.head.kind} one takes 'mean' or 'motion'",
+    )
     one_of("head.fusion", config.head.fusion, FUSIONS)
     one_of("encoder.dtype", config.encoder.dtype, ("bfloat16", "float32"))
     one_of("encoder.remat", config.encoder.remat, ("none", *REMAT_POLICIES))

@@ -205,7 +205,7 @@ def _pieces(
         mean=weights.clip.mean,
         std=weights.clip.std,
         clips_per_video=settings.clips,
-        pooled=settings.tokens == "mean",
+        keep=settings.tokens,
         clips_per_device=settings.batch,
         workers=workers,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
 from echojepa_jax.data.pipeline import ClipSpec, evaluation_batches
@@ -22,6 +23,7 @@ from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes
 
 CLIPS_PER_DEVICE = 8
+KEEP = ("all", "mean", "motion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Encoded:
 
     rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, else "".
     padded: int [B], frames that repeat the last frame of a short video.
-    tokens: float32 [B, N, D], or their mean [B, 1, D]; zeros where there is an error.
+    tokens: float32 [B, N, W], see `tokens_of`; zeros where there is an error.
     """
 
     rows: np.ndarray
@@ -50,29 +52,46 @@ def tokens_of(
     clips: jax.Array,
     mean: Colour,
     std: Colour,
-    pooled: bool,
+    keep: str,
     rngs: Any = None,
 ) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, N, D], or the mean over tokens [B, 1, D]."""
+    """What is kept of the tokens of clips, uint8 [B, T, H, W, 3].
+
+    Args:
+      keep: "all": every token, float32 [B, N, D]. "mean": their mean, [B, 1, D]. "motion": the
+        mean, then the standard deviation over time and the mean absolute change from one time step
+        to the next, both at each place and averaged over places, [B, 1, 3 D]. The mean alone hides
+        what differs between systole and diastole, which is the ejection fraction.
+    """
     tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std), rngs=rngs)
-    return jnp.mean(tokens, axis=1, keepdims=True) if pooled else tokens
+    if keep == "all":
+        return tokens
+    average = jnp.mean(tokens, axis=1, keepdims=True)
+    if keep == "mean":
+        return average
+    times = encoder.grid(*clips.shape[1:4])[0]
+    by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
+    spread = jnp.mean(jnp.std(by_place, axis=1), axis=1)
+    steps = jnp.abs(jnp.diff(by_place, axis=1))
+    change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
+    return jnp.concatenate([average, spread[:, None], change[:, None]], axis=-1)
 
 
-@partial(jax.jit, static_argnames=("encoder", "mean", "std", "pooled", "mesh"))
+@partial(jax.jit, static_argnames=("encoder", "mean", "std", "keep", "mesh"))
 def _encode(
     params: Any,
     clips: jax.Array,
     encoder: Encoder,
     mean: Colour,
     std: Colour,
-    pooled: bool,
+    keep: str,
     mesh: Mesh,
 ) -> jax.Array:
     # Mapped over devices rather than partitioned by the compiler: every device then runs the very
     # program that one device would run on its part.
     batch = PartitionSpec(mesh.axis_names)
     return jax.shard_map(
-        lambda params, clips: tokens_of(encoder, params, clips, mean, std, pooled),
+        lambda params, clips: tokens_of(encoder, params, clips, mean, std, keep),
         mesh=mesh,
         in_specs=(PartitionSpec(), batch),
         out_specs=batch,
@@ -88,14 +107,14 @@ def encoded(
     mean: Colour,
     std: Colour,
     clips_per_video: int,
-    pooled: bool,
+    keep: str,
     clips_per_device: int = CLIPS_PER_DEVICE,
     workers: int = 0,
 ) -> Iterator[Encoded]:
     """Encodes `clips_per_video` clips of every sample, on all devices of this host.
 
     Args:
-      pooled: only the mean token of a clip.
+      keep: what of a clip's tokens, see `tokens_of`.
       clips_per_device: that a device works on at a time.
     """
     mesh = meshes.make_mesh(jax.local_devices())
@@ -110,7 +129,7 @@ def encoded(
     waiting: tuple[dict[str, Any], jax.Array] | None = None
     with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
         for batch in on_device:
-            tokens = _encode(params, batch["clips"], encoder, mean, std, pooled, mesh)
+            tokens = _encode(params, batch["clips"], encoder, mean, std, keep, mesh)
             # Results are fetched when the next batch is on its way, so no device waits.
             if waiting is not None:
                 yield _fetched(*waiting)

@@ -38,28 +38,28 @@ def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
 
 def _tokens(
     params: Tree, clips: jax.Array, rng: jax.Array, encoder: Encoder, look: tuple[Colour, Colour],
-    pooled: bool,
+    keep: str,
 ) -> jax.Array:  # fmt: skip
-    """uint8 [B, S, T, H, W, 3] -> [B, S, N, D] (N = 1 if pooled)."""
+    """uint8 [B, S, T, H, W, 3] -> [B, S, N, D]."""
     flat = rearrange(clips, "b s ... -> (b s) ...")
     return rearrange(
-        tokens_of(encoder, params, flat, *look, pooled, rngs={"drop_path": rng}),
+        tokens_of(encoder, params, flat, *look, keep, rngs={"drop_path": rng}),
         "(b s) n d -> b s n d",
         s=clips.shape[1],
     )
 
 
-_STATIC = ("encoder", "look", "pooled", "head", "kind")
+_STATIC = ("encoder", "look", "keep", "head", "kind")
 
 
 @partial(jax.jit, static_argnames=_STATIC, donate_argnums=0)
 def frozen_step(
     state: Tree, encoder_params: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array,
-    weight_decay: jax.Array, *, encoder: Encoder, look: tuple[Colour, Colour], pooled: bool,
+    weight_decay: jax.Array, *, encoder: Encoder, look: tuple[Colour, Colour], keep: str,
     head: Head, kind: str,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """`grid_step` on tokens that a frozen encoder makes of `batch["clips"]`."""
-    tokens = _tokens(encoder_params, batch["clips"], rng, encoder, look, pooled)
+    tokens = _tokens(encoder_params, batch["clips"], rng, encoder, look, keep)
     heads, losses = grids.grid_step(
         state["heads"], tokens, batch, learning_rate, weight_decay, head, kind
     )
@@ -69,7 +69,7 @@ def frozen_step(
 @partial(jax.jit, static_argnames=(*_STATIC, "scale", "decay"), donate_argnums=0)
 def finetune_step(
     state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
-    *, encoder: Encoder, look: tuple[Colour, Colour], pooled: bool, head: Head, kind: str,
+    *, encoder: Encoder, look: tuple[Colour, Colour], keep: str, head: Head, kind: str,
     scale: float, decay: float,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """One update of encoder and head together; the grid has a single head.
@@ -87,7 +87,7 @@ def finetune_step(
     heads, trained = first(state["heads"]), state["encoder"]
 
     def loss(params: Tree) -> jax.Array:
-        tokens = _tokens(params["encoder"], batch["clips"], rng, encoder, look, pooled)
+        tokens = _tokens(params["encoder"], batch["clips"], rng, encoder, look, keep)
         return grids.loss_fn(params["head"], tokens, batch, head, kind)
 
     value, grads = jax.value_and_grad(loss)({"encoder": trained["params"], "head": heads["params"]})

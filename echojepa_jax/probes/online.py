@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
@@ -31,6 +29,7 @@ from echojepa_jax.data.pipeline import Batch, ClipSpec, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.parallel.mesh import batch_sharding, make_mesh
+from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.state import Networks, init_params, make_networks
@@ -58,20 +57,9 @@ class Fit:
 
 @partial(jax.jit, static_argnames="networks")
 def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion.
-
-    Motion is the standard deviation over time and the mean absolute change from one time step to
-    the next, at each place, averaged over places. The mean alone hides what differs between systole
-    and diastole, which is the ejection fraction.
-    """
-    encoder = networks.encoder
-    tokens: Any = encoder.apply({"params": params}, networks.normalise(clips))
-    times = encoder.grid(*clips.shape[1:4])[0]
-    by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
-    spread = jnp.mean(jnp.std(by_place, axis=1), axis=1)
-    steps = jnp.abs(jnp.diff(by_place, axis=1))
-    change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
-    return jnp.concatenate([jnp.mean(tokens, axis=1), spread, change], axis=-1)
+    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion."""
+    look = networks.mean, networks.std
+    return tokens_of(networks.encoder, params, clips, *look, keep="motion")[:, 0]
 
 
 def video_features(

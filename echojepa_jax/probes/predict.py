@@ -33,7 +33,7 @@ EXAMPLES_PER_DEVICE = 8  # that heads work on at a time; fixed for the same reas
 class Source:
     """Everything but the parameters that turns videos into features.
 
-    pooled: a head takes the mean token of a clip, which is all that is kept then.
+    keep: what of a clip's tokens, see `encode.tokens_of`.
     """
 
     samples: Sequence[Sample]
@@ -42,14 +42,19 @@ class Source:
     mean: Colour
     std: Colour
     clips: int
-    pooled: bool
+    keep: str
     workers: int
 
     def bytes_per_video(self) -> int:
         """Memory that the features of one video take."""
         frames, height, width = self.encoder.grid(self.clip.frames, self.clip.size, self.clip.size)
-        tokens = 1 if self.pooled else frames * height * width
-        return self.clips * tokens * self.encoder.width * 4
+        tokens = frames * height * width if self.keep == "all" else 1
+        return self.clips * tokens * self.width * 4
+
+    @property
+    def width(self) -> int:
+        """Numbers of one token that is kept."""
+        return self.encoder.width * (3 if self.keep == "motion" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,7 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
         mean=source.mean,
         std=source.std,
         clips_per_video=source.clips,
-        pooled=source.pooled,
+        keep=source.keep,
         workers=source.workers,
     )
     count = -(-len(rows) * source.clips // (CLIPS_PER_DEVICE * jax.local_device_count()))

@@ -73,7 +73,7 @@ def make_source(
         mean=weights.clip.mean,
         std=weights.clip.std,
         clips=config.data.clips,
-        pooled=config.head.kind != "attentive",
+        keep=config.head.tokens,
         workers=config.data.workers,
     )
 
@@ -117,7 +117,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
 
     # --- encoder and heads ----------------------------------------------------------------------
     source = make_source(config, weights, clip, samples)
-    _check_head(config, weights.shape.width)
+    _check_head(config, source.width)
     setting = Setting(
         config,
         workdir,
@@ -173,7 +173,8 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         data.clips,
         tuple(task_config.views),
         encoder,
-        weights.shape.width,
+        source.width,
+        config.head.tokens,
         config.encoder.dtype,
     )
     saved.save(workdir)
@@ -255,7 +256,7 @@ def _check_head(config: ConfigDict, width: int) -> None:
     if config.head.kind == "attentive" and width % heads:
         near = max(n for n in range(1, heads + 1) if width % n == 0)
         raise UserError(
-            f"config field 'head.heads' is {heads}, which does not divide the encoder's width, "
+            f"config field 'head.heads' is {heads}, which does not divide the width of a token, "
             f"{width}; the nearest is {near}"
         )
 

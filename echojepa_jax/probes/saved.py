@@ -27,7 +27,7 @@ class SavedProbe:
     """Everything that a prediction needs but the encoder.
 
     params: of the head. clip, clips: how videos are cut. views: of an example; () = a video.
-    encoder: fingerprint of the weights it was trained on. width: of their tokens.
+    encoder: fingerprint of the weights it was trained on. width, tokens: of what is kept of a clip.
     dtype: of the encoder's computation.
     """
 
@@ -39,11 +39,8 @@ class SavedProbe:
     views: tuple[str, ...]
     encoder: str
     width: int
+    tokens: str
     dtype: str
-
-    @property
-    def pooled(self) -> bool:
-        return self.head.kind != "attentive"
 
     def save(self, folder: Path) -> None:
         """Writes both files."""
@@ -59,6 +56,7 @@ class SavedProbe:
             "views": self.views,
             "encoder": self.encoder,
             "width": self.width,
+            "tokens": self.tokens,
             "dtype": self.dtype,
         }
         write_json(folder / ABOUT, about)
@@ -107,6 +105,7 @@ def load_probe(folder: Path) -> SavedProbe:
         tuple(about["views"]),
         about["encoder"],
         width,
+        about["tokens"],
         about["dtype"],
     )
 

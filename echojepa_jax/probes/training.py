@@ -98,7 +98,7 @@ def new_heads(setting: Setting) -> Tree:
 
 def _init_heads(setting: Setting) -> Tree:
     key = jax.random.key(setting.config.seed)
-    return grids.init_grid(setting.head, key, setting.source.encoder.width, len(setting.grid))
+    return grids.init_grid(setting.head, key, setting.source.width, len(setting.grid))
 
 
 def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
@@ -320,7 +320,7 @@ def _epoch(
             source.encoder, drop_path=config.encoder.drop_path, remat=config.encoder.remat
         ),
         "look": (source.mean, source.std),
-        "pooled": source.pooled,
+        "keep": source.keep,
         "head": setting.head,
         "kind": setting.task.kind,
     }
