@@ -85,16 +85,24 @@ PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of this test run's own: generated videos and scans of files."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = _shared(tmp_path_factory, "cache")
     os.environ["ECHOJEPA_CACHE"] = str(folder)
     return folder
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that the processes of this test run have in common (pytest-xdist)."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    (root / name).mkdir(exist_ok=True)
+    return root / name
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Programs that several tests, or the processes they start, compile are compiled once."""
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
+        "jax_compilation_cache_dir": str(_shared(tmp_path_factory, "compilations")),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }

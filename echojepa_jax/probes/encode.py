@@ -71,7 +71,8 @@ def tokens_of(
         return average
     times = encoder.grid(*clips.shape[1:4])[0]
     by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
-    spread = jnp.mean(jnp.std(by_place, axis=1), axis=1)
+    # Where nothing moves, a bare square root would have no gradient.
+    spread = jnp.mean(jnp.sqrt(jnp.var(by_place, axis=1) + 1e-12), axis=1)
     steps = jnp.abs(jnp.diff(by_place, axis=1))
     change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
     return jnp.concatenate([average, spread[:, None], change[:, None]], axis=-1)

@@ -35,6 +35,7 @@ from echojepa_jax.probes.training import Setting, keep_encoder, new_heads, train
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import read_config
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
@@ -278,7 +279,7 @@ def score_on(
       UserError: the probe, its encoder or the data cannot be used, or `workdir` holds something.
     """
     probe = load_probe(folder)
-    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    config = read_config(folder / "config.json")
     path = Path(weights_path) if weights_path else encoder_path(folder, config)
     weights = open_encoder(path)
     check_encoder(probe, weights, folder, path)

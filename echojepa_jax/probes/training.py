@@ -144,6 +144,11 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
             state, losses = _epoch(setting, state, frozen, batches, epoch, stop_asked)
             if losses is None:
                 return None
+            if not np.isfinite(losses).any():
+                raise UserError(
+                    f"the loss of every head is not finite in epoch {epoch + 1}: lower "
+                    "optim.learning_rates, or look at the labels"
+                )
             encoder = state["encoder"]["params"] if trainable else frozen
             scores, val_losses = _validate(setting, state["heads"]["params"], encoder, features)
             head = int(np.lexsort((val_losses, scores))[0])

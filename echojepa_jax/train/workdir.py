@@ -22,7 +22,7 @@ from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
 
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine.jsonl"
-PROBE_AT_INIT = "probe_init-v1.json"  # raise the number whenever the probe's features change
+PROBE_AT_INIT = "probe_init-v2.json"  # raise the number whenever the probe's features change
 MANIFEST = "manifest.json"
 _CONFIG, _DONE = "config.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")

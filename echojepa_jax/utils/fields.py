@@ -1,7 +1,9 @@
 """Fields of a config: listed by their dotted names, and checked against a table of types."""
 
 import difflib
+import json
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,6 +29,18 @@ def nearest(name: str, names: list[str]) -> str:
         for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)
     ]
     return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def read_config(path: Path) -> ConfigDict:
+    """The config.json of a run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,101 @@
+"""What tests of probes share: a tiny encoder with random weights, and a shrunken shipped config."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.weights.pretrained import ClipInput
+from echojepa_jax.weights.write import write_weights
+from tests.weights.measure_convert import random_weights
+
+REPOSITORY = Path(__file__).parents[2]
+PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
+
+SHRINK = {
+    "data.sources": (PHANTOM,),
+    "data.clips": 2,
+    "head.heads": 2,
+    "head.hidden": 8,
+    "optim.learning_rates": (1e-2, 1e-3),
+    "optim.weight_decays": (0.1,),
+    "optim.epochs": 3,
+    "optim.batch": 8,
+    "eval.bootstrap": 50,
+}
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory) -> Path:
+    """An exported encoder of 24 channels for clips of 4 frames of 32 pixels."""
+    clip = ClipInput(4, 32, "stride", 4)
+    weights = random_weights(predictor=None, parts=("encoder",), clip=clip)
+    # Random bits of unit size would make features that no head of this size can read.
+    for leaf in _leaves(weights.params["encoder"]):
+        leaf *= 0.2
+    folder = tmp_path_factory.mktemp("weights") / "encoder"
+    write_weights(weights, folder, "safetensors")
+    return folder
+
+
+def _leaves(tree):
+    for value in tree.values():
+        yield from _leaves(value) if isinstance(value, dict) else [value]
+
+
+@pytest.fixture
+def tiny_probe(encoder_folder):
+    """configs/probes/phantom_lvef.py, shrunken; call it with changes as section__field=value."""
+    from configs.probes import phantom_lvef
+
+    def make(**changes):
+        config = phantom_lvef.get_config()
+        config.weights = str(encoder_folder)
+        for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
+            *sections, field = name.split(".")
+            part = config
+            for section in sections:
+                part = part[section]
+            part[field] = value
+        return config
+
+    return make
+
+
+@pytest.fixture
+def train_probe():
+    """What the program does before it writes its report, in this process."""
+    from echojepa_jax.probes import config as configs
+    from echojepa_jax.probes.run import run
+
+    def train(config, workdir):
+        configs.check(config, 8)
+        with workdirs.claimed(workdir, config):
+            return run(config, workdir, open_encoder(Path(config.weights)))
+
+    return train
+
+
+@pytest.fixture
+def run_probe(encoder_folder):
+    """Runs the program as a user does, in a process of its own with that many devices."""
+
+    def run(*arguments, devices=1, shrink=True):
+        fields = SHRINK | {"weights": encoder_folder} if shrink else {}
+        command = [sys.executable, "-m", "echojepa_jax.probe", *arguments]
+        command += [f"--config.{k}={v}" for k, v in fields.items()]
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        return subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=os.environ | {"XLA_FLAGS": flags},
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
+
+    return run

@@ -1,0 +1,360 @@
+"""Probe runs as a whole: complete, resumable, the same on any number of devices."""
+
+import csv
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from echojepa_jax.api import load_encoder, load_probe
+from echojepa_jax.data import manifest
+from echojepa_jax.probes import training
+from echojepa_jax.probes.run import score_on
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.weights.read import read_weights
+from echojepa_jax.weights.write import write_weights
+from tests.probes.conftest import PHANTOM
+
+
+def lines(workdir, name="predictions.csv"):
+    with (workdir / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def head_of(workdir):
+    return (workdir / "head.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tmp_path_factory.mktemp("probe") / "run"
+
+
+@pytest.fixture
+def lvef(finished, run_probe):
+    """A finished run of the program: the shipped config, shrunken."""
+    if not finished.exists():
+        done = run_probe("--config=configs/probes/phantom_lvef.py", f"--workdir={finished}")
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"epoch 3/3  val MAE .* 0s left", done.stderr)
+        last = done.stdout.strip().splitlines()[-1]
+        assert re.fullmatch(
+            rf"complete: ef: MAE .* on 4 examples of 2 patients\. The report is "
+            rf"{finished}/report\.html",
+            last,
+        ), last
+    return finished
+
+
+def test_a_run_leaves_what_is_promised(lvef):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    test = [sample for sample in samples if sample.split == "test"]
+    found = lines(lvef)
+    assert [line["id"] for line in found] == [sample.name for sample in test]
+    for line, sample in zip(found, test, strict=True):
+        assert float(line["target"]) == sample.targets["ef"]
+        assert np.isfinite(float(line["prediction"]))
+        assert float(line["spread"]) >= 0
+        assert (line["study"], line["view"], line["status"]) == (sample.study, sample.view, "ok")
+    result = json.loads((lvef / "metrics.json").read_text())
+    assert set(result["test"]["scores"]) == {"mae", "rmse", "r2", "pearson"}
+    error = [abs(float(line["target"]) - float(line["prediction"])) for line in found]
+    assert result["test"]["scores"]["mae"]["value"] == pytest.approx(np.mean(error))
+    assert result["study"]["examples"] == 2
+    assert len(lines(lvef, "studies.csv")) == 2
+    epochs = [line["step"] for line in read_lines(lvef / "metrics.jsonl")]
+    assert epochs == [1, 2, 3]
+    assert (
+        "<svg" in (lvef / "report.html").read_text()
+        or "data:image" in (lvef / "report.html").read_text()
+    )
+    facts = json.loads((lvef / "manifest.json").read_text())
+    assert facts["command"].startswith("python -m echojepa_jax.probe ")
+    assert (lvef / "best").is_dir()
+    assert (lvef / "checkpoints" / "00000003").is_dir()
+
+
+def test_f07_f12_a_finished_run_is_not_touched_again(lvef, run_probe):
+    before = {path: path.stat().st_mtime_ns for path in lvef.rglob("*") if path.is_file()}
+    again = run_probe("--config=configs/probes/phantom_lvef.py", f"--workdir={lvef}")
+    assert again.stdout.startswith(f"{lvef} is complete: nothing to do")
+    other = run_probe("--config=configs/probes/phantom_multiview.py", f"--workdir={lvef}")
+    assert other.returncode == 1
+    assert re.search(r"was started with another config; .*head\.streams", other.stderr)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_f17_a_stopped_run_continues_to_the_same_head(
+    lvef, tiny_probe, train_probe, tmp_path, monkeypatch
+):
+    validate, calls = training._validate, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(*arguments)
+
+    monkeypatch.setattr(training, "_validate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_probe(tiny_probe(), tmp_path / "run")
+    monkeypatch.setattr(training, "_validate", validate)
+    train_probe(tiny_probe(), tmp_path / "run")
+    whole = tmp_path / "whole"
+    train_probe(tiny_probe(), whole)
+    assert head_of(tmp_path / "run") == head_of(whole)
+    assert lines(tmp_path / "run") == lines(whole)
+    assert [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_features_that_do_not_fit_are_encoded_again_with_the_same_result(
+    tiny_probe, train_probe, tmp_path, caplog
+):
+    fits, not_all = tmp_path / "fits", tmp_path / "not"
+    settings = {"optim__epochs": 1, "optim__learning_rates": (1e-2,), "data__clips": 1}
+    train_probe(tiny_probe(**settings), fits)
+    # Room for three videos of 288 bytes each.
+    with caplog.at_level(logging.INFO):
+        train_probe(tiny_probe(data__cache_gb=1e-6, **settings), not_all)
+    assert "clips are encoded again in every epoch" in caplog.text
+    one, two = (np.array([float(x["prediction"]) for x in lines(w)]) for w in (fits, not_all))
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_classes_are_predicted_with_their_probabilities(tiny_probe, train_probe, tmp_path):
+    config = tiny_probe(
+        task__kind="classification",
+        task__target="view",
+        head__kind="linear",
+        head__tokens="mean",
+        eval__by_study=False,
+    )
+    said = train_probe(config, tmp_path / "run")
+    assert said.startswith("view: accuracy ")
+    for line in lines(tmp_path / "run"):
+        shares = {k.removeprefix("p_"): float(v) for k, v in line.items() if k.startswith("p_")}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert line["prediction"] == max(shares, key=shares.get)
+    result = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(result["test"]["scores"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auroc"}
+
+
+@pytest.fixture(scope="module")
+def multiview(tmp_path_factory):
+    return tmp_path_factory.mktemp("multiview") / "run"
+
+
+def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_probe):
+    views = ("A2C", "A4C", "PLAX", "PSAX")
+    config = tiny_probe(
+        task__views=views, head__streams=True, head__view_dropout=0.1, eval__by_study=False
+    )
+    train_probe(config, multiview)
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    found = {line["id"]: line for line in lines(multiview)}
+    probe = load_probe(multiview)
+    for study, line in found.items():
+        files = {s.view: s.path for s in samples if s.study == study}
+        assert len(files) == 2
+        together = probe.predict(files)
+        assert together == pytest.approx(float(line["prediction"]), rel=1e-4)
+        for view in files:
+            alone = probe.predict({view: files[view]})
+            assert np.isfinite(alone)
+            assert alone != pytest.approx(together, rel=1e-6)
+    with pytest.raises(UserError, match=r"the views \['A9C'\] are not some of the probe's"):
+        probe.predict({"A9C": samples[0].path})
+    with pytest.raises(UserError, match=r"this probe takes \{view: file\} of \['A2C', 'A4C'"):
+        probe.predict(samples[0].path)
+
+
+def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
+    tiny_probe, train_probe, tmp_path, encoder_folder
+):
+    from configs.probes import phantom_finetune
+
+    config = tiny_probe(optim__learning_rates=(1e-2,), optim__epochs=1, data__clips=1)
+    config.encoder.update(phantom_finetune.get_config().encoder)
+    config.data.augment = True
+    train_probe(config, tmp_path / "run")
+    before, after = read_weights(encoder_folder), open_encoder(tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "probe.json").read_text())["encoder"]
+    assert after.fingerprints() == {"encoder": told}
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), before.params["encoder"], after.params["encoder"]
+    )
+    # Layers learn, the later ones faster.
+    kernel = moved["stack"]["blocks"]["mlp"]["fc2"]["kernel"]
+    assert 0 < moved["patch_embed"]["kernel"] < kernel
+    # The probe finds its own encoder.
+    sample = manifest.load((PHANTOM,), quarantine=None, workers=1)[0]
+    assert np.isfinite(load_probe(tmp_path / "run").predict(sample.path))
+
+
+def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
+    tiny_probe, train_probe, tmp_path
+):
+    config = tiny_probe(optim__epochs=1, data__augment=True, data__clips=1)
+    train_probe(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "encoder").exists()
+    assert len(lines(tmp_path / "run")) == 4
+
+
+def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(lvef, run_probe, tmp_path):
+    source = "phantom:pediatric,patients=4,views=4,seed=3"
+    found = []
+    for devices in (1, 2, 8):
+        out = tmp_path / str(devices)
+        done = run_probe(
+            f"--eval_only={lvef}",
+            f"--source={source}",
+            f"--workdir={out}",
+            devices=devices,
+            shrink=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "on 16 examples of 4 patients" in done.stdout
+        found.append(lines(out))
+        assert (out / "report.html").exists()
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 16
+    # The scaling is that of training: a constant head would say the training mean.
+    task = json.loads((lvef / "probe.json").read_text())["task"]
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    train = [s.targets["ef"] for s in samples if s.split == "train"]
+    assert task["mean"] == pytest.approx(np.mean(train))
+    assert task["std"] == pytest.approx(np.std(train))
+
+
+def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_folder):
+    weights = read_weights(encoder_folder)
+    weights.params["encoder"]["norm"]["bias"][0] += 1
+    write_weights(weights, tmp_path / "other", "safetensors")
+    with pytest.raises(UserError, match="was trained on an encoder with the fingerprint"):
+        score_on(lvef, [PHANTOM], "", str(tmp_path / "other"), tmp_path / "out")
+    with pytest.raises(UserError, match="nothing holds no finished probe"):
+        score_on(tmp_path / "nothing", [PHANTOM], "", "", tmp_path / "out")
+    with pytest.raises(UserError, match="holds something already: name a new one"):
+        score_on(lvef, [PHANTOM], "", "", lvef)
+    assert not (tmp_path / "out").exists()
+
+
+def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("probe.json", "head.safetensors", "config.json"):
+        shutil.copy(lvef / name, folder)
+    head = folder / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"the probe in .* is damaged"):
+        load_probe(folder)
+    about = json.loads((folder / "probe.json").read_text())
+    shutil.copy(lvef / "head.safetensors", folder)
+    about["head"]["depth"] = 3
+    (folder / "probe.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"is not the one probe\.json tells; they differ in"):
+        load_probe(folder)
+
+
+@pytest.fixture
+def table(tmp_path, cache):
+    """A CSV source of the phantom's videos; call it with changes of its rows by name of a video."""
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+
+    def make(**changes):
+        path = tmp_path / "table.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "name", "patient", "study", "view", "split", "ef"])
+            for i, s in enumerate(samples):
+                row = {"path": s.path, "name": s.name, "patient": s.patient, "study": s.study}
+                row |= {"view": s.view, "split": s.split, "ef": s.targets["ef"]}
+                writer.writerow((row | changes.get(f"row{i}", {})).values())
+        return f"csv:{path}"
+
+    return make
+
+
+def test_f04_an_unreadable_test_video_keeps_its_line(
+    lvef, table, tmp_path, tiny_probe, monkeypatch
+):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    bad = tmp_path / "bad.avi"
+    bad.write_bytes(Path(samples[2].path).read_bytes())
+    source = table(row2={"path": str(bad)})
+    manifest.load((source,), quarantine=None, workers=1)  # measured while it was whole
+    stamp = bad.stat()
+    content = bytearray(bad.read_bytes())
+    content[3000:] = bytes(len(content) - 3000)
+    bad.write_bytes(content)
+    os.utime(bad, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    said = score_on(lvef, [source], "", "", tmp_path / "out")
+    assert said.endswith("on 19 examples of 10 patients; 1 could not be read")
+    found = lines(tmp_path / "out")
+    assert len(found) == 20
+    assert [line["status"] == "ok" for line in found] == [i != 2 for i in range(20)]
+    assert found[2]["status"].startswith("unreadable: ")
+    assert found[2]["prediction"] == ""
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "sentence"),
+    [
+        ({"row0": {"ef": ""}}, {}, "1 of 20 videos have no label 'ef'"),
+        ({"row0": {"split": "test"}}, {}, r"Patient .* is both in split"),
+        ({}, {"task__target": "rvsp"}, "20 of 20 videos have no label 'rvsp'"),
+        ({}, {"data__test_split": "holdout"}, r"'data\.test_split' is 'holdout'"),
+        ({}, {"head__heads": 5}, r"'head\.heads' is 5, which does not divide"),
+        ({}, {"data__frames": 3}, r"data\.frames is 3, but it must be a multiple of 2"),
+        ({}, {"weights": "nowhere"}, "nowhere is not there"),
+        (
+            {f"row{i}": {"view": "X"} for i in (2, 3)},
+            {"task__kind": "classification", "task__target": "view", "eval__by_study": False},
+            r"classes \['X'\] of 'view' do not occur in the training split",
+        ),
+    ],
+)
+def test_bad_labels_and_settings_are_one_sentence(
+    table, tiny_probe, train_probe, tmp_path, rows, changes, sentence
+):
+    config = tiny_probe(data__sources=(table(**rows),), **changes)
+    with pytest.raises(UserError, match=sentence):
+        train_probe(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "predictions.csv").exists()
+
+
+def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    encoder = load_encoder(encoder_folder)
+    one = encoder.embed(samples[0].path)
+    assert one.shape == (24,)
+    np.testing.assert_allclose(one, encoder.tokens(samples[0].path).mean(axis=(0, 1)), atol=1e-6)
+    probe = load_probe(lvef)
+    found = {line["id"]: float(line["prediction"]) for line in lines(lvef)}
+    for sample in samples:
+        if sample.name in found:
+            assert probe.predict(sample.path) == pytest.approx(found[sample.name], rel=1e-4)
+    with pytest.raises(UserError, match=r"nowhere\.avi cannot be read"):
+        probe.predict("nowhere.avi")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--workdir=x", "--source=y"), "--source, --split and --weights belong to --eval_only"),
+        (("--workdir=x", "--eval_only=y"), "--eval_only needs --source"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(run_probe, arguments, sentence):
+    done = run_probe(*arguments, shrink=False)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr

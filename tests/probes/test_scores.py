@@ -1,0 +1,150 @@
+"""Tasks and scores: scaling from training alone, classes, metrics and their intervals."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.metrics import class_scores, regression_scores, with_intervals
+from echojepa_jax.probes.predict import Outputs, spread
+from echojepa_jax.probes.results import predictions, scores, study_rows
+from echojepa_jax.probes.task import Task, fit_task
+from echojepa_jax.utils.errors import UserError
+
+
+def examples(labels, patients=None, study=""):
+    return [
+        Example(f"v{i}", (patients or labels)[i], study, "train", "A4C", ((i,),), label)
+        for i, label in enumerate(labels)
+    ]
+
+
+def test_scaling_is_undone_exactly_where_it_was_done():
+    task = fit_task("regression", "ef", examples([40.5, 60.5, 71.0]))
+    assert task.mean == pytest.approx(np.mean([40.5, 60.5, 71.0]))
+    assert task.std == pytest.approx(np.std([40.5, 60.5, 71.0]))
+    back = task.decode(task.encode([12.5, 99.0])[:, None])
+    np.testing.assert_allclose(back, [12.5, 99.0], rtol=1e-6)
+
+
+def test_classes_are_sorted_and_the_commonest_is_the_guess():
+    task = fit_task("classification", "view", examples(["PLAX", "A4C", "PLAX"]))
+    assert task.classes == ("A4C", "PLAX")
+    assert task.commonest == "PLAX"
+    np.testing.assert_array_equal(task.encode(["PLAX", "A4C"]), [1, 0])
+    numbers = fit_task("classification", "grade", examples([10.0, 2.0, 10.0]))
+    assert numbers.classes == ("2", "10")
+    with pytest.raises(UserError, match=r"classes \['SSN'\] of 'view' do not occur in"):
+        task.encode(["SSN"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "sentence"),
+    [
+        ("regression", [3.0, 3.0], "is 3 in all 2 training examples"),
+        ("classification", ["A4C", "A4C"], "every training example is of the class 'A4C'"),
+        ("classification", [1.0, 1.5], "holds 1.5, which names no class"),
+    ],
+)
+def test_labels_that_teach_nothing_are_one_sentence(kind, labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        fit_task(kind, "x", examples(labels))
+
+
+def test_f15_whole_numbers_in_a_regression_are_warned_of(caplog):
+    fit_task("regression", "ef", examples([40.0, 60.0]))
+    assert "holds whole numbers only, 40 to 60" in caplog.text
+
+
+def test_scores_of_numbers():
+    found = regression_scores(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 3, 6]))
+    assert found["mae"] == 0.5
+    assert found["rmse"] == 1.0
+    assert found["r2"] == pytest.approx(1 - 4 / 5)
+    assert found["pearson"] == pytest.approx(np.corrcoef([1, 2, 3, 4], [1, 2, 3, 6])[0, 1])
+    assert np.isnan(regression_scores(np.ones(3), np.ones(3))["r2"])
+
+
+def test_scores_of_classes():
+    true = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.9, 0.1, 0], [0.8, 0.2, 0], [0.4, 0.6, 0], [0.3, 0.7, 0]])
+    found = class_scores(true, probabilities)
+    assert found["accuracy"] == 0.75
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert found["auroc"] == 1.0
+    assert np.isnan(class_scores(np.zeros(4, int), probabilities)["auroc"])
+
+
+def test_intervals_draw_patients_and_not_videos():
+    rng = np.random.default_rng(0)
+    error = np.repeat(rng.exponential(size=20), 50)  # alike within a patient
+    true, predicted = np.zeros(1000), error
+    few = [f"p{i // 50}" for i in range(1000)]
+    many = [f"p{i}" for i in range(1000)]
+    width = {}
+    for name, patients in (("few", few), ("many", many)):
+        mae = with_intervals(regression_scores, true, predicted, patients, 300, 0)["mae"]
+        assert mae["low"] < mae["value"] < mae["high"]
+        width[name] = mae["high"] - mae["low"]
+    assert width["few"] > 4 * width["many"]
+    again = with_intervals(regression_scores, true, predicted, few, 300, 0)["mae"]
+    assert again["high"] - again["low"] == width["few"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**31))
+def test_intervals_of_any_small_test_set_are_numbers_or_nothing(count, seed):
+    rng = np.random.default_rng(seed)
+    patients = [f"p{i}" for i in rng.integers(3, size=count)]
+    true = rng.integers(3, size=count)
+    shares = rng.dirichlet(np.ones(3), count)
+    for score in with_intervals(class_scores, true, shares, patients, 20, 0).values():
+        if None not in score.values():
+            assert 0 <= score["low"] <= score["high"] <= 1
+
+
+def test_f05_every_example_has_a_line_and_what_is_unreadable_says_why():
+    task = Task("regression", "ef", mean=50.0, std=10.0)
+    values = np.array([[[1.0], [0.0], [2.0]], [[0.0], [0.0], [0.0]], [[-1.0], [-1.0], [9.0]]])
+    present = np.array([[True, True], [False, False], [True, False]])
+    outputs = Outputs(values, ["", "truncated", ""])
+    lines, rows = predictions(task, examples([60.0, 50.0, 45.0]), outputs, present)
+    assert [line["id"] for line in lines] == ["v0", "v1", "v2"]
+    assert lines[0] | {"prediction": "60.0", "spread": "10.0", "status": "ok"} == lines[0]
+    assert lines[1]["status"] == "unreadable: truncated"
+    assert "prediction" not in lines[1]
+    assert (lines[2]["prediction"], lines[2]["spread"]) == ("40.0", "")
+    assert [row[0] for row in rows] == ["v0", "v2"]
+    result = scores(task, rows, 10, 0)
+    assert result["scores"]["mae"]["value"] == 2.5
+    assert result["baseline"]["mae"] == 7.5
+
+
+def test_a_study_is_the_mean_of_its_videos():
+    task = Task("regression", "ef", mean=0.0, std=1.0)
+    parts = [
+        Example(name, patient, study, "test", "A4C", ((0,),), label)
+        for name, patient, study, label in (
+            ("v0", "p", "a", 60.0),
+            ("v1", "p", "a", 60.0),
+            ("v2", "q", "b", 40.0),
+        )
+    ]
+    said = (50.0, 80.0, 41.0)
+    rows = [(e.name, e.patient, e.label, value) for e, value in zip(parts, said, strict=True)]
+    lines, studies = study_rows(task, parts, rows)
+    assert [(line["study"], line["prediction"], line["examples"]) for line in lines] == [
+        ("a", "65.0", 2),
+        ("b", "41.0", 1),
+    ]
+    assert scores(task, studies, 10, 0)["scores"]["mae"]["value"] == 3.0
+
+
+def test_spread_is_over_the_slots_that_are_there():
+    values = np.array([[1.0, 3.0, 99.0], [5.0, 0.0, 0.0]])
+    present = np.array([[True, True, False], [True, False, False]])
+    found = spread(values, present)
+    assert found[0] == 1.0
+    assert np.isnan(found[1])
