@@ -32,8 +32,10 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
         )
-        for name in ("absl", "orbax", "jax", "matplotlib"):
+        for name in ("orbax", "jax", "matplotlib"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Orbax warns through absl of what is meant to be so, such as a folder that is only read.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         try:
             if len(argv) > 1:
                 raise UserError(f"not understood: {' '.join(argv[1:])}; see --help")

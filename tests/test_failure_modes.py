@@ -30,6 +30,7 @@ from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.state import make_networks
 from echojepa_jax.train.step import update
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import leaves
 from echojepa_jax.utils.writers import read_lines
 
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
@@ -236,7 +237,7 @@ def test_f18_every_field_of_a_config_is_read(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("echojepa_jax.train.workdir._check_config", lambda *_: None)
     train(tiny(), tmp_path / "first")
     config = tiny(probe__source=PHANTOM, init__from=str(tmp_path / "first"))
-    fields = {name for name, _ in configs.leaves(config)}
+    fields = {name for name, _ in leaves(config)}
     recorder = Recorder.of(config)
     Recorder.read.clear()
     train(recorder, tmp_path / "run")

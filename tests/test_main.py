@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,9 +19,12 @@ from pydicom.data import get_testdata_file
 from echojepa_jax.main import train
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
+from echojepa_jax.weights.write import write_weights
+from tests.weights.measure_convert import random_weights
 
 
-def weights(workdir: Path, step: int = 6):
+def weights_of(workdir: Path, step: int = 6):
     """Everything in a checkpoint, as NumPy arrays."""
     with ocp.StandardCheckpointer() as reader:
         parts = [
@@ -50,7 +54,7 @@ def uninterrupted(whole, run_main):
         assert done.returncode == 0, done.stderr
         last_line = done.stdout.strip().splitlines()[-1]
         assert last_line == f"complete: step 6 of 6. The report is {whole}/report.html"
-    return weights(whole)
+    return weights_of(whole)
 
 
 def wait_for(path: Path, process) -> None:
@@ -73,7 +77,7 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
     assert "continuing after step 3" in again.stderr
-    assert_identical(weights(workdir), uninterrupted)
+    assert_identical(weights_of(workdir), uninterrupted)
     steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
@@ -81,7 +85,7 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
 def test_worker_processes_change_nothing(uninterrupted, run_main, tmp_path):
     done = run_main(workdir=tmp_path / "run", data__workers=2)
     assert done.returncode == 0, done.stderr
-    assert_identical(weights(tmp_path / "run"), uninterrupted)
+    assert_identical(weights_of(tmp_path / "run"), uninterrupted)
 
 
 def test_eight_devices_agree_with_one(uninterrupted, run_main, tmp_path):
@@ -91,7 +95,7 @@ def test_eight_devices_agree_with_one(uninterrupted, run_main, tmp_path):
     assert list(facts["devices"].values()) == [8]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
-        weights(tmp_path / "run")[:2],
+        weights_of(tmp_path / "run")[:2],
         uninterrupted[:2],
     )
 
@@ -110,7 +114,7 @@ def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, nu
     assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
-    assert_identical(weights(workdir), uninterrupted)
+    assert_identical(weights_of(workdir), uninterrupted)
 
 
 def test_f12_a_finished_run_says_so_and_changes_nothing(uninterrupted, whole, run_main):
@@ -145,7 +149,34 @@ def test_weights_to_start_from_are_named_on_the_command_line(uninterrupted, whol
     settings = {"init__from": whole, "init__step": 3, "optim__epochs": 1}
     done = run_main(workdir=workdir, **settings)
     assert done.returncode == 0, done.stderr
-    assert f"started from step 3 of {whole}" in done.stderr
+    assert f"started from {whole} (step 3 of 6, 8 clips each): all " in done.stderr
+
+
+def test_weights_of_other_formats_are_taken_with_or_without_a_predictor(tiny, tmp_path, caplog):
+    shape = EncoderShape(width=24, depth=2, heads=2, mlp_hidden=48, patch=8)
+    weights = random_weights(shape, PredictorShape(24, 1, 2, 48, 10))
+    write_weights(weights, tmp_path / "hf", "hf")
+    write_weights(weights.only("encoder"), tmp_path / "encoder", "torch")
+    still = {"optim__epochs": 1, "optim__start_lr": 1e-12, "optim__peak_lr": 1e-12}
+    for name, said in (("hf", "of the predictor"), ("encoder", "starts from random weights")):
+        config = tiny(init__from=str(tmp_path / name), data__frames=8, data__size=48, **still)
+        with caplog.at_level(logging.INFO):
+            train(config, tmp_path / f"run_{name}")
+        assert said in caplog.text
+        params, target, _ = weights_of(tmp_path / f"run_{name}", 3)
+        for encoder in (params["encoder"], target["ema"]):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
+                encoder,
+                weights.params["encoder"],
+            )
+        taken = np.allclose(
+            params["predictor"]["proj"]["kernel"], weights.params["predictor"]["proj"]["kernel"]
+        )
+        assert taken == (name == "hf")
+        caplog.clear()
+    with pytest.raises(UserError, match=r"is no training run: it has no checkpoint of step 3"):
+        train(tiny(init__from=str(tmp_path / "hf"), init__step=3), tmp_path / "refused")
 
 
 def test_ultrasound_dicoms_that_packages_ship(run_main, tmp_path):
@@ -186,7 +217,7 @@ def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config,
         ({"model.remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
         ({"data.sources": "vidoes:/x"}, "videos"),
         ({"masks.smal.scale": 0.2}, r"'masks\.smal\.scale'; the nearest is 'masks\.small\.scale'"),
-        ({"init.from": "/nowhere"}, "/nowhere/checkpoints is not there"),
+        ({"init.from": "/nowhere"}, "/nowhere is not there"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, changes, sentence):
@@ -247,8 +278,8 @@ def test_cooldown_starts_from_another_run_and_resets_the_rest(tiny, tmp_path):
         "optim__momentum": (1.0, 1.0),
     }
     train(tiny(init__step=3, **cooldown), tmp_path / "cooldown")
-    params, target, _ = weights(tmp_path / "pretrain", 3)
-    new_params, new_target, progress = weights(tmp_path / "cooldown", 3)
+    params, target, _ = weights_of(tmp_path / "pretrain", 3)
+    new_params, new_target, progress = weights_of(tmp_path / "cooldown", 3)
     assert progress["step"] == 3
     assert new_target["count"] == 3
     assert_identical(new_target["ema"], target["ema"])

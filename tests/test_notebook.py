@@ -8,17 +8,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import PHANTOM, REPOSITORY
 from ml_collections import ConfigDict
 from nbclient import NotebookClient
 
 from echojepa_jax.probes.config import FIELDS
 from echojepa_jax.utils.fields import leaves
 from echojepa_jax.weights.read import read_weights
-from tests.weights.measure_convert import random_weights, write_weights
+from echojepa_jax.weights.write import write_weights
+from tests.weights.measure_convert import random_weights
 
+REPOSITORY = Path(__file__).parent.parent
 NOTEBOOK = REPOSITORY / "launch" / "finetune_colab.ipynb"
 
+PHANTOM = "phantom:adult,patients=10,views=2,seed=1"  # has all three splits
 # Compilations take most of the time: a linear head on the mean token is the quickest there is.
 SMALL = {
     "optim.epochs": 2,

@@ -273,7 +273,8 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
         said += f" and {count_parameters(found['predictor']):,} of the predictor"
     else:
         said += "; the predictor starts from random weights, as there is none"
-    log.info("started from %s: %s", path, said)
+    training = f" ({weights.origin['training']})" if "training" in weights.origin else ""
+    log.info("started from %s%s: %s", path, training, said)
     # To where the fresh ones live, on any mesh.
     params, target = jax.device_put(
         (state.params | found, encoder),

@@ -134,7 +134,7 @@ def test_truncated_motion_jpeg_avi_is_counted(numbered, cut):
         decode.decode(path, np.array([whole]))
 
 
-@pytest.mark.parametrize("name", set(VIDEOS) - {"mjpeg.avi"})
+@pytest.mark.parametrize("name", sorted(set(VIDEOS) - {"mjpeg.avi"}))
 def test_truncated_file(name, numbered, cut):
     path = cut(numbered.write(name, **VIDEOS[name]), 0.7)
     with pytest.raises(UnreadableVideo, match=r"^truncated: "):

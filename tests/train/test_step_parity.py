@@ -12,8 +12,10 @@ from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.train import schedules
 from echojepa_jax.train.optim import adamw, parameter_ema
+from echojepa_jax.train.run_weights import shapes_of
 from echojepa_jax.train.state import Networks, Optimizer, new_state
 from echojepa_jax.train.step import loss_fn, target_embeddings, update
+from echojepa_jax.weights.pretrained import expected_shapes
 from echojepa_jax.weights.vjepa2 import encoder_rows, from_torch, predictor_rows, to_torch
 
 
@@ -51,8 +53,15 @@ def rows(train_fixture):
 
 
 @pytest.fixture(scope="module")
-def initial(train_fixture, rows):
-    return {part: from_torch(train_fixture.tree(f"init/{part}"), rows[part]) for part in rows}
+def initial(train_fixture, networks, rows):
+    encoder, predictor = shapes_of(networks)
+    like = {
+        part: expected_shapes(encoder, predictor, part.removeprefix("target_")) for part in rows
+    }
+    return {
+        part: from_torch(train_fixture.tree(f"init/{part}"), rows[part], like[part])
+        for part in rows
+    }
 
 
 def batch_of(fixture, step):
