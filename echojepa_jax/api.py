@@ -9,7 +9,7 @@ print(probe.predict("heart.dcm"))                  # 61.3
 """
 
 import dataclasses
-import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ from echojepa_jax.utils.fields import read_config
 from echojepa_jax.weights.pretrained import Pretrained
 
 PathLike = str | Path
+
+log = logging.getLogger(__name__)
+
+_say = jax.jit(with_slots, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Encoder:
             facts = decode.probe(str(path))
         except decode.UnreadableVideo as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+        if facts.frames < 2:
+            raise UserError(f"{path} is a still picture, and this is an encoder of videos")
         sample = Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
         parts = list(
             encoded(
@@ -77,8 +83,11 @@ class Encoder:
                 std=self.weights.clip.std,
                 clips_per_video=clips,
                 keep=keep,
+                clips_per_device=-(-clips // jax.local_device_count()),
             )
         )
+        if any(part.padded.any() for part in parts):
+            log.warning("%s is shorter than a clip's window: it ends in repeated frames", path)
         if errors := [error for part in parts for error in part.errors if error]:
             raise UserError(f"{path} cannot be decoded: {errors[0]}")
         return np.concatenate([part.tokens for part in parts])
@@ -117,8 +126,9 @@ class Probe:
         blank = np.zeros_like(next(iter(tokens.values())))
         together = np.concatenate([tokens.get(view, blank) for view in views])[None]
         present = np.repeat([view in tokens for view in views], saved.clips)[None]
-        say = jax.jit(functools.partial(with_slots, saved.head))
-        said = saved.task.decode(np.asarray(say(saved.params, together, present))[0, 0])
+        said = saved.task.decode(
+            np.asarray(_say(saved.head, saved.params, together, present))[0, 0]
+        )
         if saved.task.kind == "regression":
             return float(said)
         return dict(zip(saved.task.classes, said.tolist(), strict=True))

@@ -53,7 +53,7 @@ def job() -> str:
 
     from echojepa_jax.data import manifest
     from echojepa_jax.probes.clips import clip_spec
-    from echojepa_jax.probes.embeddings import EmbedSettings, embed
+    from echojepa_jax.probes.embeddings import EmbedSettings, check_folder, embed
     from echojepa_jax.train.run_weights import open_encoder
     from echojepa_jax.utils.allocator import keep_freed_memory
 
@@ -62,6 +62,7 @@ def job() -> str:
         keep_freed_memory()
     weights, out = open_encoder(Path(str(WEIGHTS.value))), Path(str(OUT.value))
     clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
+    check_folder(out)
     dtype = ("float32" if on_cpu else "bfloat16") if DTYPE.value == "auto" else DTYPE.value
     settings = EmbedSettings(
         clip, CLIPS.value, TOKENS.value, dtype, BATCH.value, SHARD_VIDEOS.value

@@ -62,6 +62,8 @@ def job() -> str:
         weights = dataclasses.replace(weights, params={**weights.params, "encoder": encoder})
     kept = {"predictor": ("predictor",), "all": ("encoder", "context_encoder", "predictor")}
     wanted = kept.get(part, ("encoder",))
+    if form == "stablehlo" and part in ("predictor", "all"):
+        raise UserError("--format=stablehlo is one encoder's forward pass: use --part=target")
     if form == "hf" and part != "predictor":
         wanted = ("encoder", "predictor")  # a VJEPA2Model is both
         if part == "all":

@@ -43,15 +43,17 @@ def train(config: ConfigDict, workdir: Path) -> str:
     import jax
 
     from echojepa_jax.probes import config as configs
-    from echojepa_jax.probes.results import METRICS, PREDICTIONS
+    from echojepa_jax.probes.results import METRICS, PREDICTIONS, STUDIES
     from echojepa_jax.probes.run import run
+    from echojepa_jax.probes.saved import ABOUT, HEAD
     from echojepa_jax.report.probe_page import write_probe_report
     from echojepa_jax.train import workdir as workdirs
-    from echojepa_jax.train.run_weights import open_encoder
+    from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
 
     _prepare()
     configs.check(config, jax.local_device_count())
-    files = (PREDICTIONS, METRICS, "report.html")
+    files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
+    files += [STUDIES] * config.eval.by_study + [FINE_TUNED] * config.encoder.trainable
     with workdirs.claimed(workdir, config):
         report = workdir / "report.html"
         if workdirs.is_done(workdir, files):

@@ -3,8 +3,8 @@
 Command:   python -m echojepa_jax.probe --config=configs/probes/lvef.py --workdir=runs/lvef \
              --config.weights=out/encoder \
              --config.data.sources="('echonet_dynamic:/data/EchoNet-Dynamic',)"
-Hardware:  one GPU; the encoder runs once over 10,000 videos if features fit data.cache_gb (64 GB
-           for ViT-L at 2 clips a video), else once in every epoch.
+Hardware:  one GPU. All tokens of 8,750 videos at 2 clips each are 112 GB for ViT-L: with that much
+           memory (data.cache_gb) the encoder runs once, else once in every epoch.
 Duration:  not measured yet.
 Expect:    the paper's EchoJEPA-L has an MAE of 5.76 points.
 """
@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
         weight_decays=(0.01, 0.1, 0.4),
         epochs=20,
         batch=64,
+        microbatches=16,
     )
     config.eval = dict(by_study=False, bootstrap=1000)
     config.log = dict(tensorboard=True)

@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.data.update(augment=True, clips=1)
     config.head.depth = 1
     config.optim.update(learning_rates=(1e-3,), weight_decays=(0.05,), epochs=20, batch=32)
+    config.optim.microbatches = 1
     return config

@@ -26,7 +26,9 @@ def get_config() -> ConfigDict:
         workers=0,
     )
     config.head.update(tokens="motion", depth=1, heads=4, hidden=128)
-    config.optim.update(learning_rates=(3e-3, 1e-3), weight_decays=(0.1, 0.4), epochs=60, batch=32)
+    config.optim.update(
+        learning_rates=(3e-3, 1e-3), weight_decays=(0.1, 0.4), epochs=60, batch=32, microbatches=1
+    )
     config.eval.update(by_study=True)
     config.log.tensorboard = False
     return config

@@ -17,6 +17,7 @@ from echojepa_jax.ops.attention import attention
 KINDS = ("linear", "mlp", "attentive")
 FUSIONS = ("early", "late")
 MLP_RATIO = 4
+QUERIES_AT_A_TIME = 256  # of thousands of tokens, which a grid of heads sees
 
 
 def _norm(name: str) -> nn.LayerNorm:
@@ -42,7 +43,8 @@ class SelfAttentionBlock(nn.Module):
         query, key, value = rearrange(
             qkv, "b n (three h d) -> three b n h d", three=3, h=self.heads
         )
-        out = rearrange(attention(query, key, value, present), "b n h d -> b n (h d)")
+        out = attention(query, key, value, present, chunk=QUERIES_AT_A_TIME)
+        out = rearrange(out, "b n h d -> b n (h d)")
         x = x + nn.Dense(width, kernel_init=depth_scaled(layer), name="out")(out)
         mlp = Mlp(MLP_RATIO * width, jnp.float32, name="mlp")
         return x + mlp(_norm("norm2")(x), layer)
@@ -58,8 +60,10 @@ class AttentivePooler(nn.Module):
     def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
         """x: [B, N, D]; present: bool [B, N], at least one in a row. Returns [B, D]."""
         width = x.shape[-1]
+        # Recomputed for the gradient: a grid of heads would not fit otherwise.
+        block: Any = nn.remat(SelfAttentionBlock)
         for layer in range(self.depth - 1):
-            x = SelfAttentionBlock(self.heads, layer, name=f"block{layer}")(x, present)
+            x = block(self.heads, layer, name=f"block{layer}")(x, present)
         query = self.param("query", WEIGHT_INIT, (1, width), jnp.float32)
         keyvalue = _dense(2 * width, "kv")(_norm("norm1")(x))
         key, value = rearrange(keyvalue, "b n (two h d) -> two b n h d", two=2, h=self.heads)

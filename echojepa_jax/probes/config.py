@@ -54,6 +54,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "optim.weight_decays": (tuple, "of the grid"),
     "optim.epochs": (int, "passes over the training split; rates fall to 0 as a cosine"),
     "optim.batch": (int, "examples of one update, over all devices"),
+    "optim.microbatches": (int, "parts of the batch over which heads sum their gradients"),
     "eval.by_study": (bool, "report the mean over the videos of a study as well"),
     "eval.bootstrap": (int, "resamples of patients, for the intervals"),
     "log.tensorboard": (bool, "write TensorBoard events as well"),
@@ -126,6 +127,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         "head.hidden",
         "optim.epochs",
         "optim.batch",
+        "optim.microbatches",
         "eval.bootstrap",
     ):
         require(values[name] > 0, name, values[name], "must be positive")
@@ -152,6 +154,8 @@ def _check_encoder(config: ConfigDict) -> None:
         pairs = len(optim.learning_rates) * len(optim.weight_decays)
         rule = "needs one learning rate and one weight decay, as there is one encoder to train"
         require(pairs == 1, "encoder.trainable", True, rule)
+        rule = "is for the heads of a frozen encoder: set it to 1"
+        require(optim.microbatches == 1, "optim.microbatches", optim.microbatches, rule)
         return
     for name, neutral in (
         ("lr_scale", 1.0),
@@ -170,9 +174,13 @@ def _check_data(config: ConfigDict, devices: int) -> None:
     splits = (data.train_split, data.val_split, data.test_split)
     rule = "must be three different names"
     require(len({*splits, ""}) == 4, "data.*_split", splits, rule)
-    near = max(1, round(batch / devices)) * devices
-    rule = f"must be a multiple of the number of devices, {devices}; the nearest is {near}"
-    require(batch % devices == 0, "optim.batch", batch, rule)
+    parts = devices * config.optim.microbatches
+    near = max(1, round(batch / parts)) * parts
+    rule = (
+        f"must be a multiple of devices x optim.microbatches = {devices} x "
+        f"{config.optim.microbatches}; the nearest is {near}"
+    )
+    require(batch % parts == 0, "optim.batch", batch, rule)
     for field in ("crop_area", "crop_aspect"):
         pair = data[field]
         fits = len(pair) == 2 and 0 < pair[0] <= pair[1]

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,15 +166,24 @@ def embed(
     return f"{out} holds {rows} clips of {len(samples)} videos in {len(shards)} shards{unreadable}"
 
 
+def check_folder(out: Path) -> None:
+    """Raises UserError if `out` holds something that is none of ours."""
+    try:
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be used: {error.strerror}") from error
+    # The list of refused files is made while the input is read; another host may be starting.
+    ours = {"quarantine.jsonl", f"{SETTINGS}.tmp"}
+    if names - ours and SETTINGS not in names:
+        raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
+
+
 def _claim(out: Path, asked: dict[str, Any]) -> None:
+    check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         path = out / SETTINGS
         if not path.exists():
-            # Apart from the list of refused files, which is made while the input is read.
-            others = [p for p in out.iterdir() if p.name != "quarantine.jsonl"]
-            if others:
-                raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
             write_json(path, asked)
             return
         found = json.loads(path.read_text())
@@ -290,7 +300,7 @@ def _write(
 
 def _publish(table: pa.Table, path: Path) -> None:
     """A file that is whole or not there; its pages carry checksums."""
-    scratch = path.with_name(f".{path.name}.partial")
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
     os.replace(scratch, path)
 
@@ -331,8 +341,11 @@ def _problem(
         errors = table["error"].to_pylist()
         if settings.tokens == "all":
             reader = ArrayRecordReader(str(shard.tokens_path()))
-            if len(reader.read_all()) != errors.count(""):
+            count = reader.num_records()
+            if count != errors.count(""):
                 return "its tokens are not all there"
+            for i in range(count):
+                reader.read([i])  # verifies the checksum
     # Arrow, array_record and JSON raise whatever the damage makes of the file.
     except Exception as error:
         return f"it cannot be read ({' '.join(str(error).split())[:200]})"

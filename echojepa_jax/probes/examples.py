@@ -21,12 +21,13 @@ VIEW = "view"
 class Example:
     """One thing to predict for.
 
-    name: of the video, or of the study. view: of the video; "" for a study.
+    name: of the video, or of the study, in its source. view: of the video; "" for a study.
     rows: for each view of the task (one, for a video) the samples that show it; () = missing.
     label: a number, or the name of a class.
     """
 
     name: str
+    source: str
     patient: str
     study: str
     split: str
@@ -43,8 +44,8 @@ def label_of(sample: Sample, target: str) -> Label | None:
 
 
 def patient_of(sample: Sample) -> str:
-    """Who it is; a video of an unknown patient is its own."""
-    return sample.patient or f"{sample.source}#{sample.name}"
+    """Who it is; if that is unknown, its study, or else the video by itself."""
+    return sample.patient or f"{sample.source}#{sample.study or sample.name}"
 
 
 def make_examples(
@@ -76,7 +77,7 @@ def make_examples(
     if views:
         return _studies(labelled, target, views)
     return [
-        Example(s.name, patient_of(s), s.study, s.split, s.view, ((row,),), label)
+        Example(s.name, s.source, patient_of(s), s.study, s.split, s.view, ((row,),), label)
         for row, s, label in labelled
     ]
 
@@ -114,7 +115,9 @@ def _studies(
                 )
         rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
         label = members[0][2]
-        examples.append(Example(study, patient_of(sample), study, sample.split, "", rows, label))
+        examples.append(
+            Example(study, source, patient_of(sample), study, sample.split, "", rows, label)
+        )
     return examples
 
 

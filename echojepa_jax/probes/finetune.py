@@ -52,16 +52,17 @@ def _tokens(
 _STATIC = ("encoder", "look", "keep", "head", "kind")
 
 
-@partial(jax.jit, static_argnames=_STATIC, donate_argnums=0)
+@partial(jax.jit, static_argnames=(*_STATIC, "parts"), donate_argnums=0)
 def frozen_step(
     state: Tree, encoder_params: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array,
     weight_decay: jax.Array, *, encoder: Encoder, look: tuple[Colour, Colour], keep: str,
     head: Head, kind: str,
+    parts: int,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """`grid_step` on tokens that a frozen encoder makes of `batch["clips"]`."""
     tokens = _tokens(encoder_params, batch["clips"], rng, encoder, look, keep)
     heads, losses = grids.grid_step(
-        state["heads"], tokens, batch, learning_rate, weight_decay, head, kind
+        state["heads"], tokens, batch, learning_rate, weight_decay, head, kind, parts
     )
     return {"heads": heads}, losses
 

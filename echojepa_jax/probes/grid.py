@@ -17,6 +17,7 @@ import optax
 
 from echojepa_jax.models.heads import Head, class_loss, regression_loss
 from echojepa_jax.train.schedules import cosine
+from echojepa_jax.train.step import in_parts
 
 Tree = Any
 ADAM = optax.scale_by_adam(0.9, 0.999, eps=1e-8)
@@ -97,7 +98,25 @@ def everywhere(value: Any, tree: Tree) -> Tree:
     return jax.tree.map(lambda _: value, tree)
 
 
-@partial(jax.jit, static_argnames=("head", "kind"), donate_argnums=0)
+def _loss_and_grads(
+    params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str, parts: int
+) -> tuple[jax.Array, Tree]:
+    """Of `loss_fn`, with one part of the batch in memory at a time."""
+    if parts == 1:
+        return jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind)
+    cut = in_parts({"tokens": tokens, **batch}, parts)
+
+    def add(total: Any, part: Tree) -> tuple[Any, None]:
+        share = jnp.sum(part["weight"])
+        found = jax.value_and_grad(loss_fn)(params, part.pop("tokens"), part, head, kind)
+        return jax.tree.map(lambda sum_, x: sum_ + share * x, total, found), None
+
+    zeros = (jnp.zeros([]), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zeros, cut)
+    return jax.tree.map(lambda x: x / jnp.maximum(jnp.sum(batch["weight"]), 1.0), total)
+
+
+@partial(jax.jit, static_argnames=("head", "kind", "parts"), donate_argnums=0)
 def grid_step(
     heads: Tree,
     tokens: jax.Array,
@@ -106,15 +125,19 @@ def grid_step(
     weight_decay: jax.Array,
     head: Head,
     kind: str,
+    parts: int = 1,
 ) -> tuple[Tree, jax.Array]:
     """One update of every head on the same tokens [B, S, N, D].
+
+    Args:
+      parts: gradients are summed over that many equal parts of the batch, to save memory.
 
     Returns:
       The heads after it, and the loss of every head before it: float32 [G].
     """
 
     def one(params: Tree, adam: Tree, rate: jax.Array, decay: jax.Array) -> tuple[Tree, Any]:
-        loss, grads = jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind)
+        loss, grads = _loss_and_grads(params, tokens, batch, head, kind, parts)
         # All parameters decay, as in the original's probes.
         params, adam = adamw(
             params, grads, adam, everywhere(rate, params), everywhere(decay, params)

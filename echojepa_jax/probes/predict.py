@@ -47,9 +47,13 @@ class Source:
 
     def bytes_per_video(self) -> int:
         """Memory that the features of one video take."""
+        return self.clips * self.tokens * self.width * 4
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a clip that are kept."""
         frames, height, width = self.encoder.grid(self.clip.frames, self.clip.size, self.clip.size)
-        tokens = frames * height * width if self.keep == "all" else 1
-        return self.clips * tokens * self.width * 4
+        return frames * height * width if self.keep == "all" else 1
 
     @property
     def width(self) -> int:
@@ -88,9 +92,10 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
     chosen = [source.samples[row] for row in rows]
     place = np.full(len(source.samples), -1)
     place[list(rows)] = np.arange(len(rows))
-    parts, errors = [], {}
+    errors: dict[int, str] = {}
     there = np.zeros(len(rows) * source.clips, bool)
-    done = 0
+    tokens = np.empty((len(there), source.tokens, source.width), np.float32)
+    done = padded = 0
     batches = encoded(
         chosen,
         params,
@@ -104,7 +109,8 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
     )
     count = -(-len(rows) * source.clips // (CLIPS_PER_DEVICE * jax.local_device_count()))
     for batch in with_progress(batches, count, f"{what}: encoding batches"):
-        parts.append(batch.tokens)
+        tokens[done : done + len(batch.rows)] = batch.tokens
+        padded += int(np.count_nonzero(batch.padded))
         there[done : done + len(batch.rows)] = batch.errors == ""
         done += len(batch.rows)
         for row, error in zip(batch.rows, batch.errors, strict=True):
@@ -112,7 +118,9 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
                 errors[rows[int(row)]] = str(error)
     if done != len(there):
         raise RuntimeError(f"{done} of {len(there)} clips were encoded")
-    tokens = rearrange(np.concatenate(parts), "(v c) n d -> v c n d", c=source.clips)
+    if padded:
+        log.warning("%s: %d of %d clips end in repeated frames", what, padded, done)
+    tokens = rearrange(tokens, "(v c) n d -> v c n d", c=source.clips)
     return Features(place, tokens, there.reshape(-1, source.clips), errors)
 
 

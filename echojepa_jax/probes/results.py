@@ -1,6 +1,7 @@
 """What a probe run leaves: a line for every example, a line for every study, and the scores."""
 
 import csv
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,8 +18,8 @@ from echojepa_jax.utils.errors import UserError
 
 PREDICTIONS, STUDIES, METRICS = "predictions.csv", "studies.csv", "metrics.json"
 
-# (example or study, patient, label, prediction in the target's unit or probabilities)
-Row = tuple[str, str, Any, Any]
+# (example, prediction in the target's unit or probabilities)
+Row = tuple[Example, Any]
 
 
 def predictions(
@@ -40,6 +41,7 @@ def predictions(
     for i, example in enumerate(examples):
         line = {
             "id": example.name,
+            "source": example.source,
             "patient": example.patient,
             "study": example.study,
             "split": example.split,
@@ -57,7 +59,7 @@ def predictions(
             line |= {f"p_{name}": repr(float(share)) for name, share in shares}
         line["spread"] = "" if np.isnan(spreads[i]) else repr(float(spreads[i]))
         lines.append(line | {"status": "ok"})
-        rows.append((example.name, example.patient, example.label, together[i]))
+        rows.append((example, together[i]))
     return lines, rows
 
 
@@ -67,40 +69,38 @@ def _label(task: Task, example: Example) -> Any:
     return repr(float(example.label))
 
 
-def study_rows(
-    task: Task, examples: Sequence[Example], rows: Sequence[Row]
-) -> tuple[list[dict[str, Any]], list[Row]]:
+def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Row]]:
     """Lines of studies.csv and rows to score: the mean over the videos of a study (method, 7).
 
     Raises:
       UserError: videos tell no study, or a study has two labels.
     """
-    study_of = {(e.name, e.patient): e.study for e in examples}
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        study = study_of[row[0], row[1]]
-        if not study:
-            raise UserError(f"{row[0]} tells no study: set config field 'eval.by_study' to False")
-        groups.setdefault((study, row[1]), []).append(row)
+    for example, said in rows:
+        if not example.study:
+            raise UserError(
+                f"{example.name} tells no study: set config field 'eval.by_study' to False"
+            )
+        groups.setdefault((example.source, example.study), []).append((example, said))
     lines, result = [], []
-    for (study, patient), members in groups.items():
-        labels = {row[2] for row in members}
+    for (_, study), members in groups.items():
+        labels = {example.label for example, _ in members}
         if len(labels) > 1:
             raise UserError(
                 f"study {study} has more than one {task.target}, {sorted(map(str, labels))}: set "
                 "config field 'eval.by_study' to False"
             )
-        mean = np.mean([row[3] for row in members], axis=0)
-        result.append((study, patient, members[0][2], mean))
-        said = task.classes[mean.argmax()] if task.classes else repr(float(mean))
-        label = members[0][2]
-        target = repr(float(label)) if task.kind == "regression" else class_name(label, task.target)
+        mean = np.mean([said for _, said in members], axis=0)
+        first = members[0][0]
+        whole = dataclasses.replace(first, name=study, view="")
+        result.append((whole, mean))
         lines.append(
             {
                 "study": study,
-                "patient": patient,
-                "target": target,
-                "prediction": said,
+                "source": first.source,
+                "patient": first.patient,
+                "target": _label(task, first),
+                "prediction": task.classes[mean.argmax()] if task.classes else repr(float(mean)),
                 "examples": len(members),
             }
         )
@@ -109,15 +109,15 @@ def study_rows(
 
 def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
     """Scores with intervals, how many there were, and what knowing nothing would score."""
-    patients = [row[1] for row in rows]
-    predicted = np.array([row[3] for row in rows])
+    patients = [example.patient for example, _ in rows]
+    predicted = np.array([said for _, said in rows])
     intervals = partial(with_intervals, patients=patients, resamples=resamples, seed=seed)
     if task.kind == "regression":
-        true = np.array([row[2] for row in rows], np.float64)
+        true = np.array([example.label for example, _ in rows], np.float64)
         scored = intervals(regression_scores, true, predicted)
         baseline = {"mae": float(np.abs(true - task.mean).mean())}
     else:
-        true = task.encode([row[2] for row in rows])
+        true = task.encode([example.label for example, _ in rows])
         scored = intervals(class_scores, true, predicted)
         guess = task.classes.index(task.commonest)
         baseline = {"accuracy": float(np.mean(true == guess))}
@@ -141,8 +141,19 @@ def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, A
 
 def prediction_columns(task: Task) -> list[str]:
     """The header of predictions.csv."""
-    known = ["id", "patient", "study", "split", "view", "target", "prediction", "spread", "status"]
+    known = [
+        "id",
+        "source",
+        "patient",
+        "study",
+        "split",
+        "view",
+        "target",
+        "prediction",
+        "spread",
+        "status",
+    ]
     return known + [f"p_{name}" for name in task.classes]
 
 
-STUDY_COLUMNS = ("study", "patient", "target", "prediction", "examples")
+STUDY_COLUMNS = ("study", "source", "patient", "target", "prediction", "examples")

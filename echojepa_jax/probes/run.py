@@ -31,7 +31,7 @@ from echojepa_jax.probes.results import (
 )
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe
 from echojepa_jax.probes.task import fit_task
-from echojepa_jax.probes.training import Setting, keep_encoder, new_heads, train_heads
+from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
 from echojepa_jax.utils.errors import UserError
@@ -129,7 +129,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         train,
         val,
     )
-    head_size = count_parameters(new_heads(setting)["params"]) // len(setting.grid)
+    head_size = count_parameters(head_shapes(setting)["params"]) // len(setting.grid)
     encoder_size = count_parameters(weights.params["encoder"])
     facts: dict[str, Any] = {
         "data": {
@@ -229,7 +229,7 @@ def evaluate(
         "study": None,
     }
     if config.eval.by_study:
-        study_lines, studies = study_rows(task, test, rows)
+        study_lines, studies = study_rows(task, rows)
         write_csv(workdir / STUDIES, STUDY_COLUMNS, study_lines)
         result["study"] = scores(task, studies, config.eval.bootstrap, config.seed)
     write_json(workdir / METRICS, result)
@@ -285,8 +285,19 @@ def score_on(
     check_encoder(probe, weights, folder, path)
     config.data.sources = tuple(sources)
     config.data.test_split = split
-    if workdir.exists() and any(workdir.iterdir()):
+    # What a try that failed has left may be written again, finished results may not.
+    left = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
+    if left - {
+        workdirs.QUARANTINE,
+        workdirs.MANIFEST,
+        "config.json",
+        PREDICTIONS,
+        STUDIES,
+        METRICS,
+    }:
         raise UserError(f"--workdir={workdir} holds something already: name a new one")
+    for name in left:
+        (workdir / name).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
 
     samples = load_samples(config, workdir, probe.clip, sources)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.task import Task
+from echojepa_jax.train.workdir import is_marked
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained
@@ -47,6 +48,7 @@ class SavedProbe:
         flat = {".".join(path): value for path, value in flatten_dict(self.params).items()}
         scratch = folder / f".{HEAD}.partial"
         save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, scratch)
+        scratch.chmod(0o644)  # the library makes files that only their owner may read
         scratch.replace(folder / HEAD)
         about = {
             "head": _fields(self.head),
@@ -74,6 +76,8 @@ def load_probe(folder: Path) -> SavedProbe:
     Raises:
       UserError: there is none, or not all of it (F08).
     """
+    if not is_marked(folder):
+        raise UserError(f"{folder} holds no finished probe: train it to its last epoch first")
     try:
         about = json.loads((folder / ABOUT).read_text())
         flat = load_file(folder / HEAD)

@@ -48,8 +48,6 @@ from echojepa_jax.weights.write import write_weights
 log = logging.getLogger(__name__)
 
 Tree = Any
-BEST = "best"
-"""Folder beside the checkpoints that holds the best epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +88,9 @@ class Best:
     encoder: Tree
 
 
-def new_heads(setting: Setting) -> Tree:
+def head_shapes(setting: Setting) -> Tree:
     """The shapes of the heads' state."""
-    init = jax.eval_shape(lambda: _init_heads(setting))
-    return init
+    return jax.eval_shape(lambda: _init_heads(setting))
 
 
 def _init_heads(setting: Setting) -> Tree:
@@ -122,7 +119,7 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
     progress = _progress(0, 0, 0, np.inf)
     with ExitStack() as stack:
         last = stack.enter_context(Checkpoints(setting.workdir / workdirs.CHECKPOINTS))
-        best = stack.enter_context(Checkpoints(setting.workdir / BEST))
+        best = stack.enter_context(Checkpoints(setting.workdir / workdirs.BEST, keep_latest=2))
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             state | {"progress": progress},
@@ -132,12 +129,13 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
             state = restored
             log.info("continuing after epoch %d", progress["epoch"])
         first = int(progress["epoch"])
-        stop_asked = stack.enter_context(stop_signal())
         writer = MetricsWriter(setting.workdir, first, config.log.tensorboard)
         stack.callback(writer.close)
         features = None
         if first < config.optim.epochs:
             features = _features(setting, frozen)
+        # Until here there is nothing to save.
+        stop_asked = stack.enter_context(stop_signal())
         batches = _batches(setting, features, first, stack)
         started = time.perf_counter()
         for epoch in range(first, config.optim.epochs):
@@ -170,7 +168,7 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
                 "at the labels"
             )
         shapes = {name: like[name] for name in state}
-        state = best.restore(shapes, int(progress["best_epoch"]))
+        state = _best_of(best, shapes, int(progress["best_epoch"]))
     row = int(progress["best_head"])
     return Best(
         row,
@@ -179,6 +177,18 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
         jax.device_get(jax.tree.map(lambda x: x[row], state["heads"]["params"])),
         state["encoder"]["params"] if trainable else frozen,
     )
+
+
+def _best_of(best: Checkpoints, like: Tree, epoch: int) -> Tree:
+    try:
+        return best.restore(like, epoch)
+    # Orbax and TensorStore raise whatever damage makes of the files.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(
+            f"the best epoch, {epoch}, cannot be read from {best.folder} ({reason}): restore the "
+            "folder, or train in a new --workdir"
+        ) from error
 
 
 def _progress(epoch: int, best_epoch: int, best_head: int, best_score: float) -> dict[str, Any]:
@@ -340,7 +350,14 @@ def _epoch(
         if "tokens" in batch:
             tokens = batch.pop("tokens")
             state["heads"], loss = grids.grid_step(
-                state["heads"], tokens, batch, rate, weight_decay, setting.head, setting.task.kind
+                state["heads"],
+                tokens,
+                batch,
+                rate,
+                weight_decay,
+                setting.head,
+                setting.task.kind,
+                config.optim.microbatches,
             )
         else:
             rng = jax.random.fold_in(jax.random.key(config.seed), done)
@@ -350,7 +367,14 @@ def _epoch(
                 )
             else:
                 state, loss = finetune.frozen_step(
-                    state, frozen, batch, rng, rate, weight_decay, **common
+                    state,
+                    frozen,
+                    batch,
+                    rng,
+                    rate,
+                    weight_decay,
+                    parts=config.optim.microbatches,
+                    **common,
                 )
         losses.append(loss)
     return state, np.mean(jax.device_get(losses), axis=0)
@@ -369,6 +393,8 @@ def _validate(
             say, head, heads, examples, setting.source, encoder, setting.memory, "val"
         )
     readable = outputs.readable()
+    if not readable.all():
+        log.warning("%d of %d validation examples cannot be read", sum(~readable), len(readable))
     if not readable.any():
         raise UserError(
             f"not one of {len(examples)} validation examples can be read: {outputs.errors[0]}"

@@ -33,7 +33,11 @@ def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
       UserError: there are no weights, or they cannot be read.
     """
     fine_tuned = path / FINE_TUNED
+    if not (path / workdirs.MANIFEST).exists():
+        fine_tuned = path / "nothing"  # a folder of that name elsewhere is no result of ours
     if (path / workdirs.CHECKPOINTS).is_dir() and not fine_tuned.is_dir():
+        if told.get("ignore"):
+            raise UserError(f"{path} is a run: it holds nothing that --ignore could leave out")
         return weights_of_run(path, step)
     if step != -1:
         raise UserError(f"{path} is no training run: it has no checkpoint of step {step}")
@@ -75,7 +79,9 @@ def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step != -1 and step not in steps):
-            raise UserError(f"{folder} has no checkpoint of step {step}, only {sorted(steps)}")
+            wanted = "" if step == -1 else f" of step {step}"
+            has = f", only {sorted(steps)}" if steps else " that is finished"
+            raise UserError(f"{folder} has no checkpoint{wanted}{has}")
         step = steps[0] if step == -1 else step
         target = {"count": count, "ema": like["encoder"]}
         try:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from echojepa_jax.utils.fields import differences, leaves
 from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
 
 CHECKPOINTS = "checkpoints"
+BEST = "best"  # of a probe: the checkpoint of its best epoch
 QUARANTINE = "quarantine.jsonl"
 PROBE_AT_INIT = "probe_init-v2.json"  # raise the number whenever the probe's features change
 MANIFEST = "manifest.json"
@@ -80,6 +82,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
         # A first try that failed before its first step: what it left says nothing of this one.
         for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
             (workdir / name).unlink(missing_ok=True)
+        shutil.rmtree(workdir / BEST, ignore_errors=True)
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     if differ:
@@ -99,15 +102,20 @@ def record(workdir: Path, facts: dict[str, Any], program: str) -> None:
     """Writes what this run is made of: given facts, versions, commit, devices, and the command.
 
     Raises:
-      UserError: the run was started on other data.
+      UserError: the run was started on other data or weights.
     """
     path = workdir / MANIFEST
     if path.exists():
-        before = json.loads(path.read_text())["data"]["fingerprint"]
-        if before != facts["data"]["fingerprint"]:
+        before = json.loads(path.read_text())
+        if before["data"]["fingerprint"] != facts["data"]["fingerprint"]:
             raise UserError(
                 f"the data of {workdir} have changed since the run was started: the order of "
                 "samples would be another one; restore the files, or use another --workdir"
+            )
+        if before.get("weights") != facts.get("weights"):
+            raise UserError(
+                f"the weights that {workdir} was started with have changed since then: restore "
+                "them, or use another --workdir"
             )
         return
     devices = [f"{d.platform} {d.device_kind}" for d in jax.devices()]
@@ -140,6 +148,11 @@ def _commit() -> str:
 def mark_done(workdir: Path, step: int) -> None:
     """Says that the last step was reached and everything is written."""
     write_json(workdir / _DONE, {"step": step})
+
+
+def is_marked(workdir: Path) -> bool:
+    """Whether the run says that it was finished."""
+    return (workdir / _DONE).exists()
 
 
 def is_done(workdir: Path, files: Sequence[str] = ("report.html",)) -> bool:

@@ -136,6 +136,8 @@ def _read_ours(folder: Path, config: dict[str, Any]) -> Pretrained:
     if set(params) != set(told):
         raise UserError(f"{folder} holds {sorted(params)}, but its {CONFIG} tells {sorted(told)}")
     for part, tree in params.items():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+            raise UserError(f"the {part} in {folder} holds numbers that are not finite")
         if fingerprint(tree) != told[part]:
             raise UserError(
                 f"the {part} in {folder} is not the one that its {CONFIG} tells: the folder is "
@@ -204,7 +206,10 @@ def _open_folder(folder: Path) -> Mapping[str, Array]:
         if not (folder / TENSORS).exists():
             raise UserError(f"{folder} has no {TENSORS}: only safetensors are read")
         return _open_safetensors(folder / TENSORS)
-    places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    try:
+        places: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is damaged: {error!r}") from error
     files = {name: _open_safetensors(folder / name) for name in sorted(set(places.values()))}
     lost = sorted(name for name, file in places.items() if name not in files[file])
     if lost:
@@ -230,7 +235,7 @@ def _open_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
-        named = re.search(r"GLOBAL (\S+)", reason)
+        named = re.search(r"GLOBAL ([\w.]+\.[\w.]+)\b", reason)
         what = f"it asks for {named[1]}" if named else reason[:200]
         raise UserError(
             f"{path} holds more than weights ({what}), and loading it could run code: ask its "
@@ -296,8 +301,16 @@ def _parts_of(
     """Named arrays by part ("hugging_face" for a whole state dict of theirs), and what was left."""
     if not isinstance(top, Mapping):
         raise UserError(f"{path} holds a {type(top).__name__}, not a dictionary of weights")
-    if len(top) == 1 and (name := next(iter(top))) in _WRAPPERS:
-        top = top[name]
+    wrappers = [name for name in _WRAPPERS if isinstance(top.get(name), Mapping)]
+    if wrappers and not {_CONTEXT, _PREDICTOR, *_TARGETS} & set(top):
+        others = {name: value for name, value in top.items() if name != wrappers[0]}
+        if odd := sorted(set(others) - _NOT_WEIGHTS):
+            raise UserError(
+                f"{path} holds entries that are not understood, {odd}, beside its weights"
+            )
+        if others:
+            log.info("left out, as it is no weights: %s", ", ".join(others))
+        top = top[wrappers[0]]
     left_out = [str(name) for name in top if _is_expected(str(name), ignore)]
     top = {name: value for name, value in top.items() if str(name) not in left_out}
     sections = {name: value for name, value in top.items() if isinstance(value, Mapping)}

@@ -35,6 +35,7 @@ def write_stablehlo(weights: Pretrained, out: Path) -> None:
     """
     if "encoder" not in weights.params:
         raise UserError("--format=stablehlo is the encoder's forward pass: use --part=target")
+    weights = weights.only("encoder")
     flat = {
         ".".join(path): value for path, value in flatten_dict(weights.params["encoder"]).items()
     }
@@ -42,7 +43,7 @@ def write_stablehlo(weights: Pretrained, out: Path) -> None:
         for number in NUMBERS:
             (folder / f"encoder_{number}.stablehlo").write_bytes(_program(weights, number))
         save_tensors(flat, folder)
-        write_json(folder / CONFIG, config_of(weights))
+        write_json(folder / CONFIG, config_of(weights) | {"format": "echojepa_jax StableHLO"})
         (folder / CARD).write_text(model_card(weights, "stablehlo"))
 
 

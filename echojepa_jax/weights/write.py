@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from echojepa_jax.utils.errors import UserError
@@ -50,8 +51,12 @@ def new_folder(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    # What a full disk is called depends on the library that meets it.
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{out} cannot be written ({reason}): make room, or mend the disk"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

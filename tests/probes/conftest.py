@@ -75,7 +75,9 @@ def train_probe():
     def train(config, workdir):
         configs.check(config, 8)
         with workdirs.claimed(workdir, config):
-            return run(config, workdir, open_encoder(Path(config.weights)))
+            said = run(config, workdir, open_encoder(Path(config.weights)))
+            workdirs.mark_done(workdir, config.optim.epochs)
+            return said
 
     return train
 

@@ -90,8 +90,10 @@ def test_a_share_is_of_patients_and_grows():
     assert {e.name for e in share_of(examples, 0.5, seed=1)} != names[1]
 
 
-def test_unknown_patients_are_their_own():
+def test_unknown_patients_are_told_by_their_study_or_are_their_own():
     one, two = sample("a", patient=""), sample("b", patient="")
+    assert patient_of(one) == patient_of(two)
+    one, two = (dataclasses.replace(s, study="") for s in (one, two))
     assert patient_of(one) != patient_of(two)
 
 

@@ -250,7 +250,7 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
 def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("probe.json", "head.safetensors", "config.json"):
+    for name in ("probe.json", "head.safetensors", "config.json", "done.json"):
         shutil.copy(lvef / name, folder)
     head = folder / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-10])

@@ -15,7 +15,7 @@ from echojepa_jax.utils.errors import UserError
 
 def examples(labels, patients=None, study=""):
     return [
-        Example(f"v{i}", (patients or labels)[i], study, "train", "A4C", ((i,),), label)
+        Example(f"v{i}", "csv:/x", (patients or labels)[i], study, "train", "A4C", ((i,),), label)
         for i, label in enumerate(labels)
     ]
 
@@ -116,7 +116,7 @@ def test_f05_every_example_has_a_line_and_what_is_unreadable_says_why():
     assert lines[1]["status"] == "unreadable: truncated"
     assert "prediction" not in lines[1]
     assert (lines[2]["prediction"], lines[2]["spread"]) == ("40.0", "")
-    assert [row[0] for row in rows] == ["v0", "v2"]
+    assert [example.name for example, _ in rows] == ["v0", "v2"]
     result = scores(task, rows, 10, 0)
     assert result["scores"]["mae"]["value"] == 2.5
     assert result["baseline"]["mae"] == 7.5
@@ -125,7 +125,7 @@ def test_f05_every_example_has_a_line_and_what_is_unreadable_says_why():
 def test_a_study_is_the_mean_of_its_videos():
     task = Task("regression", "ef", mean=0.0, std=1.0)
     parts = [
-        Example(name, patient, study, "test", "A4C", ((0,),), label)
+        Example(name, "csv:/x", patient, study, "test", "A4C", ((0,),), label)
         for name, patient, study, label in (
             ("v0", "p", "a", 60.0),
             ("v1", "p", "a", 60.0),
@@ -133,8 +133,7 @@ def test_a_study_is_the_mean_of_its_videos():
         )
     ]
     said = (50.0, 80.0, 41.0)
-    rows = [(e.name, e.patient, e.label, value) for e, value in zip(parts, said, strict=True)]
-    lines, studies = study_rows(task, parts, rows)
+    lines, studies = study_rows(task, list(zip(parts, said, strict=True)))
     assert [(line["study"], line["prediction"], line["examples"]) for line in lines] == [
         ("a", "65.0", 2),
         ("b", "41.0", 1),

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -270,20 +272,29 @@ def test_what_is_named_as_expected_is_left_out(tmp_path):
     assert back.fingerprints()["encoder"] == weights.fingerprints()["encoder"]
 
 
-def test_f07_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monkeypatch):
+def test_f07_nothing_is_overwritten(tmp_path):
     weights = random_weights()
     write_weights(weights, tmp_path / "out", "safetensors")
     with pytest.raises(UserError, match="out is there already"):
         write_weights(weights, tmp_path / "out", "orbax")
     assert read_weights(tmp_path / "out").fingerprints() == weights.fingerprints()
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("echojepa_jax.weights.write.save_file", full)
-    with pytest.raises(UserError, match="full cannot be written: No space left on device"):
-        write_weights(weights, tmp_path / "full", "safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_f13_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, form):
+    weights = random_weights()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="full cannot be written"):
+            write_weights(weights, tmp_path / "full", form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
 
 
 def test_formats_that_cannot_hold_the_weights_say_so(tmp_path):

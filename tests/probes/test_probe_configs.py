@@ -1,0 +1,78 @@
+"""Every shipped probe config is accepted, and every mistake in one is a sentence."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from echojepa_jax.probes import config as configs
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import leaves
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = sorted(path.stem for path in (REPOSITORY / "configs" / "probes").glob("*.py"))
+
+
+def shipped(name):
+    config = importlib.import_module(f"configs.probes.{name}").get_config()
+    config.weights = config.weights or "out/encoder"
+    config.data.sources = config.data.sources or ("csv:/data/table.csv",)
+    return config
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
+    configs.check(shipped(name), devices=1)
+    text = (REPOSITORY / "configs" / "probes" / f"{name}.py").read_text()
+    for word in (f"--config=configs/probes/{name}.py", "Hardware:", "Duration:", "Expect:"):
+        assert word in text
+
+
+def test_the_readme_names_every_config():
+    text = (REPOSITORY / "README.md").read_text()
+    assert [name for name in SHIPPED if f"{name}.py" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"head.knid": "linear"}, r"unknown field 'head\.knid'; the nearest is 'head\.kind'"),
+        ({"head.kind": "atentive"}, "the nearest is 'attentive'"),
+        ({"head.kind": "linear"}, r"'head\.tokens' is 'all', but it is for the attentive head"),
+        ({"task.views": ("A4C", 3)}, "must hold texts"),
+        ({"optim.batch": 60}, r"microbatches = 4 x 16; the nearest is 64"),
+        ({"optim.learning_rates": ()}, "at least one number"),
+        ({"encoder.drop_path": 0.1}, "has no meaning for a frozen encoder: set it to 0"),
+        ({"encoder.trainable": True}, "needs one learning rate and one weight decay"),
+        ({"data.val_split": "test"}, "must be three different names"),
+        ({"data.train_share": 1.5}, "must not be above 1"),
+        ({"task.target": "view"}, "task.kind=classification"),
+        ({"head.view_dropout": 0.1}, r"needs several task\.views"),
+        ({"weights": ""}, "must name the encoder's weights"),
+    ],
+)
+def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sentence):
+    config = shipped("lvef")
+    with config.unlocked(), config.ignore_type():
+        for name, value in changes.items():
+            *sections, field = name.split(".")
+            part = config
+            for section in sections:
+                part = part[section]
+            with part.unlocked(), part.ignore_type():
+                part[field] = value
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config, devices=4)
+
+
+def test_f18_every_field_is_read_somewhere():
+    text = "".join(
+        path.read_text()
+        for path in (REPOSITORY / "echojepa_jax").rglob("*.py")
+        if path.name != "config.py" or path.parent.name != "probes"
+    )
+    text += configs.make_head.__doc__ + Path(configs.__file__).read_text().split("def make_head")[1]
+    for name, _ in leaves(shipped("lvef")):
+        field = name.rpartition(".")[2]
+        assert re.search(rf"(\.|\[\")({field})\b", text), name
