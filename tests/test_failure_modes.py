@@ -233,9 +233,9 @@ class Recorder(ConfigDict):
 
 def test_f18_every_field_of_a_config_is_read(tiny, tmp_path, monkeypatch):
     # Everything that looks at a config as a whole is taken out: only uses of a field count.
+    train(tiny(), tmp_path / "first")
     monkeypatch.setattr("echojepa_jax.train.config.check", lambda *_: None)
     monkeypatch.setattr("echojepa_jax.train.workdir._check_config", lambda *_: None)
-    train(tiny(), tmp_path / "first")
     config = tiny(probe__source=PHANTOM, init__from=str(tmp_path / "first"))
     fields = {name for name, _ in leaves(config)}
     recorder = Recorder.of(config)

@@ -86,7 +86,7 @@ def _studies(
     labelled: Iterable[tuple[int, Sample, Label]], target: str, views: Sequence[str]
 ) -> list[Example]:
     groups: dict[tuple[str, str], list[tuple[int, Sample, Label]]] = defaultdict(list)
-    seen = set()
+    seen, studies = set(), set()
     for row, sample, label in labelled:
         if not sample.study:
             raise UserError(
@@ -94,12 +94,16 @@ def _studies(
                 "studies in the source, or set task.views=() to predict from single videos"
             )
         seen.add(sample.view)
+        studies.add((sample.source, sample.study))
         if sample.view in views:
             groups[sample.source, sample.study].append((row, sample, label))
     if unknown := [view for view in views if view not in seen]:
         raise UserError(
             f"no video shows the view {unknown[0]!r} of task.views; there are {sorted(seen)}"
         )
+    if len(groups) < len(studies):
+        lacking = len(studies) - len(groups)
+        log.warning("%d of %d studies show none of %s", lacking, len(studies), list(views))
     examples = []
     for (source, study), members in groups.items():
         sample = members[0][1]

@@ -37,7 +37,7 @@ from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.run_weights import FINE_TUNED
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.progress import duration, with_progress
 from echojepa_jax.utils.rng import generator
 from echojepa_jax.utils.signals import stop_signal
 from echojepa_jax.utils.writers import MetricsWriter
@@ -341,7 +341,7 @@ def _epoch(
     }
     scale, decay = config.encoder.lr_scale, config.encoder.layer_decay
     losses = []
-    for i in range(setting.steps):
+    for i in with_progress(range(setting.steps), setting.steps, f"epoch {epoch + 1}: updates"):
         if stop_asked():
             return state, None
         batch = next(batches)

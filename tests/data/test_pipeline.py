@@ -291,3 +291,51 @@ def test_workers_receive_little(samples):
     many = [dataclasses.replace(samples[0], name=str(i)) for i in range(20_000)]
     videos = pipeline._Videos.of(many, CLIP)
     assert len(cloudpickle.dumps(videos)) < 20_000 * (len(samples[0].path) + 20)
+
+
+EXAMPLES = np.array([[0, 1], [2, -1], [-1, -1], [3, 4], [5, 6], [7, 8]])  # int [steps * batch, V]
+
+
+def examples(samples, **options):
+    defaults = {
+        "clip": CLIP,
+        "clips_per_sample": 2,
+        "global_batch": 2,
+        "seed": 5,
+        "first_step": 0,
+        "last_step": 3,
+        "augment": False,
+    }
+    return list(pipeline.example_batches(samples, EXAMPLES, **{**defaults, **options}))
+
+
+def test_f16_examples_have_a_slot_for_every_clip_of_every_view(samples):
+    batches = examples(samples)
+    ids = np.concatenate([batch["sample_ids"] for batch in batches])
+    np.testing.assert_array_equal(ids, np.repeat(EXAMPLES, 2, axis=1))
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    np.testing.assert_array_equal(valid, ids >= 0)
+    clips = np.concatenate([batch["clips"] for batch in batches])
+    assert clips.shape == (6, 4, 4, 32, 32, 3)
+    assert not clips[~valid].any()
+    # They are the clips that evaluation would cut.
+    whole = pipeline.evaluation_batches(samples, clip=CLIP, global_batch=20, clips_per_sample=2)
+    wanted = next(whole)["clips"]
+    for example, row in np.argwhere(EXAMPLES >= 0):
+        sample = EXAMPLES[example, row]
+        np.testing.assert_array_equal(
+            clips[example, 2 * row : 2 * row + 2], wanted[2 * sample : 2 * sample + 2]
+        )
+
+
+def test_augmented_examples_depend_on_step_and_place_alone(samples):
+    batches = examples(samples, augment=True)
+    assert_equal(examples(samples, augment=True, first_step=2), batches[2:])
+    parts = [examples(samples, augment=True, process_index=i, process_count=2) for i in (0, 1)]
+    for batch, *halves in zip(batches, *parts, strict=True):
+        joined = np.concatenate([half["clips"] for half in halves])
+        np.testing.assert_array_equal(joined, batch["clips"])
+    assert any(
+        not np.array_equal(a["clips"], b["clips"])
+        for a, b in zip(batches, examples(samples), strict=True)
+    )

@@ -134,3 +134,22 @@ def test_every_parameter_has_a_decay_policy_and_an_unknown_one_is_an_error(param
     assert decays["stack"]["blocks"]["norm1"] == {"scale": False, "bias": False}
     with pytest.raises(ValueError, match="encoder/new/gamma"):
         by_rules({"encoder": {"new": {"gamma": 0}}}, DECAY_RULES)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_drop_path_leaves_out_branches_of_some_clips_and_keeps_the_mean(scan_layers):
+    settings = {"width": 12, "depth": 3, "heads": 1, "mlp_hidden": 24, "patch": 8}
+    plain = Encoder(**settings, scan_layers=scan_layers)
+    dropping = Encoder(**settings, scan_layers=scan_layers, drop_path=0.5)
+    clips = jnp.tile(jax.random.normal(jax.random.key(0), (1, 2, 16, 16, 3)), (512, 1, 1, 1, 1))
+    params = jax.jit(plain.init)(jax.random.key(1), clips[:1])
+    wanted = jax.jit(plain.apply)(params, clips[:1])
+    apply = jax.jit(lambda key: dropping.apply(params, clips, rngs={"drop_path": key}))
+    out = apply(jax.random.key(2))
+    assert len(np.unique(np.asarray(out[:, 0, 0]))) > 4  # clips that skipped different branches
+    np.testing.assert_array_equal(out, apply(jax.random.key(2)))
+    assert not np.array_equal(out, apply(jax.random.key(3)))
+    # Before the final norm the mean is kept exactly; after it, nearly.
+    np.testing.assert_allclose(out.mean(axis=0), wanted[0], atol=0.2)
+    without = jax.jit(Encoder(**settings, scan_layers=scan_layers, drop_path=0.0).apply)
+    np.testing.assert_array_equal(without(params, clips[:1]), wanted)

@@ -89,6 +89,23 @@ def test_what_fills_up_a_batch_counts_for_nothing():
     np.testing.assert_allclose(loss, shorter, rtol=1e-6)
 
 
+def test_parts_of_a_batch_give_the_same_update():
+    head = Head(kind="attentive", outputs=1, depth=2, heads=2, clips=2)
+    tokens, batch = next(batches("regression"))
+    cells = grids.cells((1e-2,), (0.1,))
+    results = []
+    for parts in (1, 4):
+        heads = grids.init_grid(head, jax.random.key(0), 12, 1)
+        heads, loss = grids.grid_step(
+            heads, tokens, batch, *grids.rates(cells, 1, 9), head, "regression", parts
+        )
+        # Adam divides by the size of the gradient: compare what it has summed.
+        results.append((loss, jax.tree.leaves(heads["adam"])))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, rtol=1e-5)
+
+
 def test_every_layer_learns_slower_than_the_one_after_it():
     shapes = {
         "patch_embed": {"kernel": jnp.zeros((6, 4))},

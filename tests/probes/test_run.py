@@ -115,6 +115,30 @@ def test_f17_a_stopped_run_continues_to_the_same_head(
     assert [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
+def test_a_run_does_not_go_on_with_other_weights(
+    tiny_probe, train_probe, tmp_path, encoder_folder, monkeypatch
+):
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder_folder, folder)
+    config = tiny_probe(weights=str(folder), head__kind="linear")
+
+    def full(*_):
+        raise UserError("stopped after the first epoch")
+
+    monkeypatch.setattr(training, "_log", full)
+    with pytest.raises(UserError, match="stopped after the first epoch"):
+        train_probe(config, tmp_path / "run")
+    monkeypatch.undo()
+    weights = read_weights(folder)
+    weights.params["encoder"]["norm"]["bias"][0] += 1
+    shutil.rmtree(folder)
+    write_weights(weights, folder, "safetensors")
+    with pytest.raises(UserError, match=r"the weights that .* was started with have changed"):
+        train_probe(config, tmp_path / "run")
+    with pytest.raises(UserError, match="holds no finished probe: train it to its last epoch"):
+        load_probe(tmp_path / "run")
+
+
 def test_features_that_do_not_fit_are_encoded_again_with_the_same_result(
     tiny_probe, train_probe, tmp_path, caplog
 ):

@@ -23,6 +23,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.stablehlo import write_stablehlo
+from echojepa_jax.weights.vjepa2 import rows_of, to_torch
 from echojepa_jax.weights.write import FORMATS, write_weights
 from tests.weights.measure_convert import TINY, measure, random_weights
 
@@ -158,7 +159,13 @@ def test_a_vit_large_converts_exactly_quickly_and_in_little_memory(tmp_path):
     size = SIZES["vit_large"]
     shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden)
     weights = random_weights(shape, None, ("encoder",))
-    assert read_weights(tmp_path / "ours").fingerprints() == weights.fingerprints()
+    converted = read_weights(tmp_path / "ours")
+    assert converted.fingerprints() == weights.fingerprints()
+    theirs = torch.load(tmp_path / "torch" / "model.pt", weights_only=True, mmap=True)
+    back = to_torch(converted.params["encoder"], rows_of("encoder", 2, 16))
+    assert set(back) == set(theirs["target_encoder"])
+    for name, value in back.items():
+        assert np.array_equal(value, theirs["target_encoder"][name].numpy()), name
     assert cost["seconds"] < 60
     # Python, JAX and PyTorch themselves take 0.5 GB, which tells only at this size.
     assert cost["peak_bytes"] < 2.5 * cost["checkpoint_bytes"] + 0.5e9

@@ -14,6 +14,7 @@ from echojepa_jax.weights.vjepa2 import (
     from_hugging_face,
     from_torch,
     predictor_rows,
+    rows_of,
     to_hugging_face,
     to_torch,
 )
@@ -121,6 +122,15 @@ def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
         assert error < 1e-3
 
     compare(theirs, tmp_path, clips, *ids, close)
+
+    # And every bit finds its way back.
+    weights = read_weights(tmp_path)
+    parts = {part: to_torch(tree, rows_of(part, 2, 16)) for part, tree in weights.params.items()}
+    state = theirs.state_dict()
+    back = to_hugging_face(parts)
+    assert set(back) == set(state)
+    for name, value in back.items():
+        assert np.array_equal(value, state[name].numpy()), name
 
 
 @pytest.fixture(scope="module")
