@@ -42,12 +42,8 @@ def job() -> str:
     from echojepa_jax.weights.stablehlo import write_stablehlo
     from echojepa_jax.weights.write import write_weights
 
-    workdir, out, form, part = (
-        Path(str(WORKDIR.value)),
-        Path(str(OUT.value)),
-        FORMAT.value,
-        PART.value,
-    )
+    workdir, out = Path(str(WORKDIR.value)), Path(str(OUT.value))
+    form, part = FORMAT.value, PART.value
     if part == "initial":
         if STEP.value != -1:
             raise UserError("--part=initial is before the first step: leave out --step")

@@ -135,8 +135,7 @@ def of_split(examples: Sequence[Example], split: str, field: str) -> list[Exampl
     if not chosen:
         found = sorted({example.split or "no split" for example in examples})
         raise UserError(
-            f"config field {field!r} is {split!r}, but no labelled example is of it; they are of "
-            f"{found}"
+            f"{field} is {split!r}, but no labelled example is of it; they are of {found}"
         )
     return chosen
 

@@ -45,16 +45,14 @@ log = logging.getLogger(__name__)
 Tree = Any
 
 
-def load_samples(
-    config: ConfigDict, workdir: Path, clip: ClipSpec, sources: Sequence[str]
-) -> list[Sample]:
+def load_samples(config: ConfigDict, workdir: Path, clip: ClipSpec) -> list[Sample]:
     """The videos of a probe; what cannot be used is listed in the workdir.
 
     Raises:
       UserError: see `manifest.load`.
     """
     return manifest.load(
-        sources,
+        config.data.sources,
         quarantine=workdir / workdirs.QUARANTINE,
         max_bad_share=config.data.max_bad_share,
         expect_stills=config.data.expect_stills,
@@ -98,12 +96,12 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         area=tuple(data.crop_area),
         aspect=tuple(data.crop_aspect),
     )
-    samples = load_samples(config, workdir, clip, data.sources)
+    samples = load_samples(config, workdir, clip)
     examples = make_examples(
         samples, task_config.target, tuple(task_config.views), data.skip_unlabelled
     )
     splits = {
-        name: of_split(examples, data[name], f"data.{name}")
+        name: of_split(examples, data[name], f"config field 'data.{name}'")
         for name in ("train_split", "val_split", "test_split")
     }
     train = share_of(splits["train_split"], data.train_share, config.seed)
@@ -300,7 +298,7 @@ def score_on(
         (workdir / name).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
 
-    samples = load_samples(config, workdir, probe.clip, sources)
+    samples = load_samples(config, workdir, probe.clip)
     examples = make_examples(samples, probe.task.target, probe.views, config.data.skip_unlabelled)
     test = of_split(examples, split, "--split") if split else examples
     probe.task.encode([example.label for example in test])

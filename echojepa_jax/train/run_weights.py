@@ -32,16 +32,16 @@ def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
     Raises:
       UserError: there are no weights, or they cannot be read.
     """
-    fine_tuned = path / FINE_TUNED
-    if not (path / workdirs.MANIFEST).exists():
-        fine_tuned = path / "nothing"  # a folder of that name elsewhere is no result of ours
-    if (path / workdirs.CHECKPOINTS).is_dir() and not fine_tuned.is_dir():
+    # A folder of that name that lies elsewhere is no result of a run.
+    is_run = (path / workdirs.MANIFEST).exists()
+    fine_tuned = is_run and (path / FINE_TUNED).is_dir()
+    if (path / workdirs.CHECKPOINTS).is_dir() and not fine_tuned:
         if told.get("ignore"):
             raise UserError(f"{path} is a run: it holds nothing that --ignore could leave out")
         return weights_of_run(path, step)
     if step != -1:
         raise UserError(f"{path} is no training run: it has no checkpoint of step {step}")
-    return read_weights(fine_tuned if fine_tuned.is_dir() else path, **told)
+    return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
 
 
 def open_encoder(path: Path) -> Pretrained:

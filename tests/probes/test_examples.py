@@ -77,7 +77,7 @@ def test_unlabelled_videos_are_left_out_if_that_is_wanted(caplog):
 def test_a_split_that_is_not_there_is_named():
     examples = make_examples(STUDIES, "ef", (), False)
     with pytest.raises(UserError, match=r"'data\.test_split' is 'test', .* \['train', 'val'\]"):
-        of_split(examples, "test", "data.test_split")
+        of_split(examples, "test", "config field 'data.test_split'")
 
 
 def test_a_share_is_of_patients_and_grows():
