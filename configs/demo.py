@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
         scan_layers=False,
         dtype="float32",
     )
+    config.mesh.update(replica=-1, fsdp=1)
     config.predictor.update(width=48, depth=2, heads=2, mlp_hidden=192)
 
     phantom = "phantom:adult,patients=500,views=2,seed=0"

@@ -25,8 +25,10 @@ def get_config() -> ConfigDict:
         patch=16,
         scan_layers=True,
         remat="attention",
+        attention="auto",
         dtype="bfloat16",
     )
+    config.mesh = dict(replica=1, fsdp=-1)
     config.predictor = dict(width=384, depth=12, heads=12, mlp_hidden=1536, mask_tokens=10)
 
     config.data = dict(

@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -42,17 +43,31 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             missing = [f"--{name}" for name in needed if not FLAGS[name].present]
             if missing:
                 raise UserError(f"{' and '.join(missing)} must be given; see --help")
-            print(job(), flush=True)
+            last_line = job()
+            hosts = _hosts()
+            if hosts is None or hosts.is_first():
+                print(last_line, flush=True)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            if hosts := _hosts():
+                hosts.fail(str(error))
             return 1
         except KeyboardInterrupt:
             # While steps are made, the loop takes the signal itself and saves.
             print("error: interrupted; the same command continues where it was", file=sys.stderr)
             return 130
+        except Exception as error:
+            if hosts := _hosts():
+                hosts.fail_unexpectedly(error)
+            raise
         return 0
 
     app.run(main, flags_parser=_parse)
+
+
+def _hosts() -> Any:
+    """The module that knows of other hosts, if this program has any."""
+    return sys.modules.get("echojepa_jax.parallel.hosts")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ videos, list, csv, echonet_dynamic, dicom and phantom (the embedded data set).
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -24,17 +23,27 @@ from echojepa_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to train: a file of configs/", sys_argv=command_line.speakable(sys.argv)
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, report")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run: checkpoints, metrics, report; or gs://..., s3://..."
+)
+HOST = flags.DEFINE_integer("host", 0, "number of this host, if several train together")
+HOSTS = flags.DEFINE_integer(
+    "hosts",
+    0,
+    "how many hosts train together; 0 = as SLURM or GKE tell, else one; -1 = ask the cluster (TPU)",
+)
+COORDINATOR = flags.DEFINE_string("coordinator", "", "address:port of host 0, with --hosts")
 
 
-def train(config: ConfigDict, workdir: Path) -> str:
-    """The whole job; returns its last line.
+def train(config: ConfigDict, name: str) -> str:
+    """The whole job, in the workdir of that name; returns its last line.
 
     Raises:
       UserError: whatever the user can mend.
     """
     import jax
 
+    from echojepa_jax.parallel import hosts
     from echojepa_jax.probes.online import OnlineProbe
     from echojepa_jax.report.html import write_report
     from echojepa_jax.train import config as configs
@@ -42,25 +51,32 @@ def train(config: ConfigDict, workdir: Path) -> str:
     from echojepa_jax.train.loop import run
     from echojepa_jax.utils.allocator import keep_freed_memory
 
+    hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     configs.check(config, jax.device_count())
-    with workdirs.claimed(workdir, config):
-        report = workdir / "report.html"
-        if workdirs.is_done(workdir):
-            return f"{workdir} is complete: nothing to do. The report is {report}"
-        probe = partial(OnlineProbe, config, workdir) if config.probe.source else None
+    workdir = workdirs.Workdir.of(name)
+    path = workdir.path
+    with workdirs.claimed(path, config):
+        workdir.share()
+        report = f"{name}/report.html"
+        if workdirs.is_done(path, checkpoints=workdir.checkpoints):
+            return f"{name} is complete: nothing to do. The report is {report}"
+        probe = partial(OnlineProbe, config, path) if config.probe.source else None
         outcome = run(config, workdir, probe)
         where = f"step {outcome.step} of {outcome.last_step}"
         if not outcome.complete:
             return f"stopped by a signal; saved at {where}. The same command continues."
-        write_report(workdir)
-        workdirs.mark_done(workdir, outcome.step)
+        if hosts.is_first():
+            write_report(path)
+            workdirs.mark_done(path, outcome.step)
+            workdir.publish()
+        hosts.meet("complete")
         return f"complete: {where}. The report is {report}"
 
 
 def job() -> str:
-    return train(CONFIG.value, Path(str(WORKDIR.value)))
+    return train(CONFIG.value, str(WORKDIR.value))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 import json
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 # Before anybody imports jax: eight simulated devices, so that sharded programs can be tested.
@@ -17,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests import programs
+
 REPOSITORY = Path(__file__).parent.parent
-# The configs are files of the repository, not of the package.
-sys.path.insert(0, str(REPOSITORY))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -167,29 +165,23 @@ def run_main(tmp_path):
         config="configs/demo.py",
         wait=True,
         file_limit=None,
+        environment=None,
         **changes,
     ):
         def limit_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
         fields = SHRINK | {name.replace("__", "."): value for name, value in changes.items()}
-        command = [sys.executable, "-m", "echojepa_jax.main", f"--config={config}"]
-        command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        }
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=limit_files if file_limit else None,
+        process = programs.start(
+            "main",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            *programs.as_fields(fields),
+            *arguments,
+            devices=devices,
+            environment=environment,
+            preexec=limit_files if file_limit else None,
         )
-        if not wait:
-            return process
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+        return programs.finish(process) if wait else process
 
     return run

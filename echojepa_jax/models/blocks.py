@@ -1,6 +1,6 @@
 """Pre-norm transformer blocks with rotary attention, stacked with or without scan and remat."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,9 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from echojepa_jax.ops.attention import attention
+from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.rotary import Grid, rotary_angles, rotate
+from echojepa_jax.parallel.mesh import by_clip
 
 Initializer = Callable[..., jax.Array]
 
@@ -24,6 +26,21 @@ REMAT_POLICIES: dict[str, Any] = {
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+class Dense(nn.Module):
+    """A dense layer as everywhere in the model, see `linear`."""
+
+    features: int
+    kernel_init: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., D]. Returns [..., features] in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return linear(x.astype(self.dtype), kernel, bias)
 
 
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
@@ -41,22 +58,33 @@ def depth_scaled(layer: jax.Array) -> Initializer:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a fused qkv projection and rotary positions."""
+    """Multi-head self-attention with a fused qkv projection and rotary positions.
+
+    backend, segments: see `attention`.
+    """
 
     heads: int
     dtype: Any
+    backend: str = "xla"
+    segments: Sequence[int] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
         """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: [B or 1, N, D / heads]."""
         width = x.shape[-1]
-        qkv = nn.Dense(3 * width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
         query, key, value = rearrange(
             qkv, "b n (three h d) -> three b n h d", three=3, h=self.heads
         )
-        out = attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        out = attention(
+            rotate(query, cos, sin),
+            rotate(key, cos, sin),
+            value,
+            backend=self.backend,
+            segments=self.segments,
+        )
         out = checkpoint_name(rearrange(out, "b n h d -> b n (h d)"), "attention")
-        return nn.Dense(width, kernel_init=depth_scaled(layer), dtype=self.dtype, name="out")(out)
+        return Dense(width, depth_scaled(layer), self.dtype, name="out")(out)
 
 
 class Mlp(nn.Module):
@@ -68,11 +96,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, layer: jax.Array) -> jax.Array:
         """x: [B, N, D]; layer: int scalar, 0-based."""
-        hidden = nn.Dense(self.hidden, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="fc1")(x)
+        hidden = Dense(self.hidden, WEIGHT_INIT, self.dtype, name="fc1")(x)
         hidden = nn.gelu(hidden, approximate=False)
-        return nn.Dense(x.shape[-1], kernel_init=depth_scaled(layer), dtype=self.dtype, name="fc2")(
-            hidden
-        )
+        return Dense(x.shape[-1], depth_scaled(layer), self.dtype, name="fc2")(hidden)
 
 
 class Block(nn.Module):
@@ -80,6 +106,7 @@ class Block(nn.Module):
 
     drop_path: probability that a clip skips a branch, if this is the last of `depth` blocks; it
     grows from 0 with the layer (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
+    attention, segments: backend and `segments` of the function `attention`.
     """
 
     heads: int
@@ -87,13 +114,16 @@ class Block(nn.Module):
     dtype: Any
     drop_path: float = 0.0
     depth: int = 1
+    attention: str = "xla"
+    segments: Sequence[int] = ()
 
     @nn.compact
     def __call__(
         self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array
     ) -> tuple[jax.Array, None]:
         """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
-        attend = Attention(self.heads, self.dtype, name="attention")
+        x = by_clip(x)
+        attend = Attention(self.heads, self.dtype, self.attention, self.segments, name="attention")
         x = x + self._kept(attend(layer_norm(self.dtype, "norm1")(x), layer, cos, sin), layer)
         mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")
         x = x + self._kept(mlp(layer_norm(self.dtype, "norm2")(x), layer), layer)
@@ -115,7 +145,7 @@ class BlockStack(nn.Module):
       scan_layers: compile one block and loop over it (small programs, fast compilation), or
         unroll the loop (more room for the compiler). Same parameters, same outputs.
       remat: "none", or the name of one of `REMAT_POLICIES`.
-      drop_path: see `Block`.
+      drop_path, attention: see `Block`.
     """
 
     depth: int
@@ -125,10 +155,16 @@ class BlockStack(nn.Module):
     remat: str
     dtype: Any
     drop_path: float = 0.0
+    attention: str = "xla"
 
     @nn.compact
-    def __call__(self, x: jax.Array, ids: jax.Array, grid: Grid) -> jax.Array:
-        """x: [B, N, D]; ids: int [B or 1, N], the tokens' places on `grid`. Returns [B, N, D]."""
+    def __call__(
+        self, x: jax.Array, ids: jax.Array, grid: Grid, segments: Sequence[int] = ()
+    ) -> jax.Array:
+        """x: [B, N, D]; ids: int [B or 1, N], the tokens' places on `grid`. Returns [B, N, D].
+
+        segments: lengths of the sequences that are laid end to end in `x`, see `attention`.
+        """
         block: Any = Block
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
@@ -143,7 +179,14 @@ class BlockStack(nn.Module):
         )
         cos, sin = rotary_angles(ids, grid, x.shape[-1] // self.heads)
         blocks = stack(
-            self.heads, self.mlp_hidden, self.dtype, self.drop_path, self.depth, name="blocks"
+            self.heads,
+            self.mlp_hidden,
+            self.dtype,
+            self.drop_path,
+            self.depth,
+            self.attention,
+            tuple(segments),
+            name="blocks",
         )
         x, _ = blocks(x, jnp.arange(self.depth), cos, sin)
         return x

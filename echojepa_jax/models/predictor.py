@@ -1,13 +1,16 @@
 """The predictor: from context embeddings and the places of the targets to target embeddings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, layer_norm
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, layer_norm
 from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.parallel.mesh import whole
 
 
 class Predictor(nn.Module):
@@ -19,7 +22,7 @@ class Predictor(nn.Module):
       mask_tokens: how many learned mask tokens there are. Only the first one is used: the original
         picks it by clip length, and there is one clip length. The others exist because the released
         checkpoints have them; AdamW decays them from zero to zero.
-      scan_layers, remat, dtype: see `Encoder`.
+      scan_layers, remat, dtype, attention: see `Encoder`.
     """
 
     out_width: int
@@ -31,33 +34,40 @@ class Predictor(nn.Module):
     scan_layers: bool = True
     remat: str = "none"
     dtype: Any = jnp.float32
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
-        self, context: jax.Array, context_ids: jax.Array, target_ids: jax.Array, grid: Grid
-    ) -> jax.Array:
-        """Predicts the target encoder's embeddings at `target_ids`.
+        self,
+        context: jax.Array,
+        context_ids: Sequence[jax.Array],
+        target_ids: Sequence[jax.Array],
+        grid: Grid,
+    ) -> list[jax.Array]:
+        """Predicts the target encoder's embeddings at `target_ids`, for M mask specifications.
 
-        The original sorts context and target tokens by id before its blocks. Attention with rotary
-        positions by id does not depend on the order, so they are only concatenated here.
+        The specifications go through the blocks together, as one sequence of 2 M parts, and attend
+        only within their own. The original goes through them one by one, and sorts context and
+        target tokens by id; attention with rotary positions by id does not depend on the order.
 
         Args:
-          context: [B, Kc, out_width], embeddings of the context tokens.
-          context_ids: int [B, Kc]; target_ids: int [B, Kt].
+          context: [B, Kc_1 + ... + Kc_M, out_width], embeddings of the context tokens.
+          context_ids: M times int [B, Kc]. target_ids: M times int [B, Kt].
           grid: (T', Hp, Wp).
 
         Returns:
-          [B, Kt, out_width].
+          M times [B, Kt, out_width].
         """
-        embed = nn.Dense(self.width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="embed")
         mask_tokens = self.param(
             "mask_tokens", nn.initializers.zeros, (self.mask_tokens, self.width), jnp.float32
         )
-        masked = jnp.broadcast_to(
-            mask_tokens[0].astype(self.dtype), (*target_ids.shape, self.width)
-        )
-        x = jnp.concatenate([embed(context), masked], axis=1)
-        ids = jnp.concatenate([context_ids, target_ids], axis=1)
+        mask_token = whole(mask_tokens)[0].astype(self.dtype)
+        lengths = [ids.shape[1] for ids in context_ids]
+        contexts = _cut(Dense(self.width, WEIGHT_INIT, self.dtype, name="embed")(context), lengths)
+        parts, ids = [], []
+        for known, here, there in zip(contexts, context_ids, target_ids, strict=True):
+            parts += [known, jnp.broadcast_to(mask_token, (*there.shape, self.width))]
+            ids += [here, there]
         x = BlockStack(
             self.depth,
             self.heads,
@@ -65,7 +75,21 @@ class Predictor(nn.Module):
             self.scan_layers,
             self.remat,
             self.dtype,
+            attention=self.attention,
             name="stack",
-        )(x, ids, grid)
-        x = layer_norm(self.dtype, "norm")(x[:, context.shape[1] :])
-        return nn.Dense(self.out_width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="proj")(x)
+        )(
+            jnp.concatenate(parts, axis=1),
+            jnp.concatenate(ids, axis=1),
+            grid,
+            [a.shape[1] + b.shape[1] for a, b in zip(context_ids, target_ids, strict=True)],
+        )
+        # Cut by lengths that are known beforehand, rather than gathered: slices are cheap.
+        pieces = _cut(x, [part.shape[1] for part in parts])
+        x = layer_norm(self.dtype, "norm")(jnp.concatenate(pieces[1::2], axis=1))
+        out = Dense(self.out_width, WEIGHT_INIT, self.dtype, name="proj")(x)
+        return _cut(out, [ids.shape[1] for ids in target_ids])
+
+
+def _cut(x: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
+    """Cuts [B, N, D] into pieces of these lengths."""
+    return jnp.split(x, np.cumsum(lengths)[:-1].tolist(), axis=1)

@@ -1,6 +1,7 @@
 """The video vision transformer that serves as context encoder and as target encoder."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, layer_norm
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, layer_norm
 from echojepa_jax.ops.rotary import Grid
 
 
@@ -66,6 +67,7 @@ class Encoder(nn.Module):
       scan_layers, remat: see `BlockStack`.
       dtype: of activations and matrix products; parameters are float32.
       drop_path: see `Block`; 0 in pretraining.
+      attention: a backend of `attention`.
     """
 
     width: int
@@ -78,18 +80,22 @@ class Encoder(nn.Module):
     remat: str = "none"
     dtype: Any = jnp.float32
     drop_path: float = 0.0
+    attention: str = "xla"
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """Tokens along time, height and width for clips of that size."""
         return frames // self.tubelet, height // self.patch, width // self.patch
 
     @nn.compact
-    def __call__(self, clips: jax.Array, ids: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, clips: jax.Array, ids: jax.Array | None = None, segments: Sequence[int] = ()
+    ) -> jax.Array:
         """Embeds all tokens of the clips, or those at `ids`.
 
         Args:
           clips: float [B, T, H, W, 3], normalised.
           ids: int [B, K], or None for all N tokens in order.
+          segments: lengths of the parts of `ids` that know nothing of each other, see `attention`.
 
         Returns:
           float32 [B, K or N, width], after the final layer norm.
@@ -100,7 +106,7 @@ class Encoder(nn.Module):
             ids = jnp.arange(tokens.shape[1])[None]
         else:
             tokens = take_tokens(tokens, ids)
-        embed = nn.Dense(self.width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="patch_embed")
+        embed = Dense(self.width, WEIGHT_INIT, self.dtype, name="patch_embed")
         x = BlockStack(
             self.depth,
             self.heads,
@@ -109,7 +115,8 @@ class Encoder(nn.Module):
             self.remat,
             self.dtype,
             self.drop_path,
+            self.attention,
             name="stack",
-        )(embed(tokens), ids, grid)
+        )(embed(tokens), ids, grid, segments)
         # What leaves the encoder feeds a loss or a probe: full precision from here on.
         return layer_norm(jnp.float32, "norm")(x)

@@ -1,8 +1,59 @@
-"""Multi-head attention, one function for every caller."""
+"""Multi-head attention, one function for every caller, by the fastest kernel of the platform.
+
+xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
+        scores take [B, heads, N, M] float32 of memory.
+cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
+splash  flash attention in Pallas, on TPUs; sequences are padded to whole blocks, and the padding is
+        masked by segment ids.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
+
+from echojepa_jax.parallel.mesh import per_device
+from echojepa_jax.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# The platform that each backend needs, by JAX's names; xla runs on all.
+PLATFORM = {"cudnn": "gpu", "splash": "tpu"}
+BACKENDS = ("xla", *PLATFORM)
+
+_CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
+_LANES = 128  # columns of a TPU's registers: blocks of splash attention are multiples of it
+_MAX_BLOCK = 1024
+
+
+def choose_backend(wanted: str, platform: str) -> str:
+    """The backend that "auto" means on a platform, or `wanted` itself.
+
+    Args:
+      wanted: "auto" or one of `BACKENDS`.
+      platform: "cpu", "gpu" or "tpu".
+
+    Raises:
+      UserError: `wanted` does not run there.
+    """
+    best = next((name for name, needs in PLATFORM.items() if needs == platform), "xla")
+    if wanted == "auto":
+        return best
+    if PLATFORM.get(wanted, platform) != platform:
+        raise UserError(
+            f"config field 'model.attention' = {wanted!r} runs on a {PLATFORM[wanted].upper()}, "
+            f"and this is a {platform.upper()}: use {best!r}, or 'auto'"
+        )
+    return wanted
+
+
+def fastest() -> str:
+    """The backend for the devices of this process."""
+    return choose_backend("auto", jax.default_backend())
 
 
 def attention(
@@ -11,6 +62,8 @@ def attention(
     value: jax.Array,
     present: jax.Array | None = None,
     chunk: int = 0,
+    backend: str = "xla",
+    segments: Sequence[int] = (),
 ) -> jax.Array:
     """Softmax attention, scaled by 1/sqrt(d); the softmax is computed in float32.
 
@@ -18,17 +71,36 @@ def attention(
       query: [B, N, heads, d].
       key, value: [B, M, heads, d].
       present: bool [B, M], which keys there are; at least one in a row. None = all.
-      chunk: queries that are dealt with at a time, and computed again for the gradient, so that
-        scores take chunk/N of the memory; 0 = all at once.
+      chunk: of xla: queries that are dealt with at a time, and computed again for the gradient, so
+        that scores take chunk/N of the memory; 0 = all at once.
+      backend: one of `BACKENDS`. What it cannot do is done by xla, which the log says once.
+      segments: lengths that add up to N = M: the sequence is several, laid end to end, and each
+        attends to itself only. () = it is one.
 
     Returns:
       [B, N, heads, d] in the dtype of `query`.
     """
+    if len(segments) > 1:
+        ends = np.cumsum(segments)[:-1].tolist()
+        queries, keys, values = (jnp.split(x, ends, axis=1) for x in (query, key, value))
+        pieces = zip(queries, keys, values, strict=True)
+        return jnp.concatenate([attention(q, k, v, backend=backend) for q, k, v in pieces], axis=1)
+    if present is None and not chunk:
+        if backend == "splash":
+            return per_device(splash_attention, query, key, value)
+        if backend == "cudnn" and _fits_cudnn(query.shape[-1], query.dtype.name):
+            return per_device(_cudnn_attention, query, key, value)
+    return _xla_attention(query, key, value, present, chunk)
+
+
+def _xla_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, present: jax.Array | None, chunk: int
+) -> jax.Array:
     count = query.shape[1]
     if chunk and count > chunk:
         parts = -(-count // chunk)
         padded = jnp.pad(query, ((0, 0), (0, parts * chunk - count), (0, 0), (0, 0)))
-        some = jax.checkpoint(lambda part: attention(part, key, value, present))
+        some = jax.checkpoint(lambda part: _xla_attention(part, key, value, present, 0))
         out = jax.lax.map(some, rearrange(padded, "b (p c) h d -> p b c h d", p=parts))
         return rearrange(out, "p b c h d -> b (p c) h d")[:, :count]
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=jnp.float32)
@@ -37,3 +109,69 @@ def attention(
         scores = jnp.where(present[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+
+
+@functools.cache  # so that it is said once
+def _fits_cudnn(head_dim: int, dtype: str) -> bool:
+    if dtype in ("bfloat16", "float16") and head_dim % 8 == 0 and head_dim <= _CUDNN_HEAD_DIM:
+        return True
+    log.info(
+        "cuDNN has no attention for heads of %d channels in %s: XLA computes it", head_dim, dtype
+    )
+    return False
+
+
+def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def splash_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """Attention of one device by the TPU kernel; arguments and result as those of `attention`.
+
+    Args:
+      interpret: run the kernel's program step by step on any platform, for tests.
+    """
+    # Imported late: no other platform needs it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    count, heads, head_dim = query.shape[1:]
+    block = _block(count)
+    more = -count % block
+
+    def padded(x: jax.Array) -> jax.Array:
+        return jnp.pad(rearrange(x, "b n h d -> b h n d"), ((0, 0), (0, 0), (0, more), (0, 0)))
+
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([masks.FullMask((count + more,) * 2)] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    ids = None
+    if more:
+        mine = jnp.asarray(np.arange(count + more) >= count, jnp.int32)
+        ids = splash.SegmentIds(mine, mine)
+    # The kernel leaves scaling to its caller.
+    scaled = (query.astype(jnp.float32) * head_dim**-0.5).astype(query.dtype)
+    out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(padded(scaled), padded(key), padded(value), ids)
+    return rearrange(out[:, :, :count], "b h n d -> b n h d").astype(query.dtype)
+
+
+def _block(count: int) -> int:
+    """Tokens of a block, for sequences of `count`: large blocks are quick, padding is lost work.
+
+    The share of time that a block of b tokens spends on starting is taken as 64 / b.
+    """
+    sizes = range(_LANES, _MAX_BLOCK + 1, _LANES)
+    return min(sizes, key=lambda b: (-(-count // b) * b) ** 2 * (1 + 64 / b))

@@ -1,35 +1,106 @@
-"""The device mesh, and where the batch and every parameter live on it."""
+"""The device mesh, and where the batch, every parameter and every activation live on it.
+
+Two axes. Clips are split over both. Parameters, optimizer and moving averages are split over `fsdp`
+(fully sharded data parallelism): a device keeps a part of each, and a layer's parameters are
+gathered, in the type they are used in, when their turn comes. `replica` holds copies.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import by_rules
 
 REPLICA, FSDP = "replica", "fsdp"
+BATCH = PartitionSpec((REPLICA, FSDP))
 
-# Which axis of a parameter is split, by path: the first rule that matches decides. Optimizer and
-# EMA state have the parameters' paths inside theirs, so one list serves the whole state. All is
-# replicated today (data parallelism); sharding parameters is a matter of more rules here.
-STATE_RULES = ((r".*", PartitionSpec()),)
+# Axes of a parameter that may be split over `fsdp`, by path: the first rule that matches decides.
+# Of its axes the first one is split that has a multiple of the mesh's size. They count from the
+# end, for blocks are stacked on a leading axis that must stay whole: a loop runs over it.
+# Optimizer and EMA state have the parameters' paths inside theirs, so one list serves them all.
+KERNEL_AXES, VECTOR_AXES = (-2, -1), (-1,)
+STATE_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r"(^|/)(step|count)$", ()),
+    (r"(^|/)kernel$", KERNEL_AXES),
+    (r"(^|/)(bias|scale|mask_tokens)$", VECTOR_AXES),
+)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices on the axis `replica`: those of all hosts, unless some are named."""
+def mesh_shape(devices: int, replica: int, fsdp: int) -> tuple[int, int]:
+    """Sizes of the two axes for that many devices; -1 (for one of them) is the rest.
+
+    Raises:
+      UserError: they do not multiply to the number of devices.
+    """
+    sizes = [replica, fsdp]
+    if sizes.count(-1) == 1:
+        known = max(sizes)
+        sizes[sizes.index(-1)] = devices // known if known > 0 else 0
+    if min(sizes) < 1 or sizes[0] * sizes[1] != devices:
+        raise UserError(
+            f"config fields mesh.replica={replica} x mesh.fsdp={fsdp} do not make {devices} "
+            "devices: set one of them to -1, which means the rest"
+        )
+    return sizes[0], sizes[1]
+
+
+def make_mesh(
+    devices: Sequence[jax.Device] | None = None, replica: int = -1, fsdp: int = 1
+) -> Mesh:
+    """A mesh of the given devices, or of those of all hosts; see `mesh_shape`."""
     # Linen wants Auto axes; make_mesh would default to Explicit ones.
     return jax.make_mesh(
-        (len(devices or jax.devices()), 1),
+        mesh_shape(len(devices or jax.devices()), replica, fsdp),
         (REPLICA, FSDP),
         axis_types=(AxisType.Auto,) * 2,
         devices=devices,
     )
 
 
+def platform_of(mesh: Mesh) -> str:
+    """cpu, gpu or tpu."""
+    platform = mesh.devices.flat[0].platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis of every array of a batch is split over all devices."""
-    return NamedSharding(mesh, PartitionSpec((REPLICA, FSDP)))
+    return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device has the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(whole: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every host has, as a global one."""
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def global_batch(share: np.ndarray, mesh: Mesh) -> jax.Array:
+    """This host's clips [b, ...] as a part of the global batch."""
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), share)
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+    """This host's rows of an array that is split over hosts along its first axis, in order."""
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _spec(shape: Sequence[int], axes: Sequence[int], fsdp: int) -> PartitionSpec:
+    """The first of the axes that `fsdp` devices can share equally; none: every one has it all."""
+    for axis in axes:
+        if fsdp > 1 and len(shape) >= -axis and shape[axis] % fsdp == 0:
+            names: list[str | None] = [None] * len(shape)
+            names[axis] = FSDP
+            return PartitionSpec(*names)
+    return PartitionSpec()
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
@@ -38,5 +109,55 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     Raises:
       ValueError: a leaf that no rule covers.
     """
-    specs = by_rules(state, STATE_RULES)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    axes = by_rules(state, STATE_RULES)
+    return jax.tree.map(
+        lambda leaf, split: NamedSharding(mesh, _spec(leaf.shape, split, mesh.shape[FSDP])),
+        state,
+        axes,
+    )
+
+
+def _fsdp_size() -> int:
+    """Of the mesh in use (`jax.set_mesh`); 0 without one, and inside of `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if FSDP not in mesh.axis_names or mesh.manual_axes:
+        return 0
+    return mesh.shape[FSDP]
+
+
+def by_clip(x: jax.Array) -> jax.Array:
+    """Keeps activations [B, ...] split by clip, whatever the compiler might prefer."""
+    return jax.lax.with_sharding_constraint(x, BATCH) if _fsdp_size() else x
+
+
+def whole(parameter: jax.Array) -> jax.Array:
+    """A parameter, gathered on every device."""
+    return (
+        jax.lax.with_sharding_constraint(parameter, PartitionSpec()) if _fsdp_size() else parameter
+    )
+
+
+def split_over_fsdp(gradient: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The gradient of a parameter, summed over devices and split as the parameter is.
+
+    Args:
+      axes: that the parameter's rule splits, `KERNEL_AXES` or `VECTOR_AXES`.
+    """
+    size = _fsdp_size()
+    if not size:
+        return gradient
+    return jax.lax.with_sharding_constraint(gradient, _spec(gradient.shape, axes, size))
+
+
+def per_device(function: Any, *arrays: jax.Array) -> Any:
+    """Runs a kernel that the compiler cannot divide, on every device with its own clips.
+
+    Args:
+      function: of arrays [b, ...], to an array [b, ...].
+      arrays: [B, ...].
+    """
+    if not _fsdp_size():
+        return function(*arrays)
+    # What goes through a kernel has no type that says over which axes it varies.
+    mapped = jax.shard_map(function, in_specs=BATCH, out_specs=BATCH, check_vma=False)
+    return mapped(*arrays)

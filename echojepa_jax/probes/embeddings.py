@@ -32,6 +32,7 @@ from safetensors.numpy import save as as_safetensors
 from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes.encode import Encoded, encoded
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
@@ -210,7 +211,7 @@ def _pieces(
     stream = encoded(
         chosen,
         weights.params["encoder"],
-        weights.make_encoder(jnp.dtype(settings.dtype)),
+        weights.make_encoder(jnp.dtype(settings.dtype), attention=fastest()),
         clip=settings.clip,
         mean=weights.clip.mean,
         std=weights.clip.std,

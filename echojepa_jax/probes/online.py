@@ -28,7 +28,9 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import Batch, ClipSpec, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.parallel.mesh import batch_sharding, make_mesh
+from echojepa_jax.ops.attention import choose_backend
+from echojepa_jax.parallel.hosts import is_first, total
+from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
@@ -55,11 +57,14 @@ class Fit:
     scores: dict[str, float]
 
 
-@partial(jax.jit, static_argnames="networks")
-def _clip_features(params: Any, clips: jax.Array, networks: Networks) -> jax.Array:
+@partial(jax.jit, static_argnames=("networks", "sharding"))
+def _clip_features(
+    params: Any, clips: jax.Array, networks: Networks, sharding: jax.sharding.Sharding
+) -> jax.Array:
     """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion."""
     look = networks.mean, networks.std
-    return tokens_of(networks.encoder, params, clips, *look, keep="motion")[:, 0]
+    features = tokens_of(networks.encoder, params, clips, *look, keep="motion")[:, 0]
+    return jax.lax.with_sharding_constraint(features, sharding)
 
 
 def video_features(
@@ -81,14 +86,21 @@ def video_features(
     sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
     batches: Iterator[Batch] = evaluation_batches(
-        samples, clip=clip, global_batch=batch, clips_per_sample=clips_per_video, workers=workers
+        samples,
+        clip=clip,
+        global_batch=batch,
+        clips_per_sample=clips_per_video,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=workers,
     )
     count = -(-len(samples) * clips_per_video // batch)
     with DeviceBatches(batches, sharding) as on_device:
         for part in with_progress(on_device, count, "probe: encoding batches"):
-            features = np.asarray(_clip_features(params, part["clips"], networks))
+            features = _clip_features(params, part["clips"], networks, sharding)
+            mine, valid_here = local_rows(features), local_rows(part["valid"])
             for row, valid, error, value in zip(
-                part["sample_ids"], np.asarray(part["valid"]), part["error"], features, strict=True
+                part["sample_ids"], valid_here, part["error"], mine, strict=True
             ):
                 if error:
                     raise UserError(
@@ -98,6 +110,8 @@ def video_features(
                 if valid:
                     sums[row] += value
                     seen[row] += 1
+    # Every host has encoded its share of each batch.
+    sums, seen = total(sums), total(seen)
     if not (seen == clips_per_video).all():
         raise RuntimeError("some videos of the probe's source were not scored")
     return (sums / clips_per_video).astype(np.float32)
@@ -281,6 +295,7 @@ class OnlineProbe:
                 "probe: %d patients of its test split are trained on as well, without labels",
                 len(known),
             )
+        self._mesh = make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
         self._at_init = self._fit_at_init()
 
     def _fit_at_init(self) -> dict[str, Fit]:
@@ -289,7 +304,8 @@ class OnlineProbe:
         if kept.get("data") == data:
             fits = kept["fits"].items()
             return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in fits}
-        networks, clip = make_networks(self._config), clip_spec(self._config)
+        attention = choose_backend(self._config.model.attention, platform_of(self._mesh))
+        networks, clip = make_networks(self._config, attention), clip_spec(self._config)
         init = jax.jit(init_params, static_argnums=(0, 2, 3))
         params = init(networks, jax.random.key(self._config.seed), clip.frames, clip.size)
         log.info("probe: encoding %d videos with random weights", len(self._samples))
@@ -298,7 +314,8 @@ class OnlineProbe:
             name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
             for name, fit in made.items()
         }
-        write_json(path, {"data": data, "fits": rows})
+        if is_first():
+            write_json(path, {"data": data, "fits": rows})
         return made
 
     def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
@@ -310,7 +327,7 @@ class OnlineProbe:
             clip=clip_spec(self._config),
             clips_per_video=probe.clips,
             batch=probe.batch,
-            sharding=batch_sharding(make_mesh()),
+            sharding=batch_sharding(self._mesh),
             workers=self._config.data.workers,
         )
         return fit_all(features, self._samples, **self._labels)
@@ -353,4 +370,5 @@ class OnlineProbe:
                 trained,
                 random,
             )
-        write_json(self._workdir / "probe.json", result)
+        if is_first():
+            write_json(self._workdir / "probe.json", result)

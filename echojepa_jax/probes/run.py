@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
@@ -67,7 +68,7 @@ def make_source(
     """How this config turns videos into features."""
     return Source(
         samples=samples,
-        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype)),
+        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype), attention=fastest()),
         clip=clip,
         mean=weights.clip.mean,
         std=weights.clip.std,

@@ -3,13 +3,14 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from echojepa_jax.parallel import hosts
 from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Checkpoints:
     """The checkpoints of one run, in one folder. Use as a context manager: leaving waits for saves.
 
     Args:
-      folder: made if it is not there.
+      folder: made if it is not there; on a disk that all hosts share, or in a bucket.
       keep_latest: how many of the newest are kept.
       keep_every: multiples of this step are kept as well; 0 = none.
       read_only: never write or delete, for the folder of another run.
@@ -30,7 +31,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: epath.PathLike,
         keep_latest: int = 1,
         keep_every: int = 0,
         *,
@@ -39,7 +40,8 @@ class Checkpoints:
         keep: list[Any] = [preservation_policy.LatestN(keep_latest)]
         if keep_every:
             keep.append(preservation_policy.EveryNSteps(keep_every))
-        self.folder = folder.absolute()
+        path = epath.Path(folder)
+        self.folder = path if "://" in str(folder) else path.absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -109,8 +111,9 @@ class Checkpoints:
           UserError: there are checkpoints, and not one of them can be read.
         """
         steps = self.steps()
-        damaged = []
+        damaged: list[int] = []
         for step in steps:
+            parts = None
             try:
                 parts = jax.block_until_ready(self.restore(like, step))
             # Orbax and TensorStore raise whatever the damage makes of the files: ValueError,
@@ -118,10 +121,11 @@ class Checkpoints:
             except Exception as error:
                 reason = str(error).strip().split("\n")[0][:200]
                 log.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
-                damaged.append(step)
-            else:
+            # One host may read well what another one cannot.
+            if hosts.all_true(parts is not None):
                 self._set_aside(damaged)
                 return parts
+            damaged.append(step)
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self.folder} can be read: "
@@ -131,9 +135,11 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         aside = self.folder.parent / "damaged"
-        for step in steps:
+        for step in steps if hosts.is_first() else ():
             aside.mkdir(exist_ok=True)
             name = f"{step:08d}"
             taken = sum(path.name.startswith(name) for path in aside.iterdir())
             (self.folder / name).rename(aside / (f"{name}-{taken}" if taken else name))
-        self._manager.reload()
+        if steps:
+            hosts.meet("damaged checkpoints are set aside")
+            self._manager.reload()

@@ -9,7 +9,9 @@ from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.vit import SIZES
+from echojepa_jax.ops.attention import BACKENDS
 from echojepa_jax.ops.rotary import axis_channels
+from echojepa_jax.parallel.mesh import mesh_shape
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import check_types, one_of, require
 
@@ -26,7 +28,13 @@ FIELDS: dict[str, tuple[type, str]] = {
     "model.patch": (int, "pixels of one token, along height and width"),
     "model.scan_layers": (bool, "compile one block and loop over it, or unroll all blocks"),
     "model.remat": (str, "what a block recomputes: none, " + ", ".join(REMAT_POLICIES)),
+    "model.attention": (
+        str,
+        "its kernel: auto (the fastest of the platform), " + ", ".join(BACKENDS),
+    ),
     "model.dtype": (str, "of activations: bfloat16 or float32; parameters are float32"),
+    "mesh.replica": (int, "copies of the sharded state; -1 = as many as the devices allow"),
+    "mesh.fsdp": (int, "devices that share a copy of parameters and optimizer; -1 = the rest"),
     "predictor.width": (int, "width of the predictor"),
     "predictor.depth": (int, "blocks of the predictor"),
     "predictor.heads": (int, "attention heads of the predictor"),
@@ -146,6 +154,7 @@ def check(config: ConfigDict, devices: int) -> None:
     values = check_types(config, _fields_of(config), TEXT_TUPLES)
     _check_choices(config)
     _check_numbers(values)
+    mesh_shape(devices, config.mesh.replica, config.mesh.fsdp)
     _check_sizes(config, devices)
     _check_optim(config)
     _check_probe(config, devices)
@@ -157,6 +166,7 @@ def _check_choices(config: ConfigDict) -> None:
         "model.size": (config.model.size, SIZES),
         "model.remat": (config.model.remat, ("none", *REMAT_POLICIES)),
         "model.dtype": (config.model.dtype, ("bfloat16", "float32")),
+        "model.attention": (config.model.attention, ("auto", *BACKENDS)),
         "data.sample_by": (config.data.sample_by, ("fps", "stride", "duration")),
         "optim.schedule": (config.optim.schedule, ("warmup_cosine", "linear")),
     } | {

@@ -50,11 +50,12 @@ def measure(
     def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         clips = networks.normalise(part["clips"])
         targets = target_embeddings(networks.encoder, state.target.ema, clips)
-        pairs = []
-        for context_ids, target_ids in zip(part["context_ids"], part["target_ids"], strict=True):
-            prediction = predict(networks, state.params, clips, context_ids, target_ids)
-            pairs.append((prediction, take_tokens(targets, target_ids)))
-        return targets, pairs
+        target_ids = part["target_ids"]
+        predictions = predict(networks, state.params, clips, part["context_ids"], target_ids)
+        return targets, [
+            (prediction, take_tokens(targets, ids))
+            for prediction, ids in zip(predictions, target_ids, strict=True)
+        ]
 
     encoded = jax.lax.map(encode, in_parts(batch, parts))
     targets, predicted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)

@@ -19,22 +19,15 @@ from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import clip_frame_ids
 from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.program import make_program
 from echojepa_jax.train.run_weights import open_weights, shapes_of
-from echojepa_jax.train.state import (
-    Networks,
-    TrainState,
-    init_params,
-    make_networks,
-    make_optimizer,
-    make_schedules,
-    new_state,
-)
-from echojepa_jax.train.step import train_step
+from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
@@ -62,7 +55,9 @@ class Outcome:
     last_step: int
 
 
-def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = None) -> Outcome:
+def run(
+    config: ConfigDict, workdir: workdirs.Workdir, make_evaluate: MakeEvaluate | None = None
+) -> Outcome:
     """Trains to the last step, or until a signal asks to stop; continues what is in `workdir`.
 
     Args:
@@ -74,9 +69,17 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
       UserError: the data, the weights or a checkpoint cannot be used, or the loss stays non-finite.
     """
     last_step = config.optim.epochs * config.optim.updates_per_epoch
-    networks = make_networks(config)
+    mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
+    program = make_program(config, mesh)
+    networks = program.networks
     clip, masks = clip_spec(config), mask_specs(config)
     grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
+    log.info(
+        "mesh: %d x %d %s devices (replica x fsdp), attention by %s",
+        *mesh.devices.shape,
+        meshes.platform_of(mesh),
+        networks.encoder.attention,
+    )
 
     # --- data ---------------------------------------------------------------------------------
     samples, data_facts = _load_data(config, workdir, clip)
@@ -94,41 +97,25 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
     )
 
     # --- state, initialised where it will live --------------------------------------------------
-    mesh = meshes.make_mesh()
-    schedule = make_schedules(config)
-    init = partial(init_params, networks, frames=clip.frames, size=clip.size)
-    shapes = jax.eval_shape(init, jax.random.key(config.seed))
-    optimizer = make_optimizer(config, shapes, schedule)
-
-    def fresh(key: jax.Array) -> TrainState:
-        return new_state(init(key), optimizer)
-
-    state_shape = jax.eval_shape(fresh, jax.random.key(config.seed))
-    shardings = meshes.state_shardings(mesh, state_shape)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state_shape,
-        shardings,
-    )
-    parameters = {name: count_parameters(tree) for name, tree in shapes.items()}
+    parameters = {name: count_parameters(tree) for name, tree in program.state.params.items()}
     log.info("parameters: %s", ", ".join(f"{k} {v:,}" for k, v in parameters.items()))
 
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
             Checkpoints(
-                workdir / workdirs.CHECKPOINTS,
+                workdir.checkpoints,
                 config.checkpoint.keep_latest,
                 config.checkpoint.keep_every,
             )
         )
         # Restored before the pipeline starts: the step says where the data continue.
-        restored = checkpoints.restore_latest(like.parts())
+        restored = checkpoints.restore_latest(program.state.parts())
         if restored is not None:
             state = TrainState.of(restored)
             log.info("continuing after step %d", state.step)
         else:
-            state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+            state = program.init()
             if config.init["from"]:
                 state = _start_from(config, networks, state)
         first_step = int(state.step)
@@ -136,13 +123,16 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
-        workdirs.record(workdir, {"data": data_facts, "parameters": parameters}, program="main")
+        if hosts.is_first():
+            facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
+            workdirs.record(workdir.path, facts, program="main")
+            _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
         stop_asked = stack.enter_context(stop_signal())
-        writer = MetricsWriter(workdir, first_step, config.log.tensorboard)
+        writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)
-        watch = Watch(config, workdir, writer, samples, schedule, first_step, last_step)
-        _save_examples(workdir / "examples.npz", fixed, grid, list(masks))
-        fixed = jax.device_put(fixed, meshes.batch_sharding(mesh))
+        schedules = program.schedules
+        watch = Watch(config, workdir.path, writer, samples, schedules, first_step, last_step)
+        fixed = jax.tree.map(partial(meshes.placed, sharding=meshes.batch_sharding(mesh)), fixed)
         batches = stack.enter_context(
             DeviceBatches(
                 batches_from(
@@ -156,17 +146,12 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
                 meshes.batch_sharding(mesh),
             )
         )
-        step_fn = jax.jit(
-            partial(
-                train_step,
-                networks=networks,
-                optimizer=optimizer,
-                exponent=config.optim.loss_exponent,
-                microbatches=config.optim.microbatches,
-            ),
-            donate_argnums=0,
-            out_shardings=(shardings, None),
-        )
+        # Whether this host, or another, is asked to stop travels with the batch, so that all of
+        # them know it after the same step.
+        share = config.optim.global_batch // jax.process_count()
+        stop_flags = {
+            asked: meshes.global_batch(np.full(share, asked), mesh) for asked in (False, True)
+        }
         compiled = None
 
         def look(step: int, last: bool, known: Set[str] = frozenset()) -> None:
@@ -182,10 +167,10 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
                 writer.write(step, evaluate(step, networks, state.target.ema, last))
 
         # --- the loop ---------------------------------------------------------------------------
-        step, stopped = first_step, stop_asked()
-        if step < last_step and not stopped:
+        step, stopped = first_step, False
+        if step < last_step:
             # A run may have been killed after the checkpoint and before its measures.
-            lines = read_lines(workdir / FILE_NAME)
+            lines = read_lines(workdir.path / FILE_NAME)
             known = {name.split("/")[0] for line in lines if line["step"] == step for name in line}
             look(step, last=False, known=known)
         while step < last_step and not stopped:
@@ -196,22 +181,23 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
                 # of another shape is an error.
                 log.info("compiling the step")
                 started = time.perf_counter()
-                compiled = step_fn.lower(state, batch).compile()
+                compiled = program.compile()
                 took = duration(time.perf_counter() - started)
                 log.info("compiled in %s; a device needs %s", took, _memory(compiled))
-            state, metrics = compiled(state, batch)
+            state, metrics = compiled(state, batch | {"stop": stop_flags[stop_asked()]})
             step += 1
-            watch.step(step, metrics, on_host, batches.wait_seconds)
-            stopped = stop_asked()
+            stopped = watch.step(step, metrics, on_host, batches.wait_seconds)
             if step % config.checkpoint.every == 0 or step == last_step:
                 watch.flush()
                 checkpoints.save(step, state.parts())
+                workdir.publish()
             if step < last_step and not stopped:
                 look(step, last=False)
         watch.flush()
         checkpoints.save(step, state.parts())
         checkpoints.wait()
         if step < last_step:
+            workdir.publish()
             return Outcome(False, step, last_step)
 
         # --- the end ----------------------------------------------------------------------------
@@ -219,13 +205,15 @@ def run(config: ConfigDict, workdir: Path, make_evaluate: MakeEvaluate | None = 
     return Outcome(True, step, last_step)
 
 
-def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, dict[str, Any]]:
+def _load_data(
+    config: ConfigDict, workdir: workdirs.Workdir, clip: ClipSpec
+) -> tuple[Any, dict[str, Any]]:
     """The samples to train on and facts about them; too many short videos are an error (F03)."""
     data = config.data
     samples = manifest.load(
         data.sources,
         split=data.split,
-        quarantine=workdir / workdirs.QUARANTINE,
+        quarantine=workdir.path / workdirs.of_this_host(workdirs.QUARANTINE),
         max_bad_share=data.max_bad_share,
         expect_stills=data.expect_stills,
         need_rate=clip.by != "stride",
@@ -243,7 +231,13 @@ def _load_data(config: ConfigDict, workdir: Path, clip: ClipSpec) -> tuple[Any, 
             f"{clip.frames} frames spans, and would end in frozen frames: sample more densely "
             "(data.sample_by, data.sample_value), or raise data.max_padded_share"
         )
-    facts = {"fingerprint": manifest.fingerprint(samples), "videos": len(samples), "short": short}
+    fingerprint = manifest.fingerprint(samples)
+    if not hosts.same_everywhere(fingerprint):
+        raise UserError(
+            "the hosts do not see the same videos under data.sources: every host must find the "
+            "same files, with the same content"
+        )
+    facts = {"fingerprint": fingerprint, "videos": len(samples), "short": short}
     sources = sorted({sample.source for sample in samples})
     facts["sources"] = {s: sum(sample.source == s for sample in samples) for s in sources}
     return samples, facts

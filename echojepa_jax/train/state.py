@@ -70,14 +70,19 @@ class TrainState:
         return cls(**parts["progress"], params=parts["params"], target=parts["target"])
 
 
-def make_networks(config: ConfigDict) -> Networks:
-    """Builds the networks of a config; sizes that are 0 come from the table of sizes."""
+def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
+    """Builds the networks of a config; sizes that are 0 come from the table of sizes.
+
+    Args:
+      attention: the backend that `model.attention` means on the platform at hand.
+    """
     model, size = config.model, SIZES[config.model.size]
     width = model.width or size.width
     common = {
         "scan_layers": model.scan_layers,
         "remat": model.remat,
         "dtype": jnp.dtype(model.dtype),
+        "attention": attention,
     }
     encoder = Encoder(
         width=width,
@@ -144,7 +149,7 @@ def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> d
     grid = encoder.grid(frames, size, size)
     return {
         "encoder": encoder.init(encoder_key, clips, ids)["params"],
-        "predictor": predictor.init(predictor_key, context, ids, ids, grid)["params"],
+        "predictor": predictor.init(predictor_key, context, [ids], [ids], grid)["params"],
     }
 
 

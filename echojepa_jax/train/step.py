@@ -4,6 +4,7 @@ Everything here is pure. jit, donation and shardings are wrapped around it from 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,17 +29,27 @@ def predict(
     networks: Networks,
     params: dict[str, Any],
     clips: jax.Array,
-    context_ids: jax.Array,
-    target_ids: jax.Array,
-) -> jax.Array:
-    """Context encoder, then predictor: embeddings at `target_ids`, float32 [B, Kt, D]."""
+    context_ids: Sequence[jax.Array],
+    target_ids: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """Context encoder, then predictor, for M mask specifications at once.
+
+    Args:
+      clips: float [B, T, H, W, 3], normalised.
+      context_ids, target_ids: M times int [B, K].
+
+    Returns:
+      M times float32 [B, Kt, D], the embeddings at `target_ids`.
+    """
     encoder, predictor = networks.encoder, networks.predictor
-    context = encoder.apply({"params": params["encoder"]}, clips, context_ids)
+    # Laid end to end, the contexts share the matrix products and the gathering of parameters.
+    ids, lengths = jnp.concatenate(context_ids, axis=1), [x.shape[1] for x in context_ids]
+    context = encoder.apply({"params": params["encoder"]}, clips, ids, lengths)
     grid = encoder.grid(*clips.shape[1:4])
     out: Any = predictor.apply(
         {"params": params["predictor"]}, context, context_ids, target_ids, grid
     )
-    return out.astype(jnp.float32)
+    return [prediction.astype(jnp.float32) for prediction in out]
 
 
 def clip_losses(prediction: jax.Array, target: jax.Array, exponent: float) -> jax.Array:
@@ -66,9 +77,9 @@ def loss_fn(
     """
     # The targets are constants: no gradient flows into them, and nothing is stored for one.
     targets = target_embeddings(networks.encoder, jax.lax.stop_gradient(target), clips)
+    predictions = predict(networks, params, clips, batch["context_ids"], batch["target_ids"])
     sums = []
-    for context_ids, target_ids in zip(batch["context_ids"], batch["target_ids"], strict=True):
-        prediction = predict(networks, params, clips, context_ids, target_ids)
+    for prediction, target_ids in zip(predictions, batch["target_ids"], strict=True):
         losses = clip_losses(prediction, take_tokens(targets, target_ids), exponent)
         sums.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
     by_mask = jnp.stack(sums)
@@ -95,7 +106,9 @@ def update(
     """One AdamW step on encoder and predictor, then one EMA step of the target encoder.
 
     Args:
-      batch: `clips` float [B, T, H, W, 3], normalised; for the rest see `loss_fn`.
+      batch: `clips` float [B, T, H, W, 3], normalised; for the rest see `loss_fn`. `stop`, if
+        there: bool [B], whether the host that a clip comes from is asked to stop. The metric of the
+        same name says whether any host is, which is how all of them stop after the same step.
       exponent: p of the loss, 1 in the recipe.
       microbatches: gradients are accumulated over that many equal parts of the batch.
 
@@ -137,6 +150,8 @@ def update(
         "skipped": 1 - finite.astype(jnp.int32),
         "updates": kept.target.count,
     }
+    if "stop" in batch:
+        metrics["stop"] = jnp.any(batch["stop"])
     return dataclasses.replace(kept, step=state.step + 1), metrics
 
 

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.parallel import hosts
 from echojepa_jax.train import health
 from echojepa_jax.train.state import Schedules
-from echojepa_jax.train.workdir import QUARANTINE
+from echojepa_jax.train.workdir import QUARANTINE, of_this_host
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
@@ -61,10 +62,12 @@ class Watch:
         self._pending: tuple[int, Any, Mapping[str, np.ndarray], _Clock] | None = None
         self._max_skipped = config.optim.max_skipped
         self._skipped_in_a_row = 0
-        skipped = {line["step"] for line in read_lines(workdir / SKIPPED)}
+        skipped = {line["step"] for line in read_lines(workdir / of_this_host(SKIPPED))}
         self._skipped = sum(step <= first_step for step in skipped)
         self._unreadable = {
-            line["path"] for line in read_lines(workdir / QUARANTINE) if line["stage"] == "decode"
+            line["path"]
+            for line in read_lines(workdir / of_this_host(QUARANTINE))
+            if line["stage"] == "decode"
         }
         self._unreadable_now: set[str] = set()  # the files may have been mended since
         logged = read_lines(workdir / FILE_NAME)
@@ -80,7 +83,7 @@ class Watch:
 
     def step(
         self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray], waited: float
-    ) -> None:
+    ) -> bool:
         """Takes the metrics of a step that was just started, and deals with the step before.
 
         Args:
@@ -88,24 +91,31 @@ class Watch:
           on_host: sample_ids, padded and error of this host's clips.
           waited: seconds that the loop has waited for data so far.
 
+        Returns:
+          Whether a host was asked to stop when the step before was started.
+
         Raises:
           UserError: see `flush`.
         """
-        self.flush()
+        stop = self.flush()
         clock = _Clock(step, time.perf_counter(), waited)
         # Speed and time left are counted from here: the compilation is over.
         if self._started is None:
             self._started = self._last = clock
         self._pending = (step, metrics, on_host, clock)
+        return stop
 
-    def flush(self) -> None:
-        """Deals with the last step.
+    def flush(self) -> bool:
+        """Deals with the last step, if that is still to be done.
+
+        Returns:
+          Whether a host was asked to stop when it was started.
 
         Raises:
           UserError: too many steps in a row were not finite, or too many files cannot be decoded.
         """
         if self._pending is None:
-            return
+            return False
         step, metrics, on_host, clock = self._pending
         self._pending = None
         metrics = jax.device_get(metrics)
@@ -113,13 +123,14 @@ class Watch:
         self._count_skipped(step, metrics, on_host)
         if step % self._config.log.every == 0 or step == self._last_step:
             self._log(step, metrics, clock)
+        return bool(metrics["stop"])
 
     def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
         """Writes the measures of collapse and warns if they look like one (F19)."""
         now = {name: float(value) for name, value in values.items()}
         self._writer.write(step, {f"health/{name}": value for name, value in now.items()})
         started = self._is_judged(step)
-        for alarm in health.alarms(now, self._best_rank, started):
+        for alarm in health.alarms(now, self._best_rank, started) if hosts.is_first() else ():
             log.warning("health at step %d: %s", step, alarm)
         if started:
             self._best_rank = max(self._best_rank, now["effective_rank"])
@@ -135,15 +146,18 @@ class Watch:
             self._unreadable.add(sample.path)
             reason = str(on_host["error"][row])
             manifest.quarantine(
-                self._workdir / QUARANTINE, [manifest.Rejected(sample, reason, "bad")], "decode"
+                self._workdir / of_this_host(QUARANTINE),
+                [manifest.Rejected(sample, reason, "bad")],
+                "decode",
             )
             log.warning("step %d: skipped a clip of %s: %s", step, sample.path, reason)
         limit = self._config.data.max_bad_share
-        if len(self._unreadable_now) > limit * len(self._samples):
+        # Every host sees its own part of the files.
+        if len(self._unreadable_now) * jax.process_count() > limit * len(self._samples):
             raise UserError(
                 f"{len(self._unreadable_now)} of {len(self._samples)} videos could not be decoded, "
                 f"more than data.max_bad_share = {limit:g} allows; they are listed in "
-                f"{self._workdir / QUARANTINE}"
+                f"{self._workdir / of_this_host(QUARANTINE)}"
             )
 
     def _count_skipped(self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray]) -> None:
@@ -153,7 +167,7 @@ class Watch:
         self._skipped += 1
         self._skipped_in_a_row += 1
         names = [self._samples[row].name for row in on_host["sample_ids"]]
-        with (self._workdir / SKIPPED).open("a") as file:
+        with (self._workdir / of_this_host(SKIPPED)).open("a") as file:
             file.write(json.dumps({"step": step, "samples": names}) + "\n")
         log.warning("step %d was skipped: its loss or gradient is not finite", step)
         if self._skipped_in_a_row >= self._max_skipped:

@@ -1,12 +1,15 @@
 """The folder of a run: what it was asked to do, what it ran on, and whether it is really done."""
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
+from echojepa_jax.parallel import hosts
+from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences, leaves
 from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"  # of a probe: the checkpoint of its best epoch
@@ -30,6 +38,112 @@ _CONFIG, _DONE = "config.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
+# Fields that say how a run is computed, not what: a run may continue with others.
+_PLACEMENT = (
+    "mesh.replica",
+    "mesh.fsdp",
+    "model.attention",
+    "model.remat",
+    "model.scan_layers",
+    "optim.microbatches",
+    "data.workers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The folder of a training run.
+
+    path: where this process reads and writes, on a local disk.
+    bucket: where all of it is kept, if that is not `path` itself: "gs://..." or "s3://...".
+        Checkpoints are written there directly, the small files are copied.
+    """
+
+    path: Path
+    bucket: epath.Path | None = None
+
+    @classmethod
+    def of(cls, name: str) -> "Workdir":
+        """The workdir that a user has named; that of a bucket is fetched.
+
+        Raises:
+          UserError: there is no access to the bucket.
+        """
+        if "://" not in name:
+            return cls(Path(name))
+        local = cache_dir() / "workdirs" / re.sub(r"\W+", "-", name) / str(jax.process_index())
+        with _bucket_explained(name):
+            workdir = cls(local, epath.Path(name))
+            workdir._fetch()
+        return workdir
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """The folder of checkpoints."""
+        return (self.bucket or epath.Path(self.path)) / CHECKPOINTS
+
+    def share(self) -> None:
+        """Lets all hosts see what the first one has claimed.
+
+        Raises:
+          UserError: the folder is not on a disk that they share.
+        """
+        if hosts.is_first():
+            self.publish()
+        hosts.meet("workdir is claimed")
+        if not hosts.is_first() and self.bucket:
+            with _bucket_explained(str(self.bucket)):
+                self._fetch()
+        if not (self.path / _CONFIG).exists():
+            raise UserError(
+                f"{self.path} is not the same folder on every host: use a shared disk or a bucket"
+            )
+
+    def _fetch(self) -> None:
+        """Makes `path` a copy of the small files in the bucket."""
+        assert self.bucket is not None, "there is one"
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        for file in self.bucket.iterdir() if self.bucket.exists() else ():
+            if file.is_file():
+                (self.path / file.name).write_bytes(file.read_bytes())
+
+    def publish(self) -> None:
+        """Copies the small files to the bucket, so that another machine can continue from there.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        if self.bucket is None:
+            return
+        mine = "" if hosts.is_first() else f".{jax.process_index()}."
+        with _bucket_explained(str(self.bucket)):
+            self.bucket.mkdir(parents=True, exist_ok=True)
+            for file in self.path.iterdir():
+                if file.is_file() and mine in file.name and not file.name.endswith(".tmp"):
+                    (self.bucket / file.name).write_bytes(file.read_bytes())
+
+
+@contextlib.contextmanager
+def _bucket_explained(name: str) -> Iterator[None]:
+    """What goes wrong with a bucket, in a sentence."""
+    try:
+        yield
+    except ImportError as error:
+        package = {"gs": "gcsfs", "s3": "s3fs"}.get(name.partition(":")[0], "a driver of fsspec")
+        raise UserError(f"--workdir={name} needs one more package, {package}: {error}") from error
+    # Every driver has errors of its own.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise UserError(f"--workdir={name} cannot be used: {reason}") from error
+
+
+def of_this_host(name: str) -> str:
+    """A file that each host writes for itself: "skipped.jsonl" is "skipped.2.jsonl" on host 2."""
+    stem, _, kind = name.rpartition(".")
+    return name if hosts.is_first() else f"{stem}.{jax.process_index()}.{kind}"
+
+
 def _as_json(config: ConfigDict) -> dict[str, Any]:
     # Through JSON and back, so that tuples compare equal to the lists that come from the file.
     return json.loads(json.dumps(dict(leaves(config))))
@@ -37,12 +151,17 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds the folder of a run for one process: makes it, or checks that it has the same config.
+    """Holds the folder of a run for one program: makes it, or checks that it has the same config.
+
+    Of several hosts the first one does so.
 
     Raises:
       UserError: the folder cannot be used, is held by another process, or was started with another
         config; names the fields that differ.
     """
+    if not hosts.is_first():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         folder = os.open(workdir, os.O_RDONLY)
@@ -78,6 +197,10 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"{path} is not of a training run: choose another --workdir")
     theirs = _as_json(ConfigDict(found))
     differ = differences(theirs, mine)
+    if set(differ) <= set(_PLACEMENT) and differ:
+        log.info("continuing with another %s", ", ".join(differ))
+        write_json(path, json.loads(config.to_json(sort_keys=False)))
+        return
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
         for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
@@ -155,11 +278,16 @@ def is_marked(workdir: Path) -> bool:
     return (workdir / _DONE).exists()
 
 
-def is_done(workdir: Path, files: Sequence[str] = ("report.html",)) -> bool:
+def is_done(
+    workdir: Path,
+    files: Sequence[str] = ("report.html",),
+    checkpoints: epath.Path | None = None,
+) -> bool:
     """True if the run was finished and what it produced is still there (F12).
 
     Args:
       files: what it has written beside its last checkpoint.
+      checkpoints: where its checkpoints are, if not in the workdir.
 
     Raises:
       UserError: the run is marked as done, but a part of it is gone.
@@ -168,11 +296,10 @@ def is_done(workdir: Path, files: Sequence[str] = ("report.html",)) -> bool:
     if not path.exists():
         return False
     step = json.loads(path.read_text())["step"]
-    wanted = [
-        workdir / CHECKPOINTS / f"{step:08d}" / "_CHECKPOINT_METADATA",
-        *(workdir / name for name in files),
-    ]
-    missing = [str(p.relative_to(workdir)) for p in wanted if not p.exists()]
+    last = epath.Path(checkpoints or workdir / CHECKPOINTS) / f"{step:08d}"
+    missing = [name for name in files if not (workdir / name).exists()]
+    if not (last / "_CHECKPOINT_METADATA").exists():
+        missing.append(f"{CHECKPOINTS}/{last.name}")
     if missing:
         raise UserError(
             f"{workdir} is marked as done but {missing} are gone: restore them, "

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,17 @@ class MetricsWriter:
     """Appends numbers to `metrics.jsonl` of a workdir and to TensorBoard events beside it.
 
     Lines of steps after `last_step` are taken out first: a resumed run writes them again.
+
+    active: False writes nothing, on all hosts but one.
     """
 
-    def __init__(self, workdir: Path, last_step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, workdir: Path, last_step: int, tensorboard: bool, active: bool = True
+    ) -> None:
+        self._file: TextIO | None = None
+        self._tensorboard: Any = None
+        if not active:
+            return
         path = workdir / FILE_NAME
         kept = [line for line in read_lines(path) if line["step"] <= last_step]
         scratch = path.with_suffix(".tmp")
@@ -38,13 +46,16 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line; numbers that are not finite are written as null."""
+        if self._file is None:
+            return
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, "time": time.time()} | clean) + "\n")
         if self._tensorboard:
             self._tensorboard.write_scalars(step, {k: v for k, v in clean.items() if v is not None})
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
 

@@ -97,7 +97,7 @@ def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part:
     key, ids = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
     if part == "predictor":
         context = jnp.zeros((1, 1, shape.width))
-        init, inputs = weights.make_predictor().init, (context, ids, ids)
+        init, inputs = weights.make_predictor().init, (context, [ids], [ids])
         return jax.eval_shape(lambda: init(key, *inputs, (1, 1, 1)))["params"]
     clips = jnp.zeros((1, shape.tubelet, shape.patch, shape.patch, 3))
     return jax.eval_shape(lambda: weights.make_encoder().init(key, clips, ids))["params"]

@@ -71,13 +71,13 @@ def test_predictor_does_not_care_for_the_order_of_tokens():
     context = rng.standard_normal((1, 4, 48)).astype(np.float32)
     context_ids, target_ids = np.array([[1, 4, 6, 9]]), np.array([[0, 5, 11]])
     grid = (2, 2, 3)
-    variables = model.init(jax.random.key(0), context, context_ids, target_ids, grid)
+    variables = model.init(jax.random.key(0), context, [context_ids], [target_ids], grid)
     tokens = jax.random.normal(jax.random.key(1), (10, 24))
     variables["params"]["mask_tokens"] = tokens
-    out = model.apply(variables, context, context_ids, target_ids, grid)
+    (out,) = model.apply(variables, context, [context_ids], [target_ids], grid)
     order, shuffle = np.array([2, 0, 3, 1]), np.array([2, 0, 1])
-    other = model.apply(
-        variables, context[:, order], context_ids[:, order], target_ids[:, shuffle], grid
+    (other,) = model.apply(
+        variables, context[:, order], [context_ids[:, order]], [target_ids[:, shuffle]], grid
     )
     np.testing.assert_allclose(other, out[:, shuffle], atol=1e-5)
 

@@ -1,8 +1,5 @@
 """What tests of probes share: a tiny encoder with random weights, and a shrunken shipped config."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +8,9 @@ from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
+from tests import programs
 from tests.weights.measure_convert import random_weights
 
-REPOSITORY = Path(__file__).parents[2]
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
 
 SHRINK = {
@@ -88,16 +85,6 @@ def run_probe(encoder_folder):
 
     def run(*arguments, devices=1, shrink=True):
         fields = SHRINK | {"weights": encoder_folder} if shrink else {}
-        command = [sys.executable, "-m", "echojepa_jax.probe", *arguments]
-        command += [f"--config.{k}={v}" for k, v in fields.items()]
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        return subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=os.environ | {"XLA_FLAGS": flags},
-            text=True,
-            capture_output=True,
-            timeout=300,
-        )
+        return programs.run("probe", *arguments, *programs.as_fields(fields), devices=devices)
 
     return run

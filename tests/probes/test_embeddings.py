@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.embeddings import EmbedSettings, embed
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.write import write_weights
+from tests import programs
 from tests.weights.measure_convert import random_weights
 
 REPOSITORY = Path(__file__).parents[2]
@@ -155,26 +153,13 @@ def test_f04_f16_a_video_that_cannot_be_decoded_keeps_its_row(weights, samples, 
     assert all((row["error"] != "") == (row["row"] == 3) for row in found)
 
 
-def run_embed(*arguments, devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "echojepa_jax.embed", *arguments]
-    return subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | {"XLA_FLAGS": flags},
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-
-
 def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_path):
     write_weights(weights, tmp_path / "weights", "safetensors")
     common = [f"--weights={tmp_path / 'weights'}", f"--source={SOURCE}", "--clips=50"]
     for devices in (1, 2, 8):
         out = tmp_path / str(devices)
         workers = f"--workers={2 if devices == 2 else 0}"
-        done = run_embed(*common, f"--out={out}", workers, devices=devices)
+        done = programs.run("embed", *common, f"--out={out}", workers, devices=devices)
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{out} holds 1000 clips of 20 videos in 1 shards\n"
     one = rows(tmp_path / "1")
@@ -184,7 +169,7 @@ def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_pat
 
 
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
-    done = run_embed("--weights=nowhere", f"--source={SOURCE}", f"--out={tmp_path}/out")
+    done = programs.run("embed", "--weights=nowhere", f"--source={SOURCE}", f"--out={tmp_path}/out")
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: nowhere is not there")

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 
-from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.state import (
     init_params,
@@ -96,26 +94,3 @@ def test_clipping_bounds_the_gradient():
 
     np.testing.assert_allclose(updates(1.0, 2.0), updates(2.0 / norm, 0.0), rtol=1e-5)
     np.testing.assert_array_equal(updates(1.0, 2 * norm), updates(1.0, 0.0))
-
-
-def test_parameters_can_be_sharded_by_rules_alone(setting, monkeypatch):
-    networks, optimizer, state, batch = setting
-    step = partial(train_step, networks=networks, optimizer=optimizer)
-    wanted, wanted_metrics = jax.jit(step)(state, batch)
-
-    mesh = jax.make_mesh((2, 4), (meshes.REPLICA, meshes.FSDP), axis_types=(AxisType.Auto,) * 2)
-    rules = ((r"(fc1|fc2|qkv)/kernel$", PartitionSpec(None, None, meshes.FSDP)),)
-    monkeypatch.setattr(meshes, "STATE_RULES", rules + meshes.STATE_RULES)
-    shardings = meshes.state_shardings(mesh, state)
-    with jax.set_mesh(mesh):
-        placed = jax.device_put(state, shardings)
-        on_mesh = jax.device_put(batch, meshes.batch_sharding(mesh))
-        got, metrics = jax.jit(step, out_shardings=(shardings, None))(placed, on_mesh)
-    kernel = got.target.ema["stack"]["blocks"]["mlp"]["fc1"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape == (2, 24, 48 // 4)
-    np.testing.assert_allclose(metrics["loss"], wanted_metrics["loss"], rtol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        jax.device_get(got.params),
-        jax.device_get(wanted.params),
-    )

@@ -103,8 +103,8 @@ def test_parity_outputs(train_fixture, networks, initial):
         context = encoder.apply({"params": initial["encoder"]}, clips, context_ids)
         wanted = train_fixture[f"step0/context_out{k}"]
         np.testing.assert_allclose(context, wanted, atol=1e-5, rtol=0)
-        out = predictor.apply(
-            {"params": initial["predictor"]}, context, context_ids, target_ids, grid
+        (out,) = predictor.apply(
+            {"params": initial["predictor"]}, context, [context_ids], [target_ids], grid
         )
         wanted = train_fixture[f"step0/predictor_out{k}"]
         np.testing.assert_allclose(out, wanted, atol=1e-5, rtol=0)

@@ -66,7 +66,9 @@ def compare(theirs, folder, clips, context_ids, target_ids, close):
     mine = encoder.apply({"params": params["encoder"]}, clips, context_ids)
     close(mine, seen)
     grid = encoder.grid(*clips.shape[1:4])
-    out = predictor.apply({"params": params["predictor"]}, mine, context_ids, target_ids, grid)
+    (out,) = predictor.apply(
+        {"params": params["predictor"]}, mine, [context_ids], [target_ids], grid
+    )
     close(out, predicted)
 
 

@@ -1,0 +1,175 @@
+"""Several processes that run one program: how they find each other, agree, and end together.
+
+Every process ("host") runs the same program with the same flags. Only the first one speaks, in logs
+and in files. If one fails, its reason reaches the others through the coordinator's table of keys,
+and all end.
+"""
+
+import contextlib
+import faulthandler
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from echojepa_jax.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# A host that does not answer for so long is taken for dead, and all others end.
+HEARTBEAT_SECONDS = 60
+_FAILURE, _LEAVING = "echojepa/failure", "echojepa/leaving"
+# What JAX's collectives and Orbax say when the other end of a connection has gone.
+_LOST = re.compile(
+    r"gloo|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
+)
+_HEARD_SECONDS = 10  # how long a failing host waits for the others to hear why
+
+
+def start(host: int, hosts: int, coordinator: str) -> None:
+    """Connects this process with the others, if there are any. Comes before any device is used.
+
+    Args:
+      host, hosts, coordinator: this process's number, how many there are, and "address:port" of
+        number 0. hosts = 0: as SLURM's `srun` or GKE tell, else this process is alone. hosts = -1:
+        ask the cluster (TPU VMs answer).
+
+    Raises:
+      UserError: the numbers do not fit, or the others cannot be reached.
+    """
+    if hosts == 0:
+        told = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+        told |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+        hosts = -1 if told else 1
+    if hosts == 1:
+        return
+    if hosts > 1 and (not coordinator or not 0 <= host < hosts):
+        raise UserError(
+            f"--hosts={hosts} needs --coordinator=ADDRESS:PORT of host 0 and --host=0 to "
+            f"{hosts - 1}, not --host={host} --coordinator={coordinator or '(none)'}"
+        )
+    # Where a host dies without a word, JAX ends the others with a sentence, by an abort: the
+    # interpreter's own report of where it was at that time would bury it.
+    faulthandler.disable()
+    # Its handler of SIGTERM would swallow the signal before training: the loop has its own way.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    known = hosts > 1
+    try:
+        jax.distributed.initialize(
+            coordinator if known else None,
+            hosts if known else None,
+            host if known else None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the other hosts cannot be reached: {reason}") from error
+    if not is_first():
+        logging.getLogger().setLevel(logging.WARNING)
+    threading.Thread(target=_leave_with_others, daemon=True).start()
+    log.info("%d hosts with %d devices", jax.process_count(), jax.device_count())
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Waits until all hosts are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def all_true(mine: bool) -> bool:
+    """Whether all hosts say so."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(mine))))
+
+
+def same_everywhere(text: str) -> bool:
+    """Whether all hosts have the same text, such as a fingerprint."""
+    first = multihost_utils.broadcast_one_to_all(np.frombuffer(text.encode(), np.uint8))
+    return all_true(np.asarray(first).tobytes() == text.encode())
+
+
+def total(mine: np.ndarray) -> np.ndarray:
+    """The sum over hosts of arrays of one shape."""
+    if jax.process_count() == 1:
+        return mine
+    return np.asarray(multihost_utils.process_allgather(mine)).sum(axis=0)
+
+
+def _client() -> Any:
+    """JAX's connection to the coordinator, or None; there is no public way to its table of keys."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def fail(reason: str) -> None:
+    """Tells the other hosts why, waits until they have heard, and ends this process with code 1.
+
+    Does nothing if this process is alone.
+    """
+    client = _client()
+    if client is None:
+        return
+    # Another one was first, or is gone.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.key_value_set(_FAILURE, f"host {jax.process_index()}: {reason}")
+        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
+    _leave()
+
+
+def fail_unexpectedly(error: Exception) -> None:
+    """The same for an error that is no user's: prints its traceback, or what it means.
+
+    Does nothing if this process is alone.
+    """
+    client = _client()
+    if client is None:
+        return
+    text = str(error).strip().split("\n")[0]
+    lost = isinstance(error, TimeoutError | jax.errors.JaxRuntimeError) and _LOST.search(text)
+    if not lost:
+        traceback.print_exception(error)
+        fail(f"{type(error).__name__}: {text}")
+    # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
+    print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
+    _leave()
+
+
+def _leave_with_others() -> None:
+    """Ends this process as soon as another host has said why it fails."""
+    client = _client()
+    while True:
+        # Asked again and again: a thread that waits inside of the client could not be left behind
+        # when the program ends.
+        time.sleep(0.5)
+        try:
+            reason = client.key_value_try_get(_FAILURE)
+            break
+        except jax.errors.JaxRuntimeError:
+            pass  # nothing has failed yet
+    if reason.startswith(f"host {jax.process_index()}:"):
+        return  # this is the one, and `fail` is at work
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
+    _leave()
+
+
+def _leave() -> None:
+    # The ordinary way out waits for the other hosts.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

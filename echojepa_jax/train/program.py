@@ -1,0 +1,129 @@
+"""The training step of a config on a mesh: networks, optimizer, shardings, and what is compiled.
+
+Made from shapes alone, so that the very program of a run can be compiled ahead of time, for devices
+that are not there (plan), or run on random clips (bench).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from echojepa_jax.ops.attention import choose_backend
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.state import (
+    Networks,
+    Schedules,
+    TrainState,
+    init_params,
+    make_networks,
+    make_optimizer,
+    make_schedules,
+    new_state,
+)
+from echojepa_jax.train.step import Batch, train_step
+
+# Settings of the compiler for this step, by platform. There is one place for them: add yours here,
+# with a measurement.
+COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {},
+    # Collectives run beside computation instead of between.
+    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
+    # The TPU compiler does so by itself.
+    "tpu": {},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A training step that is ready to be compiled.
+
+    state: its shapes, types and shardings. batch: the same for what the step takes.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    networks: Networks
+    schedules: Schedules
+    state: TrainState
+    batch: Batch
+    _fresh: Any
+    _step: Any
+
+    def init(self) -> TrainState:
+        """The state before the first step, made where it will live, part by part."""
+        with jax.set_mesh(self.mesh):
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+            return jax.jit(self._fresh, out_shardings=shardings)(jax.random.key(self.config.seed))
+
+    def lower(self) -> jax.stages.Lowered:
+        """The step, traced: (state, batch) -> (state, metrics); the state given is used up."""
+        with jax.set_mesh(self.mesh):
+            return self._step.lower(self.state, self.batch)
+
+    def compile(self) -> jax.stages.Compiled:
+        """The step, compiled once and for all: a batch of another shape is an error."""
+        options = COMPILER_OPTIONS[meshes.platform_of(self.mesh)]
+        with jax.set_mesh(self.mesh):
+            return self.lower().compile(compiler_options=dict(options))
+
+
+def make_program(config: ConfigDict, mesh: Mesh) -> Program:
+    """The step of a config that `config.check` has accepted.
+
+    Raises:
+      UserError: the attention backend does not run on this platform.
+    """
+    networks = make_networks(
+        config, choose_backend(config.model.attention, meshes.platform_of(mesh))
+    )
+    schedules = make_schedules(config)
+    init = partial(init_params, networks, frames=config.data.frames, size=config.data.size)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    optimizer = make_optimizer(config, jax.eval_shape(init, key), schedules)
+
+    def fresh(key: jax.Array) -> TrainState:
+        return new_state(init(key), optimizer)
+
+    shapes = jax.eval_shape(fresh, key)
+    shardings = meshes.state_shardings(mesh, shapes)
+    step = jax.jit(
+        partial(
+            train_step,
+            networks=networks,
+            optimizer=optimizer,
+            exponent=config.optim.loss_exponent,
+            microbatches=config.optim.microbatches,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, meshes.replicated(mesh)),
+    )
+    state = jax.tree.map(_placed, shapes, shardings)
+    batch = jax.tree.map(lambda leaf: _placed(leaf, meshes.batch_sharding(mesh)), shapes_of(config))
+    return Program(config, mesh, networks, schedules, state, batch, fresh, step)
+
+
+def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def shapes_of(config: ConfigDict) -> Batch:
+    """The arrays of a global batch that reach the devices, as shapes; see data/pipeline.py."""
+    data, count = config.data, config.optim.global_batch
+    masks = [mask for _, mask in sorted(config.masks.items())]
+
+    def ids(field: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return tuple(jax.ShapeDtypeStruct((count, mask[field]), jnp.int32) for mask in masks)
+
+    return {
+        "clips": jax.ShapeDtypeStruct((count, data.frames, data.size, data.size, 3), jnp.uint8),
+        "context_ids": ids("context_tokens"),
+        "target_ids": ids("target_tokens"),
+        "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
+        "stop": jax.ShapeDtypeStruct((count,), jnp.bool_),
+    }

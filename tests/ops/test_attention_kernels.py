@@ -1,0 +1,69 @@
+"""The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echojepa_jax.ops import attention as ops
+from echojepa_jax.utils.errors import UserError
+
+
+def qkv(count, heads, head_dim, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return tuple(jax.random.normal(key, (2, count, heads, head_dim)).astype(dtype) for key in keys)
+
+
+# Lengths with and without padding; ViT-L's, the small predictor's and ViT-g's heads.
+@pytest.mark.parametrize(("count", "head_dim"), [(128, 64), (80, 32), (200, 88)])
+def test_splash_equals_xla_forward_and_backward(count, head_dim):
+    arrays = qkv(count, 2, head_dim)
+    weight = jax.random.normal(jax.random.key(1), (2, count, 2, head_dim))
+
+    def loss(function):
+        return lambda *arrays: jnp.sum(function(*arrays) * weight)
+
+    def interpreted(*arrays):
+        return ops.splash_attention(*arrays, interpret=True)
+
+    np.testing.assert_allclose(interpreted(*arrays), ops.attention(*arrays), atol=2e-6)
+    got = jax.grad(loss(interpreted), argnums=(0, 1, 2))(*arrays)
+    wanted = jax.grad(loss(ops.attention), argnums=(0, 1, 2))(*arrays)
+    for mine, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
+def test_segments_attend_to_themselves_only():
+    arrays = qkv(7, 2, 8)
+    first = [x[:, :3] for x in arrays]
+    second = [x[:, 3:] for x in arrays]
+    wanted = jnp.concatenate([ops.attention(*first), ops.attention(*second)], axis=1)
+    np.testing.assert_array_equal(ops.attention(*arrays, segments=(3, 4)), wanted)
+
+
+def test_blocks_are_whole_registers_and_waste_little():
+    for count in (80, 296, 968, 1176, 1568, 3528):
+        block = ops._block(count)
+        assert block % 128 == 0
+        padded = -(-count // block) * block
+        assert padded - count < max(128, 0.15 * count)
+
+
+def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
+    best = {platform: ops.choose_backend("auto", platform) for platform in ("cpu", "gpu", "tpu")}
+    assert best == {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+    assert ops.choose_backend("xla", "tpu") == "xla"
+    with pytest.raises(UserError, match="'splash' runs on a TPU, and this is a GPU: use 'cudnn'"):
+        ops.choose_backend("splash", "gpu")
+
+
+def test_what_cudnn_cannot_do_is_done_by_xla_and_said_once(caplog):
+    arrays = qkv(5, 2, 12)
+    ops._fits_cudnn.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            out = ops.attention(*arrays, backend="cudnn")
+    np.testing.assert_array_equal(out, ops.attention(*arrays))
+    assert caplog.text.count("cuDNN has no attention for heads of 12 channels in float32") == 1
+    assert ops._fits_cudnn(88, "bfloat16")
+    assert not ops._fits_cudnn(256, "bfloat16")

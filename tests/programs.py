@@ -1,0 +1,57 @@
+"""Programs as a user starts them: in processes of their own, with simulated devices."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parent.parent
+
+# No program of a test needs longer, on the slowest machine.
+TIMEOUT = 400
+
+
+def start(
+    program: str,
+    *arguments: str,
+    devices: int = 1,
+    environment: Mapping[str, str] | None = None,
+    preexec: Callable[[], Any] | None = None,
+) -> subprocess.Popen:
+    """Starts `python -m echojepa_jax.<program>`; its outputs are pipes of text."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"echojepa_jax.{program}", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | flags | (environment or {}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=preexec,
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Waits for the end of a process, and gives all it said."""
+    out, err = process.communicate(timeout=TIMEOUT)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(program: str, *arguments: str, **settings: Any) -> subprocess.CompletedProcess:
+    """`start`, then `finish`."""
+    return finish(start(program, *arguments, **settings))
+
+
+def as_fields(fields: Mapping[str, Any]) -> list[str]:
+    """Fields of a config as flags."""
+    return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

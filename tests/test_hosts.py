@@ -1,0 +1,154 @@
+"""Several hosts: two processes with four simulated devices each, through the real program."""
+
+import dataclasses
+import re
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from echojepa_jax.parallel import hosts
+from echojepa_jax.train.run_weights import weights_of_run
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.writers import read_lines
+from tests import programs
+
+STEPS = 12
+LONGER = {"optim__updates_per_epoch": 6, "checkpoint__every": 4, "log__health_every": 0}
+
+
+@dataclasses.dataclass
+class TwoHosts:
+    """A program that runs in two processes."""
+
+    processes: list
+
+    def wait_for_step(self, workdir, step):
+        """Returns when that step is in the metrics."""
+        started = time.monotonic()
+        while not any(line["step"] >= step for line in read_lines(workdir / "metrics.jsonl")):
+            assert all(process.poll() is None for process in self.processes), self.finish()
+            assert time.monotonic() - started < programs.TIMEOUT
+            time.sleep(0.05)
+
+    def finish(self):
+        return [programs.finish(process) for process in self.processes]
+
+
+@pytest.fixture
+def on_two_hosts(run_main):
+    """Starts main.py twice; `second` holds other environment variables of host 1."""
+
+    def start(workdir, second=None, **changes):
+        address = f"127.0.0.1:{programs.free_port()}"
+        common = ["--hosts=2", f"--coordinator={address}"]
+        return TwoHosts(
+            [
+                run_main(
+                    *common,
+                    f"--host={host}",
+                    workdir=workdir,
+                    devices=4,
+                    wait=False,
+                    environment=second if host else None,
+                    **LONGER | changes,
+                )
+                for host in range(2)
+            ]
+        )
+
+    return start
+
+
+def last_line(done):
+    return done.stdout.strip().splitlines()[-1]
+
+
+def arrays_of(workdir):
+    """All parameters of the last checkpoint."""
+    return jax.tree.leaves(dict(weights_of_run(workdir).params))
+
+
+def assert_close(workdir, other):
+    for mine, wanted in zip(arrays_of(workdir), arrays_of(other), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=1e-5)
+
+
+def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, tmp_path):
+    probe = {"probe__source": "phantom:adult,patients=10,views=2,seed=1"}
+    whole, broken, alone = tmp_path / "whole", tmp_path / "broken", tmp_path / "alone"
+    first, second = on_two_hosts(whole, **probe).finish()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert last_line(first) == f"complete: step 12 of 12. The report is {whole}/report.html"
+    assert "complete" not in second.stdout
+    assert "loss" not in second.stderr  # the first host speaks for both
+
+    # One device makes the same of it, and the probe, whose videos the hosts share, says the same.
+    done = run_main(workdir=alone, **LONGER, **probe)
+    assert done.returncode == 0, done.stderr
+    losses = [
+        [line["loss"] for line in read_lines(run / "metrics.jsonl") if "loss" in line]
+        for run in (whole, alone)
+    ]
+    np.testing.assert_allclose(*losses, atol=1e-5)
+    assert len(losses[0]) == STEPS
+    assert_close(whole, alone)
+    scores = [
+        [
+            line["probe/ef/mae"]
+            for line in read_lines(run / "metrics.jsonl")
+            if "probe/ef/mae" in line
+        ]
+        for run in (whole, alone)
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+
+    # A host that dies ends the other one, with a sentence.
+    two = on_two_hosts(broken, **probe)
+    two.wait_for_step(broken, 6)
+    two.processes[1].kill()
+    left, _ = two.finish()
+    assert left.returncode not in (0, None)
+    # JAX notices as well, and may be the first to do so.
+    assert re.search("the same command continues|another task died", left.stderr)
+
+    # A signal to one of them stops both, after the same step.
+    two = on_two_hosts(broken, **probe)
+    two.wait_for_step(broken, 9)
+    two.processes[1].send_signal(signal.SIGTERM)
+    first, second = two.finish()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert last_line(first).startswith("stopped by a signal; saved at step ")
+
+    # What they saved, eight devices of one host take up, in another mesh.
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(broken, elsewhere)
+    done = run_main(workdir=elsewhere, devices=8, mesh__replica=2, mesh__fsdp=4, **LONGER, **probe)
+    assert done.returncode == 0, done.stderr
+    assert "continuing with another mesh.replica, mesh.fsdp" in done.stderr
+    assert_close(elsewhere, whole)
+
+    # And the hosts themselves reach the very same bits.
+    first, _ = on_two_hosts(broken, **probe).finish()
+    assert first.returncode == 0, first.stderr
+    for mine, wanted in zip(arrays_of(broken), arrays_of(whole), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_one_hosts_mistake_ends_all_with_its_text(on_two_hosts, tmp_path):
+    (tmp_path / "file").write_text("")
+    second = {"ECHOJEPA_CACHE": str(tmp_path / "file" / "cache")}
+    done = on_two_hosts(tmp_path / "run", second=second).finish()
+    assert [process.returncode for process in done] == [1, 1]
+    texts = [process.stderr.strip().splitlines()[-1] for process in done]
+    assert texts[0].startswith("error: host 1: ")
+    assert texts[0] == texts[1].replace("error: ", "error: host 1: ")
+
+
+@pytest.mark.parametrize(("host", "coordinator"), [(0, ""), (2, "here:1"), (-1, "here:1")])
+def test_flags_that_do_not_fit_are_a_sentence(host, coordinator):
+    with pytest.raises(UserError, match=r"--hosts=2 needs --coordinator=ADDRESS:PORT of host 0"):
+        hosts.start(host, 2, coordinator)
