@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from echojepa_jax.data import decode
-from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.vit import Encoder as Network
 from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes.clips import clip_spec

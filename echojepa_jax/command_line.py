@@ -74,7 +74,7 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake in it ends the program with one sentence."""
     try:
         words = FLAGS(speakable(argv))
-        if "config" in FLAGS and FLAGS["config"].present:
+        if "config" in FLAGS and FLAGS["config"].present and not isinstance(FLAGS.config, str):
             _ = FLAGS.config.to_dict()  # loaded when it is first used: now
         return words
     except flags.Error as error:

@@ -16,8 +16,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
 from tests import programs
 
-STEPS = 12
-LONGER = {"optim__updates_per_epoch": 6, "checkpoint__every": 4, "log__health_every": 0}
+STEPS = 20
+LONGER = {"optim__updates_per_epoch": 10, "checkpoint__every": 4, "log__health_every": 0}
 
 
 @dataclasses.dataclass
@@ -82,7 +82,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     whole, broken, alone = tmp_path / "whole", tmp_path / "broken", tmp_path / "alone"
     first, second = on_two_hosts(whole, **probe).finish()
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert last_line(first) == f"complete: step 12 of 12. The report is {whole}/report.html"
+    assert last_line(first) == f"complete: step 20 of 20. The report is {whole}/report.html"
     assert "complete" not in second.stdout
     assert "loss" not in second.stderr  # the first host speaks for both
 
@@ -128,7 +128,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     shutil.copytree(broken, elsewhere)
     done = run_main(workdir=elsewhere, devices=8, mesh__replica=2, mesh__fsdp=4, **LONGER, **probe)
     assert done.returncode == 0, done.stderr
-    assert "continuing with another mesh.replica, mesh.fsdp" in done.stderr
+    assert "continuing with another mesh.fsdp (1 there, 4 now)" in done.stderr
     assert_close(elsewhere, whole)
 
     # And the hosts themselves reach the very same bits.
@@ -138,14 +138,14 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
         np.testing.assert_array_equal(mine, wanted)
 
 
-def test_one_hosts_mistake_ends_all_with_its_text(on_two_hosts, tmp_path):
+def test_one_hosts_failure_ends_all_with_its_text(on_two_hosts, tmp_path):
     (tmp_path / "file").write_text("")
     second = {"ECHOJEPA_CACHE": str(tmp_path / "file" / "cache")}
     done = on_two_hosts(tmp_path / "run", second=second).finish()
     assert [process.returncode for process in done] == [1, 1]
-    texts = [process.stderr.strip().splitlines()[-1] for process in done]
-    assert texts[0].startswith("error: host 1: ")
-    assert texts[0] == texts[1].replace("error: ", "error: host 1: ")
+    first, second = (process.stderr.strip().splitlines()[-1] for process in done)
+    assert second.startswith("NotADirectoryError: ")
+    assert first == f"error: host 1: {second}"
 
 
 @pytest.mark.parametrize(("host", "coordinator"), [(0, ""), (2, "here:1"), (-1, "here:1")])

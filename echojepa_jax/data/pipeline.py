@@ -29,30 +29,13 @@ import numpy as np
 
 from echojepa_jax.data import decode, transforms
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.workers import Batch, build
 from echojepa_jax.masking import multiblock
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
 ERROR_CHARACTERS = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipSpec:
-    """How a video becomes a clip.
-
-    frames: frames of a clip. size: height and width of a clip in pixels.
-    by, value: temporal sampling, see `sampling.clip_frame_ids`.
-    area, aspect: random resized crop of training, see `transforms.random_box`.
-    """
-
-    frames: int = 16
-    size: int = 224
-    by: str = "fps"
-    value: float = 8
-    area: tuple[float, float] = (0.5, 1.0)
-    aspect: tuple[float, float] = (0.9, 1.1)
 
 
 def training_batches(

@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 
-from echojepa_jax.data.workers import Batch
-
 HOST_KEYS = ("sample_ids", "padded", "error")
 """Leaves for logs and quarantine: they stay NumPy arrays of this host's share."""
 
 
-class DeviceBatches(Iterator[Batch]):
+class DeviceBatches(Iterator[dict[str, Any]]):
     """Iterator over batches whose clips, token ids and `valid` are global jax.Arrays.
 
     batches: this host's shares, from `pipeline.training_batches` or `evaluation_batches`.
@@ -31,17 +29,19 @@ class DeviceBatches(Iterator[Batch]):
     `close`.
     """
 
-    def __init__(self, batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2):
+    def __init__(
+        self, batches: Iterator[dict[str, Any]], sharding: jax.sharding.Sharding, ahead: int = 2
+    ):
         self.wait_seconds = 0.0
         """Time spent in `next` so far, in seconds; a training loop logs its differences."""
         self._batches = batches
         self._sharding = sharding
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device-prefetch")
-        self._pending: collections.deque[Future[Batch | None]] = collections.deque(
+        self._pending: collections.deque[Future[dict[str, Any] | None]] = collections.deque(
             self._thread.submit(self._load) for _ in range(ahead)
         )
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> dict[str, Any]:
         if not self._pending:
             raise StopIteration
         started = time.perf_counter()
@@ -71,7 +71,7 @@ class DeviceBatches(Iterator[Batch]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _load(self) -> Batch | None:
+    def _load(self) -> dict[str, Any] | None:
         """Return the next batch with its transfer started, or None at the end."""
         batch = next(self._batches, None)
         if batch is None:

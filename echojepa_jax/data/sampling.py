@@ -5,6 +5,7 @@ start of the window at random; evaluation takes the middle, or the middles of eq
 wants several clips per video.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,6 +14,23 @@ from echojepa_jax.utils.errors import UserError
 
 ROUNDING = 1e-6
 """frames; keeps 2.9999999996 from becoming frame 2"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """How a video becomes a clip.
+
+    frames: frames of a clip. size: height and width of a clip in pixels.
+    by, value: temporal sampling, see `clip_frame_ids`.
+    area, aspect: random resized crop of training, see `transforms.random_box`.
+    """
+
+    frames: int = 16
+    size: int = 224
+    by: str = "fps"
+    value: float = 8
+    area: tuple[float, float] = (0.5, 1.0)
+    aspect: tuple[float, float] = (0.9, 1.1)
 
 
 def clip_frame_ids(

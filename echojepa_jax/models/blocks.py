@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from echojepa_jax.ops.attention import attention
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.rotary import Grid, rotary_angles, rotate
-from echojepa_jax.parallel.mesh import by_clip
+from echojepa_jax.parallel.mesh import by_clip, whole
 
 Initializer = Callable[..., jax.Array]
 
@@ -37,15 +37,27 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [..., D]. Returns [..., features] in `dtype`."""
+        """x: [B, N, D]. Returns [B, N, features] in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return linear(x.astype(self.dtype), kernel, bias)
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-    """Layer norm over the last axis with statistics in float32, as everywhere in the model."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, in float32 but for its result, as everywhere in the model."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, N, D]. Returns the same shape in `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+        return (normed * whole(scale) + whole(bias)).astype(self.dtype)
 
 
 def depth_scaled(layer: jax.Array) -> Initializer:
@@ -124,9 +136,9 @@ class Block(nn.Module):
         """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
         x = by_clip(x)
         attend = Attention(self.heads, self.dtype, self.attention, self.segments, name="attention")
-        x = x + self._kept(attend(layer_norm(self.dtype, "norm1")(x), layer, cos, sin), layer)
+        x = x + self._kept(attend(LayerNorm(self.dtype, name="norm1")(x), layer, cos, sin), layer)
         mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")
-        x = x + self._kept(mlp(layer_norm(self.dtype, "norm2")(x), layer), layer)
+        x = x + self._kept(mlp(LayerNorm(self.dtype, name="norm2")(x), layer), layer)
         return x, None
 
     def _kept(self, branch: jax.Array, layer: jax.Array) -> jax.Array:

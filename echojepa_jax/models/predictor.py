@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, layer_norm
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel.mesh import whole
 
@@ -85,7 +85,7 @@ class Predictor(nn.Module):
         )
         # Cut by lengths that are known beforehand, rather than gathered: slices are cheap.
         pieces = _cut(x, [part.shape[1] for part in parts])
-        x = layer_norm(self.dtype, "norm")(jnp.concatenate(pieces[1::2], axis=1))
+        x = LayerNorm(self.dtype, name="norm")(jnp.concatenate(pieces[1::2], axis=1))
         out = Dense(self.out_width, WEIGHT_INIT, self.dtype, name="proj")(x)
         return _cut(out, [ids.shape[1] for ids in target_ids])
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, layer_norm
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
 from echojepa_jax.ops.rotary import Grid
 
 
@@ -119,4 +119,4 @@ class Encoder(nn.Module):
             name="stack",
         )(embed(tokens), ids, grid, segments)
         # What leaves the encoder feeds a loss or a probe: full precision from here on.
-        return layer_norm(jnp.float32, "norm")(x)
+        return LayerNorm(jnp.float32, name="norm")(x)

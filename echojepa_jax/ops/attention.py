@@ -2,6 +2,7 @@
 
 xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
         scores take [B, heads, N, M] float32 of memory.
+mapped  the same, one head of one clip at a time, so that scores stay in the cache of a CPU.
 cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
 splash  flash attention in Pallas, on TPUs; sequences are padded to whole blocks, and the padding is
         masked by segment ids.
@@ -22,9 +23,10 @@ from echojepa_jax.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 # The platform that each backend needs, by JAX's names; xla runs on all.
-PLATFORM = {"cudnn": "gpu", "splash": "tpu"}
+PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "splash": "tpu"}
 BACKENDS = ("xla", *PLATFORM)
 
+_MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
 _LANES = 128  # columns of a TPU's registers: blocks of splash attention are multiples of it
 _MAX_BLOCK = 1024
@@ -86,6 +88,8 @@ def attention(
         pieces = zip(queries, keys, values, strict=True)
         return jnp.concatenate([attention(q, k, v, backend=backend) for q, k, v in pieces], axis=1)
     if present is None and not chunk:
+        if backend == "mapped" and query.shape[1] >= _MAPPED_TOKENS:
+            return per_device(_mapped_attention, query, key, value)
         if backend == "splash":
             return per_device(splash_attention, query, key, value)
         if backend == "cudnn" and _fits_cudnn(query.shape[-1], query.dtype.name):
@@ -109,6 +113,22 @@ def _xla_attention(
         scores = jnp.where(present[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+
+
+def _mapped_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    clips = query.shape[0]
+
+    def one(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        query, key, value = head
+        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32)
+        scores *= query.shape[-1] ** -0.5
+        weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+        # Divided after the product: there are fewer channels than keys.
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        return (weights.astype(value.dtype) @ value / total).astype(query.dtype)
+
+    heads = tuple(rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value))
+    return rearrange(jax.lax.map(one, heads), "(b h) n d -> b n h d", b=clips)
 
 
 @functools.cache  # so that it is said once

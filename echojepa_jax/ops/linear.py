@@ -9,7 +9,7 @@ bfloat16 numbers over a pod would lose about a percent.
 import jax
 import jax.numpy as jnp
 
-from echojepa_jax.parallel.mesh import KERNEL_AXES, VECTOR_AXES, split_over_fsdp, whole
+from echojepa_jax.parallel.mesh import KERNEL_AXES, VECTOR_AXES, by_clip, sum_over_clips, whole
 
 
 @jax.custom_vjp
@@ -17,13 +17,13 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x @ kernel + bias, computed in the dtype of x.
 
     Args:
-      x: [..., D].
+      x: [B, N, D], split over devices by clip.
       kernel: float32 [D, F]; bias: float32 [F].
 
     Returns:
-      [..., F] in the dtype of x.
+      [B, N, F] in the dtype of x, split in the same way.
     """
-    return x @ whole(kernel.astype(x.dtype)) + whole(bias.astype(x.dtype))
+    return by_clip(x @ whole(kernel.astype(x.dtype)) + whole(bias.astype(x.dtype)))
 
 
 def _forward(
@@ -36,14 +36,18 @@ def _backward(
     saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
-    of_x = gradient @ whole(kernel.astype(x.dtype)).T
-    of_kernel = jnp.einsum("...d,...f->df", x, gradient, preferred_element_type=jnp.float32)
-    of_bias = jnp.sum(gradient, axis=tuple(range(gradient.ndim - 1)), dtype=jnp.float32)
-    return (
-        of_x,
-        split_over_fsdp(of_kernel.astype(kernel.dtype), KERNEL_AXES),
-        split_over_fsdp(of_bias.astype(kernel.dtype), VECTOR_AXES),
+    gradient = by_clip(gradient)
+    of_x = by_clip(gradient @ whole(kernel.astype(x.dtype)).T)
+    of_kernel = sum_over_clips(
+        lambda x, g: jnp.einsum("bnd,bnf->df", x, g, preferred_element_type=jnp.float32),
+        KERNEL_AXES,
+        x,
+        gradient,
     )
+    of_bias = sum_over_clips(
+        lambda g: jnp.sum(g, axis=(0, 1), dtype=jnp.float32), VECTOR_AXES, gradient
+    )
+    return of_x, of_kernel.astype(kernel.dtype), of_bias.astype(kernel.dtype)
 
 
 linear.defvjp(_forward, _backward)

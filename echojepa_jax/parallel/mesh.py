@@ -137,16 +137,31 @@ def whole(parameter: jax.Array) -> jax.Array:
     )
 
 
-def split_over_fsdp(gradient: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """The gradient of a parameter, summed over devices and split as the parameter is.
+def sum_over_clips(part: Any, axes: Sequence[int], *arrays: jax.Array) -> jax.Array:
+    """The gradient of a parameter: a sum over all clips, split as the parameter is.
+
+    Every device sums over its own clips; then the sums are added up and scattered. The compiler,
+    left alone, sometimes prefers to gather the activations of the whole batch.
 
     Args:
+      part: of arrays [b, ...], to the sum over their clips, an array of the parameter's shape.
       axes: that the parameter's rule splits, `KERNEL_AXES` or `VECTOR_AXES`.
+      arrays: [B, ...].
     """
     size = _fsdp_size()
     if not size:
-        return gradient
-    return jax.lax.with_sharding_constraint(gradient, _spec(gradient.shape, axes, size))
+        return part(*arrays)
+    spec = _spec(jax.eval_shape(part, *arrays).shape, axes, size)
+
+    def summed(*mine: jax.Array) -> jax.Array:
+        total = part(*mine)
+        if FSDP in spec:
+            axis = spec.index(FSDP)
+            total = jax.lax.psum_scatter(total, FSDP, scatter_dimension=axis, tiled=True)
+            return jax.lax.psum(total, REPLICA)
+        return jax.lax.psum(total, (REPLICA, FSDP))
+
+    return jax.shard_map(summed, in_specs=BATCH, out_specs=spec, check_vma=False)(*arrays)
 
 
 def per_device(function: Any, *arrays: jax.Array) -> Any:

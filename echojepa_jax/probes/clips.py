@@ -1,6 +1,6 @@
 """How videos are cut into clips for a given encoder."""
 
-from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import Pretrained
 

@@ -30,8 +30,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from safetensors.numpy import save as as_safetensors
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes.encode import Encoded, encoded
 from echojepa_jax.utils.errors import UserError

@@ -15,9 +15,10 @@ import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
-from echojepa_jax.data.pipeline import ClipSpec, evaluation_batches
+from echojepa_jax.data.pipeline import evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.pixels import Colour, normalise
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes

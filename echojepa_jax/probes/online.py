@@ -25,9 +25,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import Batch, ClipSpec, evaluation_batches
+from echojepa_jax.data.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.ops.attention import choose_backend
 from echojepa_jax.parallel.hosts import is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of

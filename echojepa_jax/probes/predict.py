@@ -12,8 +12,8 @@ import numpy as np
 from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
-from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.models.vit import Encoder

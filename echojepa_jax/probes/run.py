@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.clips import clip_spec

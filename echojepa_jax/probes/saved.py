@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import is_marked

@@ -14,10 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import Batch, ClipSpec, training_batches
+from echojepa_jax.data.pipeline import Batch, training_batches
 from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
@@ -25,7 +25,7 @@ from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
-from echojepa_jax.train.program import make_program
+from echojepa_jax.train.program import make_program, memory_of
 from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.watch import Watch
@@ -183,7 +183,8 @@ def run(
                 started = time.perf_counter()
                 compiled = program.compile()
                 took = duration(time.perf_counter() - started)
-                log.info("compiled in %s; a device needs %s", took, _memory(compiled))
+                needed = memory_of(compiled) / 1e9  # told before the first step (F24)
+                log.info("compiled in %s; a device needs %.3g GB", took, needed)
             state, metrics = compiled(state, batch | {"stop": stop_flags[stop_asked()]})
             step += 1
             stopped = watch.step(step, metrics, on_host, batches.wait_seconds)
@@ -301,16 +302,6 @@ def _check_shapes(path: Path, weights: Pretrained, networks: Networks) -> None:
 def _health_clips(devices: int) -> int:
     """About HEALTH_CLIPS, the same number for every device."""
     return devices * max(1, HEALTH_CLIPS // devices)
-
-
-def _memory(compiled: jax.stages.Compiled) -> str:
-    """What the step needs of one device: for its state, its batch and its temporaries (F24)."""
-    memory: Any = compiled.memory_analysis()
-    if memory is None:
-        return "an unknown amount of memory"
-    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
-    return f"{total / 1e9:.3g} GB"
 
 
 def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:

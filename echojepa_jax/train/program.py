@@ -112,6 +112,13 @@ def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a compiled step needs of one device: its state, its batch and its temporaries."""
+    memory: Any = compiled.memory_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+
+
 def shapes_of(config: ConfigDict) -> Batch:
     """The arrays of a global batch that reach the devices, as shapes; see data/pipeline.py."""
     data, count = config.data, config.optim.global_batch

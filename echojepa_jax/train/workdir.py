@@ -197,7 +197,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"{path} is not of a training run: choose another --workdir")
     theirs = _as_json(ConfigDict(found))
     differ = differences(theirs, mine)
-    if set(differ) <= set(_PLACEMENT) and differ:
+    if differ and all(text.split()[0] in _PLACEMENT for text in differ):
         log.info("continuing with another %s", ", ".join(differ))
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return

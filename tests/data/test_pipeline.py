@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data import pipeline, workers
-from echojepa_jax.data.pipeline import ClipSpec
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.utils.errors import UserError
 

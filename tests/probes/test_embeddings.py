@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from safetensors.numpy import load as from_safetensors
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import ClipSpec
+from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.embeddings import EmbedSettings, embed
 from echojepa_jax.utils.errors import UserError

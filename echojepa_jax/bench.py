@@ -1,0 +1,79 @@
+"""Measure the training step on this machine, or the input pipeline alone.
+
+  python -m echojepa_jax.bench --config=configs/demo.py --steps=20 --compare=torch
+  python -m echojepa_jax.bench --config=configs/vit_l.py --config.optim.global_batch=64 \\
+      --out=h100.json
+  python -m echojepa_jax.bench --data --config=configs/vit_l.py --source=videos:/data/clips
+
+Steps are made on random clips, after warming up; with --compare=torch, PyTorch's step of the same
+sizes is made in turn with ours (pip install torch transformers). Every field of the config can be
+set as in training. But for --data, JAX and the model's own libraries are all it needs.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+from echojepa_jax.utils import plain_config
+
+# Fields are taken out here: the library for config flags may be missing.
+sys.argv, FIELDS = plain_config.split_fields(sys.argv)
+
+CONFIG = flags.DEFINE_string("config", None, "what to measure: a file of configs/")
+STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
+COMPARE = flags.DEFINE_enum("compare", "", ["", "torch"], "another program to measure in turn")
+OUT = flags.DEFINE_string("out", "", "write all numbers to this JSON file as well")
+DATA = flags.DEFINE_bool("data", False, "measure the input pipeline instead of the step")
+SOURCE = flags.DEFINE_string("source", "", "of --data: 'kind:path'; '' = the config's sources")
+CLIPS = flags.DEFINE_integer("clips", 200, "of --data: clips to make at least", lower_bound=1)
+
+
+def job() -> str:
+    plain_config.stand_in()
+    from echojepa_jax.utils.allocator import keep_freed_memory
+    from echojepa_jax.utils.errors import UserError
+
+    config = plain_config.load(str(CONFIG.value), FIELDS)
+    if SOURCE.value:
+        config.data.sources = (SOURCE.value,)
+    import jax
+
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    if DATA.value:
+        from echojepa_jax.costs import data_bench
+
+        found = data_bench.measure(config, CLIPS.value, say)
+        print(data_bench.table(found))
+        last = f"{found['clips_per_second']:.1f} clips/s by {found['cores']} cores"
+        text = data_bench.as_json(found)
+    else:
+        from echojepa_jax.costs import bench
+        from echojepa_jax.train import config as configs
+
+        if not config.data.sources:
+            config.data.sources = ("videos:.",)  # the clips are random
+        configs.check(config, jax.device_count())
+        try:
+            result = bench.measure(config, STEPS.value, COMPARE.value == "torch", say=say)
+        except ImportError as error:
+            raise UserError(f"--compare=torch: {error}; pip install torch transformers") from error
+        print(bench.table(result))
+        facts = result.facts
+        last = f"{facts['clips_per_second']:.2f} clips/s, {facts['mfu']:.1%} of the peak"
+        if "times_torch" in facts:
+            last += f", {facts['times_torch']:.2f} times PyTorch's speed"
+        text = result.as_json()
+    if OUT.value:
+        Path(OUT.value).write_text(text)
+    return last
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("config",))

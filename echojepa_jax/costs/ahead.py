@@ -1,0 +1,49 @@
+"""Compiling for devices that are not there: TPU slices by name, and simulated devices."""
+
+import os
+
+import jax
+from jax.experimental import topologies
+
+from echojepa_jax.costs.chips import TPUS
+from echojepa_jax.utils.errors import UserError
+
+
+def prepare_environment(simulated: int = 0) -> None:
+    """Comes before JAX looks for devices: nothing here must wait for a TPU.
+
+    Args:
+      simulated: how many CPU devices to simulate; 0 = one.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    if simulated:
+        flag = f" --xla_force_host_platform_device_count={simulated}"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flag
+
+
+def tpu_devices(topology: str) -> list[jax.Device]:
+    """Descriptions of the devices of a TPU slice, such as "v5e:8x8" or "v5p:4x4x4".
+
+    Raises:
+      UserError: there is no such slice, or the TPU compiler is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    sizes = shape.split("x")
+    flat = kind in ("v5e", "v6e")  # two dimensions, the others have three
+    if kind not in TPUS or len(sizes) != 3 - flat or not all(size.isdigit() for size in sizes):
+        raise UserError(
+            f"--topology={topology} is not understood: write a kind ({', '.join(TPUS)}) and its "
+            "chips along each dimension, such as v5e:8x8 or v5p:4x4x4"
+        )
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        hint = "pip install libtpu" if "libtpu" in reason.lower() else "try another shape"
+        raise UserError(
+            f"--topology={topology} cannot be compiled for ({reason}): {hint}"
+        ) from error
+    return list(found.devices)

@@ -1,0 +1,223 @@
+"""Measuring the training step: on random clips, after warming up, with the clock read when done."""
+
+import dataclasses
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from echojepa_jax.costs import flops
+from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.program import make_program, memory_of, shapes_of
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def random_batch(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
+    """A global batch of noise, and masks of the config's lengths, as in training."""
+    rng = np.random.default_rng(seed)
+    shapes = shapes_of(config)
+    data, model = config.data, config.model
+    tokens = data.frames // model.tubelet * (data.size // model.patch) ** 2
+    count = config.optim.global_batch
+    batch: dict[str, Any] = {
+        "clips": rng.integers(0, 256, shapes["clips"].shape, np.uint8),
+        "context_ids": [],
+        "target_ids": [],
+        "valid": np.ones(count, bool),
+        "stop": np.zeros(count, bool),
+    }
+    for context, target in zip(shapes["context_ids"], shapes["target_ids"], strict=True):
+        seen, hidden = context.shape[1], target.shape[1]
+        ids = np.argsort(rng.random((count, tokens)), axis=1)[:, : seen + hidden].astype(np.int32)
+        batch["context_ids"].append(np.sort(ids[:, :seen], axis=1))
+        batch["target_ids"].append(np.sort(ids[:, seen:], axis=1))
+    for name in ("context_ids", "target_ids"):
+        batch[name] = tuple(batch[name])
+    return batch
+
+
+class OurStep:
+    """The compiled step of a config, fed with random clips from the host."""
+
+    def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
+        started = time.perf_counter()
+        self.program = make_program(config, mesh)
+        self._compiled = self.program.compile()
+        self.compile_seconds = time.perf_counter() - started
+        self._state = self.program.init()
+        pool = [random_batch(config, seed) for seed in range(2)]
+        self._batches = DeviceBatches(_endless(pool), meshes.batch_sharding(mesh))
+        self.waited = 0.0
+
+    def run(self) -> float:
+        """Makes one step; returns its seconds, with the wait for its batch."""
+        started = time.perf_counter()
+        before = self._batches.wait_seconds
+        batch = next(self._batches)
+        self.waited += self._batches.wait_seconds - before
+        self._state, metrics = self._compiled(self._state, batch)
+        jax.block_until_ready((self._state, metrics))
+        return time.perf_counter() - started
+
+    def peak_memory(self) -> int:
+        """Bytes of one device that a step needs at most."""
+        stats = self.program.mesh.local_devices[0].memory_stats()
+        if stats and "peak_bytes_in_use" in stats:
+            return stats["peak_bytes_in_use"]
+        return memory_of(self._compiled)
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def _endless(pool: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    while True:
+        yield from pool
+
+
+class CountCompilations:
+    """How many programs JAX compiles from now on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+
+    def _note(self, event: str, duration_secs: float, **_: Any) -> None:
+        self.count += event == _COMPILED
+
+
+def matmul_peak(repeats: int = 10) -> tuple[float, str]:
+    """FLOP/s of a large matrix product, the median of `repeats`, and what was multiplied."""
+    on_cpu = jax.default_backend() == "cpu"
+    size, dtype = (2048, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    for _ in range(3):
+        product(a, a).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds), f"{size}^3 {jnp.dtype(dtype).name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured. Times are seconds of each step; the rest belongs to ours unless said."""
+
+    ours: list[float]
+    torch: list[float]
+    facts: dict[str, Any]
+
+    def as_json(self) -> str:
+        values = dataclasses.asdict(self)
+        return json.dumps(values, indent=2) + "\n"
+
+
+def measure(
+    config: ConfigDict,
+    steps: int,
+    compare_torch: bool = False,
+    warm_up: int = 3,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Times `steps` steps; of PyTorch as well if asked, step by step in turn.
+
+    Raises:
+      ImportError: PyTorch or transformers is to be compared with, and not installed.
+    """
+    mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
+    peak, multiplied = matmul_peak()
+    say(f"matrix products reach {peak / 1e12:.3g} TFLOP/s on a device ({multiplied})")
+    ours = OurStep(config, mesh)
+    say(f"compiled in {ours.compile_seconds:.0f} s")
+    theirs: Any = None
+    if compare_torch:
+        from echojepa_jax.costs.torch_step import TorchStep
+
+        say("compiling PyTorch's step")
+        theirs = TorchStep(config, random_batch(config))
+        say(theirs.note or "PyTorch is ready")
+    for _ in range(warm_up):
+        ours.run()
+        if theirs:
+            theirs.run()
+    compilations, ours.waited = CountCompilations(), 0.0
+    mine, other = [], []
+    for step in range(steps):
+        mine.append(ours.run())
+        if theirs:
+            other.append(theirs.run())
+        if step == 0 or (step + 1) % max(1, steps // 4) == 0:
+            left = (steps - step - 1) * (mine[-1] + (other[-1] if other else 0))
+            say(f"step {step + 1}/{steps}, {left:.0f} s left")
+    ours.close()
+    clip = flops.of_clip(config)
+    rate = config.optim.global_batch / statistics.median(mine)
+    used = clip.total * rate
+    facts = {
+        "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "host": f"{platform.machine()}, {_processor()}",
+        "jax": jax.__version__,
+        "mesh": dict(mesh.shape),
+        "attention": ours.program.networks.encoder.attention,
+        "remat": config.model.remat,
+        "dtype": config.model.dtype,
+        "global_batch": config.optim.global_batch,
+        "step_seconds": statistics.median(mine),
+        "clips_per_second": rate,
+        "tflop_per_clip": clip.total / 1e12,
+        "model_tflops": used / 1e12,
+        "matmul_peak_tflops": peak * mesh.size / 1e12,
+        "mfu": used / (peak * mesh.size),
+        "peak_memory_gb": ours.peak_memory() / 1e9,
+        "host_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "recompilations": compilations.count,
+        "transfer_wait_share": ours.waited / sum(mine),
+        "compile_seconds": ours.compile_seconds,
+    }
+    if theirs:
+        import torch
+
+        facts |= {
+            "torch": torch.__version__,
+            "torch_step_seconds": statistics.median(other),
+            "torch_clips_per_second": config.optim.global_batch / statistics.median(other),
+            "torch_peak_memory_gb": theirs.peak_memory() / 1e9,
+            "torch_note": theirs.note,
+            # Of steps that were made next to each other, so that a busy machine slows both.
+            "times_torch": statistics.median(b / a for a, b in zip(mine, other, strict=True)),
+        }
+    return Result(mine, other, facts)
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def table(result: Result) -> str:
+    """The facts as text."""
+    width = max(map(len, result.facts)) + 2
+    lines = []
+    for name, value in result.facts.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        if name == "mfu":
+            shown = f"{value:.1%} of the measured matrix products"
+        lines.append(f"{name:<{width}}{shown}")
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""What accelerators can do, by their makers' data sheets: the roofs of plans."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One accelerator.
+
+    flops: dense bfloat16 products, FLOP/s. memory: bytes. bandwidth: of that memory, bytes/s.
+    links: bytes/s that it can send to its neighbours over all links together, in one direction.
+    """
+
+    name: str
+    flops: float
+    memory: float
+    bandwidth: float
+    links: float
+
+
+GIB = 2**30
+
+# TPUs by the name in a topology such as "v5e:4x4".
+TPUS = {
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 300e9),
+    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9),
+    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9),
+    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 448e9),
+}
+# GPUs of one machine that are joined by NVLink.
+GPUS = {
+    "a100": Chip("A100-80GB", 312e12, 80e9, 2039e9, 300e9),
+    "h100": Chip("H100-80GB", 989e12, 80e9, 3350e9, 450e9),
+    "h200": Chip("H200-141GB", 989e12, 141e9, 4800e9, 450e9),
+}

@@ -1,0 +1,153 @@
+"""Which collectives a compiled program contains, how often they run in a step, and their bytes.
+
+Read from the program's text (HLO). A loop's body counts as often as the loop runs; what the
+compiler has split into the start and the end of one transfer counts once.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_OPERATION = re.compile(r"= (.+?) (" + "|".join(KINDS) + r")(-start)?\(")
+_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
+_CALL = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|called_computations|true_computation"
+    r"|false_computation)=(?:\{([^}]*)\}|%?([\w.\-]+))"
+)
+_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)")
+_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)')
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]\d+\[\][^ ]* constant\((\d+)\)")
+_COMPARE = re.compile(r" compare\((.*?)\), direction=(\w+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One operation of a program. shape: of its result, largest part first, such as "bf16[8,64]".
+
+    bytes: of the result on one device. runs: in one step.
+    """
+
+    kind: str
+    shape: str
+    bytes: int
+    runs: int
+
+
+def collectives(text: str) -> list[Collective]:
+    """All collectives of a program's text, without those on single numbers.
+
+    Raises:
+      ValueError: the text has no entry computation.
+    """
+    bodies = dict(_computations(text))
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+    if not entry:
+        raise ValueError("not the text of a compiled program: it has no ENTRY")
+    runs = _runs(bodies, entry[1])
+    found = []
+    for name, lines in bodies.items():
+        if not runs.get(name) or _continues_a_transfer(name, lines):
+            continue
+        for line in lines:
+            if operation := _OPERATION.search(line):
+                kind = operation[2]
+                shape, size = _result(operation[1], kind, bool(operation[3]))
+                if kind == "all-reduce" and (part := _kept_part(lines)):
+                    kind, (shape, size) = "reduce-scatter", _result(part, kind, False)
+                if size > 8:
+                    found.append(Collective(kind, shape, size, runs[name]))
+    return sorted(found, key=lambda one: -one.bytes * one.runs)
+
+
+def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
+    """How many runs and how many bytes (of results) a step has, by kind."""
+    totals: dict[str, tuple[int, int]] = {}
+    for one in found:
+        runs, size = totals.get(one.kind, (0, 0))
+        totals[one.kind] = (runs + one.runs, size + one.runs * one.bytes)
+    return totals
+
+
+def _continues_a_transfer(name: str, lines: list[str]) -> bool:
+    """Whether a TPU's computation repeats a collective that was started in another one."""
+    text = "".join(lines)
+    started_here = "AsyncCollectiveStart" in text
+    return not started_here and ("AsyncCollectiveDone" in text or "async_collective_fusion" in name)
+
+
+def _kept_part(lines: list[str]) -> str | None:
+    """The type of what is kept of an all-reduce that is sliced at once: a reduce-scatter."""
+    root = re.search(r"ROOT %\S+ = (\S+) dynamic-slice\(%all-reduce", "\n".join(lines))
+    return root[1] if root else None
+
+
+def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    name, lines = "", list[str]()
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            name, lines = head[1], []
+        elif line == "}" and name:
+            yield name, lines
+            name = ""
+        elif name:
+            lines.append(line)
+
+
+def _runs(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
+    """How often each computation runs in one run of the entry."""
+    callers: dict[str, list[tuple[str, int]]] = {name: [] for name in bodies}
+    for name, lines in bodies.items():
+        for line in lines:
+            trips, body = 1, ""
+            if loop := _WHILE.search(line):
+                body = loop[2]
+                known = _TRIPS.search(line)
+                trips = int(known[1]) if known else _trips(bodies.get(loop[1], []))
+            for several, one in _CALL.findall(line):
+                for callee in re.findall(r"[\w.\-]+", several) if several else [one]:
+                    if callee in callers:
+                        callers[callee].append((name, trips if callee == body else 1))
+
+    @functools.cache
+    def runs(name: str) -> int:
+        return 1 if name == entry else sum(runs(caller) * times for caller, times in callers[name])
+
+    return {name: runs(name) for name in bodies}
+
+
+def _trips(condition: list[str]) -> int:
+    """How often a loop runs that counts from 0 up to a constant: 1 if it is of another kind."""
+    constants = {m[1]: int(m[2]) for line in condition if (m := _CONSTANT.search(line))}
+    for line in condition:
+        if (compare := _COMPARE.search(line)) and compare[2] == "LT":
+            names = re.findall(r"[\w.\-]+", compare[1])
+            return next((constants[name] for name in names if name in constants), 1)
+    return 1
+
+
+def _result(types: str, kind: str, is_start: bool) -> tuple[str, int]:
+    """The largest array that a collective gives, and the bytes of all that it gives."""
+    arrays = [
+        (f"{dtype}[{shape}]", math.prod(int(n) for n in shape.split(",") if n) * _BYTES[dtype])
+        for dtype, shape in _ARRAY.findall(types)
+        if dtype in _BYTES
+    ]
+    if is_start and kind != "all-reduce":
+        # The start of a transfer gives its operands, its results, and counters.
+        arrays = [max(arrays, key=lambda array: array[1])]
+    largest = max(arrays, key=lambda array: array[1], default=("", 0))
+    return largest[0], sum(size for _, size in arrays)

@@ -1,0 +1,121 @@
+"""Measuring the input pipeline alone: each stage on one core, then all of it as in training."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import decode, manifest, transforms
+from echojepa_jax.data.pipeline import training_batches
+from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.masking import multiblock
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.state import make_networks
+from echojepa_jax.utils.rng import generator
+
+
+def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Clips per second of the config's input pipeline, and of its stages on one core.
+
+    Args:
+      clips: to make at least, for the stages and for the whole.
+
+    Raises:
+      UserError: the source cannot be read.
+    """
+    spec, masks = clip_spec(config), mask_specs(config)
+    grid = make_networks(config).encoder.grid(spec.frames, spec.size, spec.size)
+    samples = manifest.load(
+        config.data.sources,
+        split=config.data.split,
+        quarantine=None,
+        max_bad_share=config.data.max_bad_share,
+        expect_stills=config.data.expect_stills,
+        need_rate=spec.by != "stride",
+        workers=max(1, config.data.workers),
+    )
+    say(f"{len(samples)} videos; {clips} clips, stage by stage")
+    seconds = dict.fromkeys(("read and decode", "crop and resize", "masks", "to the device"), 0.0)
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        seconds[stage] += time.perf_counter() - started
+
+    clip = np.zeros((spec.frames, spec.size, spec.size, 3), np.uint8)
+    for i in range(clips):
+        sample = samples[i % len(samples)]
+        rng = generator(config.seed, "bench", i)
+        ids, _ = clip_frame_ids(
+            sample.frames, sample.fps, rng, length=spec.frames, by=spec.by, value=spec.value
+        )
+        with timed("read and decode"):
+            video = decode.decode(sample.path, ids)
+        with timed("crop and resize"):
+            height, width = video.shape[1:3]
+            box = transforms.random_box(height, width, rng, area=spec.area, aspect=spec.aspect)
+            transforms.cut(video, box, clip)
+        with timed("masks"):
+            for m, mask in enumerate(masks.values()):
+                multiblock.sample(mask, grid, config.seed, m, 0, i)
+        with timed("to the device"):
+            jax.device_put(clip).block_until_ready()
+
+    mesh = meshes.make_mesh(jax.local_devices())
+    batch = config.optim.global_batch
+    steps = 1 + -(-clips // batch)
+    batches = training_batches(
+        samples,
+        clip=spec,
+        masks=tuple(masks.values()),
+        grid=grid,
+        seed=config.seed,
+        global_batch=batch,
+        first_step=0,
+        last_step=steps,
+        workers=config.data.workers,
+    )
+    say(f"{steps - 1} batches of {batch} clips by {config.data.workers} workers")
+    with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
+        next(on_device)  # the workers have started
+        started = time.perf_counter()
+        for last in on_device:
+            jax.block_until_ready(last["clips"])
+        whole = time.perf_counter() - started
+    cores = max(1, min(config.data.workers, os.cpu_count() or 1))
+    return {
+        "videos": len(samples),
+        "clip": f"{spec.frames} x {spec.size} x {spec.size}",
+        "stages_clips_per_second": {name: clips / spent for name, spent in seconds.items()},
+        "stages_together": clips / sum(seconds.values()),
+        "clips_per_second": (steps - 1) * batch / whole,
+        "workers": config.data.workers,
+        "cores": cores,
+        "clips_per_second_per_core": (steps - 1) * batch / whole / cores,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measurements as text."""
+    stages = found["stages_clips_per_second"]
+    lines = [f"{found['videos']} videos, clips of {found['clip']}", "", "on one core, clips/s"]
+    lines += [f"  {name:<18}{rate:12.1f}" for name, rate in stages.items()]
+    lines += [f"  {'together':<18}{found['stages_together']:12.1f}", ""]
+    lines.append(
+        f"the pipeline with {found['workers']} workers: {found['clips_per_second']:.1f} clips/s, "
+        f"{found['clips_per_second_per_core']:.1f} a core"
+    )
+    return "\n".join(lines)
+
+
+def as_json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2) + "\n"

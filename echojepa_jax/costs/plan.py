@@ -1,0 +1,284 @@
+"""Does a config fit a machine, what does a step send, and how long will it all take at best?
+
+Memory and collectives are read from the program that the compiler makes of the real step. Times are
+estimates from data sheets, and so is the memory of GPUs, for which nothing can be compiled without
+one: both are named so.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from echojepa_jax.costs import flops
+from echojepa_jax.costs.chips import Chip
+from echojepa_jax.costs.collectives import Collective, by_kind, collectives
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.program import COMPILER_OPTIONS, Program, make_program
+
+# Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
+# and for fragments.
+USABLE = 0.92
+# A well-fed step reaches about half of what the data sheet says.
+REACHED = 0.5
+_DUMPED = "*train_step*after_optimizations.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one chip. state: parameters, optimizer, averages. batch: its clips and ids.
+
+    temporaries: activations and all else that lives during a step. compiled: whether the last one
+    was told by the compiler, or estimated.
+    """
+
+    state: int
+    batch: int
+    temporaries: int
+    compiled: bool
+
+    @property
+    def peak(self) -> int:
+        return self.state + self.batch + self.temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a step of a config on so many chips takes."""
+
+    config: ConfigDict
+    chip: Chip
+    chips: int
+    mesh: dict[str, int]
+    memory: Memory
+    sent: list[Collective]
+    clip: flops.ClipFlops
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.peak <= USABLE * self.chip.memory
+
+    @property
+    def step_flops(self) -> float:
+        """Of all chips: the model's own, without what is computed again."""
+        return self.clip.total * self.config.optim.global_batch
+
+    def bounds(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by what bounds it: estimates from data sheets."""
+        computed = self.clip.total
+        if self.config.model.remat != "none":
+            computed += self.clip.trained_forward
+        clips = self.config.optim.global_batch / self.chips
+        # State is read and written once; gathered parameters are written and read.
+        gathered = sum(one.bytes * one.runs for one in self.sent)
+        return {
+            "compute": computed * clips / self.chip.flops,
+            "memory": (2 * self.memory.state + 2 * gathered) / self.chip.bandwidth,
+            "links": gathered / self.chip.links,
+        }
+
+    def seconds(self) -> tuple[float, float]:
+        """Of a step: what no program can be faster than, and what may be expected."""
+        bound = max(self.bounds().values())
+        return bound, max(bound, self.step_flops / self.chips / self.chip.flops / REACHED)
+
+
+def make_plan(
+    config: ConfigDict,
+    devices: list[jax.Device],
+    chip: Chip,
+    say: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Compiles the step for devices that need not be there."""
+    mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
+    program = make_program(config, mesh)
+    say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
+    text, memory = _compiled(program)
+    return Plan(
+        config,
+        chip,
+        len(devices),
+        dict(mesh.shape),
+        memory,
+        collectives(text),
+        flops.of_clip(config),
+    )
+
+
+def _compiled(program: Program) -> tuple[str, Memory]:
+    """The compiled program's text, and the memory of a device."""
+    platform = meshes.platform_of(program.mesh)
+    options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
+    state, batch = (_bytes_per_device(tree) for tree in (program.state, program.batch))
+    with tempfile.TemporaryDirectory() as folder:
+        if platform == "tpu":
+            # The text of a program for a v5p cannot be had from JAX: its own check fails.
+            options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        with jax.set_mesh(program.mesh):
+            compiled = program.lower().compile(compiler_options=options)
+        if platform != "tpu":
+            temporaries = _estimated_temporaries(program)
+            return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=False)
+        (file,) = Path(folder).glob(_DUMPED)
+        text = file.read_text()
+    analysis: Any = compiled.memory_analysis()
+    temporaries = analysis.peak_memory_in_bytes - state - batch
+    return text, Memory(state, batch, max(0, temporaries), compiled=True)
+
+
+def _bytes_per_device(tree: Any) -> int:
+    """Of arrays with shardings, what one device holds."""
+    return sum(
+        int(jax.numpy.dtype(leaf.dtype).itemsize)
+        * int(jax.numpy.prod(jax.numpy.array(leaf.sharding.shard_shape(leaf.shape))))
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _estimated_temporaries(program: Program) -> int:
+    """Activations of a step with flash attention and remat, in bytes a device: an estimate.
+
+    A block keeps its input and its attention's output for the backward pass (all of its own
+    activations without remat); one block is computed at a time, and its gradients.
+    """
+    config, networks = program.config, program.networks
+    encoder, predictor = networks.encoder, networks.predictor
+    clips = config.optim.global_batch / program.mesh.size / config.optim.microbatches
+    size = 2 if config.model.dtype == "bfloat16" else 4
+    frames, height, width = encoder.grid(*(config.data[k] for k in ("frames", "size", "size")))
+    everything = frames * height * width
+    masks = config.masks.values()
+    context = sum(mask.context_tokens for mask in masks)
+    targets = sum(mask.target_tokens for mask in masks)
+
+    def kept(network: Any, tokens: int) -> float:
+        wide = {"none": 10 + 3 * network.mlp_hidden / network.width, "full": 1}
+        per_layer = wide.get(config.model.remat, 2) * network.width
+        return size * clips * tokens * per_layer * network.depth
+
+    def working(network: Any, tokens: int) -> float:
+        return size * clips * tokens * 2 * (8 * network.width + 2 * network.mlp_hidden)
+
+    # Target embeddings in float32, before and after their norm, and those that are predicted.
+    outputs = 4 * clips * (2 * everything + 3 * targets) * encoder.width
+    pixels = 4 * clips * config.data.frames * config.data.size**2 * 3
+    block = max(working(encoder, everything), working(predictor, context + targets))
+    gradients = _bytes_per_device(program.state.params)
+    return int(
+        kept(encoder, context)
+        + kept(predictor, context + targets)
+        + block
+        + outputs
+        + pixels
+        + gradients
+    )
+
+
+def largest_batch(
+    config: ConfigDict,
+    devices: list[jax.Device],
+    chip: Chip,
+    say: Callable[[str], None] = lambda _: None,
+) -> Plan | None:
+    """The plan with the largest global batch that fits; None if not even one clip a chip does.
+
+    Temporaries grow evenly with the batch, so that two compilations tell where the limit is; what
+    is answered was compiled.
+    """
+    unit = len(devices) * config.optim.microbatches
+
+    def plan(clips: int) -> Plan:
+        changed = config.copy_and_resolve_references()
+        changed.optim.global_batch = clips * unit
+        return make_plan(changed, devices, chip, say)
+
+    small, large = plan(1), plan(4)
+    if not small.fits:
+        return None
+    per_clip = max(1.0, (large.memory.peak - small.memory.peak) / 3)
+    room = USABLE * chip.memory - small.memory.peak
+    clips = 1 + int(room / per_clip)
+    best = small
+    while clips > 1:
+        best = plan(clips)
+        if best.fits:
+            return best
+        # A little too much: the compiler packs less tightly than the line through two points.
+        clips = min(clips - 1, int(clips * USABLE * chip.memory / best.memory.peak))
+    return small
+
+
+def table(plan: Plan, videos: int = 0) -> str:
+    """A plan as text.
+
+    Args:
+      videos: of the data set, for the number of passes; 0 = unknown.
+    """
+    memory, optim = plan.memory, plan.config.optim
+    told = "compiled" if memory.compiled else "ESTIMATED"
+    lines = [
+        f"{plan.chips} x {plan.chip.name}, mesh "
+        + " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+        + f", global batch {optim.global_batch} ({optim.global_batch // plan.chips} a chip), "
+        + f"remat {plan.config.model.remat}",
+        "",
+        f"memory of a chip ({told})",
+        *(
+            f"  {name:<28}{value / 1e9:10.2f} GB"
+            for name, value in (
+                ("parameters, optimizer, EMA", memory.state),
+                ("batch", memory.batch),
+                ("temporaries", memory.temporaries),
+                ("peak", memory.peak),
+                ("of", plan.chip.memory),
+            )
+        ),
+        "",
+        "collectives of a step, bytes of results on a chip (compiled)",
+        *(
+            f"  {kind:<20}{runs:6d} runs {size / 1e9:10.3f} GB"
+            for kind, (runs, size) in by_kind(plan.sent).items()
+        ),
+        "",
+        "model FLOPs (counted)",
+        f"  a clip {plan.clip.total / 1e12:.2f} TFLOP: target {plan.clip.target / 1e12:.2f}, "
+        f"context {plan.clip.context / 1e12:.2f}, predictor {plan.clip.predictor / 1e12:.2f}",
+        f"  a step {plan.step_flops / 1e15:.2f} PFLOP",
+        "",
+        "time (ESTIMATED from data sheets)",
+        *(f"  {name:<10}{value:10.3f} s at least" for name, value in plan.bounds().items()),
+    ]
+    bound, expected = plan.seconds()
+    steps = optim.epochs * optim.updates_per_epoch
+    clips = steps * optim.global_batch
+    passes = f" = {clips / videos:.1f} passes over {videos:,} videos" if videos else ""
+    lines += [
+        f"  a step takes at least {bound:.3f} s; {expected:.3f} s at {REACHED:.0%} of the peak",
+        f"  {steps:,} steps: {bound * steps / 3600:.1f} h at least, "
+        f"{expected * steps / 3600:.1f} h expected; {clips:,} clips{passes}",
+        "",
+        verdict(plan),
+    ]
+    return "\n".join(lines)
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, and what to try if not."""
+    used = plan.memory.peak / plan.chip.memory
+    if plan.fits:
+        return f"fits: {used:.0%} of a chip's memory"
+    ways = []
+    if plan.config.model.remat == "none":
+        ways.append("model.remat=attention")
+    if plan.mesh[meshes.FSDP] < plan.chips:
+        ways.append("mesh.replica=1 mesh.fsdp=-1")
+    per_chip = plan.config.optim.global_batch // plan.chips
+    if per_chip > 1:
+        ways.append(f"optim.microbatches={2 * plan.config.optim.microbatches}")
+        ways.append("a smaller optim.global_batch (--sweep finds the largest)")
+    ways.append("more chips")
+    return f"does not fit: {used:.0%} of a chip's memory; try {', or '.join(ways)}"
