@@ -45,7 +45,7 @@ _say = jax.jit(with_slots, static_argnums=0)
 class Encoder:
     """A frozen encoder and the clips it wants."""
 
-    weights: Pretrained
+    weights: Pretrained = dataclasses.field(repr=False)
     network: Network
     clip: ClipSpec
 
@@ -98,7 +98,7 @@ class Encoder:
 class Probe:
     """A finished probe with its encoder."""
 
-    saved: SavedProbe
+    saved: SavedProbe = dataclasses.field(repr=False)
     encoder: Encoder
 
     def predict(self, video: PathLike | Mapping[str, PathLike]) -> Any:

@@ -1,6 +1,7 @@
 """What all programs do with their command line: parse it, run, explain mistakes in a sentence."""
 
 import logging
+import os
 import re
 import runpy
 import sys
@@ -55,14 +56,22 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
         except KeyboardInterrupt:
             # While steps are made, the loop takes the signal itself and saves.
             print("error: interrupted; the same command continues where it was", file=sys.stderr)
-            return 130
+            sys.stderr.flush()
+            # At once: threads that still compute would use what the interpreter takes apart.
+            os._exit(130)
         except Exception as error:
             if hosts := _hosts():
                 hosts.fail_unexpectedly(error)
             raise
         return 0
 
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except SystemExit as ended:
+        # Whoever asks for help has made no mistake.
+        if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
+            sys.exit(0)
+        raise ended
 
 
 def _hosts() -> Any:

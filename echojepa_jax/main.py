@@ -50,7 +50,10 @@ def train(config: ConfigDict, name: str) -> str:
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.train.loop import run
     from echojepa_jax.utils.allocator import keep_freed_memory
+    from echojepa_jax.utils.errors import UserError
 
+    if "head" in config:
+        raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     if jax.default_backend() == "cpu":
         keep_freed_memory()

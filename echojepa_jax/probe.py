@@ -6,8 +6,9 @@
       --workdir=runs/lvef_pediatric
 
 The second command scores a finished probe on other data, with the scaling of its own training.
-Started again with the same words, a run continues where it was; a finished one says so. A workdir
-gets predictions.csv, metrics.json, report.html, and the head (probe.json, head.safetensors).
+Started again with the same words, a training run continues where it was, and a finished one says
+so; scores go to a new workdir each time. A workdir gets predictions.csv, metrics.json, report.html,
+and after training the head (probe.json, head.safetensors).
 """
 
 import sys
@@ -43,24 +44,27 @@ def train(config: ConfigDict, workdir: Path) -> str:
     import jax
 
     from echojepa_jax.probes import config as configs
-    from echojepa_jax.probes.results import METRICS, PREDICTIONS, STUDIES
+    from echojepa_jax.probes.results import METRICS, PREDICTIONS
     from echojepa_jax.probes.run import run
     from echojepa_jax.probes.saved import ABOUT, HEAD
     from echojepa_jax.report.probe_page import write_probe_report
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
+    from echojepa_jax.utils.errors import UserError
 
     _prepare()
+    if "predictor" in config:
+        raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
     configs.check(config, jax.local_device_count())
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
-    files += [STUDIES] * config.eval.by_study + [FINE_TUNED] * config.encoder.trainable
+    files += [FINE_TUNED] * config.encoder.trainable
     with workdirs.claimed(workdir, config):
         report = workdir / "report.html"
         if workdirs.is_done(workdir, files):
             return f"{workdir} is complete: nothing to do. The report is {report}"
         said = run(config, workdir, open_encoder(Path(config.weights)))
         if not said:
-            return "stopped by a signal; the same command continues after the last epoch."
+            return "stopped by a signal. The same command continues after the last whole epoch."
         write_probe_report(workdir)
         workdirs.mark_done(workdir, config.optim.epochs)
         return f"complete: {said}. The report is {report}"

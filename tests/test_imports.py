@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "echojepa_jax"
-ROOMS = ["utils", "parallel", "ops", "masking", "models", "weights", "data", "train", "probes"]
-ROOMS += ["report", "programs"]
+ROOMS = ["utils", "parallel", "ops", "masking", "models", "weights", "data", "train", "costs"]
+ROOMS += ["probes", "report", "programs"]
 # What a room must not import although it stands above.
 FORBIDDEN = {
     "models": {"masking"},

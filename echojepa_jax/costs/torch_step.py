@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import VJEPA2Config, VJEPA2Model
 
 from echojepa_jax.train.state import make_networks
+from echojepa_jax.weights.write import mlp_ratio
 
 _TARGET_NORM_EPS = 1e-5
 
@@ -118,12 +119,12 @@ def _model(config: ConfigDict) -> VJEPA2Model:
         hidden_size=encoder.width,
         num_attention_heads=encoder.heads,
         num_hidden_layers=encoder.depth,
-        mlp_ratio=encoder.mlp_hidden / encoder.width,
+        mlp_ratio=mlp_ratio(encoder.width, encoder.mlp_hidden),
         pred_hidden_size=predictor.width,
         pred_num_attention_heads=predictor.heads,
         pred_num_hidden_layers=predictor.depth,
         pred_num_mask_tokens=predictor.mask_tokens,
-        pred_mlp_ratio=predictor.mlp_hidden / predictor.width,
+        pred_mlp_ratio=mlp_ratio(predictor.width, predictor.mlp_hidden),
     )
     model = VJEPA2Model(settings)
     assert model.config._attn_implementation == "sdpa", "PyTorch's fast attention, by default"

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.examples import Example, Label
 from echojepa_jax.probes.metrics import class_scores, regression_scores, with_intervals
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.task import Task, class_name
-from echojepa_jax.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS, STUDIES, METRICS = "predictions.csv", "studies.csv", "metrics.json"
 
@@ -69,27 +71,37 @@ def _label(task: Task, example: Example) -> Any:
     return repr(float(example.label))
 
 
+def has_studies(examples: Sequence[Example], target: str) -> bool:
+    """Whether means over studies can be reported; says why not, if so.
+
+    Examples tell no study, or a study has two labels.
+    """
+    labels: dict[tuple[str, str], Label] = {}
+    for example in examples:
+        if not example.study:
+            log.warning("no means over studies: %s tells none", example.name)
+            return False
+        known = labels.setdefault((example.source, example.study), example.label)
+        if known != example.label:
+            log.warning(
+                "no means over studies: %s has two of %s, %s and %s",
+                *(example.study, target, known, example.label),
+            )
+            return False
+    return True
+
+
 def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Row]]:
     """Lines of studies.csv and rows to score: the mean over the videos of a study (method, 7).
 
-    Raises:
-      UserError: videos tell no study, or a study has two labels.
+    Args:
+      rows: whose examples `has_studies` accepts.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for example, said in rows:
-        if not example.study:
-            raise UserError(
-                f"{example.name} tells no study: set config field 'eval.by_study' to False"
-            )
         groups.setdefault((example.source, example.study), []).append((example, said))
     lines, result = [], []
     for (_, study), members in groups.items():
-        labels = {example.label for example, _ in members}
-        if len(labels) > 1:
-            raise UserError(
-                f"study {study} has more than one {task.target}, {sorted(map(str, labels))}: set "
-                "config field 'eval.by_study' to False"
-            )
         mean = np.mean([said for _, said in members], axis=0)
         first = members[0][0]
         whole = dataclasses.replace(first, name=study, view="")

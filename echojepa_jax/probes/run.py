@@ -24,13 +24,14 @@ from echojepa_jax.probes.results import (
     PREDICTIONS,
     STUDIES,
     STUDY_COLUMNS,
+    has_studies,
     prediction_columns,
     predictions,
     scores,
     study_rows,
     write_csv,
 )
-from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe
+from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe, patient_mark
 from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
 from echojepa_jax.train import workdir as workdirs
@@ -176,6 +177,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         source.width,
         config.head.tokens,
         config.encoder.dtype,
+        frozenset(map(patient_mark, [*train, *val])),
     )
     saved.save(workdir)
     chosen = {
@@ -206,6 +208,14 @@ def evaluate(
     Raises:
       UserError: not one example can be read.
     """
+    by_study = config.eval.by_study and has_studies(test, probe.task.target)
+    known = [example for example in test if patient_mark(example) in probe.trained_on]
+    if known:
+        log.warning(
+            "%d of %d examples are of patients that the probe was trained on: the scores say "
+            "little of new ones; name another --split or source",
+            *(len(known), len(test)),
+        )
     memory = config.data.cache_gb * 1e9
     outputs, present = outputs_by_encoding(
         with_slots, probe.head, probe.params, test, source, encoder_params, memory, "test"
@@ -224,10 +234,10 @@ def evaluate(
         },
         "chosen": dict(chosen),
         "test": scores(task, rows, config.eval.bootstrap, config.seed)
-        | {"unreadable": len(test) - len(rows)},
+        | {"unreadable": len(test) - len(rows), "of_patients_trained_on": len(known)},
         "study": None,
     }
-    if config.eval.by_study:
+    if by_study:
         study_lines, studies = study_rows(task, rows)
         write_csv(workdir / STUDIES, STUDY_COLUMNS, study_lines)
         result["study"] = scores(task, studies, config.eval.bootstrap, config.seed)

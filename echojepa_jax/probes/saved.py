@@ -1,6 +1,7 @@
 """A trained head in a folder: `probe.json` says what it is, `head.safetensors` holds weights."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
+from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import is_marked
 from echojepa_jax.utils.errors import UserError
@@ -29,7 +31,7 @@ class SavedProbe:
 
     params: of the head. clip, clips: how videos are cut. views: of an example; () = a video.
     encoder: fingerprint of the weights it was trained on. width, tokens: of what is kept of a clip.
-    dtype: of the encoder's computation.
+    dtype: of the encoder's computation. trained_on: `patient_mark` of everyone who was seen.
     """
 
     head: Head
@@ -42,6 +44,7 @@ class SavedProbe:
     width: int
     tokens: str
     dtype: str
+    trained_on: frozenset[str] = frozenset()
 
     def save(self, folder: Path) -> None:
         """Writes both files."""
@@ -60,6 +63,7 @@ class SavedProbe:
             "width": self.width,
             "tokens": self.tokens,
             "dtype": self.dtype,
+            "trained_on": sorted(self.trained_on),
         }
         write_json(folder / ABOUT, about)
 
@@ -68,6 +72,12 @@ def _fields(head: Head) -> dict[str, Any]:
     # Linen adds two fields of its own.
     return {f.name: getattr(head, f.name) for f in dataclasses.fields(head) if f.init and
             f.name not in ("parent", "name")}  # fmt: skip
+
+
+def patient_mark(example: Example) -> str:
+    """A mark that tells whether two patients are the same one, and not who it is."""
+    kind = example.source.partition(":")[0]
+    return hashlib.sha256(f"{kind} {example.patient}".encode()).hexdigest()[:16]
 
 
 def load_probe(folder: Path) -> SavedProbe:
@@ -87,7 +97,9 @@ def load_probe(folder: Path) -> SavedProbe:
         clip = ClipSpec(**spec | {name: tuple(spec[name]) for name in ("area", "aspect")})
         width = about["width"]
     except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no finished probe: {error.filename} is missing") from error
+        raise UserError(
+            f"{folder} holds no finished probe: it has no {ABOUT} and {HEAD}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"the probe in {folder} is damaged: {error!r}") from error
     slots = head.views * head.clips
@@ -111,6 +123,7 @@ def load_probe(folder: Path) -> SavedProbe:
         width,
         about["tokens"],
         about["dtype"],
+        frozenset(about["trained_on"]),
     )
 
 

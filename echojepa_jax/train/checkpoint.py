@@ -42,6 +42,10 @@ class Checkpoints:
             keep.append(preservation_policy.EveryNSteps(keep_every))
         path = epath.Path(folder)
         self.folder = path if "://" in str(folder) else path.absolute()
+        # It warns of what is asked for, a folder that is only read.
+        quiet = logging.getLogger("absl")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -52,6 +56,8 @@ class Checkpoints:
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=8),
             ),
         )
+
+        quiet.setLevel(level)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -39,6 +39,8 @@ def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
         if told.get("ignore"):
             raise UserError(f"{path} is a run: it holds nothing that --ignore could leave out")
         return weights_of_run(path, step)
+    if is_run and not fine_tuned:
+        raise UserError(f"{path} is a run that has no checkpoint yet: train first")
     if step != -1:
         raise UserError(f"{path} is no training run: it has no checkpoint of step {step}")
     return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
@@ -117,6 +119,11 @@ def config_of_run(workdir: Path) -> ConfigDict:
     """
     try:
         config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        if "head" in config:
+            raise UserError(
+                f"{workdir} is the workdir of a probe, and keeps no encoder that was pretrained: "
+                "name the weights that the probe was made for"
+            )
         make_networks(config)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir} is not the workdir of a training run ({error})") from error

@@ -74,7 +74,10 @@ def read_weights(
         not understood, of another shape or not finite.
     """
     if not path.exists():
-        raise UserError(f"{path} is not there: name a folder of weights, or a file of PyTorch's")
+        raise UserError(f"{path} is not there: name a run, a folder of weights, or a file of them")
+    told = path.name == TENSORS and (path.parent / CONFIG).exists()
+    if told and _read_config(path.parent).get("format") == FORMAT:
+        path = path.parent  # whose config.json says what the file holds
     if path.is_dir():
         config = _read_config(path)
         if config.get("format") == FORMAT:

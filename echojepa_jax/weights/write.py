@@ -139,14 +139,14 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
         "num_attention_heads": shape.heads,
-        "mlp_ratio": _ratio(shape.width, shape.mlp_hidden),
+        "mlp_ratio": mlp_ratio(shape.width, shape.mlp_hidden),
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
         "pred_hidden_size": predictor.width,
         "pred_num_hidden_layers": predictor.depth,
         "pred_num_attention_heads": predictor.heads,
-        "pred_mlp_ratio": _ratio(predictor.width, predictor.mlp_hidden),
+        "pred_mlp_ratio": mlp_ratio(predictor.width, predictor.mlp_hidden),
         "pred_num_mask_tokens": predictor.mask_tokens,
         "echojepa_jax": {"clip": vars(clip), "origin": dict(weights.origin)},
     }
@@ -167,7 +167,7 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
     save_tensors(vjepa2.to_hugging_face(_torch_parts(weights.only("encoder", "predictor"))), folder)
 
 
-def _ratio(width: int, hidden: int) -> float:
+def mlp_ratio(width: int, hidden: int) -> float:
     """The ratio from which `int(width * ratio)` gives back the hidden width."""
     ratio = hidden / width
     while int(width * ratio) < hidden:

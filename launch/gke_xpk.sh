@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Trains on TPUs of a GKE cluster, through XPK (pip install xpk).
+#
+#   bash launch/gke_xpk.sh --name=echo --cluster=mine --type=v5litepod-64 --image=REGISTRY/echojepa \
+#       --config=configs/vit_l.py --workdir=gs://bucket/run
+#
+# The image is built by `docker build -f launch/Dockerfile --target=tpu -t REGISTRY/echojepa .` and
+# pushed by you. Other flags: --slices, --zone, --project, --priority, --dry_run. Whatever is not
+# understood here goes to the program. A pod that is taken away is started again, and continues.
+set -euo pipefail
+
+name="" cluster="" type="" image="" slices=1 zone="" project="" priority=medium dry="" workdir=""
+program=()
+for word in "$@"; do
+  case $word in
+    --name=*) name=${word#*=} ;;
+    --cluster=*) cluster=${word#*=} ;;
+    --type=*) type=${word#*=} ;;
+    --image=*) image=${word#*=} ;;
+    --slices=*) slices=${word#*=} ;;
+    --zone=*) zone=${word#*=} ;;
+    --project=*) project=${word#*=} ;;
+    --priority=*) priority=${word#*=} ;;
+    --dry_run) dry=1 ;;
+    --help | -h)
+      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    --workdir=*)
+      workdir=${word#*=}
+      program+=("$word")
+      ;;
+    *) program+=("$word") ;;
+  esac
+done
+if [[ -z $name || -z $cluster || -z $type || -z $image ]]; then
+  echo "error: --name, --cluster, --type and --image must be given; see --help" >&2
+  exit 1
+fi
+if [[ $workdir != gs://* && $workdir != s3://* ]]; then
+  echo "error: --workdir must be in a bucket (gs://... or s3://...): pods share no disk" >&2
+  exit 1
+fi
+
+command=(
+  xpk workload create --workload="$name" --cluster="$cluster" --tpu-type="$type"
+  --num-slices="$slices" --docker-image="$image" --priority="$priority" --max-restarts=20
+  # GKE tells the workers of each other in their environment.
+  --command="python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}")"
+)
+[[ -n $zone ]] && command+=(--zone="$zone")
+[[ -n $project ]] && command+=(--project="$project")
+if [[ -n $dry ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+else
+  "${command[@]}"
+fi

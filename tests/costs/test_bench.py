@@ -1,0 +1,110 @@
+"""The benchmark: where only JAX is, against PyTorch's step, and of the input pipeline."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from echojepa_jax.costs.bench import random_batch
+from echojepa_jax.costs.torch_step import TorchStep
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.program import make_program
+from echojepa_jax.train.step import loss_fn
+from echojepa_jax.weights import vjepa2
+from tests import programs
+from tests.conftest import PHANTOM, SHRINK
+
+BLOCKED = ("ml_collections", "grain", "clu", "tensorflow", "tensorflow_datasets", "av", "pydicom")
+BLOCKED += ("sklearn", "matplotlib", "cv2", "pyarrow")
+
+SITE = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ImportError(f"{{name}} is not installed")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_it_runs_where_only_jax_and_torch_are(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    out = tmp_path / "bench.json"
+    done = programs.run(
+        "bench",
+        "--config=configs/demo.py",
+        *("--steps=3", "--compare=torch", f"--out={out}"),
+        *programs.as_fields({k: v for k, v in SHRINK.items() if k != "data.sources"}),
+        # PyTorch without its compiler, which takes half a minute.
+        environment={"PYTHONPATH": str(tmp_path), "TORCHDYNAMO_DISABLE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert len(found["ours"]) == len(found["torch"]) == 3
+    facts = found["facts"]
+    assert facts["recompilations"] == 0
+    assert facts["global_batch"] == 8
+    assert 0 < facts["mfu"] < 1
+    assert facts["clips_per_second"] == pytest.approx(8 / facts["step_seconds"])
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith(f"{facts['times_torch']:.2f} times PyTorch's speed")
+
+
+def test_pytorchs_step_computes_the_same_loss(tiny):
+    config = tiny(data__mean=(0.4, 0.5, 0.6), data__std=(0.2, 0.3, 0.4))
+    program = make_program(config, meshes.make_mesh(jax.devices()[:1]))
+    params = jax.device_get(program.init().params)
+    batch = random_batch(config)
+    theirs = TorchStep(config, batch, compiled=False)
+    encoder = program.networks.encoder
+    named = vjepa2.to_hugging_face(
+        {
+            part: vjepa2.to_torch(tree, vjepa2.rows_of(part, encoder.tubelet, encoder.patch))
+            for part, tree in params.items()
+        }
+    )
+    for part, module in (("encoder", theirs._encoder), ("predictor", theirs._predictor)):
+        mine = {k.removeprefix(f"{part}."): v for k, v in named.items() if k.startswith(part)}
+        module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in mine.items()})
+    theirs._target.load_state_dict(theirs._encoder.state_dict())
+    clips = program.networks.normalise(batch["clips"])
+    ours, _ = loss_fn(params, params["encoder"], program.networks, clips, batch, 1.0)
+    np.testing.assert_allclose(float(ours) / 8, float(theirs._plain_loss()), rtol=1e-5)
+    before = [p.detach().clone() for p in theirs._target.parameters()]
+    assert theirs.run() > 0
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, theirs._target.parameters(), strict=True)
+    ]
+    assert any(moved)
+
+
+def test_the_input_pipeline_alone(tmp_path):
+    out = tmp_path / "data.json"
+    done = programs.run(
+        "bench",
+        *("--data", "--config=configs/demo.py", f"--source={PHANTOM}", "--clips=8"),
+        *programs.as_fields(SHRINK),
+        f"--out={out}",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert set(found["stages_clips_per_second"]) == {
+        "read and decode",
+        "crop and resize",
+        "masks",
+        "to the device",
+    }
+    together = 1 / sum(1 / rate for rate in found["stages_clips_per_second"].values())
+    assert found["stages_together"] == pytest.approx(together)
+    assert "on one core, clips/s" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("clips/s by 1 cores")
+
+
+def test_a_field_that_is_not_there_is_a_sentence():
+    done = programs.run("bench", "--config=configs/demo.py", "--config.optim.batch=3")
+    assert done.returncode == 1
+    assert "error: the config has no field 'optim.batch'" in done.stderr

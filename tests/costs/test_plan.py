@@ -1,0 +1,124 @@
+"""Plans: for TPUs that are not there, for GPUs, and the largest batch."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echojepa_jax.costs import plan as plans
+from echojepa_jax.costs.chips import TPUS
+from echojepa_jax.costs.collectives import Collective
+from echojepa_jax.costs.flops import ClipFlops
+from echojepa_jax.parallel.mesh import FSDP, REPLICA
+from tests import programs
+from tests.conftest import SHRINK
+
+FIELDS = SHRINK | {"model.width": 64, "predictor.width": 32, "model.dtype": "bfloat16"}
+
+
+def run_plan(*arguments, **changes):
+    fields = programs.as_fields(FIELDS | changes)
+    return programs.run("plan", "--config=configs/demo.py", *fields, *arguments)
+
+
+def numbers_of(text):
+    """The table's lines "name   number unit"."""
+    lines = [line.split("  ") for line in text.splitlines() if line.startswith("  ")]
+    return {parts[1].strip(): parts[-1].strip() for parts in lines if len(parts) > 2}
+
+
+def test_a_tpu_slice_that_is_not_there():
+    done = run_plan("--topology=v5e:2x2", "--videos=1000", **{"mesh.fsdp": 4, "mesh.replica": 1})
+    assert done.returncode == 0, done.stderr
+    assert "4 x TPU v5e, mesh replica 1 x fsdp 4, global batch 8 (2 a chip)" in done.stdout
+    assert "memory of a chip (compiled)" in done.stdout
+    assert "all-gather" in done.stdout
+    assert "all-to-all" not in done.stdout
+    assert "48 clips = 0.0 passes over 1,000 videos" in done.stdout
+    assert done.stdout.splitlines()[-1] == "fits: 0% of a chip's memory"
+    assert numbers_of(done.stdout)["of"] == "17.18 GB"
+
+
+def test_gpus_are_estimated_and_said_to_be():
+    done = run_plan("--gpus=2")
+    assert done.returncode == 0, done.stderr
+    assert "2 x H100-80GB" in done.stdout
+    assert "memory of a chip (ESTIMATED)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("fits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--topology=v5e:8"], "--topology=v5e:8 is not understood: write a kind (v4, v5e,"),
+        (["--topology=v9:2x2"], "--topology=v9:2x2 is not understood"),
+        (["--topology=v5e:3x5"], "--topology=v5e:3x5 cannot be compiled for"),
+        ([], "give either --topology or --gpus"),
+        (["--gpus=3"], "config field 'optim.global_batch'"),
+    ],
+)
+def test_mistakes_are_a_sentence(arguments, sentence):
+    done = run_plan(*arguments)
+    assert done.returncode == 1
+    assert f"error: {sentence}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def plan_of(config, temporaries, chip=TPUS["v5e"], sent=()):
+    memory = plans.Memory(state=10**9, batch=10**6, temporaries=temporaries, compiled=True)
+    mesh = {REPLICA: 1, FSDP: 4}
+    return plans.Plan(config, chip, 4, mesh, memory, list(sent), ClipFlops(1e12, 1e12, 1e12))
+
+
+@given(per_clip=st.integers(10**7, 10**10), slack=st.floats(0.9, 1.1))
+def test_the_largest_batch_fits_and_was_compiled(tiny_config, per_clip, slack):
+    compiled = []
+
+    def fake(config, devices, chip, say):
+        clips = config.optim.global_batch // len(devices)
+        # Not quite a line: from the fifth clip on it is steeper, or less so.
+        needed = per_clip * min(clips, 4) + slack * per_clip * max(0, clips - 4)
+        compiled.append(plan_of(config, int(needed)))
+        return compiled[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "make_plan", fake)
+        found = plans.largest_batch(tiny_config, [None] * 4, TPUS["v5e"])
+    if found is None:
+        assert not compiled[0].fits
+    else:
+        assert found.fits
+        assert any(found is plan for plan in compiled)
+        # Close to the limit: a tenth more than what the chip can hold would not fit.
+        clips = found.config.optim.global_batch // 4
+        assert clips * 1.25 * per_clip + 2 * per_clip > 0.92 * (2**34 - 1.1e9)
+
+
+@pytest.fixture(scope="module")
+def tiny_config():
+    from configs import demo
+
+    return demo.get_config()
+
+
+def test_what_bounds_a_step(tiny_config):
+    sent = [Collective("all-gather", "bf16[8]", 2 * 10**9, 100)]
+    plan = plan_of(tiny_config, 10**9, sent=sent)
+    bounds = plan.bounds()
+    assert bounds["links"] == pytest.approx(200e9 / 200e9)
+    assert bounds["compute"] == pytest.approx(3e12 * 16 / 4 / 197e12)
+    assert plan.seconds()[0] == bounds["links"]
+    with_remat = tiny_config.copy_and_resolve_references()
+    with_remat.model.remat = "full"
+    # A forward pass of context encoder and predictor more.
+    more = dataclasses.replace(plan, config=with_remat).bounds()["compute"]
+    assert more == pytest.approx(bounds["compute"] * (3 + 2 / 3) / 3)
+
+
+def test_what_does_not_fit_comes_with_ways_out(tiny_config):
+    plan = plan_of(tiny_config, 20 * 10**9)
+    said = plans.verdict(plan)
+    assert said.startswith("does not fit: 122% of a chip's memory; try model.remat=attention")
+    assert "microbatches=2" in said
+    assert "more chips" in said

@@ -1,0 +1,76 @@
+"""Meshes, and where every array of a training state lies on them."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.program import make_program
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.trees import path_text
+
+SHIPPED = ["demo", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
+GOLDEN = Path(__file__).parents[1] / "golden" / "shardings"
+
+
+def program_of(name, fsdp):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.optim.global_batch = 8
+    config.model.attention = "xla"
+    return make_program(config, meshes.make_mesh(jax.devices()[:fsdp], 1, fsdp))
+
+
+def bytes_per_device(tree):
+    leaves = jax.tree.leaves(tree)
+    return sum(
+        np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shardings_of_shipped_configs_are_the_golden_ones(name):
+    """After a change that is meant: delete tests/golden/shardings, run this test, and look."""
+    state = program_of(name, 8).state
+    lines = [
+        f"{path_text(path)} {leaf.shape} {tuple(leaf.sharding.spec)}\n"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    ]
+    golden = GOLDEN / f"{name}.txt"
+    if not golden.exists():
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text("".join(lines))
+        pytest.fail(f"{golden} was not there: it is now, and waits to be read and committed")
+    assert "".join(lines) == golden.read_text()
+
+
+@pytest.mark.parametrize("name", ["vit_l", "vit_g"])
+def test_bytes_of_the_state_fall_with_the_devices_that_share_it(name):
+    whole = bytes_per_device(program_of(name, 1).state)
+    for fsdp in (2, 4, 8):
+        assert bytes_per_device(program_of(name, fsdp).state) == pytest.approx(
+            whole / fsdp, rel=0.02
+        )
+
+
+def test_a_parameter_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match="no rule covers the parameter encoder/gate"):
+        meshes.state_shardings(meshes.make_mesh(), {"encoder": {"gate": np.zeros(8)}})
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_minus_one_is_the_rest(replica, fsdp):
+    devices = replica * fsdp
+    assert meshes.mesh_shape(devices, replica, fsdp) == (replica, fsdp)
+    assert meshes.mesh_shape(devices, -1, fsdp) == (replica, fsdp)
+    assert meshes.mesh_shape(devices, replica, -1) == (replica, fsdp)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (-1, 3), (3, -1), (-1, -1), (0, -1), (1, 1)])
+def test_a_mesh_that_is_not_all_devices_is_an_error(sizes):
+    with pytest.raises(UserError, match=r"do not make 8 devices: set one of them to -1"):
+        meshes.mesh_shape(8, *sizes)

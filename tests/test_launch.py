@@ -1,0 +1,100 @@
+"""Launch scripts: no lint, and dry runs that print what they would do."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.programs import REPOSITORY
+
+SCRIPTS = ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch"]
+TRAINING = ["--config=configs/vit_l.py", "--workdir=gs://bucket/run"]
+
+
+def launch(script, *arguments, **environment):
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shellcheck_finds_nothing(script):
+    done = subprocess.run(
+        ["shellcheck", f"launch/{script}"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_tpu_slice_from_creation_to_deletion():
+    done = launch(
+        "tpu_vm.sh",
+        *("--dry_run", "--name=echo", "--type=v5litepod-64", "--spot", *TRAINING),
+        "--config.data.sources=('dicom:gs://bucket/a b',)",
+    )
+    assert done.returncode == 0, done.stderr
+    commands = done.stdout.splitlines()
+    kinds = ["queued-resources create", "git archive", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh"]
+    kinds += ["mkdir -p logs/echo", "tpu-vm scp", "queued-resources delete"]
+    assert len(commands) == len(kinds)
+    for command, kind in zip(commands, kinds, strict=True):
+        assert kind in command
+    assert "--spot" in commands[0]
+    assert all("--worker=all" in command for command in commands if " ssh " in command)
+    # Quotes and spaces survive two shells: what the far one would run has the words given here.
+    script = f"set -- {commands[4]}\nprintf '%s' \"${{@: -1}}\""
+    far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
+    words = far.partition("echojepa_jax.main")[2].partition("2>&1")[0]
+    said = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert said == ["--hosts=-1", *TRAINING, "--config.data.sources=('dicom:gs://bucket/a b',)"]
+
+
+def test_a_part_of_the_steps():
+    done = launch("tpu_vm.sh", "--dry_run", "--name=e", "--type=v4-8", "--do=delete")
+    assert done.stdout.splitlines() == [
+        "gcloud compute tpus queued-resources delete e --zone=us-west4-a --force --quiet "
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--name=e"], "--name and --type must be given"),
+        (["--name=e", "--type=v4-8", "--do=fly"], "--do=fly is no step"),
+        (["--name=e", "--type=v4-8", "--workdir=runs/x"], "--workdir must be in a bucket"),
+    ],
+)
+def test_mistakes_are_a_sentence(arguments, sentence):
+    done = launch("tpu_vm.sh", "--dry_run", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {sentence}")
+    assert not done.stdout
+
+
+def test_gke_slurm_and_local():
+    common = ["--dry_run", "--name=e", "--cluster=c", "--type=v5litepod-64", "--image=i"]
+    done = launch("gke_xpk.sh", *common, *TRAINING)
+    assert done.stdout.startswith("xpk workload create --workload=e --cluster=c --tpu-type=v5lite")
+    assert "echojepa_jax.main" in done.stdout
+    done = launch("gke_xpk.sh", *common, "--workdir=runs/x")
+    assert "error: --workdir must be in a bucket" in done.stderr
+    done = launch("slurm.sbatch", *TRAINING, DRY_RUN="1")
+    assert done.stdout.split()[:2] == ["srun", "--kill-on-bad-exit=1"]
+    done = launch("local.sh", *TRAINING, DRY_RUN="1", HOSTS="2", PORT="1234")
+    assert [line.split()[-3:] for line in sorted(done.stdout.splitlines())] == [
+        ["--hosts=2", f"--host={host}", "--coordinator=127.0.0.1:1234"] for host in range(2)
+    ]
+
+
+@pytest.mark.parametrize("script", ["local.sh", "slurm.sbatch"])
+def test_without_words_they_explain_themselves(script):
+    done = launch(script)
+    assert done.returncode == 2
+    assert "Trains on" in done.stdout
+    assert "--config=configs/" in done.stdout
