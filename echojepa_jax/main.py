@@ -11,6 +11,7 @@ videos, list, csv, echonet_dynamic, dicom and phantom (the embedded data set).
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -35,7 +36,7 @@ HOSTS = flags.DEFINE_integer(
 COORDINATOR = flags.DEFINE_string("coordinator", "", "address:port of host 0, with --hosts")
 
 
-def train(config: ConfigDict, name: str) -> str:
+def train(config: ConfigDict, name: str | Path) -> str:
     """The whole job, in the workdir of that name; returns its last line.
 
     Raises:
@@ -54,11 +55,10 @@ def train(config: ConfigDict, name: str) -> str:
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
-    hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     configs.check(config, jax.device_count())
-    workdir = workdirs.Workdir.of(name)
+    workdir = workdirs.Workdir.of(str(name))
     path = workdir.path
     with workdirs.claimed(path, config):
         workdir.share()
@@ -79,6 +79,9 @@ def train(config: ConfigDict, name: str) -> str:
 
 
 def job() -> str:
+    from echojepa_jax.parallel import hosts
+
+    hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     return train(CONFIG.value, str(WORKDIR.value))
 
 

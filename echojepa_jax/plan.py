@@ -59,7 +59,9 @@ def job() -> str:
     *lines, last = plans.table(found, VIDEOS.value).splitlines()
     print("\n".join(lines))
     if SWEEP.value:
-        return f"{last}; {found.config.optim.global_batch} is the largest global batch that does"
+        return (
+            f"{last}; {found.config.optim.global_batch} is the largest global batch found to do so"
+        )
     return last
 
 

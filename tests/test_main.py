@@ -88,18 +88,6 @@ def test_worker_processes_change_nothing(uninterrupted, run_main, tmp_path):
     assert_identical(weights_of(tmp_path / "run"), uninterrupted)
 
 
-def test_eight_devices_agree_with_one(uninterrupted, run_main, tmp_path):
-    done = run_main(workdir=tmp_path / "run", devices=8)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert list(facts["devices"].values()) == [8]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
-        weights_of(tmp_path / "run")[:2],
-        uninterrupted[:2],
-    )
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, number):
     workdir = tmp_path / "run"

@@ -17,6 +17,7 @@ def prepare_environment(simulated: int = 0) -> None:
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing here uses a TPU, so many can compile
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     if simulated:

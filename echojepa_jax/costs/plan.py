@@ -23,6 +23,8 @@ from echojepa_jax.train.program import COMPILER_OPTIONS, Program, make_program
 # Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
 # and for fragments.
 USABLE = 0.92
+# How many batches a sweep tries after the first two, and when a larger one is not worth trying.
+SWEEPS, CLOSE = 4, 1.03
 # A well-fed step reaches about half of what the data sheet says.
 REACHED = 0.5
 _DUMPED = "*train_step*after_optimizations.txt"
@@ -184,32 +186,34 @@ def largest_batch(
     chip: Chip,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan | None:
-    """The plan with the largest global batch that fits; None if not even one clip a chip does.
+    """The plan with the largest global batch that was found to fit; None if one clip a chip does not.
 
-    Temporaries grow evenly with the batch, so that two compilations tell where the limit is; what
-    is answered was compiled.
+    Memory grows almost evenly with the batch: the line through two compilations tells where the
+    limit is, and a few more come closer. What is answered was compiled.
     """
     unit = len(devices) * config.optim.microbatches
+    limit = USABLE * chip.memory
 
     def plan(clips: int) -> Plan:
         changed = config.copy_and_resolve_references()
         changed.optim.global_batch = clips * unit
         return make_plan(changed, devices, chip, say)
 
-    small, large = plan(1), plan(4)
-    if not small.fits:
+    known = {1: plan(1)}
+    if not known[1].fits:
         return None
-    per_clip = max(1.0, (large.memory.peak - small.memory.peak) / 3)
-    room = USABLE * chip.memory - small.memory.peak
-    clips = 1 + int(room / per_clip)
-    best = small
-    while clips > 1:
-        best = plan(clips)
-        if best.fits:
-            return best
-        # A little too much: the compiler packs less tightly than the line through two points.
-        clips = min(clips - 1, int(clips * USABLE * chip.memory / best.memory.peak))
-    return small
+    known[4] = plan(4)
+    for _ in range(SWEEPS):
+        fitting = max(clips for clips, found in known.items() if found.fits)
+        too_large = min((clips for clips, found in known.items() if not found.fits), default=0)
+        (few, less), (many, more) = sorted(known.items())[-2:]
+        per_clip = max(1.0, (more.memory.peak - less.memory.peak) / (many - few))
+        clips = fitting + int((limit - known[fitting].memory.peak) / per_clip)
+        clips = min(clips, too_large - 1) if too_large else clips
+        if clips <= CLOSE * fitting:
+            break
+        known[clips] = plan(clips)
+    return known[max(clips for clips, found in known.items() if found.fits)]
 
 
 def table(plan: Plan, videos: int = 0) -> str:

@@ -38,7 +38,7 @@ def write_report(workdir: Path) -> Path:
         raise UserError(f"{workdir / FILE_NAME} is missing or empty: train first, then report")
     config = read_json(workdir / "config.json")
     probe = read_json(workdir / "probe.json")
-    refused = refused_files(read_lines(workdir / "quarantine.jsonl"))
+    refused = refused_files(workdir)
 
     step = int(max(series.steps[-1] for series in metrics.values()))
     optim = config.get("optim", {})

@@ -4,13 +4,14 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from echojepa_jax.report.measures import DASH
+from echojepa_jax.utils.writers import read_lines
 
 
 class Card(NamedTuple):
@@ -53,9 +54,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def refused_files(lines: Sequence[Mapping[str, Any]]) -> list[Refused]:
-    """Counts the files of quarantine.jsonl by reason; what follows a colon is a file's detail."""
+def refused_files(workdir: Path) -> list[Refused]:
+    """Counts the files in the quarantine lists of all hosts by reason.
+
+    What follows a colon in a reason is a file's detail.
+    """
     groups: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    lines = [
+        line for path in sorted(workdir.glob("quarantine*.jsonl")) for line in read_lines(path)
+    ]
     for line in lines:
         reason, _, detail = line["reason"].partition(": ")
         groups[line["stage"], line["kind"], reason][line["path"]] = detail

@@ -104,7 +104,7 @@ def write_probe_report(workdir: Path) -> Path:
         "unreadable_more": len(unreadable[SHOWN_UNREADABLE:]),
         "facts": list(flat(read_json(workdir / "manifest.json"))),
         "config": list(flat(config)),
-        "refused": refused_files(read_lines(workdir / "quarantine.jsonl")),
+        "refused": refused_files(workdir),
     }
     return write_page(workdir, "probe.html.jinja", values)
 

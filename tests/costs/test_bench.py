@@ -16,8 +16,16 @@ from echojepa_jax.weights import vjepa2
 from tests import programs
 from tests.conftest import PHANTOM, SHRINK
 
-BLOCKED = ("ml_collections", "grain", "clu", "tensorflow", "tensorflow_datasets", "av", "pydicom")
-BLOCKED += ("sklearn", "matplotlib", "cv2", "pyarrow")
+BLOCKED = (
+    "ml_collections",
+    "grain",
+    "clu",
+    "tensorflow_datasets",
+    "av",
+    "pydicom",
+    "cv2",
+    "pyarrow",
+)
 
 SITE = f"""
 import sys

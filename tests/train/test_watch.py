@@ -37,13 +37,14 @@ def clips(padded=0, errors=()):
     }
 
 
-def metrics(skipped=0):
+def metrics(skipped=0, stop=False):
     return {
         "loss": np.float32(0.5),
         "loss_by_mask": np.float32([0.4, 0.6]),
         "grad_norm": np.float32(1.0),
         "skipped": skipped,
         "updates": 1,
+        "stop": stop,
     }
 
 
@@ -90,3 +91,10 @@ def test_the_progress_line_tells_speed_wait_and_time_left(start, caplog):
         assert line.startswith(f"step {step}/100  loss 0.5000  ")
         assert "clips/s  data wait 0%  " in line
         assert line.endswith(" left")
+
+
+def test_a_step_tells_whether_a_host_was_asked_to_stop_in_the_one_before(start):
+    watch = start(0)
+    assert not watch.step(1, metrics(stop=True), clips(), 0.0)
+    assert watch.step(2, metrics(), clips(), 0.0)
+    assert not watch.step(3, metrics(), clips(), 0.0)
