@@ -21,6 +21,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
 from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
 from echojepa_jax.weights.write import write_weights
+from tests import programs
 from tests.weights.measure_convert import random_weights
 
 
@@ -242,7 +243,18 @@ def test_a_folder_that_is_no_workdir_is_refused(tiny, tmp_path):
 
 def test_help_shows_an_example(run_main, tmp_path):
     done = run_main("--help", workdir=tmp_path)
+    assert done.returncode == 0
     assert "python -m echojepa_jax.main --config=configs/demo.py" in done.stdout
+
+
+def test_a_config_of_the_other_program_is_named_as_such(run_main, tmp_path):
+    done = programs.run(
+        "main", "--config=configs/probes/phantom_lvef.py", f"--workdir={tmp_path / 'run'}"
+    )
+    assert done.stderr.splitlines()[-1].startswith("error: --config is one of a probe, for")
+    done = programs.run("probe", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
+    assert done.stderr.splitlines()[-1].startswith("error: --config is one of a training run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_config_in_the_same_workdir_is_refused(tiny, tmp_path):

@@ -186,7 +186,7 @@ def largest_batch(
     chip: Chip,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan | None:
-    """The plan with the largest global batch that was found to fit; None if one clip a chip does not.
+    """The plan with the largest global batch found to fit; None if one clip a chip does not.
 
     Memory grows almost evenly with the batch: the line through two compilations tells where the
     limit is, and a few more come closer. What is answered was compiled.

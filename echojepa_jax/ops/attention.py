@@ -25,9 +25,12 @@ log = logging.getLogger(__name__)
 # The platform that each backend needs, by JAX's names; xla runs on all.
 PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "splash": "tpu"}
 BACKENDS = ("xla", *PLATFORM)
+_NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "splash": "TPUs"}
+_NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
+_AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
 _LANES = 128  # columns of a TPU's registers: blocks of splash attention are multiples of it
 _MAX_BLOCK = 1024
 
@@ -43,14 +46,25 @@ def choose_backend(wanted: str, platform: str) -> str:
       UserError: `wanted` does not run there.
     """
     best = next((name for name, needs in PLATFORM.items() if needs == platform), "xla")
+    if best == "cudnn" and _oldest_gpu() < _AMPERE:
+        best = "xla"  # such as a T4
     if wanted == "auto":
         return best
-    if PLATFORM.get(wanted, platform) != platform:
+    if PLATFORM.get(wanted, platform) != platform or (wanted == "cudnn" and best == "xla"):
         raise UserError(
-            f"config field 'model.attention' = {wanted!r} runs on a {PLATFORM[wanted].upper()}, "
-            f"and this is a {platform.upper()}: use {best!r}, or 'auto'"
+            f"config field 'model.attention' = {wanted!r} runs on {_NEEDED[wanted]}; "
+            f"this is {_NAMED[platform]}: use {best!r}, or 'auto'"
         )
     return wanted
+
+
+@functools.cache
+def _oldest_gpu() -> float:
+    """The lowest compute capability of the GPUs that are here; that of a new one if none is."""
+    try:
+        return min(float(gpu.compute_capability) for gpu in jax.devices("gpu"))
+    except RuntimeError:
+        return _AMPERE
 
 
 def fastest() -> str:

@@ -67,8 +67,15 @@ def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
     best = {platform: ops.choose_backend("auto", platform) for platform in ("cpu", "gpu", "tpu")}
     assert best == {"cpu": "mapped", "gpu": "cudnn", "tpu": "splash"}
     assert ops.choose_backend("xla", "tpu") == "xla"
-    with pytest.raises(UserError, match="'splash' runs on a TPU, and this is a GPU: use 'cudnn'"):
+    with pytest.raises(UserError, match=r"'splash' runs on TPUs; this is a GPU .*: use 'cudnn'"):
         ops.choose_backend("splash", "gpu")
+
+
+def test_an_old_gpu_has_no_cudnn_attention(monkeypatch):
+    monkeypatch.setattr(ops, "_oldest_gpu", lambda: 7.5)
+    assert ops.choose_backend("auto", "gpu") == "xla"
+    with pytest.raises(UserError, match=r"'cudnn' runs on NVIDIA GPUs from Ampere .*: use 'xla'"):
+        ops.choose_backend("cudnn", "gpu")
 
 
 def test_what_cudnn_cannot_do_is_done_by_xla_and_said_once(caplog):

@@ -271,6 +271,35 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
     assert not (tmp_path / "out").exists()
 
 
+def test_patients_that_were_trained_on_are_counted_and_named_as_such(lvef, tmp_path, caplog):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    seen = sum(sample.split != "test" for sample in samples)
+    said = f"{seen} of {len(samples)} examples are of patients that the probe was trained on"
+    score_on(lvef, [PHANTOM], "", "", tmp_path / "all")
+    assert said in caplog.text
+    assert metrics_of(tmp_path / "all")["test"]["of_patients_trained_on"] == seen
+    caplog.clear()
+    score_on(lvef, [PHANTOM], "test", "", tmp_path / "test")
+    assert "trained on" not in caplog.text
+    assert metrics_of(tmp_path / "test")["test"]["of_patients_trained_on"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"), [({"study": ""}, "tells none"), ({"ef": "1"}, "has two of ef, 1.0 and")]
+)
+def test_without_studies_there_are_no_means_over_them(lvef, table, tmp_path, caplog, row, reason):
+    score_on(lvef, [table(row0=row)], "", "", tmp_path / "out")
+    assert "no means over studies: " in caplog.text
+    assert reason in caplog.text
+    assert metrics_of(tmp_path / "out")["study"] is None
+    assert not (tmp_path / "out" / "studies.csv").exists()
+    assert len(lines(tmp_path / "out")) == 20
+
+
+def metrics_of(workdir):
+    return json.loads((workdir / "metrics.json").read_text())
+
+
 def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -47,6 +47,12 @@ def test_every_format_gives_back_every_bit_and_the_clip_input(tmp_path, form):
     assert (tmp_path / "out" / "model_card.md").read_text().count(str(CLIP.size)) > 0
 
 
+def test_the_file_in_our_folder_can_be_named_as_well(tmp_path):
+    weights = random_weights(clip=CLIP)
+    write_weights(weights, tmp_path / "out", "safetensors")
+    assert_same(weights, read_weights(tmp_path / "out" / "model.safetensors"))
+
+
 def vjepa2_checkpoint(weights: Pretrained, folder: Path) -> dict:
     """A training checkpoint as V-JEPA 2's code writes it."""
     write_weights(weights, folder, "torch")
