@@ -10,6 +10,7 @@ sizes is made in turn with ours (pip install torch transformers). Every field of
 set as in training. But for --data, JAX and the model's own libraries are all it needs.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -31,17 +32,18 @@ CLIPS = flags.DEFINE_integer("clips", 200, "of --data: clips to make at least", 
 
 
 def job() -> str:
+    # PyTorch needs room on the GPU as well.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     plain_config.stand_in()
-    from echojepa_jax.utils.allocator import keep_freed_memory
     from echojepa_jax.utils.errors import UserError
+    from echojepa_jax.utils.platform import prepare
 
     config = plain_config.load(str(CONFIG.value), FIELDS)
     if SOURCE.value:
         config.data.sources = (SOURCE.value,)
     import jax
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    prepare()
     if DATA.value:
         from echojepa_jax.costs import data_bench
 
@@ -56,6 +58,8 @@ def job() -> str:
         if not config.data.sources:
             config.data.sources = ("videos:.",)  # the clips are random
         configs.check(config, jax.device_count())
+        if COMPARE.value and jax.default_backend() != "cpu" and jax.device_count() > 1:
+            raise UserError("--compare=torch is for one GPU: set CUDA_VISIBLE_DEVICES=0")
         try:
             result = bench.measure(config, STEPS.value, COMPARE.value == "torch", say=say)
         except ImportError as error:

@@ -55,11 +55,10 @@ def job() -> str:
     from echojepa_jax.probes.clips import clip_spec
     from echojepa_jax.probes.embeddings import EmbedSettings, check_folder, embed
     from echojepa_jax.train.run_weights import open_encoder
-    from echojepa_jax.utils.allocator import keep_freed_memory
+    from echojepa_jax.utils.platform import prepare
 
+    prepare()
     on_cpu = jax.default_backend() == "cpu"
-    if on_cpu:
-        keep_freed_memory()
     weights, out = open_encoder(Path(str(WEIGHTS.value))), Path(str(OUT.value))
     clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
     check_folder(out)

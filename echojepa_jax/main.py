@@ -50,13 +50,12 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.train import config as configs
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.train.loop import run
-    from echojepa_jax.utils.allocator import keep_freed_memory
     from echojepa_jax.utils.errors import UserError
+    from echojepa_jax.utils.platform import prepare
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    prepare()
     configs.check(config, jax.device_count())
     workdir = workdirs.Workdir.of(str(name))
     path = workdir.path

@@ -86,12 +86,10 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
 
 
 def _prepare() -> None:
-    import jax
 
-    from echojepa_jax.utils.allocator import keep_freed_memory
+    from echojepa_jax.utils.platform import prepare
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    prepare()
 
 
 def job() -> str:

@@ -5,11 +5,11 @@
 #       --config=configs/vit_l.py --workdir=gs://bucket/run
 #
 # The image is built by `docker build -f launch/Dockerfile --target=tpu -t REGISTRY/echojepa .` and
-# pushed by you. Other flags: --slices, --zone, --project, --priority, --dry_run. Whatever is not
-# understood here goes to the program. A pod that is taken away is started again, and continues.
+# pushed by you. Other flags: --zone, --project, --priority, --dry_run. Whatever is not understood here
+# goes to the program. A pod that is taken away is started again, and continues.
 set -euo pipefail
 
-name="" cluster="" type="" image="" slices=1 zone="" project="" priority=medium dry="" workdir=""
+name="" cluster="" type="" image="" zone="" project="" priority=medium dry="" workdir=""
 program=()
 for word in "$@"; do
   case $word in
@@ -17,7 +17,6 @@ for word in "$@"; do
     --cluster=*) cluster=${word#*=} ;;
     --type=*) type=${word#*=} ;;
     --image=*) image=${word#*=} ;;
-    --slices=*) slices=${word#*=} ;;
     --zone=*) zone=${word#*=} ;;
     --project=*) project=${word#*=} ;;
     --priority=*) priority=${word#*=} ;;
@@ -44,9 +43,10 @@ fi
 
 command=(
   xpk workload create --workload="$name" --cluster="$cluster" --tpu-type="$type"
-  --num-slices="$slices" --docker-image="$image" --priority="$priority" --max-restarts=20
+  --num-slices=1 --docker-image="$image" --priority="$priority" --max-restarts=20
   # GKE tells the workers of each other in their environment.
-  --command="python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}")"
+  # A program that saved because its pod is taken away ends well, which would not be started again.
+  --command="set -o pipefail; python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}") | tee /tmp/last; code=\$?; grep -q '^stopped by a signal' /tmp/last && exit 75; exit \$code"
 )
 [[ -n $zone ]] && command+=(--zone="$zone")
 [[ -n $project ]] && command+=(--project="$project")

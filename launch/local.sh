@@ -10,23 +10,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 hosts=${HOSTS:-1}
-if [[ $# -eq 0 ]]; then
+if [[ $# -eq 0 || $1 == --help || $1 == -h ]]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0"
-  exit 2
+  exit $(($# == 0 ? 2 : 0))
 fi
-
-run() {
-  if [[ -n ${DRY_RUN:-} ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
+say() {
+  printf '%q ' "$@"
+  echo
 }
 
 if [[ $hosts -eq 1 ]]; then
-  run python -m echojepa_jax.main "$@"
-  exit
+  command=(python -m echojepa_jax.main "$@")
+  if [[ -n ${DRY_RUN:-} ]]; then
+    say "${command[@]}"
+    exit
+  fi
+  # In place of this script: signals reach the program itself.
+  exec "${command[@]}"
 fi
 
 port=${PORT:-$((20000 + RANDOM % 20000))}
@@ -34,10 +34,18 @@ export JAX_PLATFORMS=cpu
 export XLA_FLAGS="--xla_force_host_platform_device_count=${DEVICES:-4} ${XLA_FLAGS:-}"
 processes=()
 for ((host = 0; host < hosts; host++)); do
-  run python -m echojepa_jax.main "$@" \
-    --hosts="$hosts" --host="$host" --coordinator="127.0.0.1:$port" &
-  processes+=($!)
+  command=(
+    python -m echojepa_jax.main "$@"
+    --hosts="$hosts" --host="$host" --coordinator="127.0.0.1:$port"
+  )
+  if [[ -n ${DRY_RUN:-} ]]; then
+    say "${command[@]}"
+  else
+    "${command[@]}" &
+    processes+=($!)
+  fi
 done
+[[ -z ${DRY_RUN:-} ]] || exit 0
 # A signal to this script is one to all hosts: they save, and leave together.
 trap 'kill -TERM "${processes[@]}" 2>/dev/null' TERM INT
 status=0

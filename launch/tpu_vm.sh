@@ -11,12 +11,13 @@
 #   logs     copy each worker's log to logs/NAME
 #   delete   give the slice back
 # Other flags: --project, --version (of the TPU's software), --dry_run (print every command).
-# Whatever is not understood here goes to the program. A spot slice that was taken away is had again
-# by the same command: training continues from the bucket.
+# Whatever is not understood here goes to the program. A spot slice that was taken away is given back
+# with --do=delete and had again by the same command: training continues from the bucket. Videos must
+# lie where every worker finds them: a mounted disk or bucket (gcsfuse), the same path on all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-name="" type="" zone=us-west4-a project="" version=v2-alpha-tpuv5-lite spot="" dry="" workdir=""
+name="" type="" zone=us-west4-a project="" version="" spot="" dry="" workdir="" failed=""
 steps=create,setup,run,logs,delete
 program=()
 for word in "$@"; do
@@ -30,7 +31,7 @@ for word in "$@"; do
     --spot) spot=1 ;;
     --dry_run) dry=1 ;;
     --help | -h)
-      sed -n '2,16s/^# \{0,1\}//p' "$0"
+      sed -n '2,18s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     --workdir=*)
@@ -50,6 +51,14 @@ fail() {
 for step in ${steps//,/ }; do
   [[ $step =~ ^(create|setup|run|logs|delete)$ ]] || fail "--do=$step is no step"
 done
+if [[ -z $version ]]; then  # of the software on the machine, which differs by kind
+  case $type in
+    v5litepod-* | v5lite*) version=v2-alpha-tpuv5-lite ;;
+    v5p-*) version=v2-alpha-tpuv5 ;;
+    v6e-*) version=v2-alpha-tpuv6e ;;
+    *) version="tpu-ubuntu2204-base" ;;
+  esac
+fi
 wants() { [[ ",$steps," == *",$1,"* ]]; }
 if wants run; then
   [[ $workdir == gs://* || $workdir == s3://* ]] ||
@@ -75,8 +84,11 @@ if wants create; then
   do_it "${tpu[@]}" queued-resources create "$name" "${where[@]}" "${ask[@]}"
   if [[ -z $dry ]]; then
     echo "waiting for the slice (Ctrl-C and --do=setup,run,logs,delete later is fine)"
-    until "${tpu[@]}" queued-resources describe "$name" "${where[@]}" \
-      --format='value(state.state)' | grep -q ACTIVE; do sleep 30; done
+    while state=$("${tpu[@]}" queued-resources describe "$name" "${where[@]}" \
+      --format='value(state.state)') && [[ $state != ACTIVE ]]; do
+      [[ $state =~ FAILED|SUSPENDED ]] && fail "the slice is $state: --do=delete, and ask again"
+      sleep 30
+    done
   fi
 fi
 
@@ -85,22 +97,30 @@ if wants setup; then
   do_it git archive --format=tar.gz --output="$archive" HEAD
   do_it "${tpu[@]}" tpu-vm scp "$archive" "$name:code.tar.gz" "${where[@]}" --worker=all
   everywhere 'mkdir -p code && tar -xzf code.tar.gz -C code && cd code &&
-python3.11 -m venv ~/venv && . ~/venv/bin/activate &&
+{ python3.11 -m venv ~/venv || python3 -m venv ~/venv; } && . ~/venv/bin/activate &&
 pip install -q -r requirements.txt "jax[tpu]" gcsfs s3fs'
 fi
 
 if wants run; then
   quoted=$(printf '%q ' "${program[@]}")
   # --hosts=-1: the workers find each other through the slice's own metadata.
-  everywhere "cd code && . ~/venv/bin/activate && set -o pipefail &&
-python -m echojepa_jax.main --hosts=-1 $quoted 2>&1 | tee -a ~/train.log"
+  # A line that breaks must not end training: it goes on there, and is followed from here.
+  everywhere "cd code && . ~/venv/bin/activate &&
+nohup python -m echojepa_jax.main --hosts=-1 $quoted >> ~/train.log 2>&1 & pid=\$!;
+tail -n +1 -f --pid=\$pid ~/train.log; wait \$pid" || failed=1
 fi
 
 if wants logs; then
   do_it mkdir -p "logs/$name"
-  do_it "${tpu[@]}" tpu-vm scp "$name:train.log" "logs/$name/" "${where[@]}" --worker=all
+  # Of the first worker, which speaks for all; what others said before they failed it says as well.
+  do_it "${tpu[@]}" tpu-vm scp "$name:train.log" "logs/$name/" "${where[@]}" --worker=0 || true
 fi
 
+if [[ -n $failed ]]; then
+  echo "error: training has not ended well, and the slice is kept: look at logs/$name, start it" \
+    "again (--do=run,logs,delete), or give it back (--do=delete)" >&2
+  exit 1
+fi
 if wants delete; then
   do_it "${tpu[@]}" queued-resources delete "$name" "${where[@]}" --force --quiet
 fi

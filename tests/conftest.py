@@ -5,17 +5,17 @@ import os
 import resource
 from pathlib import Path
 
+from tests import programs
+
 # Before anybody imports jax: eight simulated devices, so that sharded programs can be tested.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), programs.QUICK, programs.simulated(8)]
 )
 
 import jax
 import numpy as np
 import pytest
-
-from tests import programs
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -14,6 +14,15 @@ REPOSITORY = Path(__file__).parent.parent
 TIMEOUT = 400
 
 
+# Nearly all time of the tests goes into compiling small programs: without costly optimisation.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def simulated(devices: int) -> str:
+    """The flag that makes so many devices of one CPU."""
+    return f"--xla_force_host_platform_device_count={devices}"
+
+
 def start(
     program: str,
     *arguments: str,
@@ -22,7 +31,7 @@ def start(
     preexec: Callable[[], Any] | None = None,
 ) -> subprocess.Popen:
     """Starts `python -m echojepa_jax.<program>`; its outputs are pipes of text."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": f"{QUICK} {simulated(devices)}"}
     return subprocess.Popen(
         [sys.executable, "-m", f"echojepa_jax.{program}", *arguments],
         cwd=REPOSITORY,

@@ -303,7 +303,7 @@ def test_f20_the_last_good_checkpoint_survives(tiny, tmp_path, monkeypatch):
             clips = jnp.where(broken, jnp.nan, networks.normalise(batch["clips"]))
             return update(state, batch | {"clips": clips}, networks=networks, **settings)
 
-        monkeypatch.setattr("echojepa_jax.train.loop.train_step", step)
+        monkeypatch.setattr("echojepa_jax.train.program.train_step", step)
 
     config = tiny(optim__max_skipped=2)
     breaks(4, 9)

@@ -107,7 +107,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     np.testing.assert_allclose(*scores, rtol=1e-3)
 
     # A host that dies ends the other one, with a sentence.
-    two = on_two_hosts(broken, **probe)
+    two = on_two_hosts(broken)
     two.wait_for_step(broken, 6)
     two.processes[1].kill()
     left, _ = two.finish()
@@ -116,7 +116,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     assert re.search("the same command continues|another task died", left.stderr)
 
     # A signal to one of them stops both, after the same step.
-    two = on_two_hosts(broken, **probe)
+    two = on_two_hosts(broken)
     two.wait_for_step(broken, 9)
     two.processes[1].send_signal(signal.SIGTERM)
     first, second = two.finish()
@@ -126,13 +126,13 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     # What they saved, eight devices of one host take up, in another mesh.
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(broken, elsewhere)
-    done = run_main(workdir=elsewhere, devices=8, mesh__replica=2, mesh__fsdp=4, **LONGER, **probe)
+    done = run_main(workdir=elsewhere, devices=8, mesh__replica=2, mesh__fsdp=4, **LONGER)
     assert done.returncode == 0, done.stderr
     assert "continuing with another mesh.fsdp (1 there, 4 now)" in done.stderr
     assert_close(elsewhere, whole)
 
     # And the hosts themselves reach the very same bits.
-    first, _ = on_two_hosts(broken, **probe).finish()
+    first, _ = on_two_hosts(broken).finish()
     assert first.returncode == 0, first.stderr
     for mine, wanted in zip(arrays_of(broken), arrays_of(whole), strict=True):
         np.testing.assert_array_equal(mine, wanted)

@@ -34,7 +34,7 @@ def test_a_tpu_slice_from_creation_to_deletion():
     done = launch(
         "tpu_vm.sh",
         *("--dry_run", "--name=echo", "--type=v5litepod-64", "--spot", *TRAINING),
-        "--config.data.sources=('dicom:gs://bucket/a b',)",
+        "--config.data.sources=('dicom:/data/a b',)",
     )
     assert done.returncode == 0, done.stderr
     commands = done.stdout.splitlines()
@@ -48,11 +48,11 @@ def test_a_tpu_slice_from_creation_to_deletion():
     # Quotes and spaces survive two shells: what the far one would run has the words given here.
     script = f"set -- {commands[4]}\nprintf '%s' \"${{@: -1}}\""
     far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
-    words = far.partition("echojepa_jax.main")[2].partition("2>&1")[0]
+    words = far.partition("echojepa_jax.main")[2].partition(">>")[0]
     said = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True
     ).stdout.splitlines()
-    assert said == ["--hosts=-1", *TRAINING, "--config.data.sources=('dicom:gs://bucket/a b',)"]
+    assert said == ["--hosts=-1", *TRAINING, "--config.data.sources=('dicom:/data/a b',)"]
 
 
 def test_a_part_of_the_steps():
@@ -92,9 +92,31 @@ def test_gke_slurm_and_local():
     ]
 
 
-@pytest.mark.parametrize("script", ["local.sh", "slurm.sbatch"])
-def test_without_words_they_explain_themselves(script):
-    done = launch(script)
-    assert done.returncode == 2
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_they_explain_themselves(script):
+    done = launch(script, "--help")
+    assert done.returncode == 0, done.stderr
     assert "Trains on" in done.stdout
     assert "--config=configs/" in done.stdout
+    assert "set -euo" not in done.stdout
+
+
+def test_a_signal_to_the_script_reaches_every_host(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/env bash\ntrap 'echo saved; exit 0' TERM\necho ready\n"
+        "while true; do sleep 0.1; done\n"
+    )
+    program.chmod(0o755)
+    for hosts in (1, 2):
+        process = subprocess.Popen(
+            ["bash", "launch/local.sh", *TRAINING],
+            cwd=REPOSITORY,
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOSTS": str(hosts)},
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        assert [process.stdout.readline() for _ in range(hosts)] == ["ready\n"] * hosts
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+        assert (process.returncode, out) == (0, "saved\n" * hosts)

@@ -1,5 +1,6 @@
 """Compiling for devices that are not there: TPU slices by name, and simulated devices."""
 
+import importlib.util
 import os
 
 import jax
@@ -43,7 +44,8 @@ def tpu_devices(topology: str) -> list[jax.Device]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        hint = "pip install libtpu" if "libtpu" in reason.lower() else "try another shape"
+        missing = importlib.util.find_spec("libtpu") is None
+        hint = "pip install libtpu" if missing else "try another shape"
         raise UserError(
             f"--topology={topology} cannot be compiled for ({reason}): {hint}"
         ) from error

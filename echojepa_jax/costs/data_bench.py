@@ -72,7 +72,10 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
 
     mesh = meshes.make_mesh(jax.local_devices())
     batch = config.optim.global_batch
-    steps = 1 + -(-clips // batch)
+    # The first batches are made while the workers start, and some are made ahead: those are let
+    # pass before the clock starts.
+    ahead = 3
+    steps = ahead + max(3, -(-clips // batch))
     batches = training_batches(
         samples,
         clip=spec,
@@ -84,23 +87,23 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
         last_step=steps,
         workers=config.data.workers,
     )
-    say(f"{steps - 1} batches of {batch} clips by {config.data.workers} workers")
-    with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
-        next(on_device)  # the workers have started
-        started = time.perf_counter()
-        for last in on_device:
-            jax.block_until_ready(last["clips"])
-        whole = time.perf_counter() - started
+    say(f"{steps} batches of {batch} clips by {config.data.workers} workers")
+    with DeviceBatches(batches, meshes.batch_sharding(mesh), ahead=1) as on_device:
+        for made, on_its_way in enumerate(on_device, start=1):
+            jax.block_until_ready(on_its_way["clips"])
+            if made == ahead:
+                started = time.perf_counter()
+        rate = (steps - ahead) * batch / (time.perf_counter() - started)
     cores = max(1, min(config.data.workers, os.cpu_count() or 1))
     return {
         "videos": len(samples),
         "clip": f"{spec.frames} x {spec.size} x {spec.size}",
         "stages_clips_per_second": {name: clips / spent for name, spent in seconds.items()},
         "stages_together": clips / sum(seconds.values()),
-        "clips_per_second": (steps - 1) * batch / whole,
+        "clips_per_second": rate,
         "workers": config.data.workers,
         "cores": cores,
-        "clips_per_second_per_core": (steps - 1) * batch / whole / cores,
+        "clips_per_second_per_core": rate / cores,
     }
 
 

@@ -6,6 +6,7 @@ one: both are named so.
 """
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,8 +136,7 @@ def _compiled(program: Program) -> tuple[str, Memory]:
 def _bytes_per_device(tree: Any) -> int:
     """Of arrays with shardings, what one device holds."""
     return sum(
-        int(jax.numpy.dtype(leaf.dtype).itemsize)
-        * int(jax.numpy.prod(jax.numpy.array(leaf.sharding.shard_shape(leaf.shape))))
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
     )
 
@@ -276,8 +276,9 @@ def verdict(plan: Plan) -> str:
     if plan.fits:
         return f"fits: {used:.0%} of a chip's memory"
     ways = []
-    if plan.config.model.remat == "none":
-        ways.append("model.remat=attention")
+    remat = plan.config.model.remat
+    if remat in ("none", "attention", "dots"):
+        ways.append("model.remat=" + ("attention" if remat == "none" else "full"))
     if plan.mesh[meshes.FSDP] < plan.chips:
         ways.append("mesh.replica=1 mesh.fsdp=-1")
     per_chip = plan.config.optim.global_batch // plan.chips

@@ -22,7 +22,7 @@ _TARGET_NORM_EPS = 1e-5
 
 
 class TorchStep:
-    """A step on random clips of a config, on one GPU or on the CPU.
+    """A step on random clips of a config, on one GPU or on the CPU: the whole global batch there.
 
     note: what is not as it should be, such as a compiler that is missing; else "".
     """
@@ -36,8 +36,7 @@ class TorchStep:
         self._encoder: Any = model.encoder.to(self.device).train()
         self._predictor: Any = model.predictor.to(self.device).train()
         if config.model.remat != "none":
-            for part in (self._encoder, self._predictor):
-                part.gradient_checkpointing = True
+            model.gradient_checkpointing_enable()
         self._target: Any = copy.deepcopy(self._encoder).requires_grad_(False)
         trained = [*self._encoder.parameters(), *self._predictor.parameters()]
         optim = config.optim

@@ -63,7 +63,7 @@ def _oldest_gpu() -> float:
     """The lowest compute capability of the GPUs that are here; that of a new one if none is."""
     try:
         return min(float(gpu.compute_capability) for gpu in jax.devices("gpu"))
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # there is none, or it is not NVIDIA's
         return _AMPERE
 
 
@@ -190,6 +190,8 @@ def splash_attention(
         ),
         head_shards=1,
         q_seq_shards=1,
+        # What its backward pass needs is kept by the same remat policy as the result.
+        residual_checkpoint_name="attention",
         interpret=interpret,
     )
     ids = None

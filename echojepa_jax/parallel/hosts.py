@@ -29,7 +29,7 @@ HEARTBEAT_SECONDS = 60
 _FAILURE, _LEAVING = "echojepa/failure", "echojepa/leaving"
 # What JAX's collectives and Orbax say when the other end of a connection has gone.
 _LOST = re.compile(
-    r"gloo|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
+    r"gloo|nccl|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
 )
 _HEARD_SECONDS = 10  # how long a failing host waits for the others to hear why
 
@@ -48,6 +48,7 @@ def start(host: int, hosts: int, coordinator: str) -> None:
     if hosts == 0:
         told = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         told |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+        told |= int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
         hosts = -1 if told else 1
     if hosts == 1:
         return
@@ -105,7 +106,10 @@ def total(mine: np.ndarray) -> np.ndarray:
     """The sum over hosts of arrays of one shape."""
     if jax.process_count() == 1:
         return mine
-    return np.asarray(multihost_utils.process_allgather(mine)).sum(axis=0)
+    # As bytes: JAX would make float32 of float64.
+    shares = multihost_utils.process_allgather(np.frombuffer(mine.tobytes(), np.uint8))
+    parts = [np.frombuffer(share.tobytes(), mine.dtype).reshape(mine.shape) for share in shares]
+    return np.sum(parts, axis=0)
 
 
 def _client() -> Any:

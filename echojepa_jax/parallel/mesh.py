@@ -5,7 +5,8 @@ Two axes. Clips are split over both. Parameters, optimizer and moving averages a
 gathered, in the type they are used in, when their turn comes. `replica` holds copies.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import by_rules
+
+log = logging.getLogger(__name__)
 
 REPLICA, FSDP = "replica", "fsdp"
 BATCH = PartitionSpec((REPLICA, FSDP))
@@ -109,12 +112,22 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     Raises:
       ValueError: a leaf that no rule covers.
     """
-    axes = by_rules(state, STATE_RULES)
-    return jax.tree.map(
-        lambda leaf, split: NamedSharding(mesh, _spec(leaf.shape, split, mesh.shape[FSDP])),
+    size = mesh.shape[FSDP]
+    shardings = jax.tree.map(
+        lambda leaf, split: NamedSharding(mesh, _spec(leaf.shape, split, size)),
         state,
-        axes,
+        by_rules(state, STATE_RULES),
     )
+    total = sum(leaf.size for leaf in jax.tree.leaves(state))
+    split = jax.tree.map(lambda leaf, place: leaf.size * (FSDP in place.spec), state, shardings)
+    whole = total - sum(jax.tree.leaves(split))
+    if size > 1 and whole > 0.1 * total / size:
+        log.warning(
+            "mesh.fsdp=%d does not divide all arrays of the state: %.0f%% of it is whole on every "
+            "device; a number that divides the model's widths, with more replicas, saves memory",
+            *(size, 100 * whole / total),
+        )
+    return shardings
 
 
 def _fsdp_size() -> int:
@@ -137,7 +150,9 @@ def whole(parameter: jax.Array) -> jax.Array:
     )
 
 
-def sum_over_clips(part: Any, axes: Sequence[int], *arrays: jax.Array) -> jax.Array:
+def sum_over_clips(
+    part: Callable[..., jax.Array], axes: Sequence[int], *arrays: jax.Array
+) -> jax.Array:
     """The gradient of a parameter: a sum over all clips, split as the parameter is.
 
     Every device sums over its own clips; then the sums are added up and scattered. The compiler,
@@ -164,7 +179,7 @@ def sum_over_clips(part: Any, axes: Sequence[int], *arrays: jax.Array) -> jax.Ar
     return jax.shard_map(summed, in_specs=BATCH, out_specs=spec, check_vma=False)(*arrays)
 
 
-def per_device(function: Any, *arrays: jax.Array) -> Any:
+def per_device(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Runs a kernel that the compiler cannot divide, on every device with its own clips.
 
     Args:

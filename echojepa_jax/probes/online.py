@@ -308,7 +308,9 @@ class OnlineProbe:
         attention = choose_backend(self._config.model.attention, platform_of(self._mesh))
         networks, clip = make_networks(self._config, attention), clip_spec(self._config)
         init = jax.jit(init_params, static_argnums=(0, 2, 3))
-        params = init(networks, jax.random.key(self._config.seed), clip.frames, clip.size)
+        params = init(
+            make_networks(self._config), jax.random.key(self._config.seed), clip.frames, clip.size
+        )
         log.info("probe: encoding %d videos with random weights", len(self._samples))
         made = self._fit(networks, params["encoder"])
         rows = {

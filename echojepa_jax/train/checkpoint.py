@@ -42,10 +42,8 @@ class Checkpoints:
             keep.append(preservation_policy.EveryNSteps(keep_every))
         path = epath.Path(folder)
         self.folder = path if "://" in str(folder) else path.absolute()
-        # It warns of what is asked for, a folder that is only read.
-        quiet = logging.getLogger("absl")
-        level = quiet.level
-        quiet.setLevel(logging.ERROR)
+        # Orbax warns through absl of what is asked for, a folder that is only read.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -56,8 +54,6 @@ class Checkpoints:
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=8),
             ),
         )
-
-        quiet.setLevel(level)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -123,11 +123,11 @@ def run(
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
+        stop_asked = stack.enter_context(stop_signal())
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
             workdirs.record(workdir.path, facts, program="main")
             _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
-        stop_asked = stack.enter_context(stop_signal())
         writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)
         schedules = program.schedules
@@ -270,10 +270,11 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
         said += "; the predictor starts from random weights, as there is none"
     training = f" ({weights.origin['training']})" if "training" in weights.origin else ""
     log.info("started from %s%s: %s", path, training, said)
-    # To where the fresh ones live, on any mesh.
-    params, target = jax.device_put(
+    # To where the fresh ones live, on any mesh; every host has read them all.
+    params, target = jax.tree.map(
+        lambda new, fresh: new if new is fresh else meshes.placed(np.asarray(new), fresh.sharding),
         (state.params | found, encoder),
-        jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.target.ema)),
+        (state.params, state.target.ema),
     )
     return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))
 

@@ -79,11 +79,13 @@ def make_program(config: ConfigDict, mesh: Mesh) -> Program:
     Raises:
       UserError: the attention backend does not run on this platform.
     """
+    # One clip, which makes the parameters, cannot be shared by kernels on many devices.
+    plain = make_networks(config)
     networks = make_networks(
         config, choose_backend(config.model.attention, meshes.platform_of(mesh))
     )
     schedules = make_schedules(config)
-    init = partial(init_params, networks, frames=config.data.frames, size=config.data.size)
+    init = partial(init_params, plain, frames=config.data.frames, size=config.data.size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     optimizer = make_optimizer(config, jax.eval_shape(init, key), schedules)
 

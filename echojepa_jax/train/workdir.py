@@ -94,7 +94,7 @@ class Workdir:
         if not hosts.is_first() and self.bucket:
             with _bucket_explained(str(self.bucket)):
                 self._fetch()
-        if not (self.path / _CONFIG).exists():
+        if not hosts.is_first() and not (self.path / _CONFIG).exists():
             raise UserError(
                 f"{self.path} is not the same folder on every host: use a shared disk or a bucket"
             )
@@ -102,8 +102,7 @@ class Workdir:
     def _fetch(self) -> None:
         """Makes `path` a copy of the small files in the bucket."""
         assert self.bucket is not None, "there is one"
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         for file in self.bucket.iterdir() if self.bucket.exists() else ():
             if file.is_file():
                 (self.path / file.name).write_bytes(file.read_bytes())
@@ -116,11 +115,10 @@ class Workdir:
         """
         if self.bucket is None:
             return
-        mine = "" if hosts.is_first() else f".{jax.process_index()}."
         with _bucket_explained(str(self.bucket)):
             self.bucket.mkdir(parents=True, exist_ok=True)
             for file in self.path.iterdir():
-                if file.is_file() and mine in file.name and not file.name.endswith(".tmp"):
+                if file.is_file() and _writer_of(file.name) == jax.process_index():
                     (self.bucket / file.name).write_bytes(file.read_bytes())
 
 
@@ -142,6 +140,14 @@ def of_this_host(name: str) -> str:
     """A file that each host writes for itself: "skipped.jsonl" is "skipped.2.jsonl" on host 2."""
     stem, _, kind = name.rpartition(".")
     return name if hosts.is_first() else f"{stem}.{jax.process_index()}.{kind}"
+
+
+def _writer_of(name: str) -> int:
+    """The host that writes a file of that name; -1 for one that is still being written."""
+    if name.endswith(".tmp"):
+        return -1
+    number = name.split(".")[-2:-1]
+    return int(number[0]) if number and number[0].isdigit() else 0
 
 
 def _as_json(config: ConfigDict) -> dict[str, Any]:

@@ -56,19 +56,43 @@ def load(path: str, fields: dict[str, str]) -> Any:
     Raises:
       UserError: the file is not there, or has no such field.
     """
+    # Late, for it wants `stand_in` to have been called.
+    from echojepa_jax.utils.fields import leaves, nearest
+
     if not Path(path).is_file():
         raise UserError(f"--config={path}: there is no such file; the shipped ones are in configs/")
     sys.path.insert(0, ".")  # configs import each other
-    config = runpy.run_path(path)["get_config"]()
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+    known = dict(leaves(config))
     for name, text in fields.items():
+        if name not in known:
+            raise UserError(f"the config has no field {name!r}{nearest(name, list(known))}")
         *sections, field = name.split(".")
         part = config
         for section in sections:
-            part = part.get(section, {})
-        if field not in part:
-            raise UserError(f"the config has no field {name!r}")
-        part[field] = text if isinstance(part[field], str) else ast.literal_eval(text)
+            part = part[section]
+        part[field] = _as(type(known[name]), name, text)
     return config
+
+
+def _as(kind: type, name: str, text: str) -> Any:
+    """The value that a text means for a field of that type."""
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config field {name!r} = {text!r} must be of type {kind.__name__}")
+    return value
 
 
 def split_fields(argv: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echojepa_jax.costs import ahead
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program
 from echojepa_jax.utils.errors import UserError
@@ -55,6 +56,25 @@ def test_bytes_of_the_state_fall_with_the_devices_that_share_it(name):
         assert bytes_per_device(program_of(name, fsdp).state) == pytest.approx(
             whole / fsdp, rel=0.02
         )
+
+
+def test_the_state_of_a_tpu_slice_is_made_part_by_part():
+    """Parameters come from one clip, which kernels cannot share between devices."""
+    config = importlib.import_module("configs.vit_l").get_config()
+    ahead.prepare_environment()
+    program = make_program(config, meshes.make_mesh(ahead.tpu_devices("v5e:2x2"), 1, -1))
+    assert program.networks.encoder.attention == "splash"
+    with jax.set_mesh(program.mesh):
+        places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        made = jax.jit(program._fresh, out_shardings=places).lower(key)
+    assert "num_partitions = 4" in made.as_text()
+
+
+def test_a_state_that_hardly_divides_is_said(caplog):
+    state = {"kernel": np.zeros((6, 10)), "bias": np.zeros(8)}
+    meshes.state_shardings(meshes.make_mesh(replica=1, fsdp=8), state)
+    assert "mesh.fsdp=8 does not divide all arrays of the state: 88% of it is whole" in caplog.text
 
 
 def test_a_parameter_without_a_rule_is_an_error():
