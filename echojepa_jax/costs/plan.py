@@ -100,7 +100,7 @@ def make_plan(
     mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
     program = make_program(config, mesh)
     say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
-    text, memory = _compiled(program)
+    text, memory = compiled_program(program)
     return Plan(
         config,
         chip,
@@ -112,7 +112,7 @@ def make_plan(
     )
 
 
-def _compiled(program: Program) -> tuple[str, Memory]:
+def compiled_program(program: Program) -> tuple[str, Memory]:
     """The compiled program's text, and the memory of a device."""
     platform = meshes.platform_of(program.mesh)
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])

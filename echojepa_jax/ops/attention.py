@@ -204,10 +204,15 @@ def splash_attention(
     return rearrange(out[:, :, :count], "b h n d -> b n h d").astype(query.dtype)
 
 
+@functools.cache  # so that it is said once
 def _block(count: int) -> int:
     """Tokens of a block, for sequences of `count`: large blocks are quick, padding is lost work.
 
     The share of time that a block of b tokens spends on starting is taken as 64 / b.
     """
     sizes = range(_LANES, _MAX_BLOCK + 1, _LANES)
-    return min(sizes, key=lambda b: (-(-count // b) * b) ** 2 * (1 + 64 / b))
+    block = min(sizes, key=lambda b: (-(-count // b) * b) ** 2 * (1 + 64 / b))
+    if count % block:
+        whole = -(-count // block) * block
+        log.info("splash attention: sequences of %d tokens are padded to %d", count, whole)
+    return block
