@@ -1,6 +1,14 @@
 """EchoJEPA in JAX: self-supervised pretraining on echocardiography video, for TPU and GPU."""
 
 import os
+import sys
+from glob import glob
 
 # Paths in buckets go through fsspec: TensorFlow, which etils would prefer, knows no s3://.
 os.environ.setdefault("EPATH_USE_TF", "false")
+
+# Where there is no accelerator at all, JAX need not look for one: with libtpu installed, which
+# plans are made with, it would complain at length.
+_DEVICES = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+if sys.platform == "linux" and not any(glob(pattern) for pattern in _DEVICES):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -53,7 +53,7 @@ def last_step(workdir: Path) -> int:
 def disturb(workdir: Path, rng: random.Random) -> str:
     """Starts the run, ends it in some way, and tells how."""
     processes, before = start(workdir), last_step(workdir)
-    if rng.random() < 0.8:  # while steps are made; else wherever it is
+    if rng.random() < 0.9:  # while steps are made; else wherever it is
         while last_step(workdir) <= before and all(p.poll() is None for p in processes):
             time.sleep(0.05)
     time.sleep(rng.uniform(0, 4))
