@@ -26,7 +26,7 @@ from echojepa_jax.utils.writers import read_lines
 from tests import programs
 from tests.conftest import SHRINK
 
-FIELDS = SHRINK | {"checkpoint.every": 5, "log.health_every": 0, "optim.updates_per_epoch": 150}
+FIELDS = SHRINK | {"checkpoint.every": 5, "log.health_every": 0}
 DEVICES = 2  # of each host
 
 
@@ -50,8 +50,15 @@ def last_step(workdir: Path) -> int:
     return max((line["step"] for line in read_lines(workdir / "metrics.jsonl")), default=0)
 
 
+def last_checkpoint(workdir: Path) -> int:
+    """The step of the newest checkpoint that is whole; 0 = none."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def disturb(workdir: Path, rng: random.Random) -> str:
     """Starts the run, ends it in some way, and tells how."""
+    kept = last_checkpoint(workdir)
     processes, before = start(workdir), last_step(workdir)
     if rng.random() < 0.9:  # while steps are made; else wherever it is
         while last_step(workdir) <= before and all(p.poll() is None for p in processes):
@@ -63,6 +70,9 @@ def disturb(workdir: Path, rng: random.Random) -> str:
         processes[victim].send_signal(kind)
     done = [programs.finish(process) for process in processes]
     codes = [process.returncode for process in done]
+    saved = last_checkpoint(workdir)
+    if saved < kept:
+        raise SystemExit(f"the checkpoint of step {kept} was lost: the last one is {saved} now")
     if kind == signal.SIGKILL and 0 in codes and "complete" not in done[0].stdout:
         raise SystemExit(f"a host left with code 0 although another was killed: {codes}")
     if (workdir / "damaged").exists():
@@ -79,8 +89,10 @@ def finish(workdir: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=300, help="of the whole run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    FIELDS["optim.updates_per_epoch"] = options.steps // FIELDS["optim.epochs"]
     folder = Path(tempfile.mkdtemp())
     for name in ("ECHOJEPA_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         os.environ.setdefault(name, str(folder / name.lower()))
