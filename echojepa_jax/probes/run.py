@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -68,12 +67,9 @@ def make_source(
     config: ConfigDict, weights: Pretrained, clip: ClipSpec, samples: Sequence[Sample]
 ) -> Source:
     """How this config turns videos into features."""
-    # Where the encoder is trained, or sees new crops, the compiler divides the step over devices,
-    # which it cannot do with kernels.
-    attention = fastest() if jax.local_device_count() == 1 else "xla"
     return Source(
         samples=samples,
-        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype), attention=attention),
+        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype), attention=fastest()),
         clip=clip,
         mean=weights.clip.mean,
         std=weights.clip.std,

@@ -332,7 +332,11 @@ def _epoch(
     updates = config.optim.epochs * setting.steps
     common = {
         "encoder": dataclasses.replace(
-            source.encoder, drop_path=config.encoder.drop_path, remat=config.encoder.remat
+            source.encoder,
+            drop_path=config.encoder.drop_path,
+            remat=config.encoder.remat,
+            # Here the compiler divides the step over devices, which it cannot do with kernels.
+            attention=source.encoder.attention if jax.local_device_count() == 1 else "xla",
         ),
         "look": (source.mean, source.std),
         "keep": source.keep,
