@@ -59,7 +59,7 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             sys.stderr.flush()
             # At once: threads that still compute would use what the interpreter takes apart.
             os._exit(130)
-        except Exception as error:
+        except Exception as error:  # whatever it is, hosts that wait for this one must hear of it
             if hosts := _hosts():
                 hosts.fail_unexpectedly(error)
             raise
@@ -67,11 +67,11 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
 
     try:
         app.run(main, flags_parser=_parse)
-    except SystemExit as ended:
+    except SystemExit:
         # Whoever asks for help has made no mistake.
         if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
             sys.exit(0)
-        raise ended
+        raise
 
 
 def _hosts() -> Any:

@@ -42,6 +42,7 @@ def tpu_devices(topology: str) -> list[jax.Device]:
         )
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    # Without libtpu, for a shape that no slice has, and for a name that it does not know.
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         missing = importlib.util.find_spec("libtpu") is None

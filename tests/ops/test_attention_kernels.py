@@ -1,5 +1,7 @@
 """The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,17 @@ def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
     assert ops.choose_backend("xla", "tpu") == "xla"
     with pytest.raises(UserError, match=r"'splash' runs on TPUs; this is a GPU .*: use 'cudnn'"):
         ops.choose_backend("splash", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "best"), [("9.0", "cudnn"), ("7.5", "xla"), ("gfx942", "xla")]
+)
+def test_what_a_gpu_tells_of_itself_decides(monkeypatch, capability, best):
+    gpu = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(ops.jax, "devices", lambda _: [gpu])
+    ops._oldest_gpu.cache_clear()
+    assert ops.choose_backend("auto", "gpu") == best
+    ops._oldest_gpu.cache_clear()
 
 
 def test_an_old_gpu_has_no_cudnn_attention(monkeypatch):
