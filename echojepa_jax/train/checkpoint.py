@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,9 @@ from echojepa_jax.parallel import hosts
 from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# Seconds before a bucket is asked again for a checkpoint that could not be read.
+_BUCKET_PAUSES = (5, 30)
 
 # Trees by the name of their folder in a checkpoint; shapes suffice where one is to be read.
 Parts = dict[str, Any]
@@ -117,7 +121,7 @@ class Checkpoints:
         for step in steps:
             parts = None
             try:
-                parts = jax.block_until_ready(self.restore(like, step))
+                parts = self._read(like, step)
             # Orbax and TensorStore raise whatever the damage makes of the files: ValueError,
             # KeyError, FileNotFoundError, JSONDecodeError. Each of them means the same here.
             except Exception as error:
@@ -134,6 +138,17 @@ class Checkpoints:
                 "restore the folder from a copy, or start in a new --workdir"
             )
         return None
+
+    def _read(self, like: Parts, step: int) -> Parts:
+        """One checkpoint, all of it arrived; a bucket is asked again before it is given up."""
+        for seconds in _BUCKET_PAUSES if "://" in str(self.folder) else ():
+            try:
+                return jax.block_until_ready(self.restore(like, step))
+            except Exception as error:  # a network's fault looks like damage at first
+                reason = str(error).strip().split("\n")[0][:200]
+                log.warning("checkpoint %d: %s; trying again in %d s", step, reason, seconds)
+                time.sleep(seconds)
+        return jax.block_until_ready(self.restore(like, step))
 
     def _set_aside(self, steps: list[int]) -> None:
         aside = self.folder.parent / "damaged"

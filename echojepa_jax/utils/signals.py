@@ -1,26 +1,77 @@
-"""Signals that ask a program to stop, turned into a question it asks between two steps."""
+"""What asks a program to stop, turned into a question it asks between two steps.
+
+That is a signal, or the notice that a Google Cloud machine gives in its metadata about half a
+minute before it is taken away (spot machines, maintenance).
+"""
 
 import logging
+import os
 import signal
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 
+NOTICE_SECONDS = 3.0  # between two looks at the metadata
+# What these entries say when the machine is about to go.
+_NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
+
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and SIGINT into a question that the loop asks after every step."""
-    seen: list[int] = []
+    """Turns SIGTERM, SIGINT and a cloud's notice into a question the loop asks after every step."""
+    seen: list[str] = []
+    ended = threading.Event()
 
-    def note(number: int, _: Any) -> None:
-        seen.append(number)
-        log.warning("%s: leaving when what is under way is done", signal.Signals(number).name)
+    def note(what: str) -> None:
+        seen.append(what)
+        log.warning("%s: leaving when what is under way is done", what)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    def on_signal(number: int, _: Any) -> None:
+        note(signal.Signals(number).name)
+
+    def await_notice(host: str) -> None:
+        while not ended.wait(NOTICE_SECONDS):
+            if notice := _notice(host):
+                return note(notice)
+
+    if host := _metadata_host():
+        threading.Thread(target=await_notice, args=(host,), daemon=True).start()
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield lambda: bool(seen)
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _metadata_host() -> str:
+    """Where this machine's metadata are served; "" if it is not one of Google's."""
+    product = Path("/sys/class/dmi/id/product_name")
+    try:
+        ours = product.read_text().startswith("Google")
+    except OSError:
+        ours = False
+    # The name under which Google's own libraries look for another address.
+    return os.environ.get("GCE_METADATA_HOST", "metadata.google.internal" if ours else "")
+
+
+def _notice(host: str) -> str:
+    """Why this machine is about to go; "" if it stays, or nobody answers."""
+    for entry, alarm in _NOTICES.items():
+        url = f"http://{host}/computeMetadata/v1/instance/{entry}"
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        try:
+            with urllib.request.urlopen(request, timeout=NOTICE_SECONDS) as answer:
+                if answer.read().decode().strip() == alarm:
+                    return f"the machine's metadata say {entry}={alarm}"
+        except OSError:
+            continue  # looked at again in a moment
+    return ""

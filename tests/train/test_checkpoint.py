@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 import optax
 import pytest
+from etils import epath
 
+from echojepa_jax.train import checkpoint as module
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.state import TrainState
 
@@ -42,3 +44,23 @@ def test_reading_another_runs_checkpoints_changes_nothing(tmp_path):
         assert checkpoints.steps() == [3, 2, 1]
         checkpoints.restore({"params": state(0).params}, 2)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_bucket_that_fails_for_a_moment_is_not_taken_for_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BUCKET_PAUSES", (0, 0))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state(1).parts())
+        checkpoints.wait()
+        restore, failures = checkpoints.restore, [OSError("no route to host")] * 2
+
+        def unsteady(like, step):
+            if failures:
+                raise failures.pop()
+            return restore(like, step)
+
+        monkeypatch.setattr(checkpoints, "restore", unsteady)
+        checkpoints.folder = epath.Path("gs://bucket/run/checkpoints")
+        restored = TrainState.of(checkpoints.restore_latest(state(0).parts()))
+    assert int(restored.step) == 1
+    assert not failures
+    assert not (tmp_path / "damaged").exists()

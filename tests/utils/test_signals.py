@@ -1,0 +1,61 @@
+"""A cloud's notice that the machine will go asks to stop, as a signal does."""
+
+import http.server
+import threading
+import time
+from typing import ClassVar
+
+import pytest
+
+from echojepa_jax.utils import signals
+from echojepa_jax.utils.signals import stop_signal
+
+
+class _Metadata(http.server.BaseHTTPRequestHandler):
+    answers: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self):
+        assert self.headers["Metadata-Flavor"] == "Google"
+        entry = self.path.removeprefix("/computeMetadata/v1/instance/")
+        self.send_response(200 if entry in self.answers else 404)
+        self.end_headers()
+        self.wfile.write(self.answers.get(entry, "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """The entries that a metadata server gives, which can be changed."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(signals, "NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(_Metadata, "answers", {})
+    yield _Metadata.answers
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("preempted", "TRUE"), ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")],
+)
+def test_a_notice_asks_to_stop(metadata, caplog, entry, value):
+    metadata.update({"preempted": "FALSE", "maintenance-event": "NONE"})
+    with stop_signal() as asked:
+        time.sleep(0.3)
+        assert not asked()
+        metadata[entry] = value
+        until = time.monotonic() + 10
+        while not asked():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    assert f"{entry}={value}" in caplog.text
+
+
+def test_a_server_that_fails_asks_nothing(metadata):
+    with stop_signal() as asked:
+        time.sleep(0.3)
+        assert not asked()
