@@ -22,11 +22,14 @@ from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from echojepa_jax.data.video_info import (
+    NO_REGION,
+    NOT_2D,
+    STALE_REGION,
     UnreadableVideo,
     VideoInfo,
+    check_size,
     fewer_frames,
     first_bytes,
-    wanted_frames,
 )
 
 _COLOURS, _LUT = ("Red", "Green", "Blue"), "PaletteColorLookupTable"
@@ -34,7 +37,7 @@ _TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "WindowCenter", "WindowWidth"),
     *("RescaleSlope", "RescaleIntercept", "SequenceOfUltrasoundRegions"),
-    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
+    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "PixelSpacing"),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
@@ -44,7 +47,8 @@ _PYDICOM_ERRORS = (
     *(InvalidDicomError, struct.error),
 )
 _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
-_TISSUE, _TWO_DIMENSIONAL = 1, 1  # values of RegionDataType and RegionSpatialFormat
+# Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
+_TISSUE, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 1, 3
 
 logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
 warnings.filterwarnings("ignore", module="pydicom")
@@ -59,6 +63,7 @@ class _Header:
     rows: slice
     columns: slice
     note: str
+    spacing: tuple[float, float]
     compressed: bool
     to_rgb: Callable[[np.ndarray], np.ndarray]
 
@@ -71,23 +76,50 @@ def probe(path: str) -> VideoInfo:
     """
     with _opened(path) as (file, header):
         image = next(_images(file, header, [0]))
-    return VideoInfo(header.frames, header.fps, image.shape[0], image.shape[1], header.note)
+    height, width = image.shape[:2]
+    return VideoInfo(header.frames, header.fps, height, width, header.note, header.spacing)
 
 
-def decode(path: str, frame_ids: np.ndarray) -> np.ndarray:
-    """The frames `frame_ids` (ascending, may repeat) [T] as RGB uint8 [T, H, W, 3], cropped.
+def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3], cropped.
 
     Raises:
       UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
     """
-    ids, rows = wanted_frames(frame_ids)
     with _opened(path) as (file, header):
         if ids[-1] >= header.frames:
             raise fewer_frames(header.frames, ids[-1])
-        return np.stack(list(_images(file, header, ids.tolist())))[rows]
+        yield from _images(file, header, ids)
 
 
-def _images(file: BinaryIO, header: _Header, ids: list[int]) -> Iterator[np.ndarray]:
+def coded(path: str) -> Iterator[bytes]:
+    """Yield the bytes of the coded pictures, and none of the header.
+
+    Raises:
+      UnreadableVideo: as `probe`.
+    """
+    with _opened(path) as (file, _):
+        # The header was read up to the pixel data, which end the file.
+        while block := file.read(2**20):
+            yield block
+
+
+def identity(path: str) -> tuple[str, str]:
+    """Who is shown and in which examination, "" where the header does not tell.
+
+    These are names of people: hash them before they go anywhere.
+    """
+    tags = ["PatientID", "PatientName", "StudyInstanceUID"]
+    try:
+        with open(path, "rb") as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
+        patient, name, study = (str(dataset.get(tag) or "").strip() for tag in tags)
+    except _PYDICOM_ERRORS as error:
+        raise UnreadableVideo("damaged: the DICOM header cannot be read") from error
+    return patient or name, study
+
+
+def _images(file: BinaryIO, header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` as uint8 [H, W, 3]."""
     # One plugin for every syntax: Pillow's colours are wrong for JPEGs with an Adobe marker, and a
     # mixture would make pixels depend on what happens to be installed.
@@ -125,6 +157,7 @@ def _header(dataset: pydicom.Dataset) -> _Header:
         supported = False
     if not supported or syntax == DeflatedExplicitVRLittleEndian:
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
+    check_size(int(dataset.Rows), int(dataset.Columns))
     rows, columns, note = _region(dataset)
     return _Header(
         frames=int(dataset.get("NumberOfFrames") or 1),
@@ -132,6 +165,7 @@ def _header(dataset: pydicom.Dataset) -> _Header:
         rows=rows,
         columns=columns,
         note=note,
+        spacing=_spacing(dataset),
         compressed=syntax.is_compressed,
         to_rgb=_to_rgb(dataset),
     )
@@ -166,28 +200,48 @@ def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, str]:
     size (stale after an export at lower resolution) would cut at random, so they are not used.
     """
     height, width = int(dataset.Rows), int(dataset.Columns)
-    boxes = [
-        (
-            int(region.RegionLocationMinY0),
-            int(region.RegionLocationMaxY1) + 1,  # the corners are inside the region
-            int(region.RegionLocationMinX0),
-            int(region.RegionLocationMaxX1) + 1,
-        )
-        for region in dataset.get("SequenceOfUltrasoundRegions") or []
-        if region.get("RegionDataType") == _TISSUE
-        and region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
-    ]
+    regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
+    pictures = [region for region in regions if _is_picture(region)]
     # One pixel of grace: some makers write the corner outside.
     inside = [
         (y0, min(y1, height), x0, min(x1, width))
-        for y0, y1, x0, x1 in boxes
+        for y0, y1, x0, x1 in map(_box, pictures)
         if 0 <= y0 < y1 <= height + 1 and 0 <= x0 < x1 <= width + 1
     ]
     if not inside:
-        note = "stale ultrasound region" if boxes else "no ultrasound region"
-        return slice(0, height), slice(0, width), f"{note}: the whole frame is used"
+        note = STALE_REGION if pictures else NOT_2D if regions else NO_REGION
+        return slice(0, height), slice(0, width), note
     y0, y1, x0, x1 = max(inside, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
     return slice(y0, y1), slice(x0, x1), ""
+
+
+def _is_picture(region: pydicom.Dataset) -> bool:
+    return (
+        region.get("RegionDataType") == _TISSUE
+        and region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
+    )
+
+
+def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right; the corners that the header names are inside the region."""
+    return (
+        int(region.RegionLocationMinY0),
+        int(region.RegionLocationMaxY1) + 1,
+        int(region.RegionLocationMinX0),
+        int(region.RegionLocationMaxX1) + 1,
+    )
+
+
+def _spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """mm between pixels, down and right, of the first 2-D region that tells; else of the image."""
+    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
+        units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
+        if _is_picture(region) and units == (_CENTIMETRES, _CENTIMETRES):
+            # A negative one counts upwards.
+            down, right = (region.get(f"PhysicalDelta{axis}") for axis in "YX")
+            return abs(float(down or 0)) * 10, abs(float(right or 0)) * 10
+    pair = dataset.get("PixelSpacing")
+    return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
 
 
 def _to_rgb(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:

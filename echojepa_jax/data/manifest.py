@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from echojepa_jax.data.readers import read_source
+from echojepa_jax.data.readers import kind_of, read_source
 from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.data.scan import scan
 from echojepa_jax.utils.cache import cache_dir
@@ -60,7 +60,7 @@ def load(
     if len(unusable) > max_bad_share * total:
         raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
     if not good:
-        raise UserError(f"No video is left of {', '.join(sources)}: {_categories(rejected)}.")
+        raise UserError(f"No video is left of {', '.join(sources)}: {categories(rejected)}.")
     return good
 
 
@@ -111,7 +111,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """SHA-256 of what `samples` are, in order, wherever the files lie."""
     digest = hashlib.sha256()
     for s in samples:
-        kind = s.source.partition(":")[0]
+        kind = kind_of(s.source)
         targets = sorted(s.targets.items())
         facts = [kind, s.name, s.frames, s.fps, s.height, s.width]
         facts += [s.split, s.patient, s.view, targets]
@@ -124,7 +124,7 @@ def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
     listed = {source: read_source(source) for source in dict.fromkeys(sources)}
     by_split: dict[str, list[Sample]] = {}
     for source, samples in listed.items():
-        _check_names(source, samples)
+        check_names(source, samples)
         for sample in samples:
             by_split.setdefault(sample.split, []).append(sample)
     check_patients({name: samples for name, samples in by_split.items() if name})
@@ -137,7 +137,7 @@ def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
     return listed
 
 
-def _check_names(source: str, samples: Sequence[Sample]) -> None:
+def check_names(source: str, samples: Sequence[Sample]) -> None:
     """Results are joined on names, so a source must not use one twice."""
     if not samples:
         raise UserError(f"Source {source!r} lists no video.")
@@ -172,12 +172,12 @@ def _report(
             source,
             len(samples),
             len(bad),
-            f" ({_categories(bad)})" if bad else "",
+            f" ({categories(bad)})" if bad else "",
             len(mine) - len(bad),
         )
 
 
-def _categories(rejected: Iterable[Rejected]) -> str:
+def categories(rejected: Iterable[Rejected]) -> str:
     """How often each kind of reason occurs: "2 missing, 1 truncated"."""
     counts = Counter(r.reason.partition(":")[0] for r in rejected)
     return ", ".join(f"{count} {category}" for category, count in counts.most_common())
@@ -191,6 +191,6 @@ def _too_many(unusable: Sequence[Rejected], total: int, limit: float, file: Path
     )
     return (
         f"{len(unusable)} of {total} files ({len(unusable) / total:.1%}) are unusable "
-        f"({_categories(unusable)}), more than data.max_bad_share = {limit:g} allows, the first "
+        f"({categories(unusable)}), more than data.max_bad_share = {limit:g} allows, the first "
         f"being {first.sample.path} ({first.reason}); {listed}{hint}."
     )

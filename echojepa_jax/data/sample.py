@@ -21,6 +21,11 @@ class Sample:
     fps: float = 0.0  # 0 = the file does not tell
     height: int = 0
     width: int = 0
+    spacing: tuple[float, float] = (0.0, 0.0)  # mm from a pixel to the next one below, and right
+    grey: bool = False  # known to hold grey pictures only
+    content: str = ""  # SHA-256 of the coded pictures
+    still: bool = False  # the set consists of single pictures: one frame is no fault
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of targets, by name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -23,11 +22,11 @@ from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v1.jsonl"  # raise the number whenever probing measures something else
-_IN_FLIGHT = 1024  # so that half a million files do not become half a million futures
+CACHE_FILE = "scan-v2.jsonl"  # raise the number whenever probing measures something else
+_IN_FLIGHT = 1024
 
-_Key = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
-_Result = tuple[_Key | None, VideoInfo | str]  # a str is the reason for having no facts
+Key = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
+Probe = Callable[[Sequence[str]], Iterable[VideoInfo | str]]  # a str is the reason for no facts
 
 log = logging.getLogger(__name__)
 
@@ -46,58 +45,106 @@ def scan(
     """
     good: list[Sample] = []
     rejected: list[Rejected] = []
-    notes: Counter[str] = Counter()
-    cache_file = cache_dir / CACHE_FILE
-    known = _read_cache(cache_file)
-    with _appending(cache_file) as cache:
-        results = with_progress(_measured(samples, known, workers), len(samples), "scan")
-        for sample, (key, result) in zip(samples, results, strict=True):
+    notes: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        results = measured(samples, cache_dir, pool, lambda paths: pool.map(_probe, paths))
+        for sample, result in zip(samples, results, strict=True):
             if isinstance(result, str):
                 rejected.append(Rejected(sample, result, "bad"))
                 continue
-            if key is not None and key not in known:
-                cache.write(_cache_line(key, result))
-            notes[result.note] += 1
-            facts = dataclasses.asdict(result)
-            del facts["note"]
-            if result.frames == 1:
+            if result.note:
+                notes.setdefault(result.note, []).append(sample.path)
+            if result.frames == 1 and not sample.still:
                 rejected.append(Rejected(sample, "still: the file holds one frame", "still"))
             else:
-                good.append(dataclasses.replace(sample, **facts))
-    del notes[""]
-    for note, files in sorted(notes.items()):
-        log.warning("scan: %d files: %s", files, note)
+                good.append(with_facts(sample, result))
+    for note, paths in sorted(notes.items()):
+        log.warning("scan: %d files, such as %s: %s", len(paths), paths[0], note)
     return good, rejected
 
 
-def _measured(
-    samples: Sequence[Sample], known: dict[_Key, VideoInfo], workers: int
-) -> Iterator[_Result]:
-    """The result for each sample, in order, computed by `workers` threads."""
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(samples), _IN_FLIGHT):
-            part = samples[start : start + _IN_FLIGHT]
-            yield from pool.map(lambda sample: _measure(sample.path, known), part)
+def with_facts(sample: Sample, info: VideoInfo) -> Sample:
+    """What the file tells; where it tells no rate or distances, what the reader knows."""
+    return dataclasses.replace(
+        sample,
+        frames=info.frames,
+        fps=info.fps or sample.fps or float(sample.still),  # of one frame any rate is true
+        height=info.height,
+        width=info.width,
+        spacing=info.spacing if any(info.spacing) else sample.spacing,
+    )
 
 
-def _measure(path: str, known: dict[_Key, VideoInfo]) -> _Result:
-    key = None
-    with contextlib.suppress(OSError):  # probing says why there is no such file
-        stat = os.stat(path)
-        key = (path, stat.st_size, stat.st_mtime_ns)
+def measured(
+    samples: Sequence[Sample], cache_dir: Path, pool: ThreadPoolExecutor, probe: Probe
+) -> Iterator[VideoInfo | str]:
+    """The facts of every sample's file, or the reason for having none, in order.
+
+    Args:
+      pool: threads to ask the file system with.
+      probe: measures the files whose facts are not known from an earlier scan.
+
+    Raises:
+      UserError: `cache_dir` cannot be written.
+    """
+    cache_file = cache_dir / CACHE_FILE
+    known = _read_cache(cache_file)
+    with _appending(cache_file) as cache:
+        # In parts, so that half a million files do not become half a million futures.
+        parts = (samples[i : i + _IN_FLIGHT] for i in range(0, len(samples), _IN_FLIGHT))
+        results = (
+            (key, result)
+            for part in parts
+            for key, result in _part_measured(part, known, pool, probe)
+        )
+        for key, result in with_progress(results, len(samples), "scan"):
+            if isinstance(result, VideoInfo) and key is not None and key not in known:
+                cache.write(_cache_line(key, result))
+            yield result
+
+
+def _part_measured(
+    samples: Sequence[Sample],
+    known: Mapping[Key | None, VideoInfo],
+    pool: ThreadPoolExecutor,
+    probe: Probe,
+) -> Iterator[tuple[Key | None, VideoInfo | str]]:
+    keys = list(pool.map(key_of, samples))
+    # Prepared shards have an index that tells all.
+    asked = [
+        s.path for s, key in zip(samples, keys, strict=True) if not s.frames and key not in known
+    ]
+    answers = iter(probe(asked))
+    for sample, key in zip(samples, keys, strict=True):
+        if sample.frames:
+            info = VideoInfo(sample.frames, sample.fps, sample.height, sample.width)
+            yield None, dataclasses.replace(info, spacing=sample.spacing)
+        else:
+            yield key, known[key] if key in known else next(answers)
+
+
+def key_of(sample: Sample) -> Key | None:
+    """What tells whether a file has changed; None if there is none, as probing will say."""
+    with contextlib.suppress(OSError):
+        stat = os.stat(sample.path)
+        return sample.path, stat.st_size, stat.st_mtime_ns
+    return None
+
+
+def _probe(path: str) -> VideoInfo | str:
     try:
-        return key, known[key] if key in known else decode.probe(path)
+        return decode.probe(path)
     except UnreadableVideo as error:
-        return key, str(error)
+        return str(error)
 
 
-def _read_cache(path: Path) -> dict[_Key, VideoInfo]:
+def _read_cache(path: Path) -> dict[Key | None, VideoInfo]:
     """The facts of earlier scans; a damaged line (a full disk, two writers) costs a new probe."""
-    known = {}
+    known: dict[Key | None, VideoInfo] = {}
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
                     entry = json.loads(line)
                     key = (str(entry["path"]), int(entry["size"]), int(entry["mtime_ns"]))
                     known[key] = VideoInfo(
@@ -106,11 +153,12 @@ def _read_cache(path: Path) -> dict[_Key, VideoInfo]:
                         height=int(entry["height"]),
                         width=int(entry["width"]),
                         note=str(entry["note"]),
+                        spacing=(float(entry["spacing"][0]), float(entry["spacing"][1])),
                     )
     return known
 
 
-def _cache_line(key: _Key, info: VideoInfo) -> str:
+def _cache_line(key: Key, info: VideoInfo) -> str:
     names = dict(zip(("path", "size", "mtime_ns"), key, strict=True))
     return json.dumps(names | dataclasses.asdict(info)) + "\n"
 

@@ -16,11 +16,19 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from echojepa_jax.data.containers import check_complete, container_format
-from echojepa_jax.data.video_info import UnreadableVideo, VideoInfo, fewer_frames, wanted_frames
+from echojepa_jax.data.video_info import (
+    VARIABLE_RATE,
+    UnreadableVideo,
+    VideoInfo,
+    check_size,
+    fewer_frames,
+)
 
 # Codecs whose packets are frames, one to one. Others may hide or pack frames (VP8, DivX): counting
 # those takes decoding them.
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
+
+_IRREGULAR = 0.02  # share of the distances between frames that may be odd ones
 
 # A title in another encoding than UTF-8 must not reject a video. PyAV 19 no longer asks.
 _OF_TAGS: dict[str, Any] = (
@@ -41,12 +49,15 @@ def probe(path: str) -> VideoInfo:
         counts_packets = codec.intra_only or codec.canonical_name in _PACKETS_ARE_FRAMES
         whole = shown = decoded = slots = 0
         first, cut = None, False
+        times: list[int] = []
         for packet in container.demux(stream):
             cut = cut or (packet.size > 0 and packet.is_corrupt)
             if cut:
                 break
             if packet.size:
                 whole += 1
+                if packet.pts is not None and not packet.is_discard:
+                    times.append(packet.pts)
                 shown += not packet.is_discard
                 slots = whole if packet.dts is None else packet.dts + 1
             if first is None or not counts_packets:
@@ -69,26 +80,45 @@ def probe(path: str) -> VideoInfo:
         fps = float(stream.average_rate or stream.base_rate or stream.guessed_rate or 0)
         if kind == "avi":
             fps *= whole / held
-        return VideoInfo(shown if counts_packets else decoded, fps, first.height, first.width)
+        # An AVI has no times, only slots.
+        note = "" if kind == "avi" or _is_regular(times) else VARIABLE_RATE
+        count = shown if counts_packets else decoded
+        return VideoInfo(count, fps, first.height, first.width, note)
 
 
-def decode(path: str, frame_ids: np.ndarray) -> np.ndarray:
-    """The frames `frame_ids` (ascending, may repeat) [T] as RGB uint8 [T, H, W, 3].
+def _is_regular(times: list[int]) -> bool:
+    """Whether frames follow each other at one distance, but for rounding and a few dropped ones."""
+    gaps = np.diff(np.sort(times))
+    if gaps.size < 2:
+        return True
+    usual = float(np.median(gaps))
+    # Clocks of milliseconds write 30 frames a second as 33, 33 and 34.
+    off = np.abs(gaps - usual) > max(0.25 * usual, 1)
+    return bool(off.mean() <= _IRREGULAR)
+
+
+def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3].
 
     Raises:
       UnreadableVideo: the file is damaged, or holds fewer frames than asked for.
     """
-    ids, rows = wanted_frames(frame_ids)
     with _opened(path, container_format(path)) as (container, stream):
         pick = _frames_alone if stream.codec_context.codec.intra_only else _frames_in_order
         # threads=1: the pipeline runs one decoder a worker; more threads would only compete.
-        images = [
-            frame.to_ndarray(format="rgb24", threads=1)
-            for frame in pick(container, stream, ids.tolist())
-        ]
-    if len({image.shape for image in images}) > 1:
-        raise UnreadableVideo("damaged: the picture size changes within the video")
-    return np.stack(images)[rows]
+        for frame in pick(container, stream, ids):
+            yield frame.to_ndarray(format="rgb24", threads=1)
+
+
+def coded(path: str) -> Iterator[bytes]:
+    """Yield the bytes of the coded pictures, and none of the container.
+
+    Raises:
+      UnreadableVideo: the file is damaged.
+    """
+    with _opened(path, container_format(path)) as (container, stream):
+        for packet in container.demux(stream):
+            yield bytes(packet)
 
 
 def _frames_alone(
@@ -144,6 +174,7 @@ def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContain
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise UnreadableVideo("unsupported: no decoder for the video's codec")
+            check_size(stream.codec_context.height, stream.codec_context.width)
             stream.thread_type = "NONE"
             stream.thread_count = 1
             yield container, stream

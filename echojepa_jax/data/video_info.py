@@ -18,8 +18,9 @@ class UnreadableVideo(Exception):
 class VideoInfo:
     """The measured facts of a file: frames it holds, frames a second (0 = the file does not tell).
 
-    `height` and `width` are in pixels, after cropping to the ultrasound region. `note` says what a
-    reader of the pixels should know ("" = nothing).
+    `height` and `width` are in pixels, after cropping to the ultrasound region. `spacing` is the
+    distance of neighbouring pixels in mm, down and right. `note` says what a reader of the pixels
+    should know ("" = nothing).
     """
 
     frames: int
@@ -27,6 +28,23 @@ class VideoInfo:
     height: int
     width: int
     note: str = ""
+    spacing: tuple[float, float] = (0.0, 0.0)
+
+
+# Notes on what was cropped away from a DICOM's frames, or why nothing was.
+NO_REGION = "no ultrasound region: the whole frame is used"
+STALE_REGION = "stale ultrasound region: the whole frame is used"
+NOT_2D = "no two-dimensional ultrasound region: the whole frame is used"
+# A note on frames that are not equally far apart in time.
+VARIABLE_RATE = "variable frame rate: the mean is used"
+
+MAX_FRAME_PIXELS = 2**25  # 8 K television; more is damage, or would not fit a worker's memory
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise UnreadableVideo for a frame that is too large to decode."""
+    if height * width > MAX_FRAME_PIXELS:
+        raise UnreadableVideo(f"unsupported: frames of {height} x {width} pixels")
 
 
 def first_bytes(path: str) -> bytes:

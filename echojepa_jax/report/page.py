@@ -32,8 +32,10 @@ class Refused(NamedTuple):
     example: str
 
 
-def write_page(workdir: Path, template: str, values: Mapping[str, Any]) -> Path:
-    """Renders a template of this folder into `report.html` of the workdir and returns its path."""
+def write_page(
+    workdir: Path, template: str, values: Mapping[str, Any], file: str = "report.html"
+) -> Path:
+    """Renders a template of this folder into a file of the workdir and returns its path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("echojepa_jax.report", ""),
         autoescape=True,
@@ -42,7 +44,7 @@ def write_page(workdir: Path, template: str, values: Mapping[str, Any]) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(name=workdir.resolve().name, **values)
-    path = workdir / "report.html"
+    path = workdir / file
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(page, encoding="utf-8")
     os.replace(scratch, path)

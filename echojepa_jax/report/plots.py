@@ -1,4 +1,4 @@
-"""Figures of the reports: curves, scatter, Bland-Altman, confusion matrix; as SVG data URIs.
+"""Figures of the reports, as SVG data URIs: curves, scatter, histogram, confusion matrix, others.
 
 Figures are built without pyplot, so that nothing global is left behind. An SVG goes into the page
 as an image rather than inline: its ids then cannot clash with those of another figure.
@@ -121,6 +121,20 @@ def scatter(
         suffix = f" ({unit})" if unit else ""
         ax.set(xlim=limits, ylim=limits, aspect="equal")
         ax.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}")
+        return _svg(figure)
+
+
+def histogram(values: Sequence[float], x_label: str) -> str:
+    """How many videos have which value; values [n] that are all the same make one bar."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2.9, 2.2), layout="constrained")
+        ax = figure.subplots()
+        low, high = min(values), max(values)
+        limits = (low - 0.5, high + 0.5) if low == high else (low, high)
+        ax.hist(values, bins=min(30, max(5, len(set(values)))), range=limits, color=BLUE)
+        ax.set(xlabel=x_label, ylabel="videos")
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         return _svg(figure)
 
 

@@ -138,4 +138,4 @@ def test_files_without_a_region_are_counted_in_the_log(tmp_path, caplog):
     path = pytest.importorskip("pydicom.data").get_testdata_file("examples_ybr_color.dcm")
     good, _ = scan([sample(str(path))], cache_dir=tmp_path, workers=1)
     assert good[0].frames == 30
-    assert "1 files: stale ultrasound region: the whole frame is used" in caplog.text
+    assert f"1 files, such as {path}: stale ultrasound region: the whole" in caplog.text

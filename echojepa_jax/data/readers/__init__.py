@@ -1,4 +1,7 @@
-"""Data sources: a source "<kind>:<path>" is read by the file of this folder that knows the kind."""
+"""Data sources: a source "<kind>:<path>" is read by the file of this folder that knows the kind.
+
+The folder of a prepared set says itself what it is, so its path alone is a source as well.
+"""
 
 from echojepa_jax.data.readers import (
     csv_manifest,
@@ -8,7 +11,9 @@ from echojepa_jax.data.readers import (
     phantom,
     videos,
 )
+from echojepa_jax.data.readers import shards as prepared
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.shards import is_prepared
 from echojepa_jax.utils.errors import UserError
 
 _READERS = {
@@ -18,7 +23,14 @@ _READERS = {
     "echonet_dynamic": echonet_dynamic.read,
     "dicom": dicom.read,
     "phantom": phantom.read,
+    "shards": prepared.read,
 }
+
+
+def kind_of(source: str) -> str:
+    """The kind of a source that can be read."""
+    kind = source.partition(":")[0]
+    return kind if kind in _READERS else "shards"
 
 
 def read_source(source: str) -> list[Sample]:
@@ -28,6 +40,8 @@ def read_source(source: str) -> list[Sample]:
       UserError: the kind is unknown, or the reader cannot read the path.
     """
     kind, _, path = source.partition(":")
+    if kind not in _READERS and source and is_prepared(source):
+        return prepared.read(source, source)
     if kind not in _READERS or not path:
         kinds = ", ".join(_READERS)
         raise UserError(f"Source {source!r} must be '<kind>:<path>' with a kind of: {kinds}.")

@@ -1,0 +1,52 @@
+"""The same preparation as an Apache Beam pipeline: one element is one shard.
+
+The plan is made where the program starts; workers make shards, whose bytes do not depend on who
+makes them. All of them must see the files and the folder under the same paths.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+from echojepa_jax.data.preparation import Options, Shard, Work, guard, write_shard
+from echojepa_jax.utils.errors import UserError
+
+
+def make_with_beam(
+    work: Work, missing: Sequence[Shard], options: Options, runner: str, flags: Sequence[str]
+) -> None:
+    """Makes shards with a Beam runner.
+
+    Args:
+      flags: the runner's own, such as "--flink_master=HOST:PORT".
+
+    Raises:
+      UserError: Beam is not installed, or does not know the runner.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError(
+            f"--runner={runner} needs Apache Beam: pip install -r requirements-beam.txt"
+        ) from error
+    try:
+        chosen = PipelineOptions([f"--runner={runner}", *flags])
+        pipeline = beam.Pipeline(options=chosen)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner={runner}: {str(error).splitlines()[0]}") from error
+    with pipeline as started:
+        _ = (
+            started
+            | "shards" >> beam.Create(list(missing))
+            | "spread" >> beam.Reshuffle()
+            | "make" >> beam.Map(_make, work=work, options=options)
+        )
+
+
+def _make(shard: Shard, work: Work, options: Options) -> str:
+    # A second attempt at an element may find it done.
+    if not work.is_done(shard):
+        results = guard(options).over(shard.recordings, workers=1)
+        with contextlib.closing(results):
+            write_shard(work, shard, results)
+    return shard.name

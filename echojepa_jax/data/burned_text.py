@@ -1,0 +1,60 @@
+"""Finds what looks like text burned into a recording: names, dates and numbers beside the sector.
+
+Characters stand still, are brighter than what is around them, are about as high as each other, and
+stand in a row. Whoever looks for identities should look at what this finds; what it does not find
+is not thereby proved to be absent.
+"""
+
+import cv2
+import numpy as np
+
+_BRIGHTER = 40  # grey levels above the neighbourhood
+_HEIGHTS = (4, 1 / 12)  # of a character: pixels at least, share of the frame at most
+_IN_A_ROW = 3  # characters make a text
+
+
+def find(lowest: np.ndarray, where: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes (top, left, height, width) of rows of characters.
+
+    Args:
+      lowest: uint8 [H, W], the darkest grey of each pixel over time: what is bright in it stands.
+      where: bool or uint8 [H, W], the part to look at; a character touches it.
+    """
+    tallest = max(_HEIGHTS[0] + 1, round(lowest.shape[0] * _HEIGHTS[1]))
+    # The stroke against a background from which everything as thin as a character is removed.
+    kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (tallest, tallest))
+    strokes = cv2.morphologyEx(lowest, cv2.MORPH_TOPHAT, kernel) > _BRIGHTER
+    _, labels, facts, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
+    touching = np.unique(labels[np.asarray(where, bool) & strokes])
+    characters = [
+        (int(y), int(x), int(h), int(w))
+        for x, y, w, h, area in (facts[k] for k in touching if k > 0)
+        if _HEIGHTS[0] <= h <= tallest and w <= 1.6 * h and area >= h
+    ]
+    return [_around(row) for row in _rows(characters) if len(row) >= _IN_A_ROW]
+
+
+def _rows(characters: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:
+    """Characters that follow each other on a line, left to right."""
+    rows: list[list[tuple[int, int, int, int]]] = []
+    for box in sorted(characters, key=lambda box: box[1]):
+        for row in rows:
+            if _follows(row[-1], box):
+                row.append(box)
+                break
+        else:
+            rows.append([box])
+    return rows
+
+
+def _follows(left: tuple[int, int, int, int], right: tuple[int, int, int, int]) -> bool:
+    height = max(left[2], right[2])
+    gap = right[1] - (left[1] + left[3])
+    level = abs((left[0] + left[2]) - (right[0] + right[2]))
+    return min(left[2], right[2]) >= 0.5 * height and -1 <= gap <= height and level <= height / 2
+
+
+def _around(row: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    top, left = min(box[0] for box in row), row[0][1]
+    bottom = max(box[0] + box[2] for box in row)
+    return top, left, bottom - top, max(box[1] + box[3] for box in row) - left

@@ -1,0 +1,74 @@
+"""Shards in buckets: copied to the cache when they are first needed, and the next ones ahead.
+
+A training order visits all shards of a set in turn and again in every epoch, so whole files are
+copied, each once for all processes of a machine. The cache must have room for them.
+"""
+
+import fcntl
+import functools
+import re
+import shutil
+import threading
+from pathlib import Path
+
+from etils import epath
+
+from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is in a bucket."""
+    return "://" in path
+
+
+def local(path: str) -> str:
+    """A file of this machine with the content of `path`; a file in a bucket is copied first.
+
+    The files after it in its folder then follow in the background.
+
+    Raises:
+      UserError: the bucket's driver is missing, or the file cannot be copied.
+    """
+    if not is_remote(path):
+        return path
+    copy = _copied(path)
+    _read_ahead(path.rpartition("/")[0])
+    return copy
+
+
+def _copied(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    target = cache_dir() / "shards" / re.sub(r"\W+", "-", folder) / name
+    if target.exists():
+        return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Of all processes that want it, one copies and the others wait.
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            partial = Path(f"{target}.partial")
+            try:
+                with epath.Path(path).open("rb") as source, partial.open("wb") as out:
+                    shutil.copyfileobj(source, out, 2**22)
+            except ImportError as error:
+                package = {"gs": "gcsfs", "s3": "s3fs"}.get(path.partition(":")[0], "its driver")
+                raise UserError(f"{path} needs one more package, {package}: {error}") from error
+            # Every driver has errors of its own.
+            except Exception as error:
+                reason = str(error).strip().split("\n")[0][:300]
+                raise UserError(f"{path} cannot be copied from its bucket: {reason}") from error
+            partial.rename(target)
+    return str(target)
+
+
+@functools.cache
+def _read_ahead(folder: str) -> None:
+    """Starts to copy all shards of a folder, once a process."""
+
+    def copy_all() -> None:
+        for file in sorted(epath.Path(folder).iterdir(), key=str):
+            if ".array_record" in file.name:
+                _copied(f"{folder}/{file.name}")
+
+    threading.Thread(target=copy_all, daemon=True, name="read-ahead").start()

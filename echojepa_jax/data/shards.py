@@ -1,0 +1,234 @@
+"""A folder of prepared shards: what its files are called, its index, and its face for TFDS.
+
+    echo-SPLIT.array_record-00000-of-00004   records, see records.py
+    index.parquet                            a row per record: all but the frames
+    prepared.json                            how the set was prepared, units, sizes of the files
+    dataset_info.json, features.json         for `tfds.builder_from_directory(folder)`
+
+Nothing in it names a source file or a person.
+"""
+
+import contextlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from echojepa_jax.data import records, remote
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+
+INDEX, PREPARED = "index.parquet", "prepared.json"
+VERSION = 1
+DATASET = "echo"
+_TARGET = "target:"  # before the names of columns that hold labels
+# A record is read as a whole, and JPEGs do not become smaller.
+_WRITE_OPTIONS = "group_size:1,uncompressed"
+_COLUMNS: Mapping[str, pa.DataType] = {
+    **dict.fromkeys(("id", "patient", "study", "view", "split"), pa.string()),
+    "frames": pa.int32(),
+    "fps": pa.float64(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "spacing": pa.list_(pa.float64()),
+    "grey": pa.bool_(),
+    "content": pa.string(),
+    "checksum": pa.string(),
+    "bytes": pa.int64(),
+    "shard": pa.string(),
+    "record": pa.int32(),
+}
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+    """The name that TFDS gives to a shard of that split."""
+    return f"{DATASET}-{split}{records.SUFFIX}-{number:05d}-of-{count:05d}"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Any]:
+    """A writer of records; the file appears under its name when all of it is on disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
+    try:
+        yield writer
+    except BaseException:
+        writer.close()
+        partial.unlink()
+        raise
+    writer.close()
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    """Writes everything but the shards themselves.
+
+    Args:
+      rows: for every record, in order, what `_COLUMNS` names, and `targets`.
+      about: how the set was prepared; goes to prepared.json.
+    """
+    targets = sorted({name for row in rows for name in row["targets"]})
+    table = {
+        name: pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS.items()
+    } | {
+        f"{_TARGET}{name}": pa.array([row["targets"].get(name) for row in rows], pa.float64())
+        for name in targets
+    }
+    pq.write_table(pa.table(table), folder / INDEX, compression="zstd")
+    files = sorted(folder.glob(f"{DATASET}-*{records.SUFFIX}-*"))
+    facts = {
+        "version": VERSION,
+        "videos": len(rows),
+        **about,
+        "files": {file.name: file.stat().st_size for file in files},
+    }
+    _write_tfds(folder, rows)
+    # Last, because it says that the set is complete.
+    partial = folder / f".{PREPARED}.partial"
+    partial.write_text(json.dumps(facts, indent=2) + "\n")
+    partial.rename(folder / PREPARED)
+
+
+def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import numpy as np
+    import tensorflow_datasets as tfds  # takes a second to import
+
+    sizes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for row in rows:
+        sizes[row["shard"]] += row["bytes"]
+        counts[row["shard"]] += 1
+    by_split: dict[str, list[str]] = {}
+    for file in sorted(folder.glob(f"{DATASET}-*{records.SUFFIX}-*")):
+        split = file.name.removeprefix(f"{DATASET}-").partition(records.SUFFIX)[0]
+        by_split.setdefault(split, []).append(file.name)
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=DATASET, data_dir=epath.Path(folder), filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(
+            {name: _tfds_feature(tfds, np, name, kind) for name, kind in records.KINDS.items()}
+        ),
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[counts[name] for name in names],
+                num_bytes=sum(sizes[name] for name in names),
+                filename_template=template.replace(split=split),
+            )
+            for split, names in by_split.items()
+        ],
+        filename_template=template,
+        check_data=False,  # by tf.data, which knows no array_record
+        description="Echocardiography videos prepared by echojepa_jax; frames are JPEGs.",
+    )
+
+
+def _tfds_feature(tfds: Any, np: Any, name: str, kind: type) -> Any:
+    types = {str: np.str_, bytes: np.str_, int: np.int64, float: np.float32}
+    several = name in ("frames", "spacing", "sector", "target_names", "target_values")
+    return tfds.features.Tensor(shape=(None,) if several else (), dtype=types[kind])
+
+
+def is_prepared(folder: str) -> bool:
+    """Whether a folder holds a prepared set."""
+    return (epath.Path(folder) / PREPARED).exists()
+
+
+def about(folder: str) -> dict[str, Any]:
+    """How a set was prepared.
+
+    Raises:
+      UserError: there is no such set, or it is of another version.
+    """
+    path = epath.Path(folder) / PREPARED
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} holds no prepared shards: there is no {PREPARED}; make them with "
+            "python -m echojepa_jax.prepare"
+        ) from error
+    except ImportError as error:
+        package = {"gs": "gcsfs", "s3": "s3fs"}.get(folder.partition(":")[0], "its driver")
+        raise UserError(f"{folder} needs one more package, {package}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if facts.get("version") != VERSION:
+        found = facts.get("version")
+        raise UserError(f"{path} is of version {found}; this program reads {VERSION}")
+    return facts
+
+
+def rows(folder: str) -> list[dict[str, Any]]:
+    """The index, a dict for each record, with the targets that it has under "targets".
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = epath.Path(folder) / INDEX
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
+    labels = [name for name in table.column_names if name.startswith(_TARGET)]
+    found = []
+    for row in table.to_pylist():
+        values = {name.removeprefix(_TARGET): row.pop(name) for name in labels}
+        found.append(row | {"targets": {k: v for k, v in values.items() if v is not None}})
+    return found
+
+
+def samples(folder: str, source: str) -> list[Sample]:
+    """The videos of a prepared set, measured already.
+
+    Raises:
+      UserError: there is no such set, or one of its shards is missing or of another size.
+    """
+    if not remote.is_remote(folder):
+        folder = os.path.abspath(os.path.expanduser(folder))
+    facts = about(folder)
+    if not remote.is_remote(folder):
+        _check_files(folder, facts["files"])
+    return [
+        Sample(
+            name=row["id"],
+            path=f"{folder}/{row['shard']}#{row['record']}",
+            source=source,
+            patient=row["patient"],
+            study=row["study"],
+            view=row["view"],
+            split=row["split"],
+            targets=row["targets"],
+            frames=row["frames"],
+            fps=row["fps"],
+            height=row["height"],
+            width=row["width"],
+            spacing=tuple(row["spacing"]),
+            grey=row["grey"],
+            content=row["content"],
+            still=row["frames"] == 1,
+            units=facts["units"],
+        )
+        for row in rows(folder)
+    ]
+
+
+def _check_files(folder: str, files: Mapping[str, int]) -> None:
+    for name, size in files.items():
+        path = os.path.join(folder, name)
+        found = os.path.getsize(path) if os.path.exists(path) else None
+        if found != size:
+            state = "missing" if found is None else f"{found} bytes long instead of {size}"
+            raise UserError(f"{path} is {state}: copy the set again, or prepare it again")

@@ -1,0 +1,153 @@
+"""Reads prepared shards again: are they whole, and is there anything in them that should not be?
+
+It proves checksums, sizes and the form of every text. Pixels outside of the sector must be black;
+on the rim inside of it a detector looks for burned-in text. That one can be wrong both ways.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from echojepa_jax.data import burned_text, records, shards
+from echojepa_jax.data.video_info import UnreadableVideo
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.guarded import Failed, Guard
+from echojepa_jax.utils.progress import with_progress
+
+SUMMARY = "summary.html"
+_OTHER_FILES = {shards.INDEX, shards.PREPARED, SUMMARY, "dataset_info.json", "features.json"}
+_SECONDS_A_SHARD = 3600.0
+_PSEUDONYM = re.compile(r"[0-9a-f]{16}")
+_WORD = re.compile(r"[A-Za-z0-9_ .+/-]{0,40}")  # of views and names of targets
+# Of a JPEG, beside the picture itself: the plain header and the restart interval.
+_PICTURE_SEGMENTS = {0xE0, 0xDB, 0xC0, 0xC4, 0xDD}
+_RINGING = 40  # grey levels that JPEG may leave in black, close to an edge
+_EDGE = 4  # pixels around the sector that scaling may have touched
+_RIM = 1 / 10  # of the side: how far inside of the sector text is looked for
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A shard, and what the index says of its records."""
+
+    file: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+def verify(folder: Path, workers: int) -> list[str]:
+    """Everything that is wrong with a prepared set, a sentence each.
+
+    Raises:
+      UserError: there is no such set.
+    """
+    about = shards.about(str(folder))
+    rows = shards.rows(str(folder))
+    problems = list(_files(folder, about["files"]))
+    by_shard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in about["files"]}
+    for row in rows:
+        if row["shard"] not in by_shard:
+            raise UserError(f"{folder / shards.INDEX} names {row['shard']}, which is not there")
+        by_shard[row["shard"]].append(row)
+    parts = [_Part(str(folder / name), part) for name, part in by_shard.items()]
+    check = partial(_check_part, clean=about["clean"], hashed=about["hashed_ids"])
+    results = Guard(check, _SECONDS_A_SHARD).over(parts, workers)
+    for part, found in zip(parts, with_progress(results, len(parts), "verify"), strict=True):
+        problems += [f"{part.file}: {found.reason}"] if isinstance(found, Failed) else found
+    return problems
+
+
+def _files(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        if path.name not in files and path.name not in _OTHER_FILES:
+            yield f"{path}: does not belong to the set"
+    for name, size in files.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            yield f"{path}: missing, or not {size} bytes long"
+
+
+def _check_part(part: _Part, clean: bool, hashed: bool) -> list[str]:
+    """What is wrong with the records of one shard."""
+    problems = []
+    for row in part.rows:
+        where = f"{part.file}#{row['record']}"
+        try:
+            problems += [f"{where}: {text}" for text in _check_record(where, row, clean, hashed)]
+        except UnreadableVideo as error:
+            problems.append(f"{where}: {error}")
+    return problems
+
+
+def _check_record(path: str, row: Mapping[str, Any], clean: bool, hashed: bool) -> Iterator[str]:
+    features = records.read(path)
+    if extra := sorted(set(features) - set(records.KINDS)):
+        yield f"holds what it should not: {', '.join(extra)}"
+    for name in ("id", "patient", "study", "view", "content", "checksum"):
+        if features[name] != [row[name]]:
+            yield f"{name} is not what the index says"
+    yield from _check_texts(features, hashed)
+    jpegs = features["frames"]
+    if len(jpegs) != row["frames"] or records.checksum(jpegs) != row["checksum"]:
+        yield "frames are not what the checksum says"
+        return
+    if marked := [k for k, jpeg in enumerate(jpegs) if not _is_plain(jpeg)]:
+        yield f"frame {marked[0]} carries a comment or other metadata"
+    lowest = highest = None
+    for frame in records.decode_frames(records.fetch(path), range(len(jpegs))):
+        if frame.shape[:2] != (row["height"], row["width"]):
+            yield f"a frame has the size {frame.shape[:2]}"
+            return
+        bright = frame.max(axis=2)
+        lowest = bright if lowest is None else np.minimum(lowest, bright)
+        highest = bright if highest is None else np.maximum(highest, bright)
+    if clean and lowest is not None and highest is not None:
+        corners = np.array(features["sector"], np.int32).reshape(-1, 2)
+        yield from _check_pixels(lowest, highest, corners)
+
+
+def _check_texts(features: Mapping[str, Sequence[Any]], hashed: bool) -> Iterator[str]:
+    for name in ("id", "patient", "study"):
+        (text,) = features[name]
+        if hashed and text and not _PSEUDONYM.fullmatch(text):
+            yield f"{name} is no pseudonym"
+    for text in (*features["view"], *features["target_names"]):
+        if not _WORD.fullmatch(text):
+            yield "a view or a target has a name with unusual characters"
+
+
+def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) -> Iterator[str]:
+    if len(corners) < 3:
+        yield "says of no sector, so that nothing was made black"
+        return
+    inside = np.zeros(lowest.shape, np.uint8)
+    cv2.fillConvexPoly(inside, corners, 1)
+    if (highest[_grown(inside, _EDGE) == 0] > _RINGING).any():
+        yield "is not black outside of the ultrasound sector"
+    core = 1 - _grown(1 - inside, max(1, round(lowest.shape[0] * _RIM)))
+    if found := burned_text.find(lowest, core == 0):
+        top, left, height, width = found[0]
+        yield f"has what looks like text, {width} x {height} pixels at x = {left}, y = {top}"
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    size = 2 * pixels + 1
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+
+
+def _is_plain(jpeg: bytes) -> bool:
+    """Whether a JPEG holds a picture and nothing else."""
+    position = 2
+    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF:
+        marker = jpeg[position + 1]
+        if marker == 0xDA:  # the picture follows, up to the end mark
+            return jpeg.endswith(b"\xff\xd9") and jpeg.count(b"\xff\xd9") == 1
+        if marker not in _PICTURE_SEGMENTS:
+            return False
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+    return False

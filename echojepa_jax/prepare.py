@@ -1,0 +1,118 @@
+"""Prepare a data set: any source to verified, de-identified shards that train fast.
+
+  python -m echojepa_jax.prepare --source=dicom:/data/archive --out=shards/archive --size=224 \\
+      --workers=16
+  python -m echojepa_jax.prepare --verify=shards/archive
+  python -m echojepa_jax.prepare --source=echonet_dynamic:/data/EchoNet-Dynamic --out=shards/echonet
+  python -m echojepa_jax.prepare --source=dicom:/data/archive --out=/shared/archive \\
+      --runner=FlinkRunner --beam_flag=--flink_master=HOST:8081
+
+OUT may be given away; OUT.private must not: it tells which file became which video. The same
+command continues after an interruption, and then says that there is nothing to do. Train on it with
+--config.data.sources="('shards/archive',)".
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+
+# The job's own modules are imported inside the functions: its processes import this file as well.
+
+SOURCE = flags.DEFINE_string("source", "", "what to prepare: 'kind:path', as in training")
+OUT = flags.DEFINE_string("out", "", "folder of the prepared set")
+VERIFY = flags.DEFINE_string("verify", "", "read a prepared set again, and fail if it is not clean")
+SIZE = flags.DEFINE_integer("size", 224, "height and width of frames in pixels")
+WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 = as many as there are cores")
+SECTOR = flags.DEFINE_enum(
+    "sector",
+    "auto",
+    ["auto", "always", "never"],
+    "keep the ultrasound sector alone, all else black; auto: except of public data sets",
+)
+MIN_FRAMES = flags.DEFINE_integer("min_frames", 16, "shorter videos are left out")
+MAX_FRAMES = flags.DEFINE_integer("max_frames", 5000, "longer videos are left out")
+DEFAULT_FPS = flags.DEFINE_float(
+    "default_fps", 0.0, "frame rate of files that tell none; 0 = they are left out"
+)
+SPLITS = flags.DEFINE_string(
+    "splits", "", "shares of patients, for sources without splits; '' = train:0.8,val:0.1,test:0.1"
+)
+SALT_FILE = flags.DEFINE_string(
+    "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"
+)
+SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 256, "videos of a shard")
+FILE_SECONDS = flags.DEFINE_float("file_seconds", 300.0, "a file that takes longer is left out")
+RUNNER = flags.DEFINE_string(
+    "runner", "", "of Apache Beam, such as DirectRunner, FlinkRunner, SparkRunner, DataflowRunner"
+)
+BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "a flag for the runner; may be repeated")
+
+
+def job() -> str:
+    from echojepa_jax.data import preparation
+    from echojepa_jax.data.beam import make_with_beam
+    from echojepa_jax.report.data_page import write_summary
+    from echojepa_jax.utils.errors import UserError
+
+    workers = WORKERS.value or os.cpu_count() or 1
+    if workers < 1:
+        raise UserError(f"--workers={workers} must be 1 or more, or 0")
+    if VERIFY.value:
+        if SOURCE.value or OUT.value:
+            raise UserError("--verify takes no --source and no --out")
+        return check(Path(VERIFY.value), workers)
+    if not SOURCE.value or not OUT.value:
+        raise UserError("--source and --out must be given, or --verify; see --help")
+    if BEAM_FLAG.value and not RUNNER.value:
+        raise UserError("--beam_flag needs --runner")
+    options = preparation.Options(
+        size=SIZE.value,
+        sector=SECTOR.value,
+        min_frames=MIN_FRAMES.value,
+        max_frames=MAX_FRAMES.value,
+        default_fps=DEFAULT_FPS.value,
+        splits=SPLITS.value,
+        salt_file=SALT_FILE.value,
+        shard_videos=SHARD_VIDEOS.value,
+        file_seconds=FILE_SECONDS.value,
+    )
+    out = Path(OUT.value).absolute()
+    work = preparation.Work(out)
+    if RUNNER.value:
+        make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
+    else:
+        make = partial(preparation.make_here, workers=workers)
+    with work.claimed():
+        told = preparation.prepare(SOURCE.value, work, options, workers, make)
+        return f"{told}. Look at {write_summary(out)}"
+
+
+def check(folder: Path, workers: int) -> str:
+    """Verifies a set; returns the last line.
+
+    Raises:
+      UserError: something is wrong with it.
+    """
+    from echojepa_jax.data import shards
+    from echojepa_jax.data.verify import verify
+    from echojepa_jax.utils.errors import UserError
+
+    problems = verify(folder, workers)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(
+            f"{folder} is not as it should be: {len(problems)} findings, listed above; look at the "
+            "videos, and prepare the set again without what should not be there"
+        )
+    about = shards.about(str(folder))
+    looked = "no text was found beside the hearts" if about["clean"] else "pixels are as published"
+    return f"verified: {about['videos']} videos of {folder} are whole, and {looked}"
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=())
