@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.data = dict(
         sources=(),  # name yours on the command line
         weights=(),
+        temperature=1.0,
         split="",
         frames=16,
         size=224,

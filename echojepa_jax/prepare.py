@@ -53,7 +53,7 @@ BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "a flag for the runner; m
 
 
 def job() -> str:
-    from echojepa_jax.data import preparation
+    from echojepa_jax.data import planning, preparation
     from echojepa_jax.data.beam import make_with_beam
     from echojepa_jax.report.data_page import write_summary
     from echojepa_jax.utils.errors import UserError
@@ -69,7 +69,7 @@ def job() -> str:
         raise UserError("--source and --out must be given, or --verify; see --help")
     if BEAM_FLAG.value and not RUNNER.value:
         raise UserError("--beam_flag needs --runner")
-    options = preparation.Options(
+    options = planning.Options(
         size=SIZE.value,
         sector=SECTOR.value,
         min_frames=MIN_FRAMES.value,
@@ -81,7 +81,7 @@ def job() -> str:
         file_seconds=FILE_SECONDS.value,
     )
     out = Path(OUT.value).absolute()
-    work = preparation.Work(out)
+    work = planning.Work(out)
     if RUNNER.value:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
     else:

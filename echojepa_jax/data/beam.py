@@ -7,7 +7,8 @@ makes them. All of them must see the files and the folder under the same paths.
 import contextlib
 from collections.abc import Sequence
 
-from echojepa_jax.data.preparation import Options, Shard, Work, guard, write_shard
+from echojepa_jax.data.planning import Options, Shard, Work
+from echojepa_jax.data.preparation import guard, write_shard
 from echojepa_jax.utils.errors import UserError
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from echojepa_jax.data.readers import kind_of, read_source
@@ -89,7 +89,10 @@ def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:
 
 
 def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
-    """Raise UserError where a patient, or a file of an unknown patient, is in two of `splits`.
+    """Raise UserError where a patient, or a video's content, or a file is in two of `splits`.
+
+    Patients are the same where their names are, in all sources. Content is known of prepared
+    shards.
 
     Args:
       splits: the samples of each split, by the name that the error shall call it.
@@ -97,14 +100,21 @@ def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
     seen: dict[tuple[str, str], tuple[str, Sample]] = {}
     for split, samples in splits.items():
         for sample in samples:
-            who = ("patient", sample.patient) if sample.patient else ("file", sample.path)
-            other, first = seen.setdefault(who, (split, sample))
-            if other != split:
-                raise UserError(
-                    f"{who[0].capitalize()} {who[1]} is both in split {other!r} ({first.source}) "
-                    f"and in {split!r} ({sample.source}): keep each in one split, or give "
-                    "different people different names."
-                )
+            for kind, name in _identities(sample):
+                other, first = seen.setdefault((kind, name), (split, sample))
+                if other != split:
+                    raise UserError(
+                        f"{kind.capitalize()} {name} is both in split {other!r} ({first.source}, "
+                        f"{first.name}) and in {split!r} ({sample.source}, {sample.name}): keep "
+                        "each in one split, or give different people different names."
+                    )
+
+
+def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
+    """What must not be in two splits."""
+    yield ("patient", sample.patient) if sample.patient else ("file", sample.path)
+    if sample.content:
+        yield "content", sample.content
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:

@@ -10,7 +10,8 @@ endless sequence of samples; position p of step s is its element `s * global_bat
 of H owns the positions from `h * B / H` to `(h + 1) * B / H`.
 
 Batch, for a host share of B clips and M mask specifications:
-    clips        uint8 [B, T, size, size, 3]
+    clips        uint8 [B, T, size, size, 3]; [B, T, size, size, 1] if all samples are known to be
+                 grey: the device makes three channels of one
     context_ids  M times int32 [B, Kc]
     target_ids   M times int32 [B, Kt]
     sample_ids   int64 [B], row in `samples`; -1 fills up the last batch of an evaluation
@@ -133,7 +134,7 @@ def example_batches(
     augment: random windows and crops as in pretraining; else the clips of `evaluation_batches`.
 
     The arrays of a batch have a second axis of V * clips_per_sample slots, view by view: clips
-    uint8 [B, S, T, size, size, 3]; valid, padded, error [B, S]. No masks.
+    uint8 [B, S, T, size, size, 3 or 1]; valid, padded, error [B, S]. No masks.
     """
     share = _share(global_batch, process_count)
     make = functools.partial(
@@ -165,6 +166,7 @@ class _Videos:
     paths: np.ndarray  # bytes [n]
     frames: np.ndarray  # int32 [n]
     fps: np.ndarray  # float64 [n]
+    channels: int  # of all clips
 
     @classmethod
     def of(cls, samples: Sequence[Sample], clip: ClipSpec) -> "_Videos":
@@ -184,7 +186,13 @@ class _Videos:
             np.array([os.fsencode(sample.path) for sample in samples]),
             np.array([sample.frames for sample in samples], np.int32),
             np.array([sample.fps for sample in samples], np.float64),
+            channels_of(samples),
         )
+
+
+def channels_of(samples: Sequence[Sample]) -> int:
+    """Channels of the clips of these samples: 1 if all are known to be grey, else 3."""
+    return 1 if all(sample.grey for sample in samples) else 3
 
 
 def _order(
@@ -230,7 +238,7 @@ def _training_part(
 ) -> Batch:
     """Build the `count` clips of a step that start at `offset` in this host's share."""
     positions = range(first_position + offset, first_position + offset + count)
-    batch = _blank(count, clip)
+    batch = _blank(count, clip, videos.channels)
     for i, position in enumerate(positions):
         row = int(order[step * global_batch + position])
         rng = generator(seed, "clip", step, position)
@@ -256,7 +264,7 @@ def _evaluation_part(
     first_position: int,
 ) -> Batch:
     """Build the `count` clips of a step that start at `offset` in this host's share."""
-    batch = _blank(count, clip)
+    batch = _blank(count, clip, videos.channels)
     first = step * global_batch + first_position + offset
     for i in range(min(count, len(videos.paths) * clips_per_sample - first)):
         row, part = divmod(first + i, clips_per_sample)
@@ -280,7 +288,7 @@ def _example_part(
 ) -> Batch:
     """Build the `count` examples of a step that start at `offset` in this host's share."""
     slots = rows.shape[1] * clips_per_sample
-    flat = _blank(count * slots, clip)
+    flat = _blank(count * slots, clip, videos.channels)
     first = first_position + offset
     for i in range(count * slots):
         position, slot = divmod(i, slots)
@@ -296,9 +304,9 @@ def _example_part(
     }
 
 
-def _blank(count: int, clip: ClipSpec) -> Batch:
+def _blank(count: int, clip: ClipSpec, channels: int) -> Batch:
     return {
-        "clips": np.zeros((count, clip.frames, clip.size, clip.size, 3), np.uint8),
+        "clips": np.zeros((count, clip.frames, clip.size, clip.size, channels), np.uint8),
         "context_ids": (),
         "target_ids": (),
         "sample_ids": np.full(count, -1, np.int64),
@@ -329,7 +337,8 @@ def _fill(
         part=part,
     )
     try:
-        video = decode.decode(os.fsdecode(videos.paths[row]), ids)
+        path = os.fsdecode(videos.paths[row])
+        video = decode.decode(path, ids, grey=videos.channels == 1)
     except decode.UnreadableVideo as error:
         batch["error"][i] = str(error)[:ERROR_CHARACTERS]
         return

@@ -55,7 +55,7 @@ def centre_box(height: int, width: int) -> Box:
 
 
 def cut(clip: np.ndarray, box: Box, out: np.ndarray) -> None:
-    """Resize the `box` of each frame of `clip` [T, H, W, 3] into `out` [T, size, size, 3], uint8.
+    """Resize the `box` of each frame of `clip` [T, H, W, C] into `out` [T, size, size, C], uint8.
 
     Bilinear without antialiasing, as the original. Frame by frame: OpenCV resizes three interleaved
     channels about six times faster than the 3 T channels of all frames at once.

@@ -11,7 +11,9 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 
 
 def normalise(clips: jax.Array, mean: Colour, std: Colour) -> jax.Array:
-    """uint8 [..., 3] -> float32: pixels in 0..1, less the mean, over the deviation.
+    """uint8 [..., 3] -> float32 [..., 3]: pixels in 0..1, less the mean, over the deviation.
+
+    Grey clips [..., 1] get their three colours here.
 
     Raises:
       TypeError: clips are not uint8, so that somebody else has normalised them already (F02).

@@ -41,7 +41,11 @@ FIELDS: dict[str, tuple[type, str]] = {
     "predictor.mlp_hidden": (int, "hidden width of the predictor's MLP"),
     "predictor.mask_tokens": (int, "number of mask tokens; the first one is used"),
     "data.sources": (tuple, "what to train on: ('kind:path', ...)"),
-    "data.weights": (tuple, "of the sources; () = by number of clips"),
+    "data.weights": (tuple, "of the sources; () = by number of videos, see data.temperature"),
+    "data.temperature": (
+        float,
+        "T of a source's share, its number of videos to the power of 1 / T; 1 = by number",
+    ),
     "data.split": (str, "train on this split of sources that have splits; '' = on everything"),
     "data.frames": (int, "frames of a clip"),
     "data.size": (int, "height and width of a clip in pixels"),
@@ -228,6 +232,12 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         f"must have one positive number for each of the {len(data.sources)} sources, or be ()",
     )
     require(
+        not data.weights or data.temperature == 1,
+        "data.temperature",
+        data.temperature,
+        "has no effect beside data.weights: set it to 1",
+    )
+    require(
         data.sample_by != "stride" or float(data.sample_value).is_integer(),
         "data.sample_value",
         data.sample_value,
@@ -326,6 +336,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         "data.frames",
         "data.size",
         "data.sample_value",
+        "data.temperature",
         "optim.global_batch",
         "optim.microbatches",
         "optim.updates_per_epoch",

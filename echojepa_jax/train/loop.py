@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import Batch, training_batches
+from echojepa_jax.data import manifest, mixing
+from echojepa_jax.data.pipeline import Batch, channels_of, training_batches
 from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
@@ -70,9 +70,15 @@ def run(
     """
     last_step = config.optim.epochs * config.optim.updates_per_epoch
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
-    program = make_program(config, mesh)
-    networks = program.networks
     clip, masks = clip_spec(config), mask_specs(config)
+
+    # --- data ---------------------------------------------------------------------------------
+    samples, data_facts = _load_data(config, workdir, clip)
+    weights = mixing.weights(config.data, samples)
+    for line in mixing.told(samples, weights, last_step * config.optim.global_batch):
+        log.info("%s", line)
+    program = make_program(config, mesh, channels_of(samples))
+    networks = program.networks
     grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
     log.info(
         "mesh: %d x %d %s devices (replica x fsdp), attention by %s",
@@ -80,12 +86,6 @@ def run(
         meshes.platform_of(mesh),
         networks.encoder.attention,
     )
-
-    # --- data ---------------------------------------------------------------------------------
-    samples, data_facts = _load_data(config, workdir, clip)
-    weights = None
-    if config.data.weights:
-        weights = dict(zip(config.data.sources, config.data.weights, strict=True))
     batches_from = partial(
         training_batches,
         samples,
@@ -329,6 +329,6 @@ def _save_examples(path: Path, batch: Batch, grid: Grid, mask_names: list[str]) 
         for kind in ("context_ids", "target_ids")
         for m in range(len(mask_names))
     }
-    np.savez_compressed(
-        path, clips=batch["clips"][:count], grid=grid, mask_names=np.array(mask_names), **ids
-    )
+    clips = batch["clips"][:count]
+    clips = np.broadcast_to(clips, (*clips.shape[:-1], 3))  # grey ones have one channel
+    np.savez_compressed(path, clips=clips, grid=grid, mask_names=np.array(mask_names), **ids)

@@ -73,8 +73,11 @@ class Program:
             return self.lower().compile(compiler_options=dict(options))
 
 
-def make_program(config: ConfigDict, mesh: Mesh) -> Program:
+def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
     """The step of a config that `config.check` has accepted.
+
+    Args:
+      channels: of the clips, see `pipeline.channels_of`.
 
     Raises:
       UserError: the attention backend does not run on this platform.
@@ -106,7 +109,8 @@ def make_program(config: ConfigDict, mesh: Mesh) -> Program:
         out_shardings=(shardings, meshes.replicated(mesh)),
     )
     state = jax.tree.map(_placed, shapes, shardings)
-    batch = jax.tree.map(lambda leaf: _placed(leaf, meshes.batch_sharding(mesh)), shapes_of(config))
+    on_devices = partial(_placed, sharding=meshes.batch_sharding(mesh))
+    batch = jax.tree.map(on_devices, shapes_of(config, channels))
     return Program(config, mesh, networks, schedules, state, batch, fresh, step)
 
 
@@ -121,7 +125,7 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
 
-def shapes_of(config: ConfigDict) -> Batch:
+def shapes_of(config: ConfigDict, channels: int = 3) -> Batch:
     """The arrays of a global batch that reach the devices, as shapes; see data/pipeline.py."""
     data, count = config.data, config.optim.global_batch
     masks = [mask for _, mask in sorted(config.masks.items())]
@@ -130,7 +134,9 @@ def shapes_of(config: ConfigDict) -> Batch:
         return tuple(jax.ShapeDtypeStruct((count, mask[field]), jnp.int32) for mask in masks)
 
     return {
-        "clips": jax.ShapeDtypeStruct((count, data.frames, data.size, data.size, 3), jnp.uint8),
+        "clips": jax.ShapeDtypeStruct(
+            (count, data.frames, data.size, data.size, channels), jnp.uint8
+        ),
         "context_ids": ids("context_tokens"),
         "target_ids": ids("target_tokens"),
         "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),

@@ -1,0 +1,418 @@
+"""The plan of a preparation: everything listed, measured, filtered, named, and given its place.
+
+Two folders are written. OUT holds what may be shared. OUT.private holds what tells whom the videos
+show: the salt of the pseudonyms, the plan, and which file was left out for which reason.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from echojepa_jax.data import decode, manifest, scan, shards, splits
+from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
+from echojepa_jax.data.encode import Recording
+from echojepa_jax.data.readers import kind_of, read_source
+from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.video_info import NOT_2D, VARIABLE_RATE
+from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.guarded import Failed, Guard
+from echojepa_jax.utils.writers import write_json
+
+log = logging.getLogger(__name__)
+
+# Sets that are published without names, with nothing around the sector: kept as they are.
+PUBLIC = (
+    *("echonet_dynamic", "echonet_pediatric", "echonet_lvh", "camus", "tmed2", "phantom"),
+    "shards",
+)
+# Ids that are pseudonyms already.
+PSEUDONYMOUS = (*PUBLIC, "mimic_iv_echo")
+DEFAULT_SPLITS = "train:0.8,val:0.1,test:0.1"
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("path", pa.binary()),
+        *((name, pa.string()) for name in ("id", "patient", "study", "view", "split")),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("spacing", pa.list_(pa.float64())),
+        ("names", pa.list_(pa.string())),
+        ("values", pa.list_(pa.float64())),
+        ("clean", pa.bool_()),
+        ("trusted", pa.bool_()),
+    ]
+)
+GIGABYTES = 2.0  # of memory for one file
+_SKETCH_BYTES = 2**16
+_SALT, _STATE, _REJECTED = "salt", "state", "rejected.jsonl"
+_PLAN, _FACTS = "plan.parquet", "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to prepare.
+
+    size: of the square frames in pixels. sector: keep nothing but the ultrasound sector: "always",
+    "never", or "auto": of all but published sets. min_frames, max_frames: of a video that is kept.
+    default_fps: of files that do not tell their frame rate; 0 = leave them out. splits: shares, for
+    sources without splits; "" = DEFAULT_SPLITS. salt_file: a secret of 16 bytes or more that ids
+    are hashed with; "" = one is made, and ids that are pseudonyms already are kept. shard_videos:
+    videos of a shard. file_seconds: that one file may take.
+    """
+
+    size: int = 224
+    sector: str = "auto"
+    min_frames: int = 16
+    max_frames: int = 5000
+    default_fps: float = 0.0
+    splits: str = ""
+    salt_file: str = ""
+    shard_videos: int = 256
+    file_seconds: float = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A part of the plan."""
+
+    name: str
+    recordings: tuple[Recording, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The two folders of a preparation."""
+
+    out: Path
+
+    @property
+    def private(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.private")
+
+    @property
+    def rejected(self) -> Path:
+        return self.private / _REJECTED
+
+    def state(self, shard: Shard) -> Path:
+        """What became of the recordings of a shard; it exists when the shard is complete."""
+        return self.private / _STATE / f"{shard.name}.json"
+
+    def is_done(self, shard: Shard) -> bool:
+        return self.state(shard).exists() and (self.out / shard.name).exists()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folders, and holds them for one program.
+
+        Raises:
+          UserError: they cannot be used, or another program is at work in them.
+        """
+        try:
+            for folder in (self.out, self.private, self.private / _STATE):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.private.chmod(0o700)
+            held = os.open(self.private, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"--out={self.out} cannot be used: {error.strerror}") from error
+        try:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(f"another process is preparing {self.out}") from error
+            yield
+        finally:
+            os.close(held)
+
+
+def _check(options: Options) -> None:
+    for name, least in (("size", 16), ("shard_videos", 1), ("min_frames", 2)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}={getattr(options, name)} must be {least} or more")
+    if options.max_frames < options.min_frames:
+        raise UserError(f"--max_frames={options.max_frames} is below --min_frames")
+    splits.parse(options.splits or DEFAULT_SPLITS)
+
+
+def is_cleaned(source: str, options: Options) -> bool:
+    """Whether everything but the ultrasound sector is made black."""
+    if options.sector == "auto":
+        return kind_of(source) not in PUBLIC
+    return options.sector == "always"
+
+
+def is_hashed(source: str, options: Options) -> bool:
+    """Whether pseudonyms stand for the ids of the source."""
+    return bool(options.salt_file) or kind_of(source) not in PSEUDONYMOUS
+
+
+def make_plan(
+    source: str, work: Work, options: Options, workers: int
+) -> tuple[list[Shard], list[Rejected]]:
+    """Every shard, and the files that are not in any; the plan of an earlier start is kept.
+
+    Raises:
+      UserError: the source cannot be read or has changed since the plan was made, an option is
+        impossible, or the folder holds something else.
+    """
+    _check(options)
+    listed = read_source(source)
+    manifest.check_names(source, listed)
+    facts = {
+        "source": source,
+        "options": dataclasses.asdict(options),
+        "files": _fingerprint(listed),
+    }
+    file = work.private / _FACTS
+    if file.exists():
+        _check_same(json.loads(file.read_text()), facts, work)
+        table = pq.read_table(work.private / _PLAN).to_pylist()
+        return _as_shards(table), _rejected_of(work)
+    if any(work.out.iterdir()):
+        raise UserError(f"{work.out} is not empty and was not made here: choose another --out")
+    salt = _salt(work, options)
+    recordings, rejected = _recordings(source, listed, work, options, salt, workers)
+    if not recordings:
+        manifest.quarantine(work.rejected, rejected, "scan")
+        raise UserError(
+            f"nothing is left of the {len(listed)} files of {source}: "
+            f"{manifest.categories(rejected)}; {work.rejected} names them"
+        )
+    table = _placed(recordings, options)
+    work.rejected.unlink(missing_ok=True)
+    manifest.quarantine(work.rejected, rejected, "scan")
+    pq.write_table(pa.Table.from_pylist(table, _SCHEMA), work.private / _PLAN, compression="zstd")
+    units = {name: unit for sample in listed for name, unit in sample.units.items()}
+    write_json(file, {**facts, "units": units})
+    return _as_shards(table), rejected
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], work: Work) -> None:
+    for name in ("source", "options"):
+        if before[name] != now[name]:
+            raise UserError(
+                f"{work.out} was begun with {name} {before[name]}, not {now[name]}: use the same, "
+                "or another --out"
+            )
+    if before["files"] != now["files"]:
+        raise UserError(
+            f"the files of {now['source']} have changed since {work.out} was begun: restore them, "
+            "or prepare them anew with another --out"
+        )
+
+
+def units_of(work: Work) -> dict[str, str]:
+    """The units of labels, by name, as the source has them."""
+    units: dict[str, str] = json.loads((work.private / _FACTS).read_text())["units"]
+    return units
+
+
+def _rejected_of(work: Work) -> list[Rejected]:
+    """What the plan left out."""
+    if not work.rejected.exists():
+        return []
+    lines = map(json.loads, work.rejected.read_text("utf-8").splitlines())
+    return [
+        Rejected(Sample("", line["path"], line["source"]), line["reason"], line["kind"])
+        for line in lines
+        if line["stage"] == "scan"
+    ]
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """SHA-256 of what is listed, and of sizes and times of the files."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(16) as pool:
+        for sample, key in zip(samples, pool.map(scan.key_of, samples), strict=True):
+            facts = [sample.name, sample.patient, sample.study, sample.view, sample.split]
+            digest.update(json.dumps([facts, sorted(sample.targets.items()), key]).encode())
+    return digest.hexdigest()
+
+
+def _salt(work: Work, options: Options) -> bytes:
+    """The secret of the pseudonyms: the user's, else one that is made and kept."""
+    path = Path(options.salt_file) if options.salt_file else work.private / _SALT
+    if not options.salt_file and not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        log.info("pseudonyms and splits depend on a new secret, %s: keep it", path)
+    try:
+        salt = path.read_bytes().strip()
+    except OSError as error:
+        raise UserError(f"--salt_file={path} cannot be read: {error.strerror}") from error
+    if len(salt) < 16:
+        raise UserError(f"--salt_file={path} must hold 16 bytes or more: openssl rand -hex 32")
+    return salt
+
+
+def _recordings(
+    source: str, listed: Sequence[Sample], work: Work, options: Options, salt: bytes, workers: int
+) -> tuple[list[Recording], list[Rejected]]:
+    """The recordings to encode, in the order of the source, and what is left out."""
+    clean, hashed = is_cleaned(source, options), is_hashed(source, options)
+    if options.splits and all(sample.split for sample in listed):
+        raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
+    good: list[tuple[Sample, VideoInfo]] = []
+    rejected: list[Rejected] = []
+    with ThreadPoolExecutor(16) as pool:
+        probe = partial(_guarded, decode.probe, options, workers)
+        results = scan.measured(listed, cache_dir(), pool, probe)
+        for sample, info in zip(listed, results, strict=True):
+            reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
+            if isinstance(info, str) or reason:
+                still = reason.startswith("still:")
+                rejected.append(Rejected(sample, reason, "still" if still else "bad"))
+            else:
+                good.append((scan.with_facts(sample, info), info))
+    copies = _copies([sample for sample, _ in good], options, workers)
+    rejected += [Rejected(s, copies[s.path], "bad") for s, _ in good if s.path in copies]
+    good = [(sample, info) for sample, info in good if sample.path not in copies]
+    people = _identities([sample for sample, _ in good], options, workers)
+    shares = splits.parse(options.splits or DEFAULT_SPLITS)
+    recordings = []
+    for sample, info in good:
+        patient, study = people.get(sample.path, (sample.patient, sample.study))
+        who = patient or study or sample.name
+        name = f"{source.partition(':')[2]}\0{sample.name}" if hashed else sample.name
+        recordings.append(
+            Recording(
+                path=sample.path,
+                id=splits.pseudonym("video", name, salt) if hashed else name,
+                frames=sample.frames,
+                fps=sample.fps or options.default_fps,
+                patient=splits.pseudonym("patient", patient, salt) if hashed else patient,
+                study=splits.pseudonym("study", study, salt) if hashed else study,
+                view=sample.view,
+                split=sample.split or splits.split_of(who, shares, salt),
+                spacing=sample.spacing,
+                targets=dict(sample.targets),
+                clean=clean,
+                trusted=not info.note and decode.is_dicom(sample.path),
+            )
+        )
+    return recordings, rejected
+
+
+def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
+    """Why a readable file is left out, "" if it is not."""
+    if info.frames == 1 and not sample.still:
+        return "still: the file holds one frame"
+    if info.frames < options.min_frames and not sample.still:
+        return f"too short: {info.frames} frames of {options.min_frames}"
+    if info.frames > options.max_frames:
+        return f"too long: {info.frames} frames, more than {options.max_frames}"
+    if clean and info.note == NOT_2D:
+        return "not a sector: its regions are M-mode or spectral Doppler"
+    if info.note == VARIABLE_RATE:
+        return "variable frame rate: frames are not equally far apart"
+    if not (info.fps or sample.fps or sample.still or options.default_fps):
+        return "no frame rate: the file tells none; --default_fps would stand for it"
+    return ""
+
+
+def _guarded(
+    function: Callable[[str], Any], options: Options, workers: int, paths: Sequence[str]
+) -> Iterator[Any]:
+    """The results of a function of paths, or reasons (str)."""
+    if not paths:
+        return
+    watch = Guard(function, options.file_seconds, (UnreadableVideo,), gigabytes=GIGABYTES)
+    for result in watch.over(paths, workers):
+        yield result.reason if isinstance(result, Failed) else result
+
+
+def _copies(samples: Sequence[Sample], options: Options, workers: int) -> dict[str, str]:
+    """The files that show the same pictures as one before them, and why they are left out.
+
+    Files of equal shape are compared by how their pictures begin, and only those that begin alike
+    are read to the end.
+    """
+    groups = [group for group in _grouped(samples, _shape_of).values() if len(group) > 1]
+    for limit in (_SKETCH_BYTES, None):
+        candidates = [sample for group in groups for sample in group]
+        hashing = partial(decode.content, limit=limit)
+        found = _guarded(hashing, options, workers, [sample.path for sample in candidates])
+        # Shapes do not matter any more: what is coded alike has the same.
+        by_hash: dict[str, list[Sample]] = {}
+        for sample, value in zip(candidates, found, strict=True):
+            by_hash.setdefault(value, []).append(sample)
+        groups = [group for group in by_hash.values() if len(group) > 1]
+    copies = {}
+    for first, *others in groups:
+        for other in others:
+            patients = {sample.patient for sample in (first, other)} - {""}
+            whose = ", of another patient" if len(patients) > 1 else ""
+            copies[other.path] = f"duplicate: the same pictures as {first.path}{whose}"
+    return copies
+
+
+def _shape_of(sample: Sample) -> tuple[int, int, int]:
+    return sample.frames, sample.height, sample.width
+
+
+def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Any]) -> dict[Any, list[Sample]]:
+    groups: dict[Any, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(key(sample), []).append(sample)
+    return groups
+
+
+def _identities(
+    samples: Sequence[Sample], options: Options, workers: int
+) -> dict[str, tuple[str, str]]:
+    """Patient and study from the headers of files whose source tells neither."""
+    unknown = [sample.path for sample in samples if not sample.patient and not sample.study]
+    found = _guarded(decode.identity, options, workers, unknown)
+    return {path: who for path, who in zip(unknown, found, strict=True) if not isinstance(who, str)}
+
+
+def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:
+    """The plan as a table: shards of each split, in an order that tells nothing."""
+    table = []
+    for split, members in sorted(_by_split(recordings).items()):
+        members.sort(key=lambda r: (hashlib.sha256(r.id.encode()).digest(), r.path))
+        count = -(-len(members) // options.shard_videos)
+        for place, recording in enumerate(members):
+            name = shards.shard_name(split, place // options.shard_videos, count)
+            row = dataclasses.asdict(recording)
+            targets = row.pop("targets")
+            # Paths may be any bytes; tables hold texts.
+            path = os.fsencode(recording.path)
+            names, values = list(targets), list(targets.values())
+            row |= {"path": path, "shard": name, "names": names, "values": values}
+            table.append(row)
+    return table
+
+
+def _by_split(recordings: Iterable[Recording]) -> dict[str, list[Recording]]:
+    by_split: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        by_split.setdefault(recording.split, []).append(recording)
+    return by_split
+
+
+def _as_shards(table: Iterable[dict[str, Any]]) -> list[Shard]:
+    parts: dict[str, list[Recording]] = {}
+    for row in table:
+        name = row.pop("shard")
+        down, right = row.pop("spacing")
+        targets = dict(zip(row.pop("names"), row.pop("values"), strict=True))
+        path = os.fsdecode(row.pop("path"))
+        recording = Recording(**row, path=path, spacing=(down, right), targets=targets)
+        parts.setdefault(name, []).append(recording)
+    return [Shard(name, tuple(members)) for name, members in parts.items()]
