@@ -4,11 +4,17 @@ The folder of a prepared set says itself what it is, so its path alone is a sour
 """
 
 from echojepa_jax.data.readers import (
+    camus,
     csv_manifest,
     dicom,
     echonet_dynamic,
+    echonet_lvh,
+    echonet_pediatric,
     lists,
+    mimic_iv_echo,
+    multiview_lists,
     phantom,
+    tmed2,
     videos,
 )
 from echojepa_jax.data.readers import shards as prepared
@@ -20,7 +26,13 @@ _READERS = {
     "videos": videos.read,
     "list": lists.read,
     "csv": csv_manifest.read,
+    "list_multiview": multiview_lists.read,
     "echonet_dynamic": echonet_dynamic.read,
+    "echonet_pediatric": echonet_pediatric.read,
+    "echonet_lvh": echonet_lvh.read,
+    "mimic_iv_echo": mimic_iv_echo.read,
+    "camus": camus.read,
+    "tmed2": tmed2.read,
     "dicom": dicom.read,
     "phantom": phantom.read,
     "shards": prepared.read,

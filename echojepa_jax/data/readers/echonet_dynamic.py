@@ -6,11 +6,12 @@ The set has one video a patient, so the file's name stands for the patient.
 import logging
 import os
 
-from echojepa_jax.data.readers.tables import number, read_rows
+from echojepa_jax.data.readers.tables import column_number, read_rows
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
-_TARGETS = {"EF": "ef", "ESV": "esv", "EDV": "edv"}  # percent, ml, ml
+_TARGETS = {"EF": "ef", "ESV": "esv", "EDV": "edv"}
+_UNITS = {"ef": "%", "esv": "ml", "edv": "ml"}
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def read(path: str, source: str) -> list[Sample]:
                 patient=name,
                 split=row["Split"].lower(),
                 targets=_targets(row, f"line {line} of {table_path}"),
+                units=_UNITS,
             )
         )
     _warn_of_unlisted(root, samples)
@@ -43,15 +45,8 @@ def read(path: str, source: str) -> list[Sample]:
 
 
 def _targets(row: dict[str, str], where: str) -> dict[str, float]:
-    targets = {}
-    for column, target in _TARGETS.items():
-        try:
-            value = number(row[column])
-        except ValueError as error:
-            raise UserError(f"Column {column!r} in {where} is {error}.") from error
-        if value is not None:
-            targets[target] = value
-    return targets
+    values = {target: column_number(row, column, where) for column, target in _TARGETS.items()}
+    return {target: value for target, value in values.items() if value is not None}
 
 
 def _warn_of_unlisted(root: str, samples: list[Sample]) -> None:

@@ -7,9 +7,8 @@ says the same without a fixed order.
 
 import os
 
-from echojepa_jax.data.readers.tables import names_of, number
+from echojepa_jax.data.readers.tables import names_of, number, read_lines
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.utils.errors import UserError
 
 
 def read(path: str, source: str) -> list[Sample]:
@@ -21,14 +20,7 @@ def read(path: str, source: str) -> list[Sample]:
       UserError: the list cannot be read.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file]
-    except OSError as error:
-        raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"The list {path} is no text in UTF-8: {error}.") from error
-    entries = [_entry(line) for line in lines if line]
+    entries = [_entry(line) for _, line in read_lines(path)]
     folder = os.path.dirname(path)
     files = [os.path.normpath(os.path.join(folder, file)) for file, _ in entries]
     return [

@@ -60,4 +60,7 @@ def _sample(listed: dict[str, str], studied: dict[str, str], root: Path, source:
             "edv": float(listed["EDV"]),
             "heart_rate": float(studied["HeartRate"]),
         },
+        # cm in the table, as everything of the phantom's geometry
+        spacing=(10 * float(studied["PixelSpacing"]),) * 2,
+        units={"ef": "%", "esv": "ml", "edv": "ml", "heart_rate": "beats/min"},
     )

@@ -47,6 +47,37 @@ def read_rows(path: str, required: Sequence[str]) -> list[tuple[int, dict[str, s
     ]
 
 
+def read_lines(path: str) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers; spaces around them are dropped.
+
+    Raises:
+      UserError: no such file, or no text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
+    except OSError as error:
+        raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The list {path} is no text in UTF-8: {error}.") from error
+    return [(number, line) for number, line in lines if line]
+
+
+def column_number(row: dict[str, str], column: str, where: str) -> float | None:
+    """The number in a column of a row, None if it is empty.
+
+    Args:
+      where: how an error calls the row.
+
+    Raises:
+      UserError: it is no number.
+    """
+    try:
+        return number(row[column])
+    except ValueError as error:
+        raise UserError(f"Column {column!r} in {where} is {error}.") from error
+
+
 def number(text: str) -> float | None:
     """The number that a cell holds, None for an empty one ("", "nan", "n/a").
 

@@ -1,0 +1,54 @@
+"""The original code's lists of studies: `path path ... label` on a line, "MISS" for a missing view.
+
+"list_multiview:/data/train.txt,views=A4C+PLAX" names the views by position. Paths hold no spaces.
+"""
+
+import os
+
+from echojepa_jax.data.readers.options import split_options
+from echojepa_jax.data.readers.tables import names_of, number, read_lines
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+
+_MISSING = "MISS"
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per path that is not missing; the line is the study, its last word the label.
+
+    Raises:
+      UserError: the list cannot be read, lines differ in length, or a label is no number.
+    """
+    path, options = split_options(path, {"views": ""}, source)
+    path = os.path.abspath(os.path.expanduser(path))
+    folder = os.path.dirname(path)
+    views = options["views"].split("+") if options["views"] else []
+    entries = []
+    for line, text in read_lines(path):
+        *files, last = text.split()
+        try:
+            label = number(last)
+        except ValueError as error:
+            raise UserError(f"Line {line} of {path} does not end in a label: {error}.") from error
+        views = views or [f"view{k}" for k in range(1, len(files) + 1)]
+        if len(files) != len(views):
+            raise UserError(
+                f"Line {line} of {path} names {len(files)} videos for {len(views)} views."
+            )
+        entries += [
+            (f"line {line}", view, os.path.normpath(os.path.join(folder, file)), label)
+            for view, file in zip(views, files, strict=True)
+            if file != _MISSING
+        ]
+    names = names_of([file for _, _, file, _ in entries])
+    return [
+        Sample(
+            name=name,
+            path=file,
+            source=source,
+            study=study,
+            view=view,
+            targets={} if label is None else {"label": label},
+        )
+        for name, (study, view, file, label) in zip(names, entries, strict=True)
+    ]

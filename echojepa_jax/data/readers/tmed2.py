@@ -1,0 +1,97 @@
+"""TMED-2: single PNG pictures with their view and the severity of aortic stenosis.
+
+Splits are in the set's own tables: "tmed2:/data/TMED2,table=DEV479/TMED2_fold0_labeledpart.csv",
+followed by ",task=diagnosis" if wanted, takes the column of that table whose name begins with the
+task ("view" if none is named) and ends in "split".
+"""
+
+import os
+import re
+
+from echojepa_jax.data.readers.options import split_options
+from echojepa_jax.data.readers.tables import read_rows
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.errors import UserError
+
+_LABELS = "labels_per_image.csv"
+# None, early and significant stenosis, as the set's authors group the grades.
+STENOSIS = {
+    "no_as": 0.0,
+    "mild_as": 1.0,
+    "mildtomod_as": 1.0,
+    "mildtomoderate_as": 1.0,
+    "moderate_as": 2.0,
+    "modtosevere_as": 2.0,
+    "severe_as": 2.0,
+}
+_UNKNOWN = {"", "not_provided", "unknown", "na", "nan"}
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per labelled picture, whether it is there or not.
+
+    Raises:
+      UserError: a table or a column is missing, or a diagnosis is none that is known.
+    """
+    path, options = split_options(path, {"table": "", "task": "view"}, source)
+    root = os.path.abspath(os.path.expanduser(path))
+    table = os.path.join(root, _LABELS)
+    rows = read_rows(table, required=["query_key", "view_label", "diagnosis_label"])
+    files = _pictures(root)
+    splits = _splits(root, options)
+    return [
+        Sample(
+            name=row["query_key"],
+            path=files.get(row["query_key"], os.path.join(root, row["query_key"])),
+            source=source,
+            patient=_patient(row["query_key"]),
+            study=row["query_key"].rpartition("_")[0],
+            view="" if row["view_label"].lower() in _UNKNOWN else row["view_label"],
+            split=splits.get(row["query_key"], ""),
+            targets=_targets(row["diagnosis_label"], f"line {line} of {table}"),
+            units={"stenosis": "grade"},
+            still=True,
+        )
+        for line, row in rows
+    ]
+
+
+def _pictures(root: str) -> dict[str, str]:
+    """All PNG files below the folder, by name."""
+    return {
+        name: os.path.join(folder, name)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.lower().endswith(".png")
+    }
+
+
+def _splits(root: str, options: dict[str, str]) -> dict[str, str]:
+    if not options["table"]:
+        return {}
+    table = os.path.join(root, options["table"])
+    rows = read_rows(table, required=["query_key"])
+    columns = [name for name in (rows[0][1] if rows else ()) if name.lower().endswith("split")]
+    chosen = [name for name in columns if name.lower().startswith(options["task"])]
+    if len(chosen) != 1:
+        raise UserError(
+            f"{table} has no single column of splits for task={options['task']}; those that end in "
+            f"'split' are: {', '.join(columns) or 'none'}."
+        )
+    return {row["query_key"]: row[chosen[0]].lower() for _, row in rows}
+
+
+def _patient(key: str) -> str:
+    """Pictures are named PATIENTsSTUDY_NUMBER.png."""
+    match = re.match(r"(\d+)s\d+_", key)
+    return match[1] if match else os.path.splitext(key)[0]
+
+
+def _targets(diagnosis: str, where: str) -> dict[str, float]:
+    text = diagnosis.lower()
+    if text in _UNKNOWN:
+        return {}
+    if text not in STENOSIS:
+        known = ", ".join(STENOSIS)
+        raise UserError(f"Column 'diagnosis_label' in {where} is {diagnosis!r}, none of {known}.")
+    return {"stenosis": STENOSIS[text]}
