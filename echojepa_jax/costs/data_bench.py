@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from echojepa_jax.data import decode, manifest, transforms
-from echojepa_jax.data.pipeline import training_batches
+from echojepa_jax.data import decode, manifest, records, transforms
+from echojepa_jax.data.pipeline import channels_of, training_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sampling import clip_frame_ids
 from echojepa_jax.masking import multiblock
@@ -20,6 +20,8 @@ from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.state import make_networks
 from echojepa_jax.utils.rng import generator
+
+_STAGE_BATCH = 8  # clips that go to the device together, when stages are measured
 
 
 def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -43,7 +45,11 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
         workers=max(1, config.data.workers),
     )
     say(f"{len(samples)} videos; {clips} clips, stage by stage")
-    seconds = dict.fromkeys(("read and decode", "crop and resize", "masks", "to the device"), 0.0)
+    # A shard gives the bytes of a record; any other file is read while it is decoded.
+    shards = all(records.is_record(sample.path) for sample in samples)
+    reading = ("read", "JPEG") if shards else ("read and decode",)
+    seconds = dict.fromkeys((*reading, "crop and resize", "masks", "batch", "to the device"), 0.0)
+    channels = channels_of(samples)
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
@@ -51,15 +57,24 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
         yield
         seconds[stage] += time.perf_counter() - started
 
-    clip = np.zeros((spec.frames, spec.size, spec.size, 3), np.uint8)
+    clip = np.zeros((spec.frames, spec.size, spec.size, channels), np.uint8)
+    batch_of = np.zeros((_STAGE_BATCH, *clip.shape), np.uint8)
     for i in range(clips):
         sample = samples[i % len(samples)]
         rng = generator(config.seed, "bench", i)
         ids, _ = clip_frame_ids(
             sample.frames, sample.fps, rng, length=spec.frames, by=spec.by, value=spec.value
         )
-        with timed("read and decode"):
-            video = decode.decode(sample.path, ids)
+        if shards:
+            with timed("read"):
+                record = records.fetch(sample.path)
+            with timed("JPEG"):
+                wanted, rows = np.unique(ids, return_inverse=True)
+                frames = list(records.decode_frames(record, wanted.tolist()))
+                video = np.stack([frames[row] for row in rows])
+        else:
+            with timed("read and decode"):
+                video = decode.decode(sample.path, ids, grey=channels == 1)
         with timed("crop and resize"):
             height, width = video.shape[1:3]
             box = transforms.random_box(height, width, rng, area=spec.area, aspect=spec.aspect)
@@ -67,8 +82,11 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
         with timed("masks"):
             for m, mask in enumerate(masks.values()):
                 multiblock.sample(mask, grid, config.seed, m, 0, i)
-        with timed("to the device"):
-            jax.device_put(clip).block_until_ready()
+        with timed("batch"):
+            batch_of[i % _STAGE_BATCH] = clip
+        if i % _STAGE_BATCH == _STAGE_BATCH - 1:
+            with timed("to the device"):
+                jax.device_put(batch_of).block_until_ready()
 
     mesh = meshes.make_mesh(jax.local_devices())
     batch = config.optim.global_batch
@@ -94,11 +112,12 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
             if made == ahead:
                 started = time.perf_counter()
         rate = (steps - ahead) * batch / (time.perf_counter() - started)
-    cores = max(1, min(config.data.workers, os.cpu_count() or 1))
+    # Without workers, threads of this process do the work, on all cores.
+    cores = min(config.data.workers or os.cpu_count() or 1, os.cpu_count() or 1)
     return {
         "videos": len(samples),
-        "clip": f"{spec.frames} x {spec.size} x {spec.size}",
-        "stages_clips_per_second": {name: clips / spent for name, spent in seconds.items()},
+        "clip": f"{spec.frames} x {spec.size} x {spec.size} x {channels}",
+        "stages_clips_per_second": {n: clips / spent for n, spent in seconds.items() if spent},
         "stages_together": clips / sum(seconds.values()),
         "clips_per_second": rate,
         "workers": config.data.workers,
