@@ -1,8 +1,8 @@
 """Finds what looks like text burned into a recording: names, dates and numbers beside the sector.
 
-Characters stand still, are brighter than what is around them, are about as high as each other, and
-stand in a row. Whoever looks for identities should look at what this finds; what it does not find
-is not thereby proved to be absent.
+Characters do not change with time, as tissue does; they are brighter than what is around them,
+about as high as each other, and stand in a row; small ones run into each other. Whoever looks for
+identities should look at what this finds; what it does not find is not thereby proved to be absent.
 """
 
 import cv2
@@ -10,28 +10,50 @@ import numpy as np
 
 _BRIGHTER = 40  # grey levels above the neighbourhood
 _HEIGHTS = (4, 1 / 12)  # of a character: pixels at least, share of the frame at most
+_CHANGE = 12  # grey levels that coding may change
 _IN_A_ROW = 3  # characters make a text
+_WIDEST = 1.6  # of a character, in heights; a wider piece is several of them
+_LONGEST = 20  # of several, in heights
+_STROKES = 3  # that some row of several characters crosses; arcs of tissue have two ends
 
 
-def find(lowest: np.ndarray, where: np.ndarray) -> list[tuple[int, int, int, int]]:
+def find(
+    lowest: np.ndarray, highest: np.ndarray, where: np.ndarray
+) -> list[tuple[int, int, int, int]]:
     """Boxes (top, left, height, width) of rows of characters.
 
     Args:
-      lowest: uint8 [H, W], the darkest grey of each pixel over time: what is bright in it stands.
+      lowest, highest: uint8 [H, W], the darkest and brightest grey of each pixel over time.
       where: bool or uint8 [H, W], the part to look at; a character touches it.
     """
     tallest = max(_HEIGHTS[0] + 1, round(lowest.shape[0] * _HEIGHTS[1]))
     # The stroke against a background from which everything as thin as a character is removed.
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (tallest, tallest))
     strokes = cv2.morphologyEx(lowest, cv2.MORPH_TOPHAT, kernel) > _BRIGHTER
+    strokes &= cv2.absdiff(highest, lowest) < _CHANGE
     _, labels, facts, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
     touching = np.unique(labels[np.asarray(where, bool) & strokes])
-    characters = [
-        (int(y), int(x), int(h), int(w))
-        for x, y, w, h, area in (facts[k] for k in touching if k > 0)
-        if _HEIGHTS[0] <= h <= tallest and w <= 1.6 * h and area >= h
-    ]
-    return [_around(row) for row in _rows(characters) if len(row) >= _IN_A_ROW]
+    characters = []
+    for k in touching[touching > 0]:
+        x, y, w, h, area = map(int, facts[k])
+        piece = labels[y : y + h, x : x + w] == k
+        if _HEIGHTS[0] <= h <= tallest and area >= h and _is_text(piece):
+            characters.append((y, x, h, w))
+    return [_around(row) for row in _rows(characters) if _count(row) >= _IN_A_ROW]
+
+
+def _is_text(piece: np.ndarray) -> bool:
+    """Whether a connected piece has the shape of a character, or of several."""
+    height, width = piece.shape
+    if width <= _WIDEST * height:
+        return True
+    begins = np.diff(piece.astype(np.int8), axis=1, prepend=0) > 0
+    return width <= _LONGEST * height and int(begins.sum(axis=1).max()) >= _STROKES
+
+
+def _count(row: list[tuple[int, int, int, int]]) -> int:
+    """About how many characters a row has; most are less wide than high."""
+    return sum(max(1, round(1.25 * w / h)) if w > _WIDEST * h else 1 for _, _, h, w in row)
 
 
 def _rows(characters: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:

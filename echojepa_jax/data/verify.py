@@ -130,7 +130,7 @@ def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) 
     if (highest[_grown(inside, _EDGE) == 0] > _RINGING).any():
         yield "is not black outside of the ultrasound sector"
     core = 1 - _grown(1 - inside, max(1, round(lowest.shape[0] * _RIM)))
-    if found := burned_text.find(lowest, core == 0):
+    if found := burned_text.find(lowest, highest, core == 0):
         top, left, height, width = found[0]
         yield f"has what looks like text, {width} x {height} pixels at x = {left}, y = {top}"
 

@@ -10,6 +10,8 @@ import av
 import numpy as np
 import pytest
 
+from echojepa_jax.data.phantom import generate
+
 BITS, HEIGHT, WIDTH = 8, 64, 96
 
 
@@ -84,3 +86,10 @@ def cut(tmp_path: Path):
         return str(shorter)
 
     return _cut
+
+
+@pytest.fixture(scope="session")
+def hearts(tmp_path_factory) -> Path:
+    """A small phantom in EchoNet-Dynamic's layout: 4 patients with 2 views, 60 frames of 64 px."""
+    root = tmp_path_factory.mktemp("phantom") / "hearts"
+    return generate(root, patients=4, views=2, size=64, workers=1)

@@ -1,8 +1,8 @@
 """The original code's lists: no header, one `path label` a line, parted by the last space.
 
 Labels are often z-scored regression targets, so they stay the numbers they are (the original cut
-them to integers). Its lines with several views are not read: a CSV manifest with a study column
-says the same without a fixed order.
+them to integers). Lists of studies,
+with several paths on a line, are for multiview_lists.py.
 """
 
 import os
