@@ -82,10 +82,9 @@ def job() -> str:
     )
     out = Path(OUT.value).absolute()
     work = planning.Work(out)
+    make: preparation.MakeShards = preparation.make_here
     if RUNNER.value:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
-    else:
-        make = partial(preparation.make_here, workers=workers)
     with work.claimed():
         told = preparation.prepare(SOURCE.value, work, options, workers, make)
         return f"{told}. Look at {write_summary(out)}"

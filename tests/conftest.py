@@ -136,7 +136,7 @@ SHRINK = {
 """What makes a shipped config small enough for a test."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """configs/demo.py, shrunken; call it with further changes by "section.field"."""
     from configs import demo

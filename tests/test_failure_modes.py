@@ -87,7 +87,7 @@ def test_f02_one_place_normalises_and_the_range_is_checked(tiny, tmp_path, monke
     with pytest.raises(TypeError, match="normalised here"):
         networks.normalise(out)
     black = np.zeros((4, 9, 9, 3), np.uint8)
-    monkeypatch.setattr(pipeline.decode, "decode", lambda *_: black)
+    monkeypatch.setattr(pipeline.decode, "decode", lambda *_, **__: black)
     with pytest.raises(UserError, match="every pixel of the first 64 clips is 0"):
         train(tiny(), tmp_path / "run")
 
@@ -115,10 +115,10 @@ def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, vi
     source = {"data__sources": (f"videos:{videos[0].parent}",), "data__split": ""}
     real = pipeline.decode.decode
 
-    def decode(path, ids):
+    def decode(path, ids, **kwargs):
         if Path(path) == videos[3]:
             raise UnreadableVideo("half of it is gone")
-        return real(path, ids)
+        return real(path, ids, **kwargs)
 
     monkeypatch.setattr(pipeline.decode, "decode", decode)
     train(tiny(**source, data__max_bad_share=0.2), tmp_path / "run")
@@ -137,6 +137,14 @@ def test_f06_a_patient_in_two_splits_is_an_error(tmp_path, videos):
         manifest.load([f"csv:{tmp_path / 'list.csv'}"], quarantine=None, workers=1)
 
 
+@pytest.fixture(scope="module")
+def first(tiny, tmp_path_factory):
+    """A finished run."""
+    workdir = tmp_path_factory.mktemp("first") / "run"
+    train(tiny(), workdir)
+    return workdir
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -147,11 +155,10 @@ def test_f06_a_patient_in_two_splits_is_an_error(tmp_path, videos):
     ],
 )
 def test_f08_weights_that_were_asked_for_are_all_loaded_or_it_is_an_error(
-    tiny, tmp_path, changes, sentence
+    tiny, first, tmp_path, changes, sentence
 ):
-    train(tiny(), tmp_path / "first")
     with pytest.raises(UserError, match=sentence):
-        train(tiny(**({"init__from": str(tmp_path / "first")} | changes)), tmp_path / "second")
+        train(tiny(**({"init__from": str(first)} | changes)), tmp_path / "second")
 
 
 def test_f12_done_means_that_the_result_is_there(tiny, tmp_path):
@@ -327,9 +334,9 @@ def test_f24_memory_is_told_before_the_first_step(tiny, tmp_path, caplog):
 def test_f21_waiting_for_data_is_told_from_computing(tiny, tmp_path, monkeypatch):
     real = pipeline.decode.decode
 
-    def slow(path, ids):
+    def slow(path, ids, **kwargs):
         time.sleep(0.1)
-        return real(path, ids)
+        return real(path, ids, **kwargs)
 
     train(tiny(), tmp_path / "fast")
     monkeypatch.setattr(pipeline.decode, "decode", slow)
@@ -384,9 +391,9 @@ def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypa
     real = pipeline.decode.decode
     calls = []
 
-    def later(path, ids):
+    def later(path, ids, **kwargs):
         calls.append(path)
-        return broken(path, ids) if len(calls) > 20 else real(path, ids)
+        return broken(path, ids) if len(calls) > 20 else real(path, ids, **kwargs)
 
     monkeypatch.setattr(pipeline.decode, "decode", later)
     with pytest.raises(RuntimeError):

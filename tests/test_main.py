@@ -202,10 +202,6 @@ def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config,
         ({"model.dept": 3}, r"no field 'model\.dept'; the nearest is 'model\.depth'"),
         ({"optim.peak_lr": "fast"}, r"--config\.optim\.peak_lr=fast"),
         ({"model.heads": 5}, r"'model\.width' is 24, but it must be a multiple of heads, 5"),
-        ({"data.size": 36}, r"'data\.size' is 36, .* multiple of model\.patch, 8; .* is 32"),
-        ({"model.remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
-        ({"data.sources": "vidoes:/x"}, "videos"),
-        ({"masks.smal.scale": 0.2}, r"'masks\.smal\.scale'; the nearest is 'masks\.small\.scale'"),
         ({"init.from": "/nowhere"}, "/nowhere is not there"),
     ],
 )
@@ -217,6 +213,21 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, chang
     assert re.search(sentence, errors[0]), errors
     assert "Traceback" not in done.stderr
     # Nothing is left that would refuse the command once it is corrected.
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data__size": 36}, r"'data\.size' is 36, .* multiple of model\.patch, 8; .* is 32"),
+        ({"model__remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
+        ({"data__sources": ("vidoes:/x",)}, "videos"),
+        ({"data__weights": (1.0,), "data__temperature": 2.0}, r"'data\.temperature' is 2.0"),
+    ],
+)
+def test_a_wrong_value_names_its_field(tiny, tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train(tiny(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 

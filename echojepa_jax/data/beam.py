@@ -4,18 +4,24 @@ The plan is made where the program starts; workers make shards, whose bytes do n
 makes them. All of them must see the files and the folder under the same paths.
 """
 
-import contextlib
 from collections.abc import Sequence
 
-from echojepa_jax.data.planning import Options, Shard, Work
-from echojepa_jax.data.preparation import guard, write_shard
+from echojepa_jax.data.planning import GIGABYTES, Options, Shard, Work
+from echojepa_jax.data.preparation import encoded, write_shard
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.guarded import Guard
 
 
 def make_with_beam(
-    work: Work, missing: Sequence[Shard], options: Options, runner: str, flags: Sequence[str]
+    work: Work,
+    missing: Sequence[Shard],
+    options: Options,
+    _: Guard,
+    *,
+    runner: str,
+    flags: Sequence[str],
 ) -> None:
-    """Makes shards with a Beam runner.
+    """Makes shards with a Beam runner, whose workers have guarded processes of their own.
 
     Args:
       flags: the runner's own, such as "--flink_master=HOST:PORT".
@@ -47,7 +53,6 @@ def make_with_beam(
 def _make(shard: Shard, work: Work, options: Options) -> str:
     # A second attempt at an element may find it done.
     if not work.is_done(shard):
-        results = guard(options).over(shard.recordings, workers=1)
-        with contextlib.closing(results):
-            write_shard(work, shard, results)
+        with Guard(1, options.file_seconds, GIGABYTES) as guard:
+            write_shard(work, shard, encoded(shard.recordings, options, guard))
     return shard.name

@@ -24,17 +24,19 @@ def find(
 
     Args:
       lowest, highest: uint8 [H, W], the darkest and brightest grey of each pixel over time.
-      where: bool or uint8 [H, W], the part to look at; a character touches it.
+      where: bool or uint8 [H, W], the part to look at.
     """
     tallest = max(_HEIGHTS[0] + 1, round(lowest.shape[0] * _HEIGHTS[1]))
     # The stroke against a background from which everything as thin as a character is removed.
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (tallest, tallest))
     strokes = cv2.morphologyEx(lowest, cv2.MORPH_TOPHAT, kernel) > _BRIGHTER
+    strokes &= np.asarray(where, bool)
     strokes &= cv2.absdiff(highest, lowest) < _CHANGE
-    _, labels, facts, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
-    touching = np.unique(labels[np.asarray(where, bool) & strokes])
+    # Printed edges are sharp, those of tissue are not.
+    strokes &= cv2.morphologyEx(lowest, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > _BRIGHTER
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
     characters = []
-    for k in touching[touching > 0]:
+    for k in range(1, count):
         x, y, w, h, area = map(int, facts[k])
         piece = labels[y : y + h, x : x + w] == k
         if _HEIGHTS[0] <= h <= tallest and area >= h and _is_text(piece):

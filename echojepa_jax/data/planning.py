@@ -161,7 +161,7 @@ def is_hashed(source: str, options: Options) -> bool:
 
 
 def make_plan(
-    source: str, work: Work, options: Options, workers: int
+    source: str, work: Work, options: Options, guard: Guard
 ) -> tuple[list[Shard], list[Rejected]]:
     """Every shard, and the files that are not in any; the plan of an earlier start is kept.
 
@@ -185,7 +185,7 @@ def make_plan(
     if any(work.out.iterdir()):
         raise UserError(f"{work.out} is not empty and was not made here: choose another --out")
     salt = _salt(work, options)
-    recordings, rejected = _recordings(source, listed, work, options, salt, workers)
+    recordings, rejected = _recordings(source, listed, options, salt, guard)
     if not recordings:
         manifest.quarantine(work.rejected, rejected, "scan")
         raise UserError(
@@ -261,7 +261,7 @@ def _salt(work: Work, options: Options) -> bytes:
 
 
 def _recordings(
-    source: str, listed: Sequence[Sample], work: Work, options: Options, salt: bytes, workers: int
+    source: str, listed: Sequence[Sample], options: Options, salt: bytes, guard: Guard
 ) -> tuple[list[Recording], list[Rejected]]:
     """The recordings to encode, in the order of the source, and what is left out."""
     clean, hashed = is_cleaned(source, options), is_hashed(source, options)
@@ -270,7 +270,7 @@ def _recordings(
     good: list[tuple[Sample, VideoInfo]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(16) as pool:
-        probe = partial(_guarded, decode.probe, options, workers)
+        probe = partial(_guarded, decode.probe, guard)
         results = scan.measured(listed, cache_dir(), pool, probe)
         for sample, info in zip(listed, results, strict=True):
             reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
@@ -279,10 +279,10 @@ def _recordings(
                 rejected.append(Rejected(sample, reason, "still" if still else "bad"))
             else:
                 good.append((scan.with_facts(sample, info), info))
-    copies = _copies([sample for sample, _ in good], options, workers)
+    copies = _copies([sample for sample, _ in good], guard)
     rejected += [Rejected(s, copies[s.path], "bad") for s, _ in good if s.path in copies]
     good = [(sample, info) for sample, info in good if sample.path not in copies]
-    people = _identities([sample for sample, _ in good], options, workers)
+    people = _identities([sample for sample, _ in good], guard)
     shares = splits.parse(options.splits or DEFAULT_SPLITS)
     recordings = []
     for sample, info in good:
@@ -325,18 +325,13 @@ def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) ->
     return ""
 
 
-def _guarded(
-    function: Callable[[str], Any], options: Options, workers: int, paths: Sequence[str]
-) -> Iterator[Any]:
+def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str]) -> Iterator[Any]:
     """The results of a function of paths, or reasons (str)."""
-    if not paths:
-        return
-    watch = Guard(function, options.file_seconds, (UnreadableVideo,), gigabytes=GIGABYTES)
-    for result in watch.over(paths, workers):
+    for result in guard.over(function, paths, refusals=(UnreadableVideo,)):
         yield result.reason if isinstance(result, Failed) else result
 
 
-def _copies(samples: Sequence[Sample], options: Options, workers: int) -> dict[str, str]:
+def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
     """The files that show the same pictures as one before them, and why they are left out.
 
     Files of equal shape are compared by how their pictures begin, and only those that begin alike
@@ -346,7 +341,7 @@ def _copies(samples: Sequence[Sample], options: Options, workers: int) -> dict[s
     for limit in (_SKETCH_BYTES, None):
         candidates = [sample for group in groups for sample in group]
         hashing = partial(decode.content, limit=limit)
-        found = _guarded(hashing, options, workers, [sample.path for sample in candidates])
+        found = _guarded(hashing, guard, [sample.path for sample in candidates])
         # Shapes do not matter any more: what is coded alike has the same.
         by_hash: dict[str, list[Sample]] = {}
         for sample, value in zip(candidates, found, strict=True):
@@ -372,12 +367,10 @@ def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Any]) -> dict[An
     return groups
 
 
-def _identities(
-    samples: Sequence[Sample], options: Options, workers: int
-) -> dict[str, tuple[str, str]]:
+def _identities(samples: Sequence[Sample], guard: Guard) -> dict[str, tuple[str, str]]:
     """Patient and study from the headers of files whose source tells neither."""
     unknown = [sample.path for sample in samples if not sample.patient and not sample.study]
-    found = _guarded(decode.identity, options, workers, unknown)
+    found = _guarded(decode.identity, guard, unknown)
     return {path: who for path, who in zip(unknown, found, strict=True) if not isinstance(who, str)}
 
 

@@ -5,11 +5,10 @@ that it does not matter how many processes, or which machines, make it, or how o
 interrupted: finished shards are kept, the others made anew.
 """
 
-import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -37,19 +36,25 @@ from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
 
-MakeShards = Callable[[Work, Sequence[Shard], Options], None]
+MakeShards = Callable[[Work, Sequence[Shard], Options, Guard], None]
 
 
 def prepare(source: str, work: Work, options: Options, workers: int, make: MakeShards) -> str:
     """Prepares a source, or continues to; returns what was done in a sentence.
 
     Args:
+      workers: processes of this machine.
       make: makes the shards that are not there yet; see `make_here`.
 
     Raises:
       UserError: the source cannot be read, or the folder holds another set.
     """
-    plan, rejected = make_plan(source, work, options, workers)
+    with Guard(workers, options.file_seconds, GIGABYTES) as guard:
+        return _prepare(source, work, options, guard, make)
+
+
+def _prepare(source: str, work: Work, options: Options, guard: Guard, make: MakeShards) -> str:
+    plan, rejected = make_plan(source, work, options, guard)
     missing = [shard for shard in plan if not work.is_done(shard)]
     if not missing and shards.is_prepared(str(work.out)):
         count = shards.about(str(work.out))["videos"]
@@ -58,7 +63,7 @@ def prepare(source: str, work: Work, options: Options, workers: int, make: MakeS
     if len(missing) < len(plan):
         log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
     _remove_leftovers(work)
-    make(work, missing, options)
+    make(work, missing, options, guard)
     rows, failed = _results(work, plan)
     manifest.quarantine(work.rejected, failed, "encode")
     if not rows:
@@ -87,21 +92,21 @@ def _told(reasons: Mapping[str, int], work: Work) -> str:
     return f"{sum(reasons.values())} left out ({parts}), see {work.rejected}"
 
 
-def make_here(work: Work, missing: Sequence[Shard], options: Options, workers: int) -> None:
-    """Makes shards on this machine, with so many processes."""
+def make_here(work: Work, missing: Sequence[Shard], options: Options, guard: Guard) -> None:
+    """Makes shards on this machine."""
     recordings = [recording for shard in missing for recording in shard.recordings]
-    results = guard(options).over(recordings, workers)
-    with contextlib.closing(results):
-        watched = with_progress(results, len(recordings), "prepare")
-        for shard in missing:
-            write_shard(work, shard, islice(watched, len(shard.recordings)))
+    results = with_progress(encoded(recordings, options, guard), len(recordings), "prepare")
+    for shard in missing:
+        write_shard(work, shard, islice(results, len(shard.recordings)))
 
 
-def guard(options: Options) -> Guard[Recording, Encoded]:
-    """Encodes recordings, whatever is in their files."""
-    function = partial(encode, size=options.size)
-    refusals = (UnreadableVideo, NoSector)
-    return Guard(function, options.file_seconds, refusals, gigabytes=GIGABYTES)
+def encoded(
+    recordings: Sequence[Recording], options: Options, guard: Guard
+) -> Iterator[Encoded | Failed]:
+    """The record of each recording, or why there is none."""
+    return guard.over(
+        partial(encode, size=options.size), recordings, refusals=(UnreadableVideo, NoSector)
+    )
 
 
 def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -> None:

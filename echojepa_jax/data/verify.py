@@ -56,9 +56,10 @@ def verify(folder: Path, workers: int) -> list[str]:
         by_shard[row["shard"]].append(row)
     parts = [_Part(str(folder / name), part) for name, part in by_shard.items()]
     check = partial(_check_part, clean=about["clean"], hashed=about["hashed_ids"])
-    results = Guard(check, _SECONDS_A_SHARD).over(parts, workers)
-    for part, found in zip(parts, with_progress(results, len(parts), "verify"), strict=True):
-        problems += [f"{part.file}: {found.reason}"] if isinstance(found, Failed) else found
+    with Guard(workers, _SECONDS_A_SHARD) as guard:
+        results = with_progress(guard.over(check, parts), len(parts), "verify")
+        for part, found in zip(parts, results, strict=True):
+            problems += [f"{part.file}: {found.reason}"] if isinstance(found, Failed) else found
     return problems
 
 
@@ -129,15 +130,25 @@ def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) 
     cv2.fillConvexPoly(inside, corners, 1)
     if (highest[_grown(inside, _EDGE) == 0] > _RINGING).any():
         yield "is not black outside of the ultrasound sector"
-    core = 1 - _grown(1 - inside, max(1, round(lowest.shape[0] * _RIM)))
-    if found := burned_text.find(lowest, highest, core == 0):
+    # The edge itself is sharp and still, and no text.
+    rim = _shrunk(inside, 2 * _EDGE) - _shrunk(inside, max(1, round(lowest.shape[0] * _RIM)))
+    if found := burned_text.find(lowest, highest, rim):
         top, left, height, width = found[0]
         yield f"has what looks like text, {width} x {height} pixels at x = {left}, y = {top}"
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    size = 2 * pixels + 1
-    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    return cv2.dilate(mask, _disc(pixels))
+
+
+def _shrunk(mask: np.ndarray, pixels: int) -> np.ndarray:
+    # What is outside of the frame is outside of the sector as well.
+    return cv2.erode(mask, _disc(pixels), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def _disc(radius: int) -> np.ndarray:
+    size = 2 * radius + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 
 def _is_plain(jpeg: bytes) -> bool:

@@ -7,9 +7,9 @@ import collections
 import dataclasses
 import multiprocessing
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, TimeoutError
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pebble
 
@@ -26,54 +26,63 @@ class Failed:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Guard(Generic[Item, Result]):
-    """A function that is run in processes of its own. Picklable, as its function must be.
+class Guard:
+    """Processes that run functions on items. Use as a context manager: leaving ends them.
 
-    seconds: that one item may take.
-    gigabytes: of memory that a process may take beyond what it starts with; 0 = any.
-    refusals: errors of `function` whose text is the reason why an item has no result; all others
-        are mistakes of the program and are raised.
+    Args:
+      seconds: that one item may take.
+      gigabytes: of memory that a process may take beyond what it starts with; 0 = any.
     """
 
-    function: Callable[[Item], Result]
-    seconds: float
-    refusals: tuple[type[Exception], ...] = ()
-    gigabytes: float = 0.0
-
-    def over(self, items: Iterable[Item], workers: int) -> Generator[Result | Failed, None, None]:
-        """The result of every item, in order. Close the iterator to end the processes early."""
-        pool = pebble.ProcessPool(
+    def __init__(self, workers: int, seconds: float, gigabytes: float = 0.0) -> None:
+        self._workers, self._seconds, self._gigabytes = workers, seconds, gigabytes
+        self._pool = pebble.ProcessPool(
             workers,
             context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=[self.gigabytes],
+            initargs=[gigabytes],
         )
-        pending: collections.deque[Any] = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.schedule(self.function, [item], timeout=self.seconds))
-                if len(pending) >= _AHEAD * workers:
-                    yield self._result(pending.popleft())
-            while pending:
-                yield self._result(pending.popleft())
-        finally:
-            pool.stop()
-            pool.join()
 
-    def _result(self, future: Any) -> Result | Failed:
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def over(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        refusals: tuple[type[Exception], ...] = (),
+    ) -> Iterator[Result | Failed]:
+        """The result of every item, in order.
+
+        Args:
+          function: a picklable one.
+          refusals: errors of the function whose text is the reason why an item has no result; all
+            others are mistakes of the program and are raised.
+        """
+        pending: collections.deque[Any] = collections.deque()
+        for item in items:
+            pending.append(self._pool.schedule(function, [item], timeout=self._seconds))
+            if len(pending) >= _AHEAD * self._workers:
+                yield self._result(pending.popleft(), refusals)
+        while pending:
+            yield self._result(pending.popleft(), refusals)
+
+    def _result(self, future: Any, refusals: tuple[type[Exception], ...]) -> Any:
         try:
-            result: Result = future.result()
+            return future.result()
         except TimeoutError:
-            return Failed(f"too slow: not done after {self.seconds:g} s")
+            return Failed(f"too slow: not done after {self._seconds:g} s")
         except MemoryError:
-            return Failed(f"too large: needs more than {self.gigabytes:g} GB of memory")
+            return Failed(f"too large: needs more than {self._gigabytes:g} GB of memory")
         except (pebble.ProcessExpired, CancelledError) as error:
             code = getattr(error, "exitcode", "unknown")
             return Failed(f"crashed: the decoder ended its process (exit code {code})")
-        except self.refusals as error:
+        except refusals as error:
             return Failed(str(error))
-        return result
 
 
 def _start(gigabytes: float) -> None:

@@ -107,6 +107,7 @@ def test_the_input_pipeline_alone(tmp_path):
         "read and decode",
         "crop and resize",
         "masks",
+        "batch",
         "to the device",
     }
     together = 1 / sum(1 / rate for rate in found["stages_clips_per_second"].values())

@@ -60,10 +60,10 @@ def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
     with pytest.raises(NoSector, match="rectangle"):
         sector.find(*extremes(mode))
     assert sector.find(*extremes(mode), any_shape=True).box[2] > 250, "if the header says so"
+    patch = mode[:, 30:150, 30:190].copy()
+    patch[:, :, 24:] = 0
+    patch[:, 24:] = 0
     with pytest.raises(NoSector, match="hardly anything"):
-        patch = mode[:, 30:150, 30:190].copy()
-        patch[:, :, 24:] = 0
-        patch[:, 24:] = 0
         sector.find(*extremes(patch))
 
 

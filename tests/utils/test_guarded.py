@@ -23,8 +23,9 @@ def work(item: str) -> str:
 
 def test_every_item_has_a_result_or_a_reason():
     items = ["a", "crash", "b", "refuse", "hang", "eat", "c"]
-    guard = Guard(work, seconds=3, refusals=(LookupError,), gigabytes=2)
-    results = list(guard.over(items, workers=2))
+    with Guard(2, seconds=3, gigabytes=2) as guard:
+        results = list(guard.over(work, items, refusals=(LookupError,)))
+        assert list(guard.over(work, ["d"])) == ["D"], "the processes are still there"
     assert [r if isinstance(r, str) else r.reason.partition(":")[0] for r in results] == [
         *("A", "crashed", "B", "refused", "too slow", "too large", "C"),
     ]
@@ -36,5 +37,5 @@ def fault(item: str) -> str:
 
 
 def test_a_mistake_of_the_program_is_raised():
-    with pytest.raises(ZeroDivisionError, match="a"):
-        list(Guard(fault, seconds=30, refusals=(LookupError,)).over(["a"], workers=1))
+    with Guard(1, seconds=30) as guard, pytest.raises(ZeroDivisionError, match="a"):
+        list(guard.over(fault, ["a"], refusals=(LookupError,)))

@@ -3,39 +3,27 @@
 The folder of a prepared set says itself what it is, so its path alone is a source as well.
 """
 
-from echojepa_jax.data.readers import (
-    camus,
-    csv_manifest,
-    dicom,
-    echonet_dynamic,
-    echonet_lvh,
-    echonet_pediatric,
-    lists,
-    mimic_iv_echo,
-    multiview_lists,
-    phantom,
-    tmed2,
-    videos,
-)
-from echojepa_jax.data.readers import shards as prepared
+import importlib
+
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.shards import is_prepared
 from echojepa_jax.utils.errors import UserError
 
+# Files of this folder by the kind they read; each is imported when it is asked for.
 _READERS = {
-    "videos": videos.read,
-    "list": lists.read,
-    "csv": csv_manifest.read,
-    "list_multiview": multiview_lists.read,
-    "echonet_dynamic": echonet_dynamic.read,
-    "echonet_pediatric": echonet_pediatric.read,
-    "echonet_lvh": echonet_lvh.read,
-    "mimic_iv_echo": mimic_iv_echo.read,
-    "camus": camus.read,
-    "tmed2": tmed2.read,
-    "dicom": dicom.read,
-    "phantom": phantom.read,
-    "shards": prepared.read,
+    "videos": "videos",
+    "list": "lists",
+    "csv": "csv_manifest",
+    "list_multiview": "multiview_lists",
+    "echonet_dynamic": "echonet_dynamic",
+    "echonet_pediatric": "echonet_pediatric",
+    "echonet_lvh": "echonet_lvh",
+    "mimic_iv_echo": "mimic_iv_echo",
+    "camus": "camus",
+    "tmed2": "tmed2",
+    "dicom": "dicom",
+    "phantom": "phantom",
+    "shards": "shards",
 }
 
 
@@ -53,8 +41,14 @@ def read_source(source: str) -> list[Sample]:
     """
     kind, _, path = source.partition(":")
     if kind not in _READERS and source and is_prepared(source):
-        return prepared.read(source, source)
+        return _read("shards", source, source)
     if kind not in _READERS or not path:
         kinds = ", ".join(_READERS)
         raise UserError(f"Source {source!r} must be '<kind>:<path>' with a kind of: {kinds}.")
-    return _READERS[kind](path, source)
+    return _read(kind, path, source)
+
+
+def _read(kind: str, path: str, source: str) -> list[Sample]:
+    module = importlib.import_module(f"{__name__}.{_READERS[kind]}")
+    samples: list[Sample] = module.read(path, source)
+    return samples

@@ -1,0 +1,452 @@
+"""Preparation: shards that do not depend on how they were made, and hold nobody's name."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from echojepa_jax.data import decode, manifest, planning, preparation, records, remote, shards
+from echojepa_jax.data.beam import make_with_beam
+from echojepa_jax.data.pipeline import training_batches
+from echojepa_jax.data.planning import Options, Work
+from echojepa_jax.data.readers import read_source
+from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.verify import verify
+from echojepa_jax.report.data_page import write_summary
+from echojepa_jax.utils.errors import UserError
+from tests import programs
+from tests.data.test_dicom import make, region
+from tests.data.test_sector import BANNER, screen
+
+NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
+OPTIONS = Options(size=160, shard_videos=2, splits="train:0.6,val:0.4")
+
+
+def prepared(
+    source: str,
+    out: Path,
+    options: Options = OPTIONS,
+    workers: int = 2,
+    make=preparation.make_here,
+) -> str:
+    work = Work(out)
+    with work.claimed():
+        return preparation.prepare(source, work, options, workers, make)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def left_out(out: Path) -> dict[str, str]:
+    """The reason of every file that was left out, by its name."""
+    lines = Work(out).rejected.read_text().splitlines()
+    return {Path(line["path"]).name: line["reason"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def archive(hearts, tmp_path_factory) -> Path:
+    """Seven DICOMs of three people, as machines export them, names burned in; and a copy of one."""
+    folder = tmp_path_factory.mktemp("archive")
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    for k in range(7):
+        heart = decode.decode(str(videos[k]), np.arange(0, 60, 2)[:24])[..., 0]  # a beat
+        frames = screen(heart)
+        tags = {
+            "PatientName": "Doe^Jane",
+            "PatientID": f"MRN00{k % 3}",
+            "StudyInstanceUID": f"1.2.3.4.{k % 3}",
+            "PatientBirthDate": "19570302",
+            "FrameTime": 20.0,
+        }
+        if k % 2:
+            tags["SequenceOfUltrasoundRegions"] = [region(100, 50, 400, 340)]
+        if k == 3:  # colour Doppler
+            frames = np.repeat(frames[..., None], 3, axis=3)
+            frames[::2, 180:220, 230:270] = (220, 30, 20)
+            frames[1::2, 180:220, 230:270] = (20, 30, 220)
+        photometric = "RGB" if k == 3 else "MONOCHROME2"
+        make(folder / f"doe_jane_{k}.dcm", frames, photometric, **tags)
+    shutil.copy(folder / "doe_jane_0.dcm", folder / "jane_again.dcm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def salt(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("salt") / "salt"
+    path.write_text("a secret that is long enough\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(archive, salt, tmp_path_factory) -> Path:
+    """The archive, prepared by one process, with its page."""
+    out = tmp_path_factory.mktemp("made") / "shards"
+    told = prepared(
+        f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), workers=1
+    )
+    assert "7 videos in" in told
+    assert "1 left out (1 duplicate)" in told
+    write_summary(out)
+    return out
+
+
+# --- what is made does not depend on how ----------------------------------------------------------
+
+
+def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    flags = [
+        f"--source=dicom:{archive}",
+        f"--out={out}",
+        f"--salt_file={salt}",
+        "--size=160",
+        "--shard_videos=2",
+        "--splits=train:0.6,val:0.4",
+        "--workers=4",
+    ]
+    killed = programs.start("prepare", *flags)
+    until = time.monotonic() + 60
+    while not list(out.glob("echo-*")) and killed.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    programs.finish(killed)
+    assert not (out / "prepared.json").exists(), "it was killed in the middle"
+    done = programs.run("prepare", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "7 videos in" in done.stdout
+    assert content(out) == content(made)
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+    assert "is complete, with 7 videos: nothing to do" in prepared(f"dicom:{archive}", out, options)
+    assert content(out) == content(made)
+
+
+def test_with_beam(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    make = partial(make_with_beam, runner="DirectRunner", flags=())
+    prepared(f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), make=make)
+    write_summary(out)
+    assert content(out) == content(made)
+
+
+def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+
+    def one_only(work, missing, options, guard):
+        preparation.make_here(work, missing[:1], options, guard)
+        (work.out / ".echo-val.array_record-00000-of-00001.partial").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(f"dicom:{archive}", out, options, make=one_only)
+    first = next(out.glob("echo-*"))
+    before = first.stat().st_mtime_ns
+    prepared(f"dicom:{archive}", out, options)
+    write_summary(out)
+    assert first.stat().st_mtime_ns == before, "what was done is kept"
+    assert content(out) == content(made)
+
+
+# --- nobody's name --------------------------------------------------------------------------------
+
+
+def test_names_are_nowhere(made, archive):
+    for name, data in content(made).items():
+        for secret in NAMES:
+            assert secret.encode() not in data.upper(), f"{secret} is in {name}"
+    assert verify(made, workers=1) == []
+    rows = shards.rows(str(made))
+    assert len({row["patient"] for row in rows}) == len({row["study"] for row in rows}) == 3
+    assert all(len(row["patient"]) == 16 for row in rows)
+
+
+def test_nothing_but_the_heart_is_left_in_the_pixels(made):
+    text = np.zeros((48, 320), np.uint8)
+    cv2.putText(text, BANNER, (5, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 220, 1, cv2.LINE_AA)
+    for sample in shards.samples(str(made), "x"):
+        features = records.read(sample.path)
+        video = decode.decode(sample.path, np.arange(sample.frames))
+        assert video.shape[1:3] == (160, 160)
+        inside = np.zeros((160, 160), np.uint8)
+        cv2.fillConvexPoly(inside, np.array(features["sector"], np.int32).reshape(-1, 2), 1)
+        inside = cv2.dilate(inside, np.ones((5, 5), np.uint8))
+        assert 0.3 < inside.mean() < 0.95
+        assert video[:, inside == 0].max() < 40
+        # The whole banner in the size it would have, if it were there.
+        banner = cv2.resize(text, None, fx=160 / 300, fy=160 / 300, interpolation=cv2.INTER_AREA)
+        banner = banner[: video.shape[1], : video.shape[2]]
+        for frame in video[::8]:
+            grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+            assert cv2.matchTemplate(grey, banner, cv2.TM_CCOEFF_NORMED).max() < 0.5
+
+
+def test_colours_are_kept_and_grey_is_one_channel(made):
+    kinds = {sample.name: sample.grey for sample in shards.samples(str(made), "x")}
+    assert sorted(kinds.values()) == [False] + [True] * 6
+    for sample in shards.samples(str(made), "x"):
+        (frame,) = records.frames(sample.path, [0])
+        assert frame.shape == (160, 160, 1 if sample.grey else 3)
+        if not sample.grey:
+            red = frame[..., 0].astype(int) - frame[..., 2]
+            assert red.max() > 120, "red stays red"
+
+
+@pytest.fixture
+def copy(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def rewrite(folder: Path, change) -> None:
+    """Applies `change(features)` to the first record of the first shard."""
+    name = min(json.loads((folder / "prepared.json").read_text())["files"])
+    rows = [row for row in shards.rows(str(folder)) if row["shard"] == name]
+    features = [records.read(f"{folder / name}#{k}") for k in range(len(rows))]
+    change(features[0])
+    with shards.writing(folder / name) as writer:
+        for entry in features:
+            writer.write(records.pack(entry))
+    records._reader.cache_clear()  # it holds the file as it was
+    about = json.loads((folder / "prepared.json").read_text())
+    about["files"][name] = (folder / name).stat().st_size
+    (folder / "prepared.json").write_text(json.dumps(about))
+
+
+def with_text(features) -> None:
+    frames = [
+        cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+        for jpeg in features["frames"]
+    ]
+    for frame in frames:
+        cv2.putText(frame, "DOE JANE", (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
+    features["frames"] = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+
+
+def with_comment(features) -> None:
+    jpeg = features["frames"][0]
+    features["frames"][0] = jpeg[:2] + b"\xff\xfe\x00\x0aDoe Jane" + jpeg[2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (lambda f: f.update(patient=["Doe Jane"]), "patient is no pseudonym"),
+        (lambda f: f.update(view=["seen by Dr. A. Smith, Tuesday"]), "unusual characters"),
+        (with_text, "is not black outside"),
+        (with_comment, "carries a comment"),
+        (lambda f: f["frames"].pop(), "frames are not what"),
+        (lambda f: f.update(sector=[]), "says of no sector"),
+    ],
+)
+def test_verify_finds(copy, monkeypatch, change, finding):
+    rewrite(copy, change)
+    if change in (with_text, with_comment):  # somebody who knows of checksums
+        monkeypatch.setattr(records, "checksum", lambda jpegs: row_of(copy)["checksum"])
+        found = check_here(copy)
+    else:
+        found = verify(copy, workers=1)
+    assert any(finding in text for text in found), found
+
+
+def row_of(folder: Path):
+    name = min(json.loads((folder / "prepared.json").read_text())["files"])
+    return next(row for row in shards.rows(str(folder)) if row["shard"] == name)
+
+
+def check_here(folder: Path) -> list[str]:
+    """Verifies one record in this process."""
+    from echojepa_jax.data import verify as module
+
+    row = row_of(folder)
+    return list(module._check_record(f"{folder / row['shard']}#0", row, True, True))
+
+
+def test_verify_finds_text_inside_the_sector(made):
+    from echojepa_jax.data import verify as module
+
+    lowest, highest = np.full((2, 200, 200), 30, np.uint8)
+    highest += 60
+    for picture in (lowest, highest):
+        cv2.putText(picture, "JANE", (60, 185), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
+    corners = np.array([[0, 0], [199, 0], [199, 199], [0, 199]], np.int32)
+    (found,) = module._check_pixels(lowest, highest, corners)
+    assert "looks like text" in found
+
+
+def test_verify_finds_strange_and_missing_files(copy, capsys):
+    (copy / "notes.txt").write_text("Jane")
+    shard = min(copy.glob("echo-*"))
+    shard.write_bytes(shard.read_bytes()[:-70000])
+    found = "\n".join(verify(copy, workers=1))
+    assert "notes.txt: does not belong" in found
+    assert f"{shard}: missing, or not" in found
+    with pytest.raises(UserError, match="long instead of"):
+        read_source(f"shards:{copy}")
+    done = programs.run("prepare", f"--verify={copy}")
+    assert done.returncode == 1
+    assert "is not as it should be" in done.stderr
+
+
+# --- what is in a record --------------------------------------------------------------------------
+
+
+def test_frame_k_is_frame_k(hearts, tmp_path):
+    out = tmp_path / "shards"
+    prepared(f"echonet_dynamic:{hearts}", out, Options(size=96))
+    listed = manifest.load([f"echonet_dynamic:{hearts}"], quarantine=None, workers=1)
+    source = {sample.name: sample for sample in listed}
+    found = shards.samples(str(out), "x")
+    assert len(found) == 8
+    for sample in found:
+        before = source[sample.name]
+        assert (sample.split, sample.targets) == (before.split, before.targets)
+        assert (sample.frames, sample.fps, sample.patient) == (60, 50, before.patient)
+        assert (sample.grey, sample.units["edv"]) == (True, "ml")
+        mine = decode.decode(sample.path, np.arange(60)).astype(float)
+        theirs = decode.decode(before.path, np.arange(60)).astype(float)
+        theirs = cv2.cvtColor(theirs[..., 0].reshape(-1, 64).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+        theirs = theirs.reshape(mine.shape).astype(float)
+        noise = np.mean((mine - theirs) ** 2, axis=(1, 2, 3))
+        assert (10 * np.log10(255**2 / noise)).min() >= 40
+        other = np.mean((mine[1:] - theirs[:-1]) ** 2, axis=(1, 2, 3))
+        assert (other > 4 * noise[1:]).all(), "no frame looks like its neighbour"
+
+
+def test_large_pictures_are_brought_down_with_their_distances(archive, made):
+    sample = shards.samples(str(made), "x")[0]
+    assert (sample.height, sample.width) == (160, 160)
+    recording = planning.Recording(path=str(archive / "doe_jane_1.dcm"), id="a", frames=24, fps=50)
+    from echojepa_jax.data.encode import encode
+
+    whole = encode(dataclasses.replace(recording, clean=False, spacing=(0.2, 0.4)), size=145)
+    assert whole.facts["spacing"] == pytest.approx([0.4, 0.8], rel=0.05)
+    features = records.unpack(whole.record)
+    assert features["height"] == features["width"] == [145]
+
+
+def test_tfds_reads_the_shards(made):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(made)
+    rows = shards.rows(str(made))
+    splits = {name: info.num_examples for name, info in builder.info.splits.items()}
+    assert splits == {name: sum(r["split"] == name for r in rows) for name in ("train", "val")}
+    source = builder.as_data_source("train")
+    first = next(row for row in rows if row["split"] == "train")
+    example = source[0]
+    assert example["id"].decode() == first["id"]
+    assert len(example["frames"]) == first["frames"] == 24
+    assert cv2.imdecode(np.frombuffer(example["frames"][3], np.uint8), 0).shape == (160, 160)
+    assert example["fps"] == 50
+
+
+def test_training_batches_from_shards(made, hearts, tmp_path):
+    clip = ClipSpec(frames=8, size=32, by="stride", value=2)
+
+    def first_batch(samples):
+        batches = training_batches(
+            samples, clip=clip, masks=(), grid=(4, 2, 2), seed=0, global_batch=4, first_step=0,
+            last_step=1,
+        )  # fmt: skip
+        return next(iter(batches))
+
+    mixed = manifest.load([str(made)], quarantine=None, workers=1)
+    assert first_batch(mixed)["clips"].shape == (4, 8, 32, 32, 3)
+    grey = [sample for sample in mixed if sample.grey]
+    batch = first_batch(grey)
+    assert batch["clips"].shape == (4, 8, 32, 32, 1)
+    assert batch["valid"].all()
+    assert batch["clips"].std() > 10
+    moved = Path(shutil.copytree(made, tmp_path / "moved"))
+    assert manifest.fingerprint(mixed) == manifest.fingerprint(
+        shards.samples(str(moved), "shards:x")
+    )
+
+
+def test_the_same_content_in_two_splits_is_an_error(made):
+    first, *others = shards.samples(str(made), "x")
+    copy = dataclasses.replace(first, name="copy", patient="somebody else", split="test")
+    with pytest.raises(
+        UserError, match=r"Content \w{64} is both in split 'train' .* and in 'test'"
+    ):
+        manifest.check_patients({"train": [first, *others], "test": [copy]})
+
+
+def test_shards_in_a_bucket_are_copied_once(made, tmp_path, monkeypatch):
+    opened = []
+
+    class Bucket(type(made)):
+        def open(self, *args, **kwargs):
+            opened.append(self.name)
+            return super().open(*args, **kwargs)
+
+    def path(name):
+        return Bucket(str(name).replace("gs://bucket", str(made.parent)))
+
+    monkeypatch.setattr(remote.epath, "Path", path)
+    monkeypatch.setattr(shards.epath, "Path", path)
+    monkeypatch.setenv("ECHOJEPA_CACHE", str(tmp_path / "cache"))
+    remote._read_ahead.cache_clear()
+    samples = read_source("gs://bucket/shards")
+    mine = [decode.decode(sample.path, np.arange(3)) for sample in samples]
+    theirs = [decode.decode(s.path, np.arange(3)) for s in read_source(f"shards:{made}")]
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = [name for name in opened if name.startswith("echo-")]
+    assert len(names) == len(set(names)), "each shard once"
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_other_options_or_files_are_refused(made, archive, salt, tmp_path):
+    source = f"dicom:{archive}"
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+    with pytest.raises(UserError, match="was begun with options"):
+        prepared(source, made, dataclasses.replace(options, size=64))
+    moved = Path(shutil.copytree(archive, tmp_path / "archive"))
+    out = tmp_path / "shards"
+    prepared(f"dicom:{moved}", out, options)
+    (moved / "doe_jane_2.dcm").unlink()
+    with pytest.raises(UserError, match=r"files of dicom:.* have changed"):
+        prepared(f"dicom:{moved}", out, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"salt_file": "absent"}, "--salt_file=absent cannot be read"),
+        ({"size": 4}, "--size=4 must be 16 or more"),
+        ({"splits": "train:0.5"}, "must add up to 1"),
+        ({"splits": "all"}, "must be like train:0.8"),
+        ({"max_frames": 3}, "--max_frames=3 is below"),
+        ({"min_frames": 2000, "max_frames": 3000}, "nothing is left of the 8 files"),
+    ],
+)
+def test_mistakes_are_sentences(archive, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        prepared(f"dicom:{archive}", tmp_path / "out", Options(**options))
+
+
+def test_other_peoples_folders_are_left_alone(hearts, archive, tmp_path):
+    with pytest.raises(UserError, match="is not empty and was not made here"):
+        prepared(f"dicom:{archive}", Path(shutil.copytree(hearts, tmp_path / "mine")))
+    short = tmp_path / "salt"
+    short.write_text("short")
+    with pytest.raises(UserError, match="16 bytes or more"):
+        prepared(f"dicom:{archive}", tmp_path / "out", Options(salt_file=str(short)))
+    with pytest.raises(UserError, match="has splits of its own"):
+        prepared(f"echonet_dynamic:{hearts}", tmp_path / "echonet")
+
+
+def test_only_one_program_at_a_time(tmp_path):
+    work = Work(tmp_path / "out")
+    with work.claimed(), pytest.raises(UserError, match="another process"), work.claimed():
+        pass
