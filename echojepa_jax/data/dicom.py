@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -44,7 +44,7 @@ _TAGS = [
 # What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
 _PYDICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-    *(InvalidDicomError, struct.error),
+    *(InvalidDicomError, BytesLengthException, struct.error),
 )
 _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).

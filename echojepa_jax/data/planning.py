@@ -310,6 +310,8 @@ def _recordings(
 
 def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
     """Why a readable file is left out, "" if it is not."""
+    if ".." in Path(sample.name).parts:
+        return "unsafe name: it leads out of the data set"
     if info.frames == 1 and not sample.still:
         return "still: the file holds one frame"
     if info.frames < options.min_frames and not sample.still:
@@ -327,7 +329,7 @@ def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) ->
 
 def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str]) -> Iterator[Any]:
     """The results of a function of paths, or reasons (str)."""
-    for result in guard.over(function, paths, refusals=(UnreadableVideo,)):
+    for result in guard.over(function, paths, refusals=(UnreadableVideo,), otherwise="damaged"):
         yield result.reason if isinstance(result, Failed) else result
 
 

@@ -105,7 +105,10 @@ def encoded(
 ) -> Iterator[Encoded | Failed]:
     """The record of each recording, or why there is none."""
     return guard.over(
-        partial(encode, size=options.size), recordings, refusals=(UnreadableVideo, NoSector)
+        partial(encode, size=options.size),
+        recordings,
+        refusals=(UnreadableVideo, NoSector),
+        otherwise="damaged",
     )
 
 

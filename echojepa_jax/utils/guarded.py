@@ -55,23 +55,24 @@ class Guard:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         refusals: tuple[type[Exception], ...] = (),
+        otherwise: str = "",
     ) -> Iterator[Result | Failed]:
         """The result of every item, in order.
 
         Args:
           function: a picklable one.
-          refusals: errors of the function whose text is the reason why an item has no result; all
-            others are mistakes of the program and are raised.
+          refusals: errors of the function whose text is the reason why an item has no result.
+          otherwise: what any other error is called; "" = it is the program's, and raised.
         """
         pending: collections.deque[Any] = collections.deque()
         for item in items:
             pending.append(self._pool.schedule(function, [item], timeout=self._seconds))
             if len(pending) >= _AHEAD * self._workers:
-                yield self._result(pending.popleft(), refusals)
+                yield self._result(pending.popleft(), refusals, otherwise)
         while pending:
-            yield self._result(pending.popleft(), refusals)
+            yield self._result(pending.popleft(), refusals, otherwise)
 
-    def _result(self, future: Any, refusals: tuple[type[Exception], ...]) -> Any:
+    def _result(self, future: Any, refusals: tuple[type[Exception], ...], otherwise: str) -> Any:
         try:
             return future.result()
         except TimeoutError:
@@ -83,6 +84,11 @@ class Guard:
             return Failed(f"crashed: the decoder ended its process (exit code {code})")
         except refusals as error:
             return Failed(str(error))
+        except Exception as error:
+            if not otherwise:
+                raise
+            # Its text may quote the file, and with it a name.
+            return Failed(f"{otherwise}: {type(error).__name__}")
 
 
 def _start(gigabytes: float) -> None:

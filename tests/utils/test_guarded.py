@@ -37,5 +37,7 @@ def fault(item: str) -> str:
 
 
 def test_a_mistake_of_the_program_is_raised():
-    with Guard(1, seconds=30) as guard, pytest.raises(ZeroDivisionError, match="a"):
-        list(guard.over(fault, ["a"], refusals=(LookupError,)))
+    with Guard(1, seconds=30) as guard:
+        assert list(guard.over(fault, ["a"], otherwise="odd")) == [Failed("odd: ZeroDivisionError")]
+        with pytest.raises(ZeroDivisionError, match="a"):
+            list(guard.over(fault, ["a"], refusals=(LookupError,)))
