@@ -5,8 +5,9 @@
       --config.data.sources="('videos:/data/clips', 'dicom:/data/mimic')" --config.data.workers=8
 
 Started again with the same words, a run continues where it was; a finished one says so. Every
-field of the config can be set by --config.section.field=value. Sources are 'kind:path'; kinds are
-videos, list, csv, echonet_dynamic, dicom and phantom (the embedded data set).
+field of the config can be set by --config.section.field=value. Sources are 'kind:path', such as
+'videos:/data/clips', 'dicom:/data/archive', 'echonet_dynamic:/data/EchoNet-Dynamic' or
+'phantom:adult' (the embedded data set), or folders of prepared shards; docs/data.md lists all.
 """
 
 import sys

@@ -112,8 +112,7 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
             if made == ahead:
                 started = time.perf_counter()
         rate = (steps - ahead) * batch / (time.perf_counter() - started)
-    # Without workers, threads of this process do the work, on all cores.
-    cores = min(config.data.workers or os.cpu_count() or 1, os.cpu_count() or 1)
+    cores = max(1, min(config.data.workers, os.cpu_count() or 1))
     return {
         "videos": len(samples),
         "clip": f"{spec.frames} x {spec.size} x {spec.size} x {channels}",

@@ -17,6 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from echojepa_jax.utils.allocator import keep_freed_memory
 from echojepa_jax.utils.errors import UserError
 
 PART_CLIPS = 8
@@ -92,7 +93,8 @@ def _join(parts: Sequence[Batch]) -> Batch:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leave signals to the main process, which alone decides when a worker ends."""
+    """Leave signals to the main process, which alone decides when a worker ends; keep memory."""
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
