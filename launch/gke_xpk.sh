@@ -41,12 +41,21 @@ if [[ $workdir != gs://* && $workdir != s3://* ]]; then
   exit 1
 fi
 
+# What a pod runs. GKE tells the workers of each other in their environment. XPK sends SIGTERM to this
+# shell alone, which must hand it on and wait while the program saves. A program that has saved ends
+# well, and would not be started again: code 143 is.
+# shellcheck disable=SC2016  # for the pod's shell to expand
+script="python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}")"'> >(tee /tmp/last) & pid=$!
+trap "kill -TERM $pid" TERM
+wait $pid; code=$?
+while kill -0 $pid 2>/dev/null; do wait $pid; code=$?; done
+sleep 1
+grep -q "^stopped by a signal" /tmp/last && exit 143
+exit $code'
 command=(
   xpk workload create --workload="$name" --cluster="$cluster" --tpu-type="$type"
   --num-slices=1 --docker-image="$image" --priority="$priority" --max-restarts=20
-  # GKE tells the workers of each other in their environment.
-  # A program that saved because its pod is taken away ends well, which would not be started again.
-  --command="set -o pipefail; python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}") | tee /tmp/last; code=\$?; grep -q '^stopped by a signal' /tmp/last && exit 75; exit \$code"
+  --command="exec bash -c $(printf '%q' "$script")"
 )
 [[ -n $zone ]] && command+=(--zone="$zone")
 [[ -n $project ]] && command+=(--project="$project")

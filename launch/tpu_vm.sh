@@ -97,7 +97,8 @@ if wants setup; then
   do_it git archive --format=tar.gz --output="$archive" HEAD
   do_it "${tpu[@]}" tpu-vm scp "$archive" "$name:code.tar.gz" "${where[@]}" --worker=all
   everywhere 'mkdir -p code && tar -xzf code.tar.gz -C code && cd code &&
-{ python3.11 -m venv ~/venv || python3 -m venv ~/venv; } && . ~/venv/bin/activate &&
+{ python3.11 -m venv ~/venv || { pip install -q uv && python3 -m uv venv -q --seed --python=3.11 ~/venv; }; } &&
+. ~/venv/bin/activate &&
 pip install -q -r requirements.txt "jax[tpu]" gcsfs s3fs'
 fi
 
@@ -112,8 +113,15 @@ fi
 
 if wants logs; then
   do_it mkdir -p "logs/$name"
-  # Of the first worker, which speaks for all; what others said before they failed it says as well.
+  # Of the first worker, which speaks for all. One that fails before they have met says why to itself.
   do_it "${tpu[@]}" tpu-vm scp "$name:train.log" "logs/$name/" "${where[@]}" --worker=0 || true
+  # shellcheck disable=SC2016  # for the workers to expand
+  [[ -z $failed ]] || everywhere 'echo "--- $(hostname)"; tail -n 50 ~/train.log' || true
+  if [[ -z $dry ]] && tail -n 1 "logs/$name/train.log" | grep -q "^stopped by a signal"; then
+    echo "error: training was stopped, and has saved: the slice is kept, --do=run,logs,delete" \
+      "continues" >&2
+    exit 1
+  fi
 fi
 
 if [[ -n $failed ]]; then

@@ -17,6 +17,8 @@ from echojepa_jax.utils.writers import read_lines
 from tests import programs
 
 STEPS = 20
+# Arrays divided over both hosts.
+ACROSS = {"mesh__replica": 1, "mesh__fsdp": 8}
 LONGER = {"optim__updates_per_epoch": 10, "checkpoint__every": 4, "log__health_every": 0}
 
 
@@ -54,7 +56,7 @@ def on_two_hosts(run_main):
                     devices=4,
                     wait=False,
                     environment=second if host else None,
-                    **LONGER | changes,
+                    **LONGER | ACROSS | changes,
                 )
                 for host in range(2)
             ]
@@ -128,7 +130,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     shutil.copytree(broken, elsewhere)
     done = run_main(workdir=elsewhere, devices=8, mesh__replica=2, mesh__fsdp=4, **LONGER)
     assert done.returncode == 0, done.stderr
-    assert "continuing with another mesh.fsdp (1 there, 4 now)" in done.stderr
+    assert "continuing with another mesh.fsdp (8 there, 4 now)" in done.stderr
     assert_close(elsewhere, whole)
 
     # And the hosts themselves reach the very same bits.
@@ -152,3 +154,12 @@ def test_one_hosts_failure_ends_all_with_its_text(on_two_hosts, tmp_path):
 def test_flags_that_do_not_fit_are_a_sentence(host, coordinator):
     with pytest.raises(UserError, match=r"--hosts=2 needs --coordinator=ADDRESS:PORT of host 0"):
         hosts.start(host, 2, coordinator)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "found"),
+    [("1(x2)", "8", list(range(8))), ("1", "2", [0, 1]), ("8(x2)", "8", None), ("1(x2)", "", None)],
+)
+def test_the_only_task_of_a_node_has_all_its_gpus(tasks, gpus, found):
+    told = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_GPUS_ON_NODE": gpus}
+    assert hosts._gpus_of_task(told) == found

@@ -1,6 +1,7 @@
 """Launch scripts: no lint, and dry runs that print what they would do."""
 
 import os
+import shlex
 import subprocess
 
 import pytest
@@ -90,6 +91,28 @@ def test_gke_slurm_and_local():
     assert [line.split()[-3:] for line in sorted(done.stdout.splitlines())] == [
         ["--hosts=2", f"--host={host}", "--coordinator=127.0.0.1:1234"] for host in range(2)
     ]
+
+
+def test_a_pod_that_is_taken_away_saves_and_is_started_again(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/env bash\ntrap 'sleep 1; echo \"stopped by a signal; saved\"; exit 0' TERM\n"
+        'echo started "$@"\nwhile true; do sleep 0.1; done\n'
+    )
+    program.chmod(0o755)
+    flags = ["--dry_run", "--name=e", "--cluster=c", "--type=v5litepod-64", "--image=i"]
+    words = shlex.split(launch("gke_xpk.sh", *flags, *TRAINING).stdout)
+    command = next(w for w in words if w.startswith("--command=")).removeprefix("--command=")
+    # As XPK runs it: in a subshell, which alone is sent the signal.
+    wrapper = f'({command}) & pid=$!; sleep 1; kill -TERM $pid; wait $pid; echo "code $?"'
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", wrapper], env=os.environ | {"PATH": path}, text=True, capture_output=True,
+        timeout=60,
+    )  # fmt: skip
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("started -m echojepa_jax.main --hosts=0 --config=configs/vit_l.py")
+    assert rest == ["stopped by a signal; saved", "code 143"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -98,6 +98,8 @@ def attention(
     Returns:
       [B, N, heads, d] in the dtype of `query`.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"no attention backend {backend!r}: see `choose_backend`")
     if len(segments) > 1:
         ends = np.cumsum(segments)[:-1].tolist()
         queries, keys, values = (jnp.split(x, ends, axis=1) for x in (query, key, value))

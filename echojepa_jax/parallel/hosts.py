@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -69,6 +70,7 @@ def start(host: int, hosts: int, coordinator: str) -> None:
             coordinator if known else None,
             hosts if known else None,
             host if known else None,
+            local_device_ids=None if known else _gpus_of_task(os.environ),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
@@ -78,6 +80,16 @@ def start(host: int, hosts: int, coordinator: str) -> None:
         logging.getLogger().setLevel(logging.WARNING)
     threading.Thread(target=_leave_with_others, daemon=True).start()
     log.info("%d hosts with %d devices", jax.process_count(), jax.device_count())
+
+
+def _gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of the node for the only task that SLURM has started there; None = as JAX decides.
+
+    JAX gives each task of SLURM's one GPU, and would leave the others idle.
+    """
+    alone = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+    return list(range(int(gpus))) if alone and gpus.isdecimal() else None
 
 
 def is_first() -> bool:

@@ -15,7 +15,8 @@ from echojepa_jax.train.program import make_program
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import path_text
 
-SHIPPED = ["demo", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
 GOLDEN = Path(__file__).parents[1] / "golden" / "shardings"
 
 
