@@ -44,6 +44,9 @@ SPLITS = flags.DEFINE_string(
 SALT_FILE = flags.DEFINE_string(
     "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"
 )
+TARGETS = flags.DEFINE_string(
+    "targets", "", "labels to keep: 'ef,edv'; '' = all, but none of a CSV table, which may hold ids"
+)
 SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 256, "videos of a shard")
 FILE_SECONDS = flags.DEFINE_float("file_seconds", 300.0, "a file that takes longer is left out")
 RUNNER = flags.DEFINE_string(
@@ -77,6 +80,7 @@ def job() -> str:
         default_fps=DEFAULT_FPS.value,
         splits=SPLITS.value,
         salt_file=SALT_FILE.value,
+        targets=TARGETS.value,
         shard_videos=SHARD_VIDEOS.value,
         file_seconds=FILE_SECONDS.value,
     )

@@ -1,8 +1,9 @@
 """Exact frames of ultrasound DICOM files, through pydicom, cropped to the ultrasound region.
 
 Privacy: of the header only the tags listed here are read, so no name, date or id can reach a log;
-for the same reason pydicom's own messages, which quote values, never become a reason. The crop
-removes the banner burned into the pixels around the sector.
+for the same reason pydicom's own messages, which quote values, never become a reason. (Preparation
+asks for the ids of patient and study, to hash them at once: `identity`.) The crop removes the
+banner burned into the pixels around the sector.
 """
 
 import contextlib
@@ -99,7 +100,7 @@ def coded(path: str) -> Iterator[bytes]:
       UnreadableVideo: as `probe`.
     """
     with _opened(path) as (file, _):
-        # The header was read up to the pixel data, which end the file.
+        # The file stands at the pixel data, which end it.
         while block := file.read(2**20):
             yield block
 
@@ -140,7 +141,9 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
         with open(path, "rb") as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             header = _header(dataset)
+            start = file.tell()
             _check_pixel_data(file, dataset, header.frames)
+            file.seek(start)
             stage = "pixel data"
             yield file, header
     except _PYDICOM_ERRORS as error:
@@ -158,14 +161,14 @@ def _header(dataset: pydicom.Dataset) -> _Header:
     if not supported or syntax == DeflatedExplicitVRLittleEndian:
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
     check_size(int(dataset.Rows), int(dataset.Columns))
-    rows, columns, note = _region(dataset)
+    rows, columns, spacing, note = _region(dataset)
     return _Header(
         frames=int(dataset.get("NumberOfFrames") or 1),
         fps=_frame_rate(dataset),
         rows=rows,
         columns=columns,
         note=note,
-        spacing=_spacing(dataset),
+        spacing=spacing,
         compressed=syntax.is_compressed,
         to_rgb=_to_rgb(dataset),
     )
@@ -192,8 +195,9 @@ def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
         return 0.0
 
 
-def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, str]:
-    """The rows and columns to keep, and a note where they are the whole frame for want of a region.
+def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float], str]:
+    """The rows and columns to keep, the distance of pixels (mm, down and right; 0 = unknown), and a
+    note where the whole frame is kept for want of a region.
 
     The largest 2-D tissue region is kept, the first of equal ones: side-by-side regions are two
     pictures, and their union would hold the text between them. Regions written for another frame
@@ -204,15 +208,21 @@ def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, str]:
     pictures = [region for region in regions if _is_picture(region)]
     # One pixel of grace: some makers write the corner outside.
     inside = [
-        (y0, min(y1, height), x0, min(x1, width))
-        for y0, y1, x0, x1 in map(_box, pictures)
+        ((y0, min(y1, height), x0, min(x1, width)), region)
+        for (y0, y1, x0, x1), region in zip(map(_box, pictures), pictures, strict=True)
         if 0 <= y0 < y1 <= height + 1 and 0 <= x0 < x1 <= width + 1
     ]
     if not inside:
         note = STALE_REGION if pictures else NOT_2D if regions else NO_REGION
-        return slice(0, height), slice(0, width), note
-    y0, y1, x0, x1 = max(inside, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
-    return slice(y0, y1), slice(x0, x1), ""
+        # What a stale region says of distances is for frames of another size.
+        spacing = (0.0, 0.0) if regions else _image_spacing(dataset)
+        return slice(0, height), slice(0, width), spacing, note
+    (y0, y1, x0, x1), region = max(inside, key=lambda pair: _area(pair[0]))
+    return slice(y0, y1), slice(x0, x1), _spacing(region), ""
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
 
 
 def _is_picture(region: pydicom.Dataset) -> bool:
@@ -232,14 +242,18 @@ def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
     )
 
 
-def _spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """mm between pixels, down and right, of the first 2-D region that tells; else of the image."""
-    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
-        units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
-        if _is_picture(region) and units == (_CENTIMETRES, _CENTIMETRES):
-            # A negative one counts upwards.
-            down, right = (region.get(f"PhysicalDelta{axis}") for axis in "YX")
-            return abs(float(down or 0)) * 10, abs(float(right or 0)) * 10
+def _spacing(region: pydicom.Dataset) -> tuple[float, float]:
+    """mm between pixels of a region, down and right; 0 = it does not tell."""
+    units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
+    if units != (_CENTIMETRES, _CENTIMETRES):
+        return 0.0, 0.0
+    # A negative one counts upwards.
+    down, right = (region.get(f"PhysicalDelta{axis}") for axis in "YX")
+    return abs(float(down or 0)) * 10, abs(float(right or 0)) * 10
+
+
+def _image_spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """The same for an image without regions."""
     pair = dataset.get("PixelSpacing")
     return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
 

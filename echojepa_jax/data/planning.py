@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -58,6 +60,12 @@ _SCHEMA = pa.schema(
 )
 GIGABYTES = 2.0  # of memory for one file
 _SKETCH_BYTES = 2**16
+_VIEW = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # no sentence, and nobody's name and birthday
+_MOST_OF_ONE = (
+    0.2  # share of the videos that one patient has at most, if ids are what they should be
+)
+# Of splits of sets whose ids are public anyway: the same ones for everybody who prepares them.
+_PUBLIC_SALT = b"echojepa_jax: public ids"
 _SALT, _STATE, _REJECTED = "salt", "state", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
 
@@ -70,8 +78,9 @@ class Options:
     "never", or "auto": of all but published sets. min_frames, max_frames: of a video that is kept.
     default_fps: of files that do not tell their frame rate; 0 = leave them out. splits: shares, for
     sources without splits; "" = DEFAULT_SPLITS. salt_file: a secret of 16 bytes or more that ids
-    are hashed with; "" = one is made, and ids that are pseudonyms already are kept. shard_videos:
-    videos of a shard. file_seconds: that one file may take.
+    are hashed with; "" = one is made, and ids that are pseudonyms already are kept. targets: labels
+    to keep, with commas between; "" = all of public sets and lists, none of a CSV table.
+    shard_videos: videos of a shard. file_seconds: that one file may take.
     """
 
     size: int = 224
@@ -81,6 +90,7 @@ class Options:
     default_fps: float = 0.0
     splits: str = ""
     salt_file: str = ""
+    targets: str = ""
     shard_videos: int = 256
     file_seconds: float = 300.0
 
@@ -143,6 +153,8 @@ def _check(options: Options) -> None:
     for name, least in (("size", 16), ("shard_videos", 1), ("min_frames", 2)):
         if getattr(options, name) < least:
             raise UserError(f"--{name}={getattr(options, name)} must be {least} or more")
+    if options.default_fps < 0:
+        raise UserError(f"--default_fps={options.default_fps:g} must not be negative")
     if options.max_frames < options.min_frames:
         raise UserError(f"--max_frames={options.max_frames} is below --min_frames")
     splits.parse(options.splits or DEFAULT_SPLITS)
@@ -184,7 +196,7 @@ def make_plan(
         return _as_shards(table), _rejected_of(work)
     if any(work.out.iterdir()):
         raise UserError(f"{work.out} is not empty and was not made here: choose another --out")
-    salt = _salt(work, options)
+    salt = _salt(work, options) if is_hashed(source, options) else b""
     recordings, rejected = _recordings(source, listed, options, salt, guard)
     if not recordings:
         manifest.quarantine(work.rejected, rejected, "scan")
@@ -209,9 +221,11 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], work: Work) -
                 "or another --out"
             )
     if before["files"] != now["files"]:
+        salt = now["options"]["salt_file"] or work.private / _SALT
         raise UserError(
             f"the files of {now['source']} have changed since {work.out} was begun: restore them, "
-            "or prepare them anew with another --out"
+            f"or prepare them anew with another --out, and --salt_file={salt} if it is there, so "
+            "that everybody keeps split and pseudonym"
         )
 
 
@@ -247,9 +261,10 @@ def _salt(work: Work, options: Options) -> bytes:
     """The secret of the pseudonyms: the user's, else one that is made and kept."""
     path = Path(options.salt_file) if options.salt_file else work.private / _SALT
     if not options.salt_file and not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
+        partial_path = path.with_name(f"{path.name}.tmp")
+        partial_path.touch(mode=0o600)
+        partial_path.write_text(secrets.token_hex(32) + "\n")
+        partial_path.rename(path)
         log.info("pseudonyms and splits depend on a new secret, %s: keep it", path)
     try:
         salt = path.read_bytes().strip()
@@ -267,6 +282,7 @@ def _recordings(
     clean, hashed = is_cleaned(source, options), is_hashed(source, options)
     if options.splits and all(sample.split for sample in listed):
         raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
+    has_splits = any(sample.split for sample in listed)
     good: list[tuple[Sample, VideoInfo]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(16) as pool:
@@ -274,38 +290,93 @@ def _recordings(
         results = scan.measured(listed, cache_dir(), pool, probe)
         for sample, info in zip(listed, results, strict=True):
             reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
+            if not reason and has_splits and not sample.split:
+                reason = "no split: the source gives it to others only"
+            if not reason and not hashed and not sample.name.isprintable():
+                reason = "unsafe name: it is no text"
             if isinstance(info, str) or reason:
                 still = reason.startswith("still:")
                 rejected.append(Rejected(sample, reason, "still" if still else "bad"))
             else:
                 good.append((scan.with_facts(sample, info), info))
-    copies = _copies([sample for sample, _ in good], guard)
-    rejected += [Rejected(s, copies[s.path], "bad") for s, _ in good if s.path in copies]
-    good = [(sample, info) for sample, info in good if sample.path not in copies]
     people = _identities([sample for sample, _ in good], guard)
+    good = [(_identified(sample, people), info) for sample, info in good]
+    copies = _copies([sample for sample, _ in good], guard)
+    rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
+    good = [(sample, info) for sample, info in good if sample.name not in copies]
     shares = splits.parse(options.splits or DEFAULT_SPLITS)
+    split_salt = salt if hashed else _PUBLIC_SALT
     recordings = []
     for sample, info in good:
-        patient, study = people.get(sample.path, (sample.patient, sample.study))
+        patient, study = sample.patient, sample.study
         who = patient or study or sample.name
-        name = f"{source.partition(':')[2]}\0{sample.name}" if hashed else sample.name
         recordings.append(
             Recording(
                 path=sample.path,
-                id=splits.pseudonym("video", name, salt) if hashed else name,
+                id=splits.pseudonym("video", sample.name, salt) if hashed else sample.name,
                 frames=sample.frames,
                 fps=sample.fps or options.default_fps,
                 patient=splits.pseudonym("patient", patient, salt) if hashed else patient,
                 study=splits.pseudonym("study", study, salt) if hashed else study,
-                view=sample.view,
-                split=sample.split or splits.split_of(who, shares, salt),
+                view=sample.view if _VIEW.fullmatch(sample.view) else "",
+                split=sample.split or splits.split_of(who, shares, split_salt),
                 spacing=sample.spacing,
-                targets=dict(sample.targets),
+                targets=_targets(sample, source, options),
                 clean=clean,
-                trusted=not info.note and decode.is_dicom(sample.path),
+                trusted=clean and not info.note and _is_dicom(sample.path),
             )
         )
+    _check_plan(recordings, shares, source)
     return recordings, rejected
+
+
+def _identified(sample: Sample, people: Mapping[str, tuple[str, str]]) -> Sample:
+    patient, study = people.get(sample.path, (sample.patient, sample.study))
+    return dataclasses.replace(sample, patient=patient, study=study)
+
+
+def _targets(sample: Sample, source: str, options: Options) -> dict[str, float]:
+    """The labels to keep. A column of numbers in anybody's table may be a phone number."""
+    named = {name.strip() for name in options.targets.split(",")} - {""}
+    if kind_of(source) != "csv" and not named:
+        return dict(sample.targets)
+    return {name: value for name, value in sample.targets.items() if name in named}
+
+
+def _is_dicom(path: str) -> bool:
+    try:
+        return decode.is_dicom(path)
+    except UnreadableVideo:
+        return False  # it has gone, as encoding will tell
+
+
+def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], source: str) -> None:
+    """Says what is odd about patients and splits.
+
+    Raises:
+      UserError: a split has an impossible name, or a patient is in two of them.
+    """
+    by_split = _by_split(recordings)
+    for split in by_split:
+        if not re.fullmatch(r"[a-z0-9_]+", split):
+            raise UserError(f"{source}: a split is called {split!r}; use letters and digits only")
+    manifest.check_patients(
+        {
+            split: [Sample(r.id, r.path, source, patient=r.patient) for r in members]
+            for split, members in by_split.items()
+        }
+    )
+    if empty := sorted(set(shares) - set(by_split)) if set(by_split) <= set(shares) else []:
+        log.warning("no patient has come to the split %s", " and ".join(empty))
+    patients = Counter(recording.patient for recording in recordings if recording.patient)
+    if patients and len(recordings) >= 50:
+        ((_, most),) = patients.most_common(1)
+        if most > _MOST_OF_ONE * len(recordings):
+            log.warning(
+                "one patient has %d of %d videos: is the same id written for everybody?",
+                most,
+                len(recordings),
+            )
 
 
 def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
@@ -334,7 +405,7 @@ def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str])
 
 
 def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
-    """The files that show the same pictures as one before them, and why they are left out.
+    """The samples, by name, that show the same pictures as one before, and why they are left out.
 
     Files of equal shape are compared by how their pictures begin, and only those that begin alike
     are read to the end.
@@ -347,14 +418,15 @@ def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
         # Shapes do not matter any more: what is coded alike has the same.
         by_hash: dict[str, list[Sample]] = {}
         for sample, value in zip(candidates, found, strict=True):
-            by_hash.setdefault(value, []).append(sample)
+            if ":" not in value:  # a reason, which encoding will tell once more
+                by_hash.setdefault(value, []).append(sample)
         groups = [group for group in by_hash.values() if len(group) > 1]
     copies = {}
     for first, *others in groups:
         for other in others:
             patients = {sample.patient for sample in (first, other)} - {""}
             whose = ", of another patient" if len(patients) > 1 else ""
-            copies[other.path] = f"duplicate: the same pictures as {first.path}{whose}"
+            copies[other.name] = f"duplicate: the same pictures as {first.path}{whose}"
     return copies
 
 
@@ -380,7 +452,7 @@ def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str,
     """The plan as a table: shards of each split, in an order that tells nothing."""
     table = []
     for split, members in sorted(_by_split(recordings).items()):
-        members.sort(key=lambda r: (hashlib.sha256(r.id.encode()).digest(), r.path))
+        members.sort(key=lambda r: (hashlib.sha256(os.fsencode(r.id)).digest(), r.path))
         count = -(-len(members) // options.shard_videos)
         for place, recording in enumerate(members):
             name = shards.shard_name(split, place // options.shard_videos, count)

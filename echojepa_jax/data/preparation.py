@@ -55,6 +55,7 @@ def prepare(source: str, work: Work, options: Options, workers: int, make: MakeS
 
 def _prepare(source: str, work: Work, options: Options, guard: Guard, make: MakeShards) -> str:
     plan, rejected = make_plan(source, work, options, guard)
+    _remove_leftovers(work)
     missing = [shard for shard in plan if not work.is_done(shard)]
     if not missing and shards.is_prepared(str(work.out)):
         count = shards.about(str(work.out))["videos"]
@@ -62,7 +63,6 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
     total = sum(len(shard.recordings) for shard in plan)
     if len(missing) < len(plan):
         log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
-    _remove_leftovers(work)
     make(work, missing, options, guard)
     rows, failed = _results(work, plan)
     manifest.quarantine(work.rejected, failed, "encode")
@@ -142,5 +142,5 @@ def _results(work: Work, plan: Sequence[Shard]) -> tuple[list[dict[str, Any]], l
 
 def _remove_leftovers(work: Work) -> None:
     """Deletes what an interrupted start left half written."""
-    for path in work.out.glob(".*.partial"):
+    for path in (*work.out.glob(".*.partial"), *work.out.glob("*.tmp")):
         path.unlink()

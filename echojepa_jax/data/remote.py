@@ -6,7 +6,7 @@ copied, each once for all processes of a machine. The cache must have room for t
 
 import fcntl
 import functools
-import re
+import hashlib
 import shutil
 import threading
 from pathlib import Path
@@ -39,7 +39,8 @@ def local(path: str) -> str:
 
 def _copied(path: str) -> str:
     folder, _, name = path.rpartition("/")
-    target = cache_dir() / "shards" / re.sub(r"\W+", "-", folder) / name
+    # A set that is prepared again needs another name: what was copied is not asked about again.
+    target = cache_dir() / "shards" / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
     if target.exists():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping
 
 from echojepa_jax.utils.errors import UserError
@@ -21,14 +22,15 @@ def parse(text: str) -> dict[str, float]:
     except ValueError as error:
         raise UserError(f"--splits={text} must be like train:0.8,val:0.1,test:0.1") from error
     names_are_words = all(name.isalnum() for name in shares)
-    if not names_are_words or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    fit = min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) < 1e-6  # not so of NaN
+    if not names_are_words or not fit:
         raise UserError(f"--splits={text}: shares must not be negative and must add up to 1")
     return {name: share for name, share in shares.items() if share > 0}
 
 
 def split_of(patient: str, shares: Mapping[str, float], salt: bytes) -> str:
     """The split of a patient: a function of name and salt alone, so nobody ever changes sides."""
-    digest = hmac.new(salt, b"split\0" + patient.encode(), hashlib.sha256).digest()
+    digest = hmac.new(salt, b"split\0" + os.fsencode(patient), hashlib.sha256).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     for name, share in shares.items():
         place -= share
@@ -48,4 +50,4 @@ def pseudonym(kind: str, text: str, salt: bytes) -> str:
     """
     if not text:
         return ""
-    return hmac.new(salt, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(salt, f"{kind}\0".encode() + os.fsencode(text), hashlib.sha256).hexdigest()[:16]

@@ -24,7 +24,7 @@ SUMMARY = "summary.html"
 _OTHER_FILES = {shards.INDEX, shards.PREPARED, SUMMARY, "dataset_info.json", "features.json"}
 _SECONDS_A_SHARD = 3600.0
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}")
-_WORD = re.compile(r"[A-Za-z0-9_ .+/-]{0,40}")  # of views and names of targets
+_WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # of views and names of targets
 # Of a JPEG, beside the picture itself: the plain header and the restart interval.
 _PICTURE_SEGMENTS = {0xE0, 0xDB, 0xC0, 0xC4, 0xDD}
 _RINGING = 40  # grey levels that JPEG may leave in black, close to an edge
@@ -82,6 +82,9 @@ def _check_part(part: _Part, clean: bool, hashed: bool) -> list[str]:
             problems += [f"{where}: {text}" for text in _check_record(where, row, clean, hashed)]
         except UnreadableVideo as error:
             problems.append(f"{where}: {error}")
+        # What a record of another form makes of the checks.
+        except (ValueError, KeyError, IndexError, cv2.error) as error:
+            problems.append(f"{where}: is of another form ({type(error).__name__})")
     return problems
 
 

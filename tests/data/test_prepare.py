@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import JPEGBaseline8Bit
 
 from echojepa_jax.data import decode, manifest, planning, preparation, records, remote, shards
 from echojepa_jax.data.beam import make_with_beam
@@ -243,6 +246,7 @@ def with_comment(features) -> None:
         (with_comment, "carries a comment"),
         (lambda f: f["frames"].pop(), "frames are not what"),
         (lambda f: f.update(sector=[]), "says of no sector"),
+        (lambda f: f.update(sector=[1, 2, 3]), "is of another form"),
     ],
 )
 def test_verify_finds(copy, monkeypatch, change, finding):
@@ -450,3 +454,56 @@ def test_only_one_program_at_a_time(tmp_path):
     work = Work(tmp_path / "out")
     with work.claimed(), pytest.raises(UserError, match="another process"), work.claimed():
         pass
+
+
+# --- what reviews have found ----------------------------------------------------------------------
+
+
+def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    for k in range(3):
+        frames = decode.decode(str(videos[k % 2]), np.arange(0, 60, 3))[..., 0]
+        path = make(tmp_path / f"{k}.dcm", frames, FrameTime=20.0, PatientID=f"patient {k}")
+        dataset = pydicom.dcmread(path)
+        coded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+        dataset.PixelData = pydicom.encaps.encapsulate([c + b"\0" * (len(c) % 2) for c in coded])
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path, enforce_file_format=True)
+    hashes = [decode.content(str(tmp_path / f"{k}.dcm")) for k in range(3)]
+    assert hashes[0] == hashes[2] != hashes[1]
+    out = tmp_path / "out" / "shards"
+    prepared(f"dicom:{tmp_path}/*.dcm", out, Options(size=64, sector="never"))
+    assert len(shards.rows(str(out))) == 2
+    assert left_out(out)["2.dcm"].endswith("0.dcm, of another patient")
+
+
+def test_tables_of_anybody(hearts, tmp_path, caplog):
+    """A phone number is no label, a sentence no view, a path listed twice is kept once."""
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")
+    shutil.copy(videos[2], strange)
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{videos[0]},a,5551234,55,A4C,train",
+        f"{videos[1]},b,5551235,56,seen by Jane 1957,train",
+        f"{videos[1]},c,5551235,56,A4C,train",
+        f"{videos[3]},d,5551236,57,A4C,",
+    ]
+    table.write_text("path,name,phone,ef,view,split\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out" / "shards"
+    options = Options(size=64, sector="never", targets="ef")
+    prepared(f"csv:{table}", out, options)
+    found = sorted((row["targets"]["ef"], row["view"]) for row in shards.rows(str(out)))
+    assert found == [(55, "A4C"), (56, "")]
+    assert all(set(row["targets"]) == {"ef"} for row in shards.rows(str(out)))
+    assert left_out(out)[videos[3].name].startswith("no split")
+    assert left_out(out)[videos[1].name].startswith("duplicate")
+    prepared(
+        f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", Options(size=64, sector="never")
+    )
+    assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
+    assert "no patient has come to the split" in caplog.text
+    table.write_text(f"path,split\n{videos[0]},fold 1/2\n")
+    with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
+        prepared(f"csv:{table}", tmp_path / "out" / "third", options)
