@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 from pathlib import Path
 
 from tests import programs
@@ -16,6 +17,10 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import numpy as np
 import pytest
+
+# A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -1,15 +1,11 @@
 """The same steps on any mesh, and nothing on the wire but parameters and gradients."""
 
 import dataclasses
-import math
 
 import jax
 import numpy as np
 import pytest
 
-from configs import vit_l
-from echojepa_jax.costs import ahead
-from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.collectives import collectives
 from echojepa_jax.parallel import mesh as meshes
@@ -80,25 +76,3 @@ def test_only_parameters_and_gradients_are_sent(config, scan, microbatches):
 
 def both_shapes(leaf):
     return leaf.shape, leaf.sharding.shard_shape(leaf.shape)
-
-
-def test_on_tpus_as_well():
-    """ViT-L with fewer layers, compiled for sixteen chips that are not there."""
-    config = vit_l.get_config()
-    config.model.depth, config.predictor.depth, config.optim.global_batch = 2, 1, 32
-    ahead.prepare_environment()
-    program = make_program(config, meshes.make_mesh(ahead.tpu_devices("v5e:4x4"), 1, -1))
-    leaves = jax.tree.leaves(program.state.params)
-    whole = {math.prod(shape[-2:]) for leaf in leaves for shape in both_shapes(leaf)}
-    whole |= {shape[-1] for leaf in leaves for shape in both_shapes(leaf)}
-    text, memory = plans.compiled_program(program)
-    assert memory.compiled
-    found = collectives(text)
-    assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
-    # A layer's parameters are gathered for the target encoder, the context encoder, and its
-    # backward pass; what is computed again shares the last one.
-    gathered = sum(one.runs for one in found if one.shape.endswith("[1,1024,4096]"))
-    assert gathered == 3 * 2
-    for one in found:
-        sizes = [int(n) for n in one.shape.partition("[")[2].rstrip("]").split(",") if n]
-        assert math.prod(sizes) in whole | {1}, one
