@@ -2,8 +2,8 @@
 
   python -m tests.measure_tpu_collectives
 
-tests/train/test_sharded.py asserts the same of CPU devices. The TPU's compiler takes a minute on two
-cores, too long for every run of the tests. Fewer layers say the same: the blocks are a loop.
+tests/train/test_sharded.py asserts the same of CPU devices. The TPU's compiler takes a minute on
+two cores, too long for every run of the tests. Fewer layers say the same: the blocks are a loop.
 """
 
 import math
