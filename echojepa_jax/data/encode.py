@@ -98,8 +98,6 @@ def encode(recording: Recording, size: int) -> Encoded:
         "content": decode.content(recording.path),
         "checksum": records.checksum(jpegs),
         "targets": dict(sorted(recording.targets.items())),
-        "source_height": height,
-        "source_width": width,
         "bytes": sum(map(len, jpegs)),
     }
     features = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from etils import epath
 
+from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
-from echojepa_jax.utils.errors import UserError
 
 
 def is_remote(path: str) -> bool:
@@ -49,16 +49,12 @@ def _copied(path: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             partial = Path(f"{target}.partial")
-            try:
-                with epath.Path(path).open("rb") as source, partial.open("wb") as out:
-                    shutil.copyfileobj(source, out, 2**22)
-            except ImportError as error:
-                package = {"gs": "gcsfs", "s3": "s3fs"}.get(path.partition(":")[0], "its driver")
-                raise UserError(f"{path} needs one more package, {package}: {error}") from error
-            # Every driver has errors of its own.
-            except Exception as error:
-                reason = str(error).strip().split("\n")[0][:300]
-                raise UserError(f"{path} cannot be copied from its bucket: {reason}") from error
+            with (
+                buckets.explained(path, "cannot be copied from its bucket"),
+                epath.Path(path).open("rb") as source,
+                partial.open("wb") as out,
+            ):
+                shutil.copyfileobj(source, out, 2**22)
             partial.rename(target)
     return str(target)
 

@@ -22,6 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from echojepa_jax.parallel import hosts
+from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences, leaves
@@ -122,18 +123,8 @@ class Workdir:
                     (self.bucket / file.name).write_bytes(file.read_bytes())
 
 
-@contextlib.contextmanager
-def _bucket_explained(name: str) -> Iterator[None]:
-    """What goes wrong with a bucket, in a sentence."""
-    try:
-        yield
-    except ImportError as error:
-        package = {"gs": "gcsfs", "s3": "s3fs"}.get(name.partition(":")[0], "a driver of fsspec")
-        raise UserError(f"--workdir={name} needs one more package, {package}: {error}") from error
-    # Every driver has errors of its own.
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise UserError(f"--workdir={name} cannot be used: {reason}") from error
+def _bucket_explained(name: str) -> contextlib.AbstractContextManager[None]:
+    return buckets.explained(name, "cannot be used", shown=f"--workdir={name}")
 
 
 def of_this_host(name: str) -> str:

@@ -84,7 +84,7 @@ class Guard:
             return Failed(f"crashed: the decoder ended its process (exit code {code})")
         except refusals as error:
             return Failed(str(error))
-        except Exception as error:
+        except Exception as error:  # a decoder's own kind costs this item only, if so wished
             if not otherwise:
                 raise
             # Its text may quote the file, and with it a name.
