@@ -6,6 +6,9 @@ from glob import glob
 
 # Paths in buckets go through fsspec: TensorFlow, which etils would prefer, knows no s3://.
 os.environ.setdefault("EPATH_USE_TF", "false")
+# And are listed anew every time: other hosts, and TensorStore, write there as well.
+for _driver in ("S3", "GCS"):
+    os.environ.setdefault(f"FSSPEC_{_driver}", '{"use_listings_cache": false}')
 
 # Where there is no accelerator at all, JAX need not look for one: with libtpu installed, which
 # plans are made with, it would complain at length.

@@ -144,7 +144,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
     Raises:
       UserError: there is none.
     """
-    weights = open_encoder(Path(path))
+    weights = open_encoder(str(path))
     clip = clip_spec(weights, 0, 0, "", 0.0, "")
     return Encoder(weights, weights.make_encoder(jnp.dtype(dtype), attention=fastest()), clip)
 
@@ -160,7 +160,7 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
     """
     folder = Path(folder)
     saved = load_saved(folder)
-    path = Path(weights) if weights else encoder_path(folder, read_config(folder / "config.json"))
+    path = str(weights or encoder_path(folder, read_config(folder / "config.json")))
     encoder = load_encoder(path, saved.dtype)
     check_encoder(saved, encoder.weights, folder, path)
     return Probe(saved, dataclasses.replace(encoder, clip=saved.clip))

@@ -34,7 +34,7 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
         )
-        for name in ("orbax", "jax", "matplotlib"):
+        for name in ("orbax", "jax", "matplotlib", "aiobotocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Orbax warns through absl of what is meant to be so, such as a folder that is only read.
         logging.getLogger("absl").setLevel(logging.ERROR)

@@ -9,7 +9,6 @@ lists what is left; nothing in a file is ever executed.
 """
 
 import logging
-from pathlib import Path
 
 from absl import flags
 
@@ -35,11 +34,13 @@ log = logging.getLogger(__name__)
 
 def job() -> str:
     from echojepa_jax.train.run_weights import open_weights
+    from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.trees import count_parameters
     from echojepa_jax.weights.write import write_weights
 
+    to = on_disk(str(TO.value), "to")
     weights = open_weights(
-        Path(str(FROM.value)),
+        str(FROM.value),
         heads=HEADS.value,
         predictor_heads=PREDICTOR_HEADS.value,
         ignore=IGNORE.value,
@@ -53,8 +54,8 @@ def job() -> str:
     if FORMAT.value == "hf" and "context_encoder" in weights.params:
         log.info("left out: the context encoder, as a VJEPA2Model has one encoder")
         weights = weights.only("encoder", "predictor")
-    write_weights(weights, Path(str(TO.value)), FORMAT.value)
-    return f"{TO.value} holds {', '.join(weights.params)} as {FORMAT.value}"
+    write_weights(weights, to, FORMAT.value)
+    return f"{to} holds {', '.join(weights.params)} as {FORMAT.value}"
 
 
 if __name__ == "__main__":

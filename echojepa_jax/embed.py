@@ -9,8 +9,6 @@ unless flags say otherwise. Started again, finished shards are verified and kept
 give each its number: --host=$SLURM_PROCID --hosts=$SLURM_NTASKS.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from echojepa_jax import command_line
@@ -55,11 +53,13 @@ def job() -> str:
     from echojepa_jax.probes.clips import clip_spec
     from echojepa_jax.probes.embeddings import EmbedSettings, check_folder, embed
     from echojepa_jax.train.run_weights import open_encoder
+    from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.platform import prepare
 
     prepare()
     on_cpu = jax.default_backend() == "cpu"
-    weights, out = open_encoder(Path(str(WEIGHTS.value))), Path(str(OUT.value))
+    out = on_disk(str(OUT.value), "out")
+    weights = open_encoder(str(WEIGHTS.value))
     clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
     check_folder(out)
     dtype = ("float32" if on_cpu else "bfloat16") if DTYPE.value == "auto" else DTYPE.value

@@ -10,7 +10,6 @@ safetensors (ours), torch (V-JEPA 2's names), hf (VJEPA2Model, encoder and predi
 """
 
 import logging
-from pathlib import Path
 
 from absl import flags
 
@@ -37,12 +36,13 @@ def job() -> str:
     import dataclasses
 
     from echojepa_jax.train.run_weights import initial_weights, open_weights
+    from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.trees import count_parameters
     from echojepa_jax.weights.stablehlo import write_stablehlo
     from echojepa_jax.weights.write import write_weights
 
-    workdir, out = Path(str(WORKDIR.value)), Path(str(OUT.value))
+    workdir, out = str(WORKDIR.value), on_disk(str(OUT.value), "out")
     form, part = FORMAT.value, PART.value
     if part == "initial":
         if STEP.value != -1:

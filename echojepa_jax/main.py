@@ -60,7 +60,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     configs.check(config, jax.device_count())
     workdir = workdirs.Workdir.of(str(name))
     path = workdir.path
-    with workdirs.claimed(path, config):
+    with workdirs.claimed(path, config, workdir.fetch):
         workdir.share()
         report = f"{name}/report.html"
         if workdirs.is_done(path, checkpoints=workdir.checkpoints):
@@ -80,9 +80,20 @@ def train(config: ConfigDict, name: str | Path) -> str:
 
 def job() -> str:
     from echojepa_jax.parallel import hosts
+    from echojepa_jax.utils.signals import leave_on_sigterm
 
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
+    leave_on_sigterm(_say_stopped)
     return train(CONFIG.value, str(WORKDIR.value))
+
+
+def _say_stopped() -> None:
+    """What a signal outside of training makes the program say."""
+    from echojepa_jax.parallel import hosts
+
+    line = "stopped by a signal; nothing was to be saved. The same command continues."
+    hosts.leave(line)
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

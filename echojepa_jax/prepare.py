@@ -59,6 +59,7 @@ def job() -> str:
     from echojepa_jax.data import planning, preparation
     from echojepa_jax.data.beam import make_with_beam
     from echojepa_jax.report.data_page import write_summary
+    from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
 
     workers = WORKERS.value or os.cpu_count() or 1
@@ -67,7 +68,7 @@ def job() -> str:
     if VERIFY.value:
         if SOURCE.value or OUT.value:
             raise UserError("--verify takes no --source and no --out")
-        return check(Path(VERIFY.value), workers)
+        return check(on_disk(VERIFY.value, "verify"), workers)
     if not SOURCE.value or not OUT.value:
         raise UserError("--source and --out must be given, or --verify; see --help")
     if BEAM_FLAG.value and not RUNNER.value:
@@ -84,7 +85,7 @@ def job() -> str:
         shard_videos=SHARD_VIDEOS.value,
         file_seconds=FILE_SECONDS.value,
     )
-    out = Path(OUT.value).absolute()
+    out = on_disk(OUT.value, "out").absolute()
     work = planning.Work(out)
     make: preparation.MakeShards = preparation.make_here
     if RUNNER.value:

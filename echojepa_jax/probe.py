@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
         report = workdir / "report.html"
         if workdirs.is_done(workdir, files):
             return f"{workdir} is complete: nothing to do. The report is {report}"
-        said = run(config, workdir, open_encoder(Path(config.weights)))
+        said = run(config, workdir, open_encoder(config.weights))
         if not said:
             return "stopped by a signal. The same command continues after the last whole epoch."
         write_probe_report(workdir)
@@ -93,9 +93,10 @@ def _prepare() -> None:
 
 
 def job() -> str:
+    from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
 
-    workdir = Path(str(WORKDIR.value))
+    workdir = on_disk(str(WORKDIR.value), "workdir")
     if EVAL_ONLY.value is None:
         if SOURCE.value or SPLIT.value or WEIGHTS.value:
             raise UserError("--source, --split and --weights belong to --eval_only; see --help")
@@ -106,7 +107,8 @@ def job() -> str:
         raise UserError("--eval_only takes the config of the finished probe: leave out --config")
     if not SOURCE.value:
         raise UserError("--eval_only needs --source: the data to score on; see --help")
-    return score(Path(EVAL_ONLY.value), SOURCE.value, SPLIT.value, WEIGHTS.value, workdir)
+    probe = on_disk(EVAL_ONLY.value, "eval_only")
+    return score(probe, SOURCE.value, SPLIT.value, WEIGHTS.value, workdir)
 
 
 if __name__ == "__main__":

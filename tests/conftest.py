@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import uuid
 from pathlib import Path
 
 from tests import programs
@@ -14,9 +15,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), programs.QUICK, programs.simulated(8)]
 )
 
+import fsspec
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from moto.server import ThreadedMotoServer
+
+import echojepa_jax  # noqa: F401  what it sets for fsspec must be there before fsspec looks
 
 # A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -80,6 +86,30 @@ def train_fixture(request: pytest.FixtureRequest) -> TrainFixture:
 @pytest.fixture(scope="session")
 def probe_fixture(request: pytest.FixtureRequest) -> Fixture:
     return Fixture(request.config.getoption("--probe-fixture"))
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A server of S3 on this machine, for this process and those that it starts."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "mine"}
+    with pytest.MonkeyPatch.context() as patch:
+        region = {"AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in ({"AWS_ENDPOINT_URL": address} | keys | region).items():
+            patch.setenv(name, value)
+        yield
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, tmp_path, monkeypatch):
+    """An empty bucket, s3://..., and a cache that nothing was copied to."""
+    name = f"s3://bucket-{uuid.uuid4()}"
+    fsspec.filesystem("s3").mkdir(name)
+    monkeypatch.setenv("ECHOJEPA_CACHE", str(tmp_path / "cache"))
+    return epath.Path(name)
 
 
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from echojepa_jax.train.run_weights import weights_of_run
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.writers import read_lines
 from tests import programs
 from tests.conftest import SHRINK
@@ -114,7 +115,7 @@ def main() -> None:
 
 def compare(whole: Path, broken: Path) -> None:
     """All parameters of both runs must have the same bits."""
-    trees = [jax.tree.leaves(dict(weights_of_run(run).params)) for run in (whole, broken)]
+    trees = [jax.tree.leaves(dict(weights_of_run(Workdir(run)).params)) for run in (whole, broken)]
     for mine, wanted in zip(*trees, strict=True):
         np.testing.assert_array_equal(mine, wanted)
     print(f"{broken.name} is complete: all {len(trees[0])} arrays bit-identical", flush=True)

@@ -12,6 +12,7 @@ import pytest
 
 from echojepa_jax.parallel import hosts
 from echojepa_jax.train.run_weights import weights_of_run
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
 from tests import programs
@@ -71,7 +72,7 @@ def last_line(done):
 
 def arrays_of(workdir):
     """All parameters of the last checkpoint."""
-    return jax.tree.leaves(dict(weights_of_run(workdir).params))
+    return jax.tree.leaves(dict(weights_of_run(Workdir(workdir)).params))
 
 
 def assert_close(workdir, other):
@@ -148,6 +149,18 @@ def test_one_hosts_failure_ends_all_with_its_text(on_two_hosts, tmp_path):
     first, second = (process.stderr.strip().splitlines()[-1] for process in done)
     assert second.startswith("NotADirectoryError: ")
     assert first == f"error: host 1: {second}"
+
+
+def test_a_signal_before_the_first_step_ends_all_without_a_failure(on_two_hosts, tmp_path):
+    two = on_two_hosts(tmp_path / "run")
+    started = time.monotonic()
+    while not (tmp_path / "run" / "config.json").exists():
+        assert time.monotonic() - started < programs.TIMEOUT
+        time.sleep(0.05)
+    two.processes[1].send_signal(signal.SIGTERM)
+    first, second = two.finish()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert last_line(first).startswith("stopped by a signal; nothing was to be saved")
 
 
 @pytest.mark.parametrize(("host", "coordinator"), [(0, ""), (2, "here:1"), (-1, "here:1")])

@@ -17,7 +17,12 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from echojepa_jax.main import train
+from echojepa_jax.probes.online import OnlineProbe
+from echojepa_jax.train.loop import run
+from echojepa_jax.train.state import init_params, make_networks
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.signals import Stopped
 from echojepa_jax.utils.writers import read_lines
 from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
 from echojepa_jax.weights.write import write_weights
@@ -131,6 +136,48 @@ def test_ctrl_c_before_the_first_step_is_one_sentence(run_main, tmp_path):
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1].startswith("error: interrupted; the same command continues")
+
+
+def test_sigterm_before_the_first_step_is_no_failure(run_main, tmp_path):
+    process = run_main(workdir=tmp_path / "run", wait=False)
+    wait_for(tmp_path / "run" / "config.json", process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out == "stopped by a signal; nothing was to be saved. The same command continues.\n"
+
+
+def test_a_probe_that_is_stopped_leaves_a_checkpoint(tiny, tmp_path):
+    config = tiny(probe__every=2)
+    made = []
+
+    def probe(step, networks, params, last, stop_asked):
+        assert not stop_asked()
+        made.append(step)
+        if step == 2:
+            raise Stopped
+        return {}
+
+    workdir = Workdir(tmp_path)
+    outcome = run(config, workdir, lambda samples: probe)
+    assert (outcome.complete, outcome.step) == (False, 2)
+    assert (tmp_path / "checkpoints" / "00000002").is_dir()
+    with pytest.raises(AssertionError, match="continued"):
+        run(config, workdir, lambda samples: _fails)
+
+
+def _fails(step, *_):
+    assert step != 2, "continued where it was"
+
+
+def test_a_signal_ends_the_encoding_of_a_probe(tiny, tmp_path):
+    config = tiny(probe__source=PHANTOM)
+    probe = OnlineProbe(config, tmp_path, [])
+    networks = make_networks(config)
+    params = init_params(networks, jax.random.key(0), 4, 32)["encoder"]
+    assert probe(1, networks, params, False, lambda: False)
+    with pytest.raises(Stopped):
+        probe(1, networks, params, False, lambda: True)
 
 
 def test_weights_to_start_from_are_named_on_the_command_line(uninterrupted, whole, run_main):

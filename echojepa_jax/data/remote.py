@@ -17,11 +17,6 @@ from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is in a bucket."""
-    return "://" in path
-
-
 def local(path: str) -> str:
     """A file of this machine with the content of `path`; a file in a bucket is copied first.
 
@@ -30,7 +25,7 @@ def local(path: str) -> str:
     Raises:
       UserError: the bucket's driver is missing, or the file cannot be copied.
     """
-    if not is_remote(path):
+    if not buckets.is_remote(path):
         return path
     copy = _copied(path)
     _read_ahead(path.rpartition("/")[0])

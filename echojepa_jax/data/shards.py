@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from echojepa_jax.data import records, remote
+from echojepa_jax.data import records
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils import buckets
 from echojepa_jax.utils.errors import UserError
 
 INDEX, PREPARED = "index.parquet", "prepared.json"
@@ -196,10 +197,10 @@ def samples(folder: str, source: str) -> list[Sample]:
     Raises:
       UserError: there is no such set, or one of its shards is missing or of another size.
     """
-    if not remote.is_remote(folder):
+    if not buckets.is_remote(folder):
         folder = os.path.abspath(os.path.expanduser(folder))
     facts = about(folder)
-    if not remote.is_remote(folder):
+    if not buckets.is_remote(folder):
         _check_files(folder, facts["files"])
     return [
         Sample(

@@ -1,8 +1,8 @@
 """Several processes that run one program: how they find each other, agree, and end together.
 
 Every process ("host") runs the same program with the same flags. Only the first one speaks, in logs
-and in files. If one fails, its reason reaches the others through the coordinator's table of keys,
-and all end.
+and in files. If one ends early, its reason reaches the others through the coordinator's table of
+keys, and all end.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # A host that does not answer for so long is taken for dead, and all others end.
 HEARTBEAT_SECONDS = 60
-_FAILURE, _LEAVING = "echojepa/failure", "echojepa/leaving"
+_END, _LEAVING = "echojepa/end", "echojepa/leaving"
 # What JAX's collectives and Orbax say when the other end of a connection has gone.
 _LOST = re.compile(
     r"gloo|nccl|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
@@ -108,6 +108,11 @@ def all_true(mine: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(mine))))
 
 
+def any_true(mine: bool) -> bool:
+    """Whether one of the hosts says so."""
+    return mine if jax.process_count() == 1 else not all_true(not mine)
+
+
 def same_everywhere(text: str) -> bool:
     """Whether all hosts have the same text, such as a fingerprint."""
     first = multihost_utils.broadcast_one_to_all(np.frombuffer(text.encode(), np.uint8))
@@ -136,14 +141,26 @@ def fail(reason: str) -> None:
 
     Does nothing if this process is alone.
     """
+    _end_all(1, reason)
+
+
+def leave(last_line: str) -> None:
+    """Ends all hosts with code 0, and the same last line, where no step is under way.
+
+    Does nothing if this process is alone.
+    """
+    _end_all(0, last_line)
+
+
+def _end_all(code: int, reason: str) -> None:
     client = _client()
     if client is None:
         return
     # Another one was first, or is gone.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.key_value_set(_FAILURE, f"host {jax.process_index()}: {reason}")
+        client.key_value_set(_END, f"{code} host {jax.process_index()}: {reason}")
         client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
-    _leave()
+    _leave(code)
 
 
 def fail_unexpectedly(error: Exception) -> None:
@@ -161,31 +178,36 @@ def fail_unexpectedly(error: Exception) -> None:
         fail(f"{type(error).__name__}: {text}")
     # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
     print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
-    _leave()
+    _leave(1)
 
 
 def _leave_with_others() -> None:
-    """Ends this process as soon as another host has said why it fails."""
+    """Ends this process as soon as another host has said why it ends."""
     client = _client()
     while True:
         # Asked again and again: a thread that waits inside of the client could not be left behind
         # when the program ends.
         time.sleep(0.5)
         try:
-            reason = client.key_value_try_get(_FAILURE)
+            said = client.key_value_try_get(_END)
             break
         except jax.errors.JaxRuntimeError:
-            pass  # nothing has failed yet
-    if reason.startswith(f"host {jax.process_index()}:"):
-        return  # this is the one, and `fail` is at work
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+            pass  # nothing has ended yet
+    code, _, who_and_why = said.partition(" ")
+    who, _, why = who_and_why.partition(": ")
+    if who == f"host {jax.process_index()}":
+        return  # this is the one, and `_end_all` is at work
+    if code != "0":
+        print(f"error: {who_and_why}", file=sys.stderr, flush=True)
+    elif is_first():
+        print(why, flush=True)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
-    _leave()
+    _leave(int(code))
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     # The ordinary way out waits for the other hosts.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

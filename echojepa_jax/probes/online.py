@@ -10,7 +10,7 @@ The same encoder at its random initialisation is the yardstick: speckle alone te
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.ops.attention import choose_backend
-from echojepa_jax.parallel.hosts import is_first, total
+from echojepa_jax.parallel.hosts import any_true, is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train import workdir as workdirs
@@ -38,6 +38,7 @@ from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
+from echojepa_jax.utils.signals import Stopped
 from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,15 @@ def video_features(
     batch: int,
     sharding: jax.sharding.Sharding,
     workers: int,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
     """Encodes every video: float32 [len(samples), 3 D], in input order.
 
+    Args:
+      stop_asked: asked after every batch.
+
     Raises:
+      Stopped: this host, or another, was asked to stop.
       UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
     """
     sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
@@ -98,6 +104,8 @@ def video_features(
     count = -(-len(samples) * clips_per_video // batch)
     with DeviceBatches(batches, sharding) as on_device:
         for part in with_progress(on_device, count, "probe: encoding batches"):
+            if any_true(stop_asked()):
+                raise Stopped
             features = _clip_features(params, part["clips"], networks, sharding)
             mine, valid_here = local_rows(features), local_rows(part["valid"])
             for row, valid, error, value in zip(
@@ -321,7 +329,9 @@ class OnlineProbe:
             write_json(path, {"data": data, "fits": rows})
         return made
 
-    def _fit(self, networks: Networks, params: Any) -> dict[str, Fit]:
+    def _fit(
+        self, networks: Networks, params: Any, stop_asked: Callable[[], bool] = lambda: False
+    ) -> dict[str, Fit]:
         probe = self._config.probe
         features = video_features(
             networks,
@@ -332,14 +342,24 @@ class OnlineProbe:
             batch=probe.batch,
             sharding=batch_sharding(self._mesh),
             workers=self._config.data.workers,
+            stop_asked=stop_asked,
         )
         return fit_all(features, self._samples, **self._labels)
 
     def __call__(
-        self, step: int, networks: Networks, params: Any, last: bool
+        self,
+        step: int,
+        networks: Networks,
+        params: Any,
+        last: bool,
+        stop_asked: Callable[[], bool],
     ) -> Mapping[str, float]:
-        """Metrics of the encoder with these parameters; the last time also writes probe.json."""
-        fits = self._fit(networks, params)
+        """Metrics of the encoder with these parameters; the last time also writes probe.json.
+
+        Raises:
+          Stopped: a host was asked to stop in the meantime.
+        """
+        fits = self._fit(networks, params, stop_asked)
         if last:
             self._write(step, fits)
         return metrics(fits, "probe") | metrics(self._at_init, "probe_init")

@@ -289,7 +289,7 @@ def score_on(
     """
     probe = load_probe(folder)
     config = read_config(folder / "config.json")
-    path = Path(weights_path) if weights_path else encoder_path(folder, config)
+    path = weights_path or encoder_path(folder, config)
     weights = open_encoder(path)
     check_encoder(probe, weights, folder, path)
     config.data.sources = tuple(sources)
@@ -329,6 +329,6 @@ def score_on(
     return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])
 
 
-def encoder_path(folder: Path, config: ConfigDict) -> Path:
+def encoder_path(folder: Path, config: ConfigDict) -> str:
     """Where the encoder of a finished probe is: fine-tuned beside it, or as its config says."""
-    return folder if (folder / FINE_TUNED).is_dir() else Path(config.weights)
+    return str(folder) if (folder / FINE_TUNED).is_dir() else config.weights

@@ -127,7 +127,7 @@ def load_probe(folder: Path) -> SavedProbe:
     )
 
 
-def check_encoder(probe: SavedProbe, weights: Pretrained, folder: Path, path: Path) -> None:
+def check_encoder(probe: SavedProbe, weights: Pretrained, folder: Path, path: str) -> None:
     """Raises UserError unless these are the weights that the head was trained on."""
     found = weights.fingerprints().get("encoder", "none")
     if found != probe.encoder:

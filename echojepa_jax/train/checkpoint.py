@@ -12,9 +12,13 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from echojepa_jax.parallel import hosts
+from echojepa_jax.train import s3
+from echojepa_jax.utils import buckets
 from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+DAMAGED = "damaged"  # the folder, beside that of checkpoints, of those that cannot be read
 
 # Seconds before a bucket is asked again for a checkpoint that could not be read.
 _BUCKET_PAUSES = (5, 30)
@@ -45,6 +49,8 @@ class Checkpoints:
         if keep_every:
             keep.append(preservation_policy.EveryNSteps(keep_every))
         path = epath.Path(folder)
+        if str(folder).startswith("s3://"):
+            s3.teach_orbax()
         self.folder = path if "://" in str(folder) else path.absolute()
         # Orbax warns through absl of what is asked for, a folder that is only read.
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -151,12 +157,14 @@ class Checkpoints:
         return jax.block_until_ready(self.restore(like, step))
 
     def _set_aside(self, steps: list[int]) -> None:
-        aside = self.folder.parent / "damaged"
+        aside = self.folder.parent / DAMAGED
         for step in steps if hosts.is_first() else ():
             aside.mkdir(exist_ok=True)
             name = f"{step:08d}"
-            taken = sum(path.name.startswith(name) for path in aside.iterdir())
-            (self.folder / name).rename(aside / (f"{name}-{taken}" if taken else name))
+            # An empty folder of a bucket is not there.
+            before = list(aside.iterdir()) if aside.exists() else []
+            taken = sum(path.name.startswith(name) for path in before)
+            buckets.move(self.folder / name, aside / (f"{name}-{taken}" if taken else name))
         if steps:
             hosts.meet("damaged checkpoints are set aside")
             self._manager.reload()

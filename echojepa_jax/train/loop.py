@@ -31,7 +31,7 @@ from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import duration
-from echojepa_jax.utils.signals import stop_signal
+from echojepa_jax.utils.signals import Stopped, stop_signal
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 from echojepa_jax.weights.pretrained import Pretrained
@@ -40,8 +40,9 @@ log = logging.getLogger(__name__)
 
 HEALTH_CLIPS = 64
 
-# (step, networks, target encoder's parameters, last step?) -> metrics to log.
-Evaluate = Callable[[int, Networks, Any, bool], Mapping[str, float]]
+# (step, networks, target encoder's parameters, last step?, asked to stop?) -> metrics to log, or
+# Stopped.
+Evaluate = Callable[[int, Networks, Any, bool, Callable[[], bool]], Mapping[str, float]]
 # Gets ready to evaluate, once the samples to train on are known.
 MakeEvaluate = Callable[[Sequence[Sample]], Evaluate]
 
@@ -154,8 +155,11 @@ def run(
         }
         compiled = None
 
-        def look(step: int, last: bool, known: Set[str] = frozenset()) -> None:
-            """Measures that need the encoder: at the start, every so often, and at the end."""
+        def look(step: int, last: bool, known: Set[str] = frozenset()) -> bool:
+            """Measures that need the encoder: at the start, every so often, and at the end.
+
+            Returns whether a signal asked to stop before they were made.
+            """
             every = config.log.health_every
             if every and "health" not in known and (last or step % every == 0):
                 # One clip a device at a time: ViT-g would need 70 GB for the scores of 64.
@@ -164,7 +168,12 @@ def run(
             every = config.probe.every
             due = last or (every and step and step % every == 0)
             if evaluate and "probe" not in known and due:
-                writer.write(step, evaluate(step, networks, state.target.ema, last))
+                try:
+                    scores = evaluate(step, networks, state.target.ema, last, stop_asked)
+                except Stopped:
+                    return True
+                writer.write(step, scores)
+            return False
 
         # --- the loop ---------------------------------------------------------------------------
         step, stopped = first_step, False
@@ -172,7 +181,7 @@ def run(
             # A run may have been killed after the checkpoint and before its measures.
             lines = read_lines(workdir.path / FILE_NAME)
             known = {name.split("/")[0] for line in lines if line["step"] == step for name in line}
-            look(step, last=False, known=known)
+            stopped = look(step, last=False, known=known)
         while step < last_step and not stopped:
             batch = next(batches)
             on_host = {name: batch.pop(name) for name in HOST_KEYS}
@@ -193,7 +202,7 @@ def run(
                 checkpoints.save(step, state.parts())
                 workdir.publish()
             if step < last_step and not stopped:
-                look(step, last=False)
+                stopped = look(step, last=False)
         watch.flush()
         checkpoints.save(step, state.parts())
         checkpoints.wait()
@@ -202,8 +211,8 @@ def run(
             return Outcome(False, step, last_step)
 
         # --- the end ----------------------------------------------------------------------------
-        look(step, last=True)
-    return Outcome(True, step, last_step)
+        stopped = look(step, last=True)
+    return Outcome(not stopped, step, last_step)
 
 
 def _load_data(
@@ -252,7 +261,7 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
     Raises:
       UserError: there are no such weights, or they are of another architecture.
     """
-    path = Path(config.init["from"])
+    path = config.init["from"]
     shape, predictor = shapes_of(networks)
     weights = open_weights(
         path, config.init.step, heads=shape.heads, predictor_heads=predictor.heads
@@ -279,7 +288,7 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
     return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))
 
 
-def _check_shapes(path: Path, weights: Pretrained, networks: Networks) -> None:
+def _check_shapes(path: str, weights: Pretrained, networks: Networks) -> None:
     """Raises UserError, naming the fields, unless the weights are of this architecture."""
     if "encoder" not in weights.params:
         raise UserError(f"{path} holds no encoder, which 'init.from' needs")

@@ -22,43 +22,46 @@ FINE_TUNED = "encoder"
 """The folder of a probe's workdir that holds the encoder it has fine-tuned."""
 
 
-def open_weights(path: Path, step: int = -1, **told: Any) -> Pretrained:
+def open_weights(name: str, step: int = -1, **told: Any) -> Pretrained:
     """The weights of a run's checkpoint, or of whatever else `read_weights` reads.
 
     Args:
+      name: a folder or file; that of a bucket is copied first.
       step: of the checkpoint; -1 = the latest.
       told: what files do not tell, see `read_weights`.
 
     Raises:
       UserError: there are no weights, or they cannot be read.
     """
+    run = workdirs.Workdir.to_read(name)
+    path = run.path
     # A folder of that name that lies elsewhere is no result of a run.
     is_run = (path / workdirs.MANIFEST).exists()
     fine_tuned = is_run and (path / FINE_TUNED).is_dir()
-    if (path / workdirs.CHECKPOINTS).is_dir() and not fine_tuned:
+    if run.checkpoints.is_dir() and not fine_tuned:
         if told.get("ignore"):
-            raise UserError(f"{path} is a run: it holds nothing that --ignore could leave out")
-        return weights_of_run(path, step)
+            raise UserError(f"{name} is a run: it holds nothing that --ignore could leave out")
+        return weights_of_run(run, step)
     if is_run and not fine_tuned:
-        raise UserError(f"{path} is a run that has no checkpoint yet: train first")
+        raise UserError(f"{name} is a run that has no checkpoint yet: train first")
     if step != -1:
-        raise UserError(f"{path} is no training run: it has no checkpoint of step {step}")
+        raise UserError(f"{name} is no training run: it has no checkpoint of step {step}")
     return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
 
 
-def open_encoder(path: Path) -> Pretrained:
+def open_encoder(name: str) -> Pretrained:
     """`open_weights`, of which only the encoder is kept.
 
     Raises:
       UserError: also if there is none.
     """
-    weights = open_weights(path).only("encoder")
+    weights = open_weights(name).only("encoder")
     if not weights.params:
-        raise UserError(f"{path} holds no encoder")
+        raise UserError(f"{name} holds no encoder")
     return weights
 
 
-def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
+def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
     """Target encoder (as `encoder`), context encoder and predictor of one checkpoint.
 
     Args:
@@ -67,7 +70,7 @@ def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
     Raises:
       UserError: the folder is no training run, has no such checkpoint, or it cannot be read.
     """
-    config = config_of_run(workdir)
+    config = config_of_run(run.path)
     networks = make_networks(config)
     shapes = _shapes(networks, config)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -75,9 +78,9 @@ def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes
     )
     count = jax.ShapeDtypeStruct((), np.int32, sharding=place)
-    folder = workdir / workdirs.CHECKPOINTS
+    folder = run.checkpoints
     if not folder.is_dir():
-        raise UserError(f"{workdir} has no checkpoint yet: train first")
+        raise UserError(f"{run.path} has no checkpoint yet: train first")
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step != -1 and step not in steps):
@@ -97,14 +100,15 @@ def weights_of_run(workdir: Path, step: int = -1) -> Pretrained:
         "context_encoder": parts["params"]["encoder"],
         "predictor": parts["params"]["predictor"],
     }
-    return _pretrained(networks, config, jax.device_get(params), _origin(workdir, config, step))
+    return _pretrained(networks, config, jax.device_get(params), _origin(run.path, config, step))
 
 
-def initial_weights(workdir: Path) -> Pretrained:
+def initial_weights(name: str) -> Pretrained:
     """The random weights that a run started from: the yardstick of probes."""
+    workdir = workdirs.Workdir.to_read(name).path
     config = config_of_run(workdir)
     if config.init["from"]:
-        raise UserError(f"{workdir} did not start from random weights but {config.init['from']}")
+        raise UserError(f"{name} did not start from random weights but {config.init['from']}")
     networks = make_networks(config)
     init = jax.jit(init_params, static_argnums=(0, 2, 3))
     params = init(networks, jax.random.key(config.seed), config.data.frames, config.data.size)

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from echojepa_jax.parallel import hosts
+from echojepa_jax.train.checkpoint import DAMAGED
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
@@ -65,18 +66,36 @@ class Workdir:
 
     @classmethod
     def of(cls, name: str) -> "Workdir":
-        """The workdir that a user has named; that of a bucket is fetched.
+        """The workdir that a user has named.
 
         Raises:
-          UserError: there is no access to the bucket.
+          UserError: there is no driver for the bucket.
         """
-        if "://" not in name:
+        if not buckets.is_remote(name):
             return cls(Path(name))
         local = cache_dir() / "workdirs" / re.sub(r"\W+", "-", name) / str(jax.process_index())
-        with _bucket_explained(name):
-            workdir = cls(local, epath.Path(name))
-            workdir._fetch()
-        return workdir
+        with _explained(name):
+            return cls(local, epath.Path(name))
+
+    @classmethod
+    def to_read(cls, name: str) -> "Workdir":
+        """A finished or running workdir, or another folder, of which nothing will be changed.
+
+        Of a bucket, all but checkpoints is copied, to a folder that no run works in.
+
+        Raises:
+          UserError: there is no access to the bucket, or no such folder in it.
+        """
+        if not buckets.is_remote(name):
+            return cls(Path(name))
+        local = cache_dir() / "read" / re.sub(r"\W+", "-", name) / str(jax.process_index())
+        shutil.rmtree(local, ignore_errors=True)
+        with _explained(name):
+            bucket = epath.Path(name)
+            if not bucket.is_dir():
+                raise FileNotFoundError("there is no such folder")
+            buckets.copy(bucket, epath.Path(local), without=(CHECKPOINTS, DAMAGED))
+        return cls(local, bucket)
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -92,21 +111,30 @@ class Workdir:
         if hosts.is_first():
             self.publish()
         hosts.meet("workdir is claimed")
-        if not hosts.is_first() and self.bucket:
-            with _bucket_explained(str(self.bucket)):
-                self._fetch()
+        if not hosts.is_first():
+            self.fetch()
         if not hosts.is_first() and not (self.path / _CONFIG).exists():
             raise UserError(
                 f"{self.path} is not the same folder on every host: use a shared disk or a bucket"
             )
 
-    def _fetch(self) -> None:
-        """Makes `path` a copy of the small files in the bucket."""
-        assert self.bucket is not None, "there is one"
+    def fetch(self) -> None:
+        """Makes `path` a copy of the small files in the bucket: what is not there, goes here.
+
+        Raises:
+          UserError: there is no access to the bucket.
+        """
+        if self.bucket is None:
+            return
+        with _explained(str(self.bucket)):
+            found = list(self.bucket.iterdir()) if self.bucket.exists() else []
+            files = {file.name: file.read_bytes() for file in found if file.is_file()}
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in self.bucket.iterdir() if self.bucket.exists() else ():
-            if file.is_file():
-                (self.path / file.name).write_bytes(file.read_bytes())
+        for old in self.path.iterdir():
+            if old.is_file():
+                old.unlink()
+        for name, content in files.items():
+            (self.path / name).write_bytes(content)
 
     def publish(self) -> None:
         """Copies the small files to the bucket, so that another machine can continue from there.
@@ -116,15 +144,15 @@ class Workdir:
         """
         if self.bucket is None:
             return
-        with _bucket_explained(str(self.bucket)):
+        with _explained(str(self.bucket)):
             self.bucket.mkdir(parents=True, exist_ok=True)
             for file in self.path.iterdir():
                 if file.is_file() and _writer_of(file.name) == jax.process_index():
                     (self.bucket / file.name).write_bytes(file.read_bytes())
 
 
-def _bucket_explained(name: str) -> contextlib.AbstractContextManager[None]:
-    return buckets.explained(name, "cannot be used", shown=f"--workdir={name}")
+def _explained(name: str) -> contextlib.AbstractContextManager[None]:
+    return buckets.explained(name, "cannot be used")
 
 
 def of_this_host(name: str) -> str:
@@ -147,10 +175,15 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claimed(
+    workdir: Path, config: ConfigDict, fetch: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Holds the folder of a run for one program: makes it, or checks that it has the same config.
 
     Of several hosts the first one does so.
+
+    Args:
+      fetch: gets what is in the folder, once it is held.
 
     Raises:
       UserError: the folder cannot be used, is held by another process, or was started with another
@@ -174,6 +207,7 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # some network file systems have no locks
+        fetch()
         _check_config(workdir, config)
         yield
     finally:

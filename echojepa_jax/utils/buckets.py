@@ -1,27 +1,66 @@
-"""What goes wrong with a bucket, in a sentence."""
+"""Buckets (gs://, s3://): what is in one, and what goes wrong with it, in a sentence."""
 
 import contextlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from etils import epath
 
 from echojepa_jax.utils.errors import UserError
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
+def is_remote(name: str) -> bool:
+    """Whether a path is in a bucket."""
+    return "://" in name
+
+
+def on_disk(name: str, flag: str) -> Path:
+    """The folder that a flag names.
+
+    Raises:
+      UserError: it is in a bucket.
+    """
+    if is_remote(name):
+        raise UserError(f"--{flag}={name} must be on a disk: copy it to the bucket afterwards")
+    return Path(name)
+
+
+def move(folder: epath.Path, to: epath.Path) -> None:
+    """Renames a folder; one of a bucket, which has no names of folders, is copied and deleted."""
+    if not is_remote(str(folder)):
+        folder.rename(to)
+        return
+    copy(folder, to)
+    folder.rmtree()
+
+
+def copy(folder: epath.Path, to: epath.Path, without: Collection[str] = ()) -> None:
+    """Copies a folder, in or out of a bucket, but for folders of some names in it."""
+    to.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name not in without:
+            copy(entry, to / entry.name)
+        elif entry.is_file():
+            with entry.open("rb") as source, (to / entry.name).open("wb") as out:
+                shutil.copyfileobj(source, out, 2**22)
+
+
 @contextlib.contextmanager
-def explained(name: str, problem: str, shown: str = "") -> Iterator[None]:
+def explained(name: str, problem: str) -> Iterator[None]:
     """Turns what a bucket's driver raises into UserError.
 
     Args:
-      name: "gs://...". problem: what does not work, as in "cannot be used". shown: how the error
-        calls it; "" = by its name.
+      name: "gs://...". problem: what does not work, as in "cannot be used".
     """
     try:
         yield
     except ImportError as error:
         package = _PACKAGES.get(name.partition(":")[0], "a driver of fsspec")
-        raise UserError(f"{shown or name} needs one more package, {package}: {error}") from error
+        raise UserError(f"{name} needs one more package, {package}: {error}") from error
     # Every driver has errors of its own.
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]
-        raise UserError(f"{shown or name} {problem}: {reason}") from error
+        raise UserError(f"{name} {problem}: {reason}") from error

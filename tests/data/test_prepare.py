@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pydicom
 import pytest
@@ -383,22 +384,17 @@ def test_the_same_content_in_two_splits_is_an_error(made):
         manifest.check_patients({"train": [first, *others], "test": [copy]})
 
 
-def test_shards_in_a_bucket_are_copied_once(made, tmp_path, monkeypatch):
+def test_shards_in_a_bucket_are_copied_once(made, bucket, monkeypatch):
     opened = []
+    fsspec.filesystem("s3").put(str(made), f"{bucket}/shards", recursive=True)
 
-    class Bucket(type(made)):
+    class Counted(type(bucket)):
         def open(self, *args, **kwargs):
             opened.append(self.name)
             return super().open(*args, **kwargs)
 
-    def path(name):
-        return Bucket(str(name).replace("gs://bucket", str(made.parent)))
-
-    monkeypatch.setattr(remote.epath, "Path", path)
-    monkeypatch.setattr(shards.epath, "Path", path)
-    monkeypatch.setenv("ECHOJEPA_CACHE", str(tmp_path / "cache"))
-    remote._read_ahead.cache_clear()
-    samples = read_source("gs://bucket/shards")
+    monkeypatch.setattr(remote.epath, "Path", Counted)
+    samples = read_source(f"{bucket}/shards")
     mine = [decode.decode(sample.path, np.arange(3)) for sample in samples]
     theirs = [decode.decode(s.path, np.arange(3)) for s in read_source(f"shards:{made}")]
     for a, b in zip(mine, theirs, strict=True):

@@ -209,7 +209,7 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
     config.encoder.update(phantom_finetune.get_config().encoder)
     config.data.augment = True
     train_probe(config, tmp_path / "run")
-    before, after = read_weights(encoder_folder), open_encoder(tmp_path / "run")
+    before, after = read_weights(encoder_folder), open_encoder(str(tmp_path / "run"))
     told = json.loads((tmp_path / "run" / "probe.json").read_text())["encoder"]
     assert after.fingerprints() == {"encoder": told}
     moved = jax.tree.map(

@@ -1,63 +1,89 @@
 """Workdirs in buckets, and runs that continue with other ways of computing the same."""
 
 import shutil
-import types
+import tempfile
+from pathlib import Path
 
+import fsspec
+import jax
+import numpy as np
 import pytest
-from etils import epath
 
 from echojepa_jax.main import train
+from echojepa_jax.train import checkpoint
 from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.run_weights import open_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.weights.write import write_weights
+from tests import programs
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """A folder that goes by the name gs://bucket, and a local cache of its own."""
-
-    def path(name):
-        return epath.Path(str(name).replace("gs://bucket", str(tmp_path / "bucket")))
-
-    monkeypatch.setattr(workdirs, "epath", types.SimpleNamespace(Path=path))
-    monkeypatch.setattr(workdirs, "cache_dir", lambda: tmp_path / "cache")
-    return tmp_path / "bucket"
-
-
-def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucket):
-    name = "gs://bucket/run"
+def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucket, monkeypatch):
+    name, run = f"{bucket}/run", bucket / "run"
     said = train(tiny(), name)
     assert said == f"complete: step 6 of 6. The report is {name}/report.html"
     for file in ("config.json", "manifest.json", "metrics.jsonl", "done.json", "report.html"):
-        assert (bucket / "run" / file).is_file(), file
-    assert (
-        sorted(path.name for path in (bucket / "run" / "checkpoints").iterdir())[-1] == "00000006"
-    )
-    assert not list((tmp_path / "cache").rglob("checkpoints"))
+        assert (run / file).is_file(), file
+    assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == "00000006"
+    cache = tmp_path / "cache"
+    assert not list(cache.rglob("checkpoints"))
+    finished = open_weights(name).params
 
-    shutil.rmtree(tmp_path / "cache")  # another machine
+    shutil.rmtree(cache)  # another machine
     assert "is complete: nothing to do" in train(tiny(), name)
     with pytest.raises(UserError, match="was started with another config"):
         train(tiny(seed=1), name)
 
     # As if it had been killed after its first checkpoint.
-    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(cache)
     for gone in ("done.json", "report.html"):
-        (bucket / "run" / gone).unlink()
-    shutil.rmtree(bucket / "run" / "checkpoints" / "00000006")
-    before = read_lines(bucket / "run" / "metrics.jsonl")
+        (run / gone).unlink()
+    (run / "checkpoints" / "00000006").rmtree()
+    before = losses(run)
     assert train(tiny(), name).startswith("complete")
-    after = read_lines(bucket / "run" / "metrics.jsonl")
-    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (before, after)]
-    assert losses[0] == losses[1]
+    assert losses(run) == before
+    jax.tree.map(np.testing.assert_array_equal, open_weights(name).params, finished)
+
+    # And as if its last checkpoint had been damaged.
+    monkeypatch.setattr(checkpoint, "_BUCKET_PAUSES", (0, 0))
+    (run / "done.json").unlink()
+    (run / "checkpoints" / "00000006" / "params" / "manifest.ocdbt").unlink()
+    assert train(tiny(), name).startswith("complete")
+    assert (run / "damaged" / "00000006").is_dir()
+    jax.tree.map(np.testing.assert_array_equal, open_weights(name).params, finished)
 
 
-def test_a_bucket_without_its_driver_is_a_sentence(tiny, monkeypatch):
-    def path(name):
-        raise ImportError("no module named gcsfs")
+def losses(run):
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "metrics.jsonl"
+        copy.write_bytes((run / copy.name).read_bytes())
+        return [line["loss"] for line in read_lines(copy) if "loss" in line]
 
-    monkeypatch.setattr(workdirs, "epath", types.SimpleNamespace(Path=path))
-    with pytest.raises(UserError, match=r"--workdir=gs://b/run needs one more package, gcsfs"):
+
+def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, bucket):
+    train(tiny(), tmp_path / "run")
+    weights = open_weights(str(tmp_path / "run"))
+    write_weights(weights.only("encoder"), tmp_path / "export", "orbax")
+    for name in ("run", "export"):
+        fsspec.filesystem("s3").put(str(tmp_path / name), f"{bucket}/{name}", recursive=True)
+    for name in ("run", "export"):
+        found = open_weights(f"{bucket}/{name}").params["encoder"]
+        jax.tree.map(np.testing.assert_array_equal, found, weights.params["encoder"])
+    again = train(tiny(**{"init__from": f"{bucket}/run"}), tmp_path / "second")
+    assert again.startswith("complete")
+    with pytest.raises(UserError, match=r"s3://.*/absent cannot be used: there is no such folder"):
+        open_weights(f"{bucket}/absent")
+
+
+def test_results_of_other_programs_go_to_a_disk():
+    done = programs.run("export", "--workdir=runs/x", "--out=gs://bucket/out")
+    assert done.returncode == 1
+    assert "error: --out=gs://bucket/out must be on a disk: copy it" in done.stderr
+
+
+def test_a_bucket_without_its_driver_is_a_sentence(tiny):
+    with pytest.raises(UserError, match=r"gs://b/run needs one more package, gcsfs"):
         train(tiny(), "gs://b/run")
 
 
