@@ -30,6 +30,9 @@ _CALL = re.compile(
 )
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)')
+# Who takes part: lists of devices, or so many groups of so many; nothing = all.
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+_PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]\d+\[\][^ ]* constant\((\d+)\)")
 _COMPARE = re.compile(r" compare\((.*?)\), direction=(\w+)")
 
@@ -38,13 +41,23 @@ _COMPARE = re.compile(r" compare\((.*?)\), direction=(\w+)")
 class Collective:
     """One operation of a program. shape: of its result, largest part first, such as "bf16[8,64]".
 
-    bytes: of the result on one device. runs: in one step.
+    bytes: of the result on one device. runs: in one step. devices: that take part in it together.
     """
 
     kind: str
     shape: str
     bytes: int
     runs: int
+    devices: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device sends in one run, at least (in a ring)."""
+        others = self.devices - 1
+        if self.kind == "reduce-scatter":
+            return self.bytes * others
+        times = {"all-reduce": 2, "collective-permute": self.devices / max(1, others)}
+        return times.get(self.kind, 1) * self.bytes * others / self.devices
 
 
 def collectives(text: str) -> list[Collective]:
@@ -58,6 +71,8 @@ def collectives(text: str) -> list[Collective]:
     if not entry:
         raise ValueError("not the text of a compiled program: it has no ENTRY")
     runs = _runs(bodies, entry[1])
+    partitions = _PARTITIONS.search(text)
+    everyone = int(partitions[1]) if partitions else 1
     found = []
     for name, lines in bodies.items():
         if not runs.get(name) or _continues_a_transfer(name, lines):
@@ -69,17 +84,30 @@ def collectives(text: str) -> list[Collective]:
                 if kind == "all-reduce" and (part := _kept_part(lines)):
                     kind, (shape, size) = "reduce-scatter", _result(part, kind, False)
                 if size > 8:
-                    found.append(Collective(kind, shape, size, runs[name]))
+                    devices = _together(line) or everyone
+                    found.append(Collective(kind, shape, size, runs[name], devices))
     return sorted(found, key=lambda one: -one.bytes * one.runs)
 
 
-def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
-    """How many runs and how many bytes (of results) a step has, by kind."""
-    totals: dict[str, tuple[int, int]] = {}
+def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int, float]]:
+    """How many runs, bytes of results, and bytes sent by a device, a step has, by kind."""
+    totals: dict[str, tuple[int, int, float]] = {}
     for one in found:
-        runs, size = totals.get(one.kind, (0, 0))
-        totals[one.kind] = (runs + one.runs, size + one.runs * one.bytes)
+        runs, size, sent = totals.get(one.kind, (0, 0, 0.0))
+        totals[one.kind] = (
+            runs + one.runs,
+            size + one.runs * one.bytes,
+            sent + one.runs * one.sent,
+        )
     return totals
+
+
+def _together(line: str) -> int:
+    """How many devices take part in the collective of that line; 0 = all."""
+    groups = _GROUPS.search(line)
+    if not groups:
+        return 0
+    return len(groups[1].split(",")) if groups[1] else int(groups[2])
 
 
 def _continues_a_transfer(name: str, lines: list[str]) -> bool:

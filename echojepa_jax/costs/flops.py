@@ -28,11 +28,6 @@ class ClipFlops:
     def total(self) -> float:
         return self.target + self.context + self.predictor
 
-    @property
-    def trained_forward(self) -> float:
-        """A forward pass of what is trained, which full remat adds once more."""
-        return (self.context + self.predictor) / FORWARD_AND_BACKWARD
-
 
 def transformer(tokens: int, width: int, depth: int, mlp_hidden: int) -> float:
     """A forward pass on one sequence: 2 n L D^2 (4 + 2 r) + 4 n^2 L D, with r = mlp_hidden / D."""

@@ -72,16 +72,12 @@ class Plan:
 
     def bounds(self) -> dict[str, float]:
         """Seconds that a step takes at least, by what bounds it: estimates from data sheets."""
-        computed = self.clip.total
-        if self.config.model.remat != "none":
-            computed += self.clip.trained_forward
-        clips = self.config.optim.global_batch / self.chips
         # State is read and written once; gathered parameters are written and read.
         gathered = sum(one.bytes * one.runs for one in self.sent)
         return {
-            "compute": computed * clips / self.chip.flops,
+            "compute": self.step_flops / self.chips / self.chip.flops,
             "memory": (2 * self.memory.state + 2 * gathered) / self.chip.bandwidth,
-            "links": gathered / self.chip.links,
+            "links": sum(one.sent * one.runs for one in self.sent) / self.chip.links,
         }
 
     def seconds(self) -> tuple[float, float]:
@@ -224,6 +220,7 @@ def table(plan: Plan, videos: int = 0) -> str:
     """
     memory, optim = plan.memory, plan.config.optim
     told = "compiled" if memory.compiled else "ESTIMATED"
+    sent_by = "compiled" if memory.compiled else "compiled for simulated devices"
     lines = [
         f"{plan.chips} x {plan.chip.name}, mesh "
         + " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
@@ -242,10 +239,10 @@ def table(plan: Plan, videos: int = 0) -> str:
             )
         ),
         "",
-        "collectives of a step, bytes of results on a chip (compiled)",
+        f"collectives of a step on a chip ({sent_by})",
         *(
-            f"  {kind:<20}{runs:6d} runs {size / 1e9:10.3f} GB"
-            for kind, (runs, size) in by_kind(plan.sent).items()
+            f"  {kind:<20}{runs:6d} runs {size / 1e9:10.3f} GB of results, {sent / 1e9:.3f} GB sent"
+            for kind, (runs, size, sent) in by_kind(plan.sent).items()
         ),
         "",
         "model FLOPs (counted)",

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from echojepa_jax.data import decode, records, sector
-from echojepa_jax.data.sector import Box, Sector
+from echojepa_jax.data.sector import Box, Motion, NoSector, Screens, Sector
 from echojepa_jax.data.video_info import UnreadableVideo
 
 JPEG_QUALITY = 95
@@ -61,7 +61,7 @@ def encode(recording: Recording, size: int) -> Encoded:
 
     Raises:
       UnreadableVideo: it does not decode, wholly.
-      NoSector: it shows no ultrasound sector.
+      NoSector: it shows no ultrasound sector, or another screen as well.
     """
     ids = range(recording.frames)
     looked_at = ids[:: max(1, -(-recording.frames // _LOOKED_AT))]
@@ -77,12 +77,12 @@ def encode(recording: Recording, size: int) -> Encoded:
     box: Box = found.box if found else (0, 0, height, width)
     cut = _Cut(box, found.mask() if found else None, size, coloured)
     frames = held if held is not None else decode.frames(recording.path, ids)
-    jpegs = list(cut.jpegs(frames))
+    corners = cut.moved(found.corners) if found else np.zeros((0, 2), np.int32)
+    jpegs = list(cut.jpegs(frames, Screens(corners, (cut.side, cut.side)) if found else None))
     if len(jpegs) != recording.frames:
         raise UnreadableVideo(
             f"truncated: {recording.frames} frames were counted, {len(jpegs)} decode"
         )
-    corners = cut.moved(found.corners) if found else np.zeros((0, 2), np.int32)
     facts: dict[str, Any] = {
         "id": recording.id,
         "patient": recording.patient,
@@ -114,7 +114,7 @@ def encode(recording: Recording, size: int) -> Encoded:
 
 def _look(frames: Iterable[np.ndarray], recording: Recording) -> tuple[Sector | None, bool]:
     """The sector, if only it shall be kept, and whether what is kept has colours."""
-    lowest = highest = spread = None
+    motion, spread = Motion(), None
     for frame in frames:
         if frame.shape[2] == 3:
             grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
@@ -124,16 +124,13 @@ def _look(frames: Iterable[np.ndarray], recording: Recording) -> tuple[Sector | 
             colours = cv2.max(colours, cv2.absdiff(red, blue))
         else:
             grey, colours = frame[..., 0], np.zeros(frame.shape[:2], np.uint8)
-        lowest = grey.copy() if lowest is None else cv2.min(lowest, grey)
-        highest = grey.copy() if highest is None else cv2.max(highest, grey)
+        motion.see(grey)
         spread = colours if spread is None else cv2.max(spread, colours)
-    assert lowest is not None, "there is a frame"
-    assert highest is not None
-    assert spread is not None
+    assert spread is not None, "there is a frame"
     found = None
     vivid = spread > _COLOUR_LEVELS
     if recording.clean:
-        found = sector.find(lowest, highest, any_shape=recording.trusted)
+        found = sector.find(motion, any_shape=recording.trusted)
         vivid = vivid[found.mask() > 0]
     return found, bool(vivid.mean() > _COLOUR_SHARE)
 
@@ -152,9 +149,13 @@ class _Cut:
         self.side = max(self._size)
         self._offset = (self.side - self._size[0]) // 2, (self.side - self._size[1]) // 2
 
-    def jpegs(self, frames: Iterable[np.ndarray]) -> Iterator[bytes]:
-        for frame in frames:
-            yield _jpeg(self._picture(frame))
+    def jpegs(self, frames: Iterable[np.ndarray], screens: Screens | None) -> Iterator[bytes]:
+        """Yields coded frames; raises NoSector where the screen changes, if that is looked at."""
+        for k, frame in enumerate(frames):
+            picture = self._picture(frame)
+            if screens and screens.changes(picture):
+                raise NoSector(f"another screen: frame {k} has nothing in common with that before")
+            yield _jpeg(picture)
 
     def moved(self, corners: np.ndarray) -> np.ndarray:
         """Corners of the sector in the stored frames: int32 [C, 2], x and y."""

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from echojepa_jax.data import decode, manifest, scan, shards, splits
+from echojepa_jax.data import decode, manifest, records, scan, shards, splits
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.encode import Recording
 from echojepa_jax.data.readers import kind_of, read_source
@@ -163,13 +163,25 @@ def _check(options: Options) -> None:
 def is_cleaned(source: str, options: Options) -> bool:
     """Whether everything but the ultrasound sector is made black."""
     if options.sector == "auto":
-        return kind_of(source) not in PUBLIC
+        return _said(source, "clean") or kind_of(source) not in PUBLIC
     return options.sector == "always"
 
 
 def is_hashed(source: str, options: Options) -> bool:
-    """Whether pseudonyms stand for the ids of the source."""
+    """Whether ids of the source are hashed."""
     return bool(options.salt_file) or kind_of(source) not in PSEUDONYMOUS
+
+
+def has_pseudonyms(source: str, options: Options) -> bool:
+    """Whether hashes stand for the ids, made now or when a prepared source was made."""
+    return is_hashed(source, options) or _said(source, "hashed_ids")
+
+
+def _said(source: str, fact: str) -> bool:
+    """What a source that was prepared before says of itself."""
+    if kind_of(source) != "shards":
+        return False
+    return bool(shards.about(source.removeprefix("shards:"))[fact])
 
 
 def make_plan(
@@ -323,7 +335,7 @@ def _recordings(
                 spacing=sample.spacing,
                 targets=_targets(sample, source, options),
                 clean=clean,
-                trusted=clean and not info.note and _is_dicom(sample.path),
+                trusted=clean and not info.note and _is_region(sample.path),
             )
         )
     _check_plan(recordings, shares, source)
@@ -343,9 +355,10 @@ def _targets(sample: Sample, source: str, options: Options) -> dict[str, float]:
     return {name: value for name, value in sample.targets.items() if name in named}
 
 
-def _is_dicom(path: str) -> bool:
+def _is_region(path: str) -> bool:
+    """Whether all that a file decodes to is ultrasound, if its header has no note."""
     try:
-        return decode.is_dicom(path)
+        return records.is_record(path) or decode.is_dicom(path)
     except UnreadableVideo:
         return False  # it has gone, as encoding will tell
 

@@ -21,8 +21,8 @@ from echojepa_jax.data.planning import (
     Options,
     Shard,
     Work,
+    has_pseudonyms,
     is_cleaned,
-    is_hashed,
     make_plan,
     units_of,
 )
@@ -76,7 +76,7 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
         "size": options.size,
         "jpeg_quality": JPEG_QUALITY,
         "clean": is_cleaned(source, options),
-        "hashed_ids": is_hashed(source, options),
+        "hashed_ids": has_pseudonyms(source, options),
         "units": units_of(work),
         "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
         "left_out": dict(reasons.most_common()),

@@ -1,7 +1,8 @@
 """Shards in buckets: copied to the cache when they are first needed, and the next ones ahead.
 
 A training order visits all shards of a set in turn and again in every epoch, so whole files are
-copied, each once for all processes of a machine. The cache must have room for them.
+copied, each once for all processes of a machine. The cache must have room for them. A set that was
+prepared anew under the same name is copied anew.
 """
 
 import fcntl
@@ -34,8 +35,7 @@ def local(path: str) -> str:
 
 def _copied(path: str) -> str:
     folder, _, name = path.rpartition("/")
-    # A set that is prepared again needs another name: what was copied is not asked about again.
-    target = cache_dir() / "shards" / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
+    target = cache_dir() / "shards" / _version(folder) / name
     if target.exists():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +52,15 @@ def _copied(path: str) -> str:
                 shutil.copyfileobj(source, out, 2**22)
             partial.rename(target)
     return str(target)
+
+
+@functools.cache
+def _version(folder: str) -> str:
+    """A name for a set as it is now: its description tells the checksum of its index."""
+    path = f"{folder}/prepared.json"
+    with buckets.explained(path, "cannot be read"):
+        made = epath.Path(path).read_bytes()
+    return hashlib.sha256(folder.encode() + made).hexdigest()[:16]
 
 
 @functools.cache

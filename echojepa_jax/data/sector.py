@@ -1,11 +1,14 @@
 """Where the ultrasound sector lies in a recording, judged by what moves; and blackening the rest.
 
-Speckle changes from frame to frame, text and scales do not. Pixels that change lie densely in the
-sector, thinly along an ECG's trace; the largest dense piece is the sector. Its convex hull, a
-little widened, is kept.
+Speckle changes from frame to frame, text and scales do not, or once in a while. Pixels that change
+again and again lie densely in the sector, thinly along an ECG's trace; the largest dense piece is
+the sector. Its convex hull, a little widened, is kept. Another screen in between, such as a page
+of a patient's data, is told by what it does to the picture as a whole.
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,16 +17,23 @@ Box = tuple[int, int, int, int]
 """top, left, height, width in pixels"""
 
 CHANGE = 10  # grey levels by which a pixel must change to count; coding noise changes fewer
+# How often a pixel must change (of few frames, in a quarter of the steps), and by how many grey
+# levels: what appears and goes changes twice.
+_AGAIN, _STEP = 3, 5
 _WINDOW = 1 / 24  # of the longer side: over this square the share of changing pixels is taken
 _DENSE = 0.25  # share of changing pixels in that square
 _MARGIN = 1 / 50  # of the longer side, by which the hull is widened
 _SMALLEST = 0.04  # share of the frame that a sector covers at least
+# Pictures of hearts that follow each other, and even every fourth of them, are correlated by 0.77
+# or more at this size, with a page of text by 0.3 at most (phantom and DICOMs that packages ship);
+# those that are as good as black are not asked.
+_THUMB, _ALIKE, _BLANK = 24, 0.5, 2.0
 # A rectangle of data is an M-mode or a spectral Doppler; a fan leaves its upper corners empty.
 _FULL_AREA, _FULL_TOP = 0.93, 0.85
 
 
 class NoSector(Exception):
-    """A recording that shows no sector; str(e) is the reason, "not a sector: ..."."""
+    """A recording that shows no sector, or something else as well; str(e) is "kind: details"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +59,59 @@ class Sector:
         return inside
 
 
-def find(lowest: np.ndarray, highest: np.ndarray, *, any_shape: bool = False) -> Sector:
+class Motion:
+    """Which pixels of a recording move.
+
+    Args:
+      frames: grey pictures, uint8 [H, W], in order of time.
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray] = ()) -> None:
+        self._frames = 0
+        self._before: Any = None
+        self._lowest: Any = None
+        self._highest: Any = None
+        # Of the steps from frame to frame: the largest, and how many are no noise.
+        self._largest: Any = None
+        self._steps: Any = None
+        for frame in frames:
+            self.see(frame)
+
+    def see(self, frame: np.ndarray) -> None:
+        """Takes the next frame into account."""
+        if not self._frames:
+            self._lowest, self._highest = frame.copy(), frame.copy()
+            self._largest, self._steps = np.zeros_like(frame), np.zeros_like(frame)
+        else:
+            step = cv2.absdiff(frame, self._before)
+            self._lowest = cv2.min(self._lowest, frame)
+            self._highest = cv2.max(self._highest, frame)
+            self._largest = cv2.max(self._largest, step)
+            self._steps = cv2.add(self._steps, (step > _STEP).astype(np.uint8))
+        self._before = frame.copy()
+        self._frames += 1
+
+    def moving(self) -> np.ndarray:
+        """float32 [H, W]: 1 where pixels change, slowly or again and again."""
+        changes = cv2.subtract(self._highest, self._lowest)
+        slowly = self._largest < changes / 2
+        again = self._steps >= max(1, min(_AGAIN, (self._frames - 1) // 4))
+        return ((changes > CHANGE) & (slowly | again)).astype(np.float32)
+
+
+def find(motion: Motion, *, any_shape: bool = False) -> Sector:
     """The sector of a recording.
 
     Args:
-      lowest, highest: uint8 [H, W], the darkest and brightest grey of each pixel over all frames.
       any_shape: rectangles are welcome too, because the header says that this is a 2-D picture.
 
     Raises:
       NoSector: hardly anything moves, or what moves has not the shape of a sector.
     """
-    height, width = lowest.shape
+    changes = motion.moving()
+    height, width = changes.shape
     side = max(height, width)
     window = max(3, round(side * _WINDOW) | 1)
-    changes = (highest.astype(np.int16) - lowest > CHANGE).astype(np.float32)
     dense = (cv2.blur(changes, (window, window)) > _DENSE).astype(np.uint8)
     count, labels, facts, _ = cv2.connectedComponentsWithStats(dense)
     if count < 2:
@@ -92,6 +141,35 @@ def _widened(sector: Sector, margin: int) -> Sector:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
     mask = cv2.dilate(sector.mask(), kernel)
     return Sector(cv2.convexHull(cv2.findNonZero(mask))[:, 0], sector.shape)
+
+
+class Screens:
+    """Tells when a recording changes to another picture altogether.
+
+    Args:
+      corners: of the sector in the pictures, which is what is looked at.
+      size: height and width of the pictures.
+    """
+
+    def __init__(self, corners: np.ndarray, size: tuple[int, int]) -> None:
+        inside = np.zeros(size, np.uint8)
+        cv2.fillConvexPoly(inside, corners, 255)
+        self._inside = _thumb(inside) > 250
+        self._before: np.ndarray | None = None
+
+    def changes(self, picture: np.ndarray) -> bool:
+        """Whether this picture, uint8 [H, W] or [H, W, 3], is another one than that before it."""
+        grey = picture if picture.ndim == 2 else picture.max(axis=2)
+        now = _thumb(grey)[self._inside].astype(np.float32)
+        before, self._before = self._before, now
+        if before is None or not len(now) or min(before.std(), now.std()) < _BLANK:
+            return False
+        shared = ((before - before.mean()) * (now - now.mean())).mean()
+        return float(shared) < _ALIKE * float(before.std() * now.std())
+
+
+def _thumb(grey: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.resize(grey, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA))
 
 
 def scaled(corners: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:

@@ -9,6 +9,7 @@ Nothing in it names a source file or a person.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -92,6 +93,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
         "videos": len(rows),
         **about,
         "files": {file.name: file.stat().st_size for file in files},
+        "index": checksum_of_index(str(folder)),
     }
     _write_tfds(folder, rows)
     # Last, because it says that the set is complete.
@@ -142,6 +144,25 @@ def _tfds_feature(tfds: Any, np: Any, name: str, kind: type) -> Any:
     return tfds.features.Tensor(shape=(None,) if several else (), dtype=types[kind])
 
 
+def checksum_of_index(folder: str) -> str:
+    """SHA-256 of the index, which prepared.json has as well.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = epath.Path(folder) / INDEX
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
+
+
+def strange_columns(folder: str) -> list[str]:
+    """Columns of the index that no preparation writes."""
+    names = _table(folder).column_names
+    return [name for name in names if name not in _COLUMNS and not name.startswith(_TARGET)]
+
+
 def is_prepared(folder: str) -> bool:
     """Whether a folder holds a prepared set."""
     return (epath.Path(folder) / PREPARED).exists()
@@ -178,17 +199,21 @@ def rows(folder: str) -> list[dict[str, Any]]:
     Raises:
       UserError: it cannot be read.
     """
-    path = epath.Path(folder) / INDEX
-    try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
+    table = _table(folder)
     labels = [name for name in table.column_names if name.startswith(_TARGET)]
     found = []
     for row in table.to_pylist():
         values = {name.removeprefix(_TARGET): row.pop(name) for name in labels}
         found.append(row | {"targets": {k: v for k, v in values.items() if v is not None}})
     return found
+
+
+def _table(folder: str) -> pa.Table:
+    path = epath.Path(folder) / INDEX
+    try:
+        return pq.read_table(io.BytesIO(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
 
 
 def samples(folder: str, source: str) -> list[Sample]:

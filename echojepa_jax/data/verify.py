@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from echojepa_jax.data import burned_text, records, shards
+from echojepa_jax.data.sector import Screens
 from echojepa_jax.data.video_info import UnreadableVideo
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.guarded import Failed, Guard
@@ -49,6 +50,10 @@ def verify(folder: Path, workers: int) -> list[str]:
     about = shards.about(str(folder))
     rows = shards.rows(str(folder))
     problems = list(_files(folder, about["files"]))
+    if extra := shards.strange_columns(str(folder)):
+        problems.append(f"{folder / shards.INDEX}: has columns of its own: {', '.join(extra)}")
+    if shards.checksum_of_index(str(folder)) != about["index"]:
+        problems.append(f"{folder / shards.INDEX}: is not the one that was made with the set")
     by_shard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in about["files"]}
     for row in rows:
         if row["shard"] not in by_shard:
@@ -92,9 +97,22 @@ def _check_record(path: str, row: Mapping[str, Any], clean: bool, hashed: bool) 
     features = records.read(path)
     if extra := sorted(set(features) - set(records.KINDS)):
         yield f"holds what it should not: {', '.join(extra)}"
-    for name in ("id", "patient", "study", "view", "content", "checksum"):
+    for name in ("id", "patient", "study", "view", "content", "checksum", "height", "width"):
         if features[name] != [row[name]]:
             yield f"{name} is not what the index says"
+    # Records hold single precision.
+    labels = dict(zip(features["target_names"], features["target_values"], strict=True))
+    for name, mine, other in (
+        ("fps", features["fps"], [row["fps"]]),
+        ("spacing", features["spacing"], row["spacing"]),
+        ("targets", [labels[k] for k in sorted(labels)], _values(row["targets"])),
+    ):
+        if not _same(mine, other):
+            yield f"{name} is not what the index says"
+    if sorted(labels) != sorted(row["targets"]):
+        yield "targets have other names in the index"
+    if not row["shard"].startswith(f"{shards.DATASET}-{row['split']}."):
+        yield "split is not what the shard's name says"
     yield from _check_texts(features, hashed)
     jpegs = features["frames"]
     if len(jpegs) != row["frames"] or records.checksum(jpegs) != row["checksum"]:
@@ -103,16 +121,27 @@ def _check_record(path: str, row: Mapping[str, Any], clean: bool, hashed: bool) 
     if marked := [k for k, jpeg in enumerate(jpegs) if not _is_plain(jpeg)]:
         yield f"frame {marked[0]} carries a comment or other metadata"
     lowest = highest = None
-    for frame in records.decode_frames(records.fetch(path), range(len(jpegs))):
+    corners = np.array(features["sector"], np.int32).reshape(-1, 2)
+    screens = Screens(corners, (row["height"], row["width"])) if len(corners) else None
+    for k, frame in enumerate(records.decode_frames(records.fetch(path), range(len(jpegs)))):
         if frame.shape[:2] != (row["height"], row["width"]):
             yield f"a frame has the size {frame.shape[:2]}"
             return
         bright = frame.max(axis=2)
+        if screens and screens.changes(bright):
+            yield f"frame {k} shows another screen than the one before it"
         lowest = bright if lowest is None else np.minimum(lowest, bright)
         highest = bright if highest is None else np.maximum(highest, bright)
     if clean and lowest is not None and highest is not None:
-        corners = np.array(features["sector"], np.int32).reshape(-1, 2)
         yield from _check_pixels(lowest, highest, corners)
+
+
+def _values(targets: Mapping[str, float]) -> list[float]:
+    return [targets[name] for name in sorted(targets)]
+
+
+def _same(mine: Sequence[float], other: Sequence[float]) -> bool:
+    return len(mine) == len(other) and np.allclose(mine, other, rtol=1e-6, atol=0, equal_nan=True)
 
 
 def _check_texts(features: Mapping[str, Sequence[Any]], hashed: bool) -> Iterator[str]:

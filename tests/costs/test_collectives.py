@@ -29,19 +29,18 @@ def test_a_gather_in_a_loop_counts_as_often_as_the_loop_runs():
         return jax.lax.scan(body, x, split(jnp.swapaxes(stacked, 0, 1)))[0].sum()
 
     found = by_kind(collectives(compiled_text(function, (64, 5, 64), (8, 64))))
-    runs, size = found["all-gather"]
-    assert (runs, size) == (5, 5 * 64 * 64 * 4)
+    assert found["all-gather"] == (5, 5 * 64 * 64 * 4, 5 * 64 * 64 * 4 * 7 / 8)
 
 
-TPU = """HloModule step
+TPU = """HloModule step, is_scheduled=true, num_partitions=64
 %all-reduce-scatter.1 (input: f32[64,192]) -> f32[16,192] {
   %input = f32[64,192]{1,0:T(8,128)} parameter(0)
-  %all-reduce.7 = f32[64,192]{1,0:T(8,128)} all-reduce(%input), channel_id=3, to_apply=%add
+  %all-reduce.7 = f32[64,192]{1,0:T(8,128)} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
   ROOT %dynamic-slice.1 = f32[16,192]{1,0:T(8,128)} dynamic-slice(%all-reduce.7, %a, %b)
 }
 
 %start (p: bf16[64,4096]) -> bf16[1024,4096] {
-  %all-gather.1 = bf16[1024,4096]{1,0} all-gather(%p), channel_id=4
+  %all-gather.1 = bf16[1024,4096]{1,0} all-gather(%p), channel_id=4, replica_groups=[4,16]<=[64]
   ROOT %c = (bf16[1024,4096]{1,0}) custom-call(), custom_call_target="AsyncCollectiveStart"
 }
 
@@ -75,13 +74,27 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 def test_what_a_tpus_compiler_writes():
     found = collectives(TPU)
     assert set(found) == {
-        Collective("reduce-scatter", "f32[16,192]", 16 * 192 * 4, 24),
-        Collective("all-gather", "bf16[1024,4096]", 1024 * 4096 * 2, 24),
-        Collective("all-to-all", "f32[4]", 32, 1),
-        Collective("collective-permute", "f32[4]", 16, 24),
+        Collective("reduce-scatter", "f32[16,192]", 16 * 192 * 4, 24, 4),
+        Collective("all-gather", "bf16[1024,4096]", 1024 * 4096 * 2, 24, 16),
+        Collective("all-to-all", "f32[4]", 32, 1, 64),
+        Collective("collective-permute", "f32[4]", 16, 24, 64),
     }
     # A single number, such as a loss, is not worth a line.
     assert "all-reduce" not in by_kind(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("all-gather", 3 / 4 * 80),
+        ("all-reduce", 2 * 3 / 4 * 80),
+        ("reduce-scatter", 3 * 80),
+        ("all-to-all", 3 / 4 * 80),
+        ("collective-permute", 80),
+    ],
+)
+def test_what_a_device_sends_in_a_ring_of_four(kind, sent):
+    assert Collective(kind, "f32[20]", 80, 1, 4).sent == pytest.approx(sent)
 
 
 def test_other_text_is_an_error():

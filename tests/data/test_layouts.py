@@ -221,14 +221,17 @@ def test_lists_of_studies(tmp_path, videos):
     path = table(tmp_path / "list.txt", "\n".join(lines))
     samples = loaded(f"list_multiview:{path},views=A4C+PLAX+A2C")
     assert [(s.study, s.view, s.targets["label"]) for s in samples] == [
-        ("line 1", "A4C", -0.73),
-        ("line 1", "A2C", -0.73),
-        ("line 3", "PLAX", 1.5),
-        ("line 3", "A2C", 1.5),
+        (f"{videos[0]} {videos[1]}", "A4C", -0.73),
+        (f"{videos[0]} {videos[1]}", "A2C", -0.73),
+        (f"{videos[2]} {videos[3]}", "PLAX", 1.5),
+        (f"{videos[2]} {videos[3]}", "A2C", 1.5),
     ]
     assert read_source(f"list_multiview:{path}")[1].view == "view3"
     path.write_text(f"{lines[0]}\n{videos[0]} 1\n")
     with pytest.raises(UserError, match=r"Line 2 of .* names 1 videos for 3 views"):
+        read_source(f"list_multiview:{path}")
+    path.write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(UserError, match=r"Lines 1 and 4 of .* name the same videos"):
         read_source(f"list_multiview:{path}")
 
 
@@ -242,6 +245,9 @@ subject_id,measurement_id,measurement_datetime,test_type,measurement,measurement
 a new line",nothing,
 10,901,2150-03-01 09:00:00,TTE,biplane_lvef,Ejection,41 %,%
 10,901,2150-03-01 09:00:00,TTE,lvef_3d,Ejection,44,%
+10,904,2150-03-02 00:00:00,TTE,lvef,Ejection,60,%
+10,904,2150-03-02 00:00:00,TTE,tr_mmhg,Gradient,30,mmHg
+10,905,,TTE,tr_mmhg,Gradient,31,mmHg
 11,902,2150-01-01 10:00:00,TTE,biplane_lvef,Ejection,400,%
 11,902,2150-01-01 10:00:00,TTE,lvef_3d,Ejection,33,%
 11,902,2150-01-01 10:00:00,TTE,tr_mmhg,Gradient,25,mmHg
@@ -281,7 +287,7 @@ def test_mimic(mimic, caplog):
     samples = loaded(f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv")
     assert [(s.patient, s.study, s.targets) for s in samples] == [
         ("10", "1", {"lvef": 55}),
-        ("10", "2", {"lvef": 41}),
+        ("10", "2", {"lvef": 41, "rvsp": 30}),
         ("11", "3", {"lvef": 33, "rvsp": 26}),
         ("12", "4", {}),
         ("11", "5", {}),
@@ -319,7 +325,9 @@ def test_mimic_says_which_column_is_missing(mimic):
     (mimic / "structured_measurement.csv.gz").unlink()
     table(mimic / "structured-measurement.csv", "subject_id,result\n1,2\n")
     table(mimic / "echo-record-list.csv", "subject_id,study_id,dicom_filepath\n1,1,a.dcm\n")
-    with pytest.raises(UserError, match=r"structured-measurement.csv .*measurement_id"):
+    with pytest.raises(
+        UserError, match=r"structured-.*measurement_id.*; it has subject_id, result"
+    ):
         read_source(f"mimic_iv_echo:{mimic}")
     (mimic / "structured-measurement.csv").unlink()
     assert read_source(f"mimic_iv_echo:{mimic}")[0].targets == {}

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from pydicom.uid import JPEGBaseline8Bit
@@ -26,6 +28,7 @@ from echojepa_jax.data.verify import verify
 from echojepa_jax.report.data_page import write_summary
 from echojepa_jax.utils.errors import UserError
 from tests import programs
+from tests.data import test_sector
 from tests.data.test_dicom import make, region
 from tests.data.test_sector import BANNER, screen
 
@@ -233,6 +236,11 @@ def with_text(features) -> None:
     features["frames"] = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
 
 
+def with_page(features) -> None:
+    page = cv2.resize(test_sector.page(), tuple(features["height"] * 2))
+    features["frames"][5] = cv2.imencode(".jpg", page)[1].tobytes()
+
+
 def with_comment(features) -> None:
     jpeg = features["frames"][0]
     features["frames"][0] = jpeg[:2] + b"\xff\xfe\x00\x0aDoe Jane" + jpeg[2:]
@@ -248,11 +256,18 @@ def with_comment(features) -> None:
         (lambda f: f["frames"].pop(), "frames are not what"),
         (lambda f: f.update(sector=[]), "says of no sector"),
         (lambda f: f.update(sector=[1, 2, 3]), "is of another form"),
+        (lambda f: f.update(fps=[7.0]), "fps is not what the index says"),
+        (lambda f: f.update(spacing=[7.0, 7.0]), "spacing is not what the index says"),
+        (
+            lambda f: f.update(target_names=["phone"], target_values=[5551234.0]),
+            "targets have other names in the index",
+        ),
+        (with_page, "shows another screen"),
     ],
 )
 def test_verify_finds(copy, monkeypatch, change, finding):
     rewrite(copy, change)
-    if change in (with_text, with_comment):  # somebody who knows of checksums
+    if change in (with_text, with_comment, with_page):  # somebody who knows of checksums
         monkeypatch.setattr(records, "checksum", lambda jpegs: row_of(copy)["checksum"])
         found = check_here(copy)
     else:
@@ -283,6 +298,58 @@ def test_verify_finds_text_inside_the_sector(made):
     corners = np.array([[0, 0], [199, 0], [199, 199], [0, 199]], np.int32)
     (found,) = module._check_pixels(lowest, highest, corners)
     assert "looks like text" in found
+
+
+def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
+    out = tmp_path / "again"
+    assert "7 videos in" in prepared(f"shards:{made}", out, Options(size=80))
+    before, now = shards.about(str(made)), shards.about(str(out))
+    assert (now["clean"], now["hashed_ids"]) == (before["clean"], before["hashed_ids"])
+    assert verify(out, workers=1) == []
+    assert {row["id"]: row["split"] for row in shards.rows(str(out))} == {
+        row["id"]: row["split"] for row in shards.rows(str(made))
+    }
+
+
+def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    shutil.copy(archive / "doe_jane_0.dcm", folder / "good.dcm")
+    for name, page in (("dark", test_sector.page()), ("bright", 255 - test_sector.page())):
+        frames = pydicom.dcmread(archive / "doe_jane_2.dcm").pixel_array.copy()
+        frames[10:13] = page
+        make(folder / f"{name}.dcm", frames, FrameTime=20.0)
+    out = tmp_path / "shards"
+    assert "1 videos in" in prepared(f"dicom:{folder}", out)
+    reason = "another screen: frame 10 has nothing in common with that before"
+    assert left_out(out) == {"dark.dcm": reason, "bright.dcm": reason}
+
+
+def test_a_folder_that_cannot_be_read_is_one_that_is_left_out(archive, tmp_path, monkeypatch):
+    moved = Path(shutil.copytree(archive, tmp_path / "archive"))
+    (moved / "locked").mkdir()
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    out = tmp_path / "shards"
+    assert "7 videos in" in prepared(f"dicom:{moved}", out)
+    assert "folder" in left_out(out)["locked"]
+    with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\)"):
+        read_source(f"dicom:{moved}/locked")
+
+
+def test_verify_reads_the_index(copy):
+    table = pq.read_table(copy / "index.parquet")
+    names = pa.array(["Doe Jane"] * len(table))
+    pq.write_table(table.append_column("name", names), copy / "index.parquet")
+    found = "\n".join(verify(copy, workers=1))
+    assert "index.parquet: has columns of its own: name" in found
+    assert "index.parquet: is not the one that was made with the set" in found
 
 
 def test_verify_finds_strange_and_missing_files(copy, capsys):
@@ -401,6 +468,12 @@ def test_shards_in_a_bucket_are_copied_once(made, bucket, monkeypatch):
         np.testing.assert_array_equal(a, b)
     names = [name for name in opened if name.startswith("echo-")]
     assert len(names) == len(set(names)), "each shard once"
+    # Another program, after the set was made anew under the same name.
+    remote._version.cache_clear()
+    described = bucket / "shards" / "prepared.json"
+    described.write_text(described.read_text() + "\n")
+    decode.decode(samples[0].path, np.arange(3))
+    assert opened.count(samples[0].path.rpartition("/")[2].partition("#")[0]) == 2
 
 
 # --- mistakes -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data import burned_text, decode, sector
-from echojepa_jax.data.sector import NoSector
+from echojepa_jax.data.sector import Motion, NoSector, Screens
 
 BANNER = "DOE JANE 1957-03-02"
 
@@ -37,7 +37,7 @@ def extremes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_sector_alone_is_kept(heart):
     frames = screen(heart)
-    found = sector.find(*extremes(frames))
+    found = sector.find(Motion(frames))
     top, left, height, width = found.box
     assert (top, left) == (pytest.approx(62, abs=14), pytest.approx(115, abs=14))
     assert (height, width) == (pytest.approx(268, abs=22), pytest.approx(270, abs=22))
@@ -53,18 +53,49 @@ def test_the_sector_alone_is_kept(heart):
 def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
     still = np.repeat(screen(heart)[:1], 20, axis=0)
     with pytest.raises(NoSector, match="nothing moves"):
-        sector.find(*extremes(still))
+        sector.find(Motion(still))
     rng = np.random.default_rng(0)
     mode = np.zeros((20, 300, 400), np.uint8)
     mode[:, 20:280, 10:390] = rng.integers(0, 200, (20, 260, 380))  # an M-mode scrolls everywhere
     with pytest.raises(NoSector, match="rectangle"):
-        sector.find(*extremes(mode))
-    assert sector.find(*extremes(mode), any_shape=True).box[2] > 250, "if the header says so"
+        sector.find(Motion(mode))
+    assert sector.find(Motion(mode), any_shape=True).box[2] > 250, "if the header says so"
     patch = mode[:, 30:150, 30:190].copy()
     patch[:, :, 24:] = 0
     patch[:, 24:] = 0
     with pytest.raises(NoSector, match="hardly anything"):
-        sector.find(*extremes(patch))
+        sector.find(Motion(patch))
+
+
+def test_what_appears_and_goes_is_no_motion(heart):
+    frames = screen(heart)
+    without = sector.find(Motion(frames))
+    frames[20:40, 5:50, 100:480] = 200  # a message, dense and beside the sector
+    np.testing.assert_array_equal(sector.find(Motion(frames)).corners, without.corners)
+
+
+def page() -> np.ndarray:
+    """A page of a patient's data."""
+    picture = np.zeros((400, 500), np.uint8)
+    for line in range(10):
+        at = (30, 40 + 36 * line)
+        cv2.putText(picture, BANNER, at, cv2.FONT_HERSHEY_SIMPLEX, 0.9, 220, 2, cv2.LINE_AA)
+    return picture
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_another_screen_is_noticed(heart, invert):
+    frames = screen(heart)
+    frames[30:33] = 255 - page() if invert else page()
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 33]
+
+
+def test_hearts_and_gaps_are_one_screen(heart):
+    frames = screen(heart)
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    frames[10:12] = 0
+    assert not any(screens.changes(frame) for frame in frames[::3])
 
 
 def test_corners_follow_a_crop():

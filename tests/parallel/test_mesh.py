@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
 
 from echojepa_jax.costs import ahead
 from echojepa_jax.parallel import mesh as meshes
@@ -52,11 +53,17 @@ def test_shardings_of_shipped_configs_are_the_golden_ones(name):
 
 @pytest.mark.parametrize("name", ["vit_l", "vit_g"])
 def test_bytes_of_the_state_fall_with_the_devices_that_share_it(name):
-    whole = bytes_per_device(program_of(name, 1).state)
-    for fsdp in (2, 4, 8):
-        assert bytes_per_device(program_of(name, fsdp).state) == pytest.approx(
-            whole / fsdp, rel=0.02
+    state = program_of(name, 1).state
+    whole = bytes_per_device(state)
+    for fsdp in (2, 4, 8, 16, 32, 64):
+        # Shapes alone are looked at: for these no device is needed.
+        mesh = AbstractMesh((1, fsdp), (meshes.REPLICA, meshes.FSDP))
+        shardings = jax.tree.leaves(meshes.state_shardings(mesh, state))
+        share = sum(
+            np.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf, sharding in zip(jax.tree.leaves(state), shardings, strict=True)
         )
+        assert share == pytest.approx(whole / fsdp, rel=0.02)
 
 
 def test_the_state_of_a_tpu_slice_is_made_part_by_part():

@@ -6,9 +6,9 @@ the same thing by different names. A rule names the measurements that give a tar
     {"window_days": 2,
      "targets": {"lvef": {"first_of": ["biplane_lvef", "lvef"], "range": [5, 95], "unit": "%"}}}
 
-A study is joined through its measurement_id; where it has none, with its patient's measurements
-nearest in time, at most `window_days` away. Results are texts: "55", "55 %" and "50-55" (of which
-the middle is taken) are numbers, ">55" and words are not.
+A study is joined through its measurement_id; where it has none, each rule takes the nearest in time
+of its patient's measurements that it can use, at most `window_days` away. Results are texts: "55",
+"55 %" and "50-55" (of which the middle is taken) are numbers, ">55" and words are not.
 """
 
 import dataclasses
@@ -131,9 +131,10 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
     found: dict[str, dict[str, float]] = {}
     given: dict[str, Counter[str]] = {rule.target: Counter() for rule in rules.targets}
     for study in studies:
-        joined = study.measurement or _nearest(study, times, rules.window_days)
+        joined = [study.measurement] if study.measurement else _near(study, times, rules)
         for rule in rules.targets:
-            if match := _first(values.get(joined, {}), rule):
+            matches = (_first(values.get(measurement, {}), rule) for measurement in joined)
+            if match := next(filter(None, matches), None):
                 name, value = match
                 found.setdefault(study.study, {})[rule.target] = value
                 given[rule.target][name] += 1
@@ -166,19 +167,27 @@ def _batches(path: str, wanted: Sequence[str], seen: Counter[str]) -> Iterator[p
     except (pa.ArrowException, KeyError) as error:
         raise UserError(
             f"The table {path} cannot be read ({str(error).splitlines()[0]}): it needs the columns "
-            f"{', '.join(_NEEDED)}."
+            f"{', '.join(_NEEDED)}{_found_instead(path)}."
         ) from error
 
 
-def _nearest(study: Study, times: Mapping[str, Mapping[str, str]], window_days: float) -> str:
-    """The measurement of the study's patient that is nearest in time, "" if none is near."""
-    made = {name: _time(text) for name, text in times.get(study.patient, {}).items() if text}
-    when = _time(study.time)
-    if not made or np.isnat(when):
+def _found_instead(path: str) -> str:
+    """The columns of a table, for an error about it."""
+    try:
+        with csv.open_csv(path) as reader:
+            return f"; it has {', '.join(reader.schema.names)}"
+    except (OSError, pa.ArrowException):
         return ""
-    name = min(made, key=lambda name: (abs(made[name] - when), name))
-    near = abs(made[name] - when) <= np.timedelta64(round(window_days * 86400), "s")
-    return name if near else ""
+
+
+def _near(study: Study, times: Mapping[str, Mapping[str, str]], rules: Rules) -> list[str]:
+    """The measurements of the study's patient that are near in time, the nearest first."""
+    when = _time(study.time)
+    window = np.timedelta64(round(rules.window_days * 86400), "s")
+    made = {name: _time(text) for name, text in times.get(study.patient, {}).items()}
+    # What has no time compares as false.
+    away = {name: abs(time - when) for name, time in made.items() if abs(time - when) <= window}
+    return sorted(away, key=lambda name: (away[name], name))
 
 
 def _time(text: str) -> np.datetime64:

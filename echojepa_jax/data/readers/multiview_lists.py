@@ -14,7 +14,9 @@ _MISSING = "MISS"
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per path that is not missing; the line is the study, its last word the label.
+    """One sample per path that is not missing; a line is a study, its last word the label.
+
+    A study is named by its files, so that lines may be added anywhere.
 
     Raises:
       UserError: the list cannot be read, lines differ in length, or a label is no number.
@@ -23,7 +25,7 @@ def read(path: str, source: str) -> list[Sample]:
     path = os.path.abspath(os.path.expanduser(path))
     folder = os.path.dirname(path)
     views = options["views"].split("+") if options["views"] else []
-    entries = []
+    entries, lines = [], dict[str, int]()
     for line, text in read_lines(path):
         *files, last = text.split()
         try:
@@ -35,8 +37,12 @@ def read(path: str, source: str) -> list[Sample]:
             raise UserError(
                 f"Line {line} of {path} names {len(files)} videos for {len(views)} views."
             )
+        study = " ".join(file for file in files if file != _MISSING)
+        if study in lines:
+            raise UserError(f"Lines {lines[study]} and {line} of {path} name the same videos.")
+        lines[study] = line
         entries += [
-            (f"line {line}", view, os.path.normpath(os.path.join(folder, file)), label)
+            (study, view, os.path.normpath(os.path.join(folder, file)), label)
             for view, file in zip(views, files, strict=True)
             if file != _MISSING
         ]

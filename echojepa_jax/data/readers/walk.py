@@ -15,9 +15,10 @@ def find(path: str, source: str) -> dict[str, str]:
 
     A folder or glob gives every file but hidden ones and tables or texts (`SIDE_FILES`), sorted;
     whether it is a video is for the scan to say. Links to folders are followed, each folder once.
+    A folder below that cannot be read stands for its files, so that the scan counts and names it.
 
     Raises:
-      UserError: nothing is there.
+      UserError: nothing is there, or the folder itself cannot be read.
     """
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
@@ -39,10 +40,14 @@ def _walk(root: str, source: str) -> Iterator[str]:
     """Yield the files below `root`; a folder reached twice, as by a loop of links, counts once."""
     seen: set[str] = set()
 
-    def fail(error: OSError) -> None:
-        raise UserError(f"Source {source!r}: {error.filename} cannot be read ({error.strerror}).")
+    unreadable: list[str] = []
 
-    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+    def note(error: OSError) -> None:
+        if error.filename == root:
+            raise UserError(f"Source {source!r}: {root} cannot be read ({error.strerror}).")
+        unreadable.append(error.filename)
+
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         true_path = os.path.realpath(folder)
         if true_path in seen:
             folders.clear()
@@ -50,6 +55,7 @@ def _walk(root: str, source: str) -> Iterator[str]:
         seen.add(true_path)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+    yield from unreadable
 
 
 def _matches(root: str, pattern: str, source: str) -> list[str]:
