@@ -99,9 +99,11 @@ def _start(gigabytes: float) -> None:
     try:
         import resource
 
+        # What can be written to, and not all of the address space: every thread reserves a large
+        # part of that, and array_record, which starts 64, waits forever if it cannot have it.
         with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
+            now = int(file.read().split()[5]) * resource.getpagesize()
         limit = now + int(gigabytes * 1e9)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     except (ImportError, OSError):
         pass  # a system without such limits

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -71,6 +72,19 @@ def make(
         setattr(dataset, tag, value)
     dataset.save_as(path, enforce_file_format=True)
     return str(path)
+
+
+def as_jpeg(path: str, frames: np.ndarray) -> None:
+    """Stores grey frames, or RGB ones, of that file as baseline JPEG, as most machines export."""
+    dataset = pydicom.dcmread(path)
+    pictures = frames if frames.ndim == 3 else frames[..., ::-1]
+    coded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
+    dataset.PixelData = encapsulate([c + b"\0" * (len(c) % 2) for c in coded])
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset["PixelData"].is_undefined_length = True
+    if frames.ndim == 4:
+        dataset.PhotometricInterpretation = "YBR_FULL_422"
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def region(x0: int, y0: int, x1: int, y1: int, data_type: int = 1, space: int = 1) -> Dataset:

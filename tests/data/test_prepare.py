@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from pydicom.uid import JPEGBaseline8Bit
 
 from echojepa_jax.data import decode, manifest, planning, preparation, records, remote, shards
 from echojepa_jax.data.beam import make_with_beam
@@ -29,7 +28,7 @@ from echojepa_jax.report.data_page import write_summary
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.data import test_sector
-from tests.data.test_dicom import make, region
+from tests.data.test_dicom import as_jpeg, make, region
 from tests.data.test_sector import BANNER, screen
 
 NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
@@ -533,12 +532,7 @@ def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
     for k in range(3):
         frames = decode.decode(str(videos[k % 2]), np.arange(0, 60, 3))[..., 0]
         path = make(tmp_path / f"{k}.dcm", frames, FrameTime=20.0, PatientID=f"patient {k}")
-        dataset = pydicom.dcmread(path)
-        coded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
-        dataset.PixelData = pydicom.encaps.encapsulate([c + b"\0" * (len(c) % 2) for c in coded])
-        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-        dataset["PixelData"].is_undefined_length = True
-        dataset.save_as(path, enforce_file_format=True)
+        as_jpeg(path, frames)
     hashes = [decode.content(str(tmp_path / f"{k}.dcm")) for k in range(3)]
     assert hashes[0] == hashes[2] != hashes[1]
     out = tmp_path / "out" / "shards"

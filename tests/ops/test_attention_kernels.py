@@ -1,5 +1,6 @@
 """The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
 
+import functools
 import types
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.ops import attention as ops
+from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.utils.errors import UserError
 
 
@@ -33,6 +35,28 @@ def test_splash_equals_xla_forward_and_backward(count, head_dim):
     wanted = jax.grad(loss(ops.attention), argnums=(0, 1, 2))(*arrays)
     for mine, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
+def test_splash_on_a_mesh_in_half_precision_and_with_segments(monkeypatch):
+    """As a TPU slice runs it: a kernel on each device, each part of a sequence by itself."""
+    interpreted = functools.partial(ops.splash_attention, interpret=True)
+    monkeypatch.setattr(ops, "splash_attention", interpreted)
+    mesh = meshes.make_mesh(replica=2, fsdp=4)
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value, weight = (jax.random.normal(k, (8, 100, 2, 32), jnp.bfloat16) for k in keys)
+
+    def gradients(backend):
+        def loss(*arrays):
+            out = ops.attention(*arrays, backend=backend, segments=(40, 60))
+            return jnp.sum(out.astype(jnp.float32) * weight), out
+
+        arrays = (jax.device_put(x, meshes.batch_sharding(mesh)) for x in (query, key, value))
+        with jax.set_mesh(mesh):
+            found = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+        return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.tree.leaves(found))
+
+    for mine, wanted in zip(gradients("splash"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=0.03)  # of values up to 5: half precision
 
 
 def test_one_head_at_a_time_is_the_same():
