@@ -41,7 +41,7 @@ def prepare(source: str, out: Path, *flags: str) -> float:
     command = [sys.executable, "-m", "echojepa_jax.prepare", f"--source={source}", f"--out={out}"]
     started = time.perf_counter()
     done = subprocess.run(
-        [*command, "--workers=1", *flags], capture_output=True, text=True, check=True
+        [*command, "--workers=1", *flags], stdout=subprocess.PIPE, text=True, check=True
     )
     seconds = time.perf_counter() - started
     print(done.stdout.strip().splitlines()[-1], flush=True)

@@ -80,6 +80,7 @@ def as_jpeg(path: str, frames: np.ndarray) -> None:
     pictures = frames if frames.ndim == 3 else frames[..., ::-1]
     coded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
     dataset.PixelData = encapsulate([c + b"\0" * (len(c) % 2) for c in coded])
+    dataset.NumberOfFrames = len(frames)
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset["PixelData"].is_undefined_length = True
     if frames.ndim == 4:
