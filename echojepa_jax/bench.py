@@ -3,10 +3,12 @@
   python -m echojepa_jax.bench --config=configs/demo.py --steps=20 --compare=torch
   python -m echojepa_jax.bench --config=configs/vit_l.py --config.optim.global_batch=64 \\
       --out=h100.json
-  python -m echojepa_jax.bench --data --config=configs/vit_l.py --source=videos:/data/clips
+  python -m echojepa_jax.bench --data --config=configs/vit_l.py --source=videos:/data/clips \\
+      --compare=decord
 
 Steps are made on random clips, after warming up; with --compare=torch, PyTorch's step of the same
-sizes is made in turn with ours (pip install torch transformers). Every field of the config can be
+sizes is made in turn with ours (pip install torch transformers); with --data, --compare=decord reads
+the same frames of the same files with decord (pip install decord). Every field of the config can be
 set as in training. But for --data, JAX and the model's own libraries are all it needs.
 """
 
@@ -24,7 +26,9 @@ sys.argv, FIELDS = plain_config.split_fields(sys.argv)
 
 CONFIG = flags.DEFINE_string("config", None, "what to measure: a file of configs/")
 STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
-COMPARE = flags.DEFINE_enum("compare", "", ["", "torch"], "another program to measure in turn")
+COMPARE = flags.DEFINE_enum(
+    "compare", "", ["", "torch", "decord"], "another program to measure in turn"
+)
 OUT = flags.DEFINE_string("out", "", "write all numbers to this JSON file as well")
 DATA = flags.DEFINE_bool("data", False, "measure the input pipeline instead of the step")
 SOURCE = flags.DEFINE_string("source", "", "of --data: 'kind:path'; '' = the config's sources")
@@ -44,10 +48,12 @@ def job() -> str:
     import jax
 
     prepare()
+    if COMPARE.value and DATA.value != (COMPARE.value == "decord"):
+        raise UserError("--compare=torch is for the step, --compare=decord for --data")
     if DATA.value:
         from echojepa_jax.costs import data_bench
 
-        found = data_bench.measure(config, CLIPS.value, say)
+        found = data_bench.measure(config, CLIPS.value, say, decord=COMPARE.value == "decord")
         print(data_bench.table(found))
         last = f"{found['clips_per_second']:.1f} clips/s by {found['cores']} cores"
         text = data_bench.as_json(found)

@@ -4,8 +4,7 @@
   python -m tests.measure_reading --patients=16
 
 The phantom at 224 px, as h264 (crf 23), is prepared, and both are measured by `bench --data` with
-the recipe of ViT-L: clips of 16 frames, random crops, masks. Then decord, if it is installed, reads
-the same files as the original code does: a reader for each clip, all frames of the clip at once.
+the recipe of ViT-L: clips of 16 frames, random crops, masks; decord reads the same frames in turn.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,43 +62,18 @@ def main() -> None:
                 f"--clips={options.clips}",
                 f"--out={folder / kind}.json",
                 *("--config.data.workers=2", "--config.optim.global_batch=64"),
+                *["--compare=decord"] * (kind == "h264"),
             )
             rates[kind] = json.loads((folder / f"{kind}.json").read_text())
+        shards, files = rates["shards"], rates["h264"]
         for key in ("stages_together", "clips_per_second_per_core"):
-            ratio = rates["shards"][key] / rates["h264"][key]
-            print(f"{key}: {rates['shards'][key]:.1f} from shards, {ratio:.1f} times h264")
-        stages = {kind: found["stages_clips_per_second"] for kind, found in rates.items()}
-        ours = 1 / (1 / stages["shards"]["read"] + 1 / stages["shards"]["JPEG"])
-        pyav = stages["h264"]["read and decode"]
-        print(f"reading alone, one core: {ours:.1f} from shards, {pyav:.1f} from h264 by PyAV")
-        theirs = decord_rate(sorted((folder / "h264").iterdir()), options.clips)
-        if theirs:
-            # The other stages cost the same, whoever reads.
-            rest = 1 / rates["h264"]["stages_together"] - 1 / pyav
-            whole = 1 / (1 / theirs + rest)
-            times = rates["shards"]["stages_together"] / whole
-            print(
-                f"decord: {theirs:.1f} clips/s, shards are {ours / theirs:.1f} times as fast; with "
-                f"all stages {whole:.1f}, shards {times:.1f} times"
-            )
-
-
-def decord_rate(files: list[Path], clips: int) -> float:
-    """Clips a second of decord on one core, 0 if it is not installed."""
-    try:
-        import decord
-    except ImportError:
-        print("decord is not installed: not measured")
-        return 0.0
-    rng = np.random.default_rng(0)
-    started = time.perf_counter()
-    for k in range(clips):
-        reader = decord.VideoReader(str(files[k % len(files)]), ctx=decord.cpu(0), num_threads=1)
-        stride = max(1, int(np.ceil(reader.get_avg_fps()) // 8))
-        start = rng.integers(max(1, len(reader) - 16 * stride + 1))
-        ids = np.minimum(start + stride * np.arange(16), len(reader) - 1)
-        reader.get_batch(ids).asnumpy()
-    return clips / (time.perf_counter() - started)
+            ratio = shards[key] / files[key]
+            print(f"{key}: {shards[key]:.1f} from shards, {ratio:.1f} times h264 by PyAV")
+        stages = shards["stages_clips_per_second"]
+        ours = 1 / (1 / stages["read"] + 1 / stages["JPEG"])
+        reading, whole = files["decord_clips_per_second"], files["decord_stages_together"]
+        print(f"reading alone: {ours:.1f} from shards, {ours / reading:.1f} times decord")
+        print(f"all stages: {shards['stages_together'] / whole:.1f} times decord")
 
 
 if __name__ == "__main__":

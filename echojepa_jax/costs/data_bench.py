@@ -19,19 +19,23 @@ from echojepa_jax.masking import multiblock
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.state import make_networks
+from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
 _STAGE_BATCH = 8  # clips that go to the device together, when stages are measured
 
 
-def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, clips: int, say: Callable[[str], None], decord: bool = False
+) -> dict[str, Any]:
     """Clips per second of the config's input pipeline, and of its stages on one core.
 
     Args:
       clips: to make at least, for the stages and for the whole.
+      decord: read the same frames with decord as well, in turn.
 
     Raises:
-      UserError: the source cannot be read.
+      UserError: the source cannot be read, or decord is not there or cannot read it.
     """
     spec, masks = clip_spec(config), mask_specs(config)
     grid = make_networks(config).encoder.grid(spec.frames, spec.size, spec.size)
@@ -50,6 +54,8 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
     reading = ("read", "JPEG") if shards else ("read and decode",)
     seconds = dict.fromkeys((*reading, "crop and resize", "masks", "batch", "to the device"), 0.0)
     channels = channels_of(samples)
+    read_with_decord = _decord(shards) if decord else None
+    theirs = 0.0
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
@@ -75,6 +81,10 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
         else:
             with timed("read and decode"):
                 video = decode.decode(sample.path, ids, grey=channels == 1)
+        if read_with_decord:
+            started = time.perf_counter()
+            read_with_decord(sample.path, ids)
+            theirs += time.perf_counter() - started
         with timed("crop and resize"):
             height, width = video.shape[1:3]
             box = transforms.random_box(height, width, rng, area=spec.area, aspect=spec.aspect)
@@ -112,17 +122,45 @@ def measure(config: ConfigDict, clips: int, say: Callable[[str], None]) -> dict[
             if made == ahead:
                 started = time.perf_counter()
         rate = (steps - ahead) * batch / (time.perf_counter() - started)
+    reads = sum(seconds[stage] for stage in reading)
+    compared = {}
+    if read_with_decord:
+        compared = {
+            "decord_clips_per_second": clips / theirs,
+            # The other stages cost the same, whoever reads.
+            "decord_stages_together": clips / (sum(seconds.values()) - reads + theirs),
+        }
     cores = max(1, min(config.data.workers, os.cpu_count() or 1))
     return {
         "videos": len(samples),
         "clip": f"{spec.frames} x {spec.size} x {spec.size} x {channels}",
         "stages_clips_per_second": {n: clips / spent for n, spent in seconds.items() if spent},
         "stages_together": clips / sum(seconds.values()),
+        **compared,
         "clips_per_second": rate,
         "workers": config.data.workers,
         "cores": cores,
         "clips_per_second_per_core": rate / cores,
     }
+
+
+def _decord(shards: bool) -> Callable[[str, np.ndarray], np.ndarray]:
+    """What reads frames as the original code does: a reader for each clip, all frames at once."""
+    if shards:
+        raise UserError("--compare=decord reads video files: name a source of them, no shards")
+    try:
+        import decord
+    except ImportError as error:
+        raise UserError(f"--compare=decord: {error}; pip install decord") from error
+
+    def read(path: str, ids: np.ndarray) -> np.ndarray:
+        try:
+            reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            return np.asarray(reader.get_batch(ids).asnumpy())
+        except decord.DECORDError as error:
+            raise UserError(f"--compare=decord: decord cannot read {path}") from error
+
+    return read
 
 
 def table(found: dict[str, Any]) -> str:
@@ -131,6 +169,12 @@ def table(found: dict[str, Any]) -> str:
     lines = [f"{found['videos']} videos, clips of {found['clip']}", "", "on one core, clips/s"]
     lines += [f"  {name:<18}{rate:12.1f}" for name, rate in stages.items()]
     lines += [f"  {'together':<18}{found['stages_together']:12.1f}", ""]
+    if "decord_clips_per_second" in found:
+        lines += [
+            f"  {'decord, reading':<18}{found['decord_clips_per_second']:12.1f}",
+            f"  {'with all stages':<18}{found['decord_stages_together']:12.1f}",
+            "",
+        ]
     lines.append(
         f"the pipeline with {found['workers']} workers: {found['clips_per_second']:.1f} clips/s, "
         f"{found['clips_per_second_per_core']:.1f} a core"

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from echojepa_jax.data import decode, manifest, records, scan, shards, splits
+from echojepa_jax.data import decode, manifest, scan, shards, splits
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.encode import Recording
 from echojepa_jax.data.readers import kind_of, read_source
@@ -60,7 +60,6 @@ _SCHEMA = pa.schema(
 )
 GIGABYTES = 2.0  # of memory for one file
 _SKETCH_BYTES = 2**16
-_VIEW = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # no sentence, and nobody's name and birthday
 _MOST_OF_ONE = (
     0.2  # share of the videos that one patient has at most, if ids are what they should be
 )
@@ -177,11 +176,19 @@ def has_pseudonyms(source: str, options: Options) -> bool:
     return is_hashed(source, options) or _said(source, "hashed_ids")
 
 
+def origin_of(source: str) -> str:
+    """The kind of a source, or of what a prepared one was made from."""
+    kind = kind_of(source)
+    return str(_about(source)["kind"]) if kind == "shards" else kind
+
+
 def _said(source: str, fact: str) -> bool:
     """What a source that was prepared before says of itself."""
-    if kind_of(source) != "shards":
-        return False
-    return bool(shards.about(source.removeprefix("shards:"))[fact])
+    return kind_of(source) == "shards" and bool(_about(source)[fact])
+
+
+def _about(source: str) -> dict[str, Any]:
+    return shards.about(source.removeprefix("shards:"))
 
 
 def make_plan(
@@ -265,6 +272,7 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     with ThreadPoolExecutor(16) as pool:
         for sample, key in zip(samples, pool.map(scan.key_of, samples), strict=True):
             facts = [sample.name, sample.patient, sample.study, sample.view, sample.split]
+            facts.append(sample.content)  # of records, which have no size and time of their own
             digest.update(json.dumps([facts, sorted(sample.targets.items()), key]).encode())
     return digest.hexdigest()
 
@@ -292,6 +300,7 @@ def _recordings(
 ) -> tuple[list[Recording], list[Rejected]]:
     """The recordings to encode, in the order of the source, and what is left out."""
     clean, hashed = is_cleaned(source, options), is_hashed(source, options)
+    was_clean = _said(source, "clean")
     if options.splits and all(sample.split for sample in listed):
         raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
     has_splits = any(sample.split for sample in listed)
@@ -330,12 +339,12 @@ def _recordings(
                 fps=sample.fps or options.default_fps,
                 patient=splits.pseudonym("patient", patient, salt) if hashed else patient,
                 study=splits.pseudonym("study", study, salt) if hashed else study,
-                view=sample.view if _VIEW.fullmatch(sample.view) else "",
+                view=sample.view if shards.WORD.fullmatch(sample.view) else "",
                 split=sample.split or splits.split_of(who, shares, split_salt),
                 spacing=sample.spacing,
                 targets=_targets(sample, source, options),
                 clean=clean,
-                trusted=clean and not info.note and _is_region(sample.path),
+                trusted=clean and (was_clean or (not info.note and _is_dicom(sample.path))),
             )
         )
     _check_plan(recordings, shares, source)
@@ -355,10 +364,9 @@ def _targets(sample: Sample, source: str, options: Options) -> dict[str, float]:
     return {name: value for name, value in sample.targets.items() if name in named}
 
 
-def _is_region(path: str) -> bool:
-    """Whether all that a file decodes to is ultrasound, if its header has no note."""
+def _is_dicom(path: str) -> bool:
     try:
-        return records.is_record(path) or decode.is_dicom(path)
+        return decode.is_dicom(path)
     except UnreadableVideo:
         return False  # it has gone, as encoding will tell
 

@@ -24,9 +24,9 @@ from echojepa_jax.data.planning import (
     has_pseudonyms,
     is_cleaned,
     make_plan,
+    origin_of,
     units_of,
 )
-from echojepa_jax.data.readers import kind_of
 from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.data.sector import NoSector
 from echojepa_jax.utils.errors import UserError
@@ -72,7 +72,7 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
         )
     reasons = Counter(r.reason.partition(":")[0] for r in (*rejected, *failed))
     about = {
-        "kind": kind_of(source),
+        "kind": origin_of(source),
         "size": options.size,
         "jpeg_quality": JPEG_QUALITY,
         "clean": is_cleaned(source, options),

@@ -119,6 +119,14 @@ def fetch(path: str) -> bytes:
     return record
 
 
+def count(file: str) -> int:
+    """How many records a shard holds; 0 if it cannot be read, as reading one will tell."""
+    try:
+        return int(_reader(file).num_records())
+    except (RuntimeError, OSError, ValueError):
+        return 0
+
+
 @functools.lru_cache(_OPEN_FILES)
 def _reader(file: str) -> ArrayRecordReader:
     return ArrayRecordReader(file, _READ_OPTIONS)

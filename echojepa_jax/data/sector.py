@@ -17,8 +17,8 @@ Box = tuple[int, int, int, int]
 """top, left, height, width in pixels"""
 
 CHANGE = 10  # grey levels by which a pixel must change to count; coding noise changes fewer
-# How often a pixel must change (of few frames, in a quarter of the steps), and by how many grey
-# levels: what appears and goes changes twice.
+# How often a pixel must change (but for the shortest recordings), and by how many grey levels: what
+# appears and goes changes twice.
 _AGAIN, _STEP = 3, 5
 _WINDOW = 1 / 24  # of the longer side: over this square the share of changing pixels is taken
 _DENSE = 0.25  # share of changing pixels in that square
@@ -26,7 +26,7 @@ _MARGIN = 1 / 50  # of the longer side, by which the hull is widened
 _SMALLEST = 0.04  # share of the frame that a sector covers at least
 # Pictures of hearts that follow each other, and even every fourth of them, are correlated by 0.77
 # or more at this size, with a page of text by 0.3 at most (phantom and DICOMs that packages ship);
-# those that are as good as black are not asked.
+# those of one brightness are not asked.
 _THUMB, _ALIKE, _BLANK = 24, 0.5, 2.0
 # A rectangle of data is an M-mode or a spectral Doppler; a fan leaves its upper corners empty.
 _FULL_AREA, _FULL_TOP = 0.93, 0.85
@@ -95,7 +95,7 @@ class Motion:
         """float32 [H, W]: 1 where pixels change, slowly or again and again."""
         changes = cv2.subtract(self._highest, self._lowest)
         slowly = self._largest < changes / 2
-        again = self._steps >= max(1, min(_AGAIN, (self._frames - 1) // 4))
+        again = self._steps >= max(1, min(_AGAIN, self._frames - 2))
         return ((changes > CHANGE) & (slowly | again)).astype(np.float32)
 
 
@@ -158,11 +158,17 @@ class Screens:
         self._before: np.ndarray | None = None
 
     def changes(self, picture: np.ndarray) -> bool:
-        """Whether this picture, uint8 [H, W] or [H, W, 3], is another one than that before it."""
-        grey = picture if picture.ndim == 2 else picture.max(axis=2)
+        """Whether this picture, uint8 [H, W] or [H, W, 3], is another one than that before it.
+
+        Pictures of one brightness, such as black ones, are passed over.
+        """
+        # The mean of the channels: a saturated colour of Doppler is not as bright as a white page.
+        grey = picture if picture.ndim == 2 else picture.mean(axis=2).astype(np.uint8)
         now = _thumb(grey)[self._inside].astype(np.float32)
+        if not len(now) or now.std() < _BLANK:
+            return False
         before, self._before = self._before, now
-        if before is None or not len(now) or min(before.std(), now.std()) < _BLANK:
+        if before is None:
             return False
         shared = ((before - before.mean()) * (now - now.mean())).mean()
         return float(shared) < _ALIKE * float(before.std() * now.std())

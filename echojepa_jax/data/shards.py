@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from echojepa_jax.utils.errors import UserError
 
 INDEX, PREPARED = "index.parquet", "prepared.json"
 VERSION = 1
+WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # the form of views and of names of targets
 DATASET = "echo"
 _TARGET = "target:"  # before the names of columns that hold labels
 # A record is read as a whole, and JPEGs do not become smaller.
@@ -160,7 +162,9 @@ def checksum_of_index(folder: str) -> str:
 def strange_columns(folder: str) -> list[str]:
     """Columns of the index that no preparation writes."""
     names = _table(folder).column_names
-    return [name for name in names if name not in _COLUMNS and not name.startswith(_TARGET)]
+    labels = {name for name in names if name.startswith(_TARGET)}
+    words = {name for name in labels if WORD.fullmatch(name.removeprefix(_TARGET))}
+    return [name for name in names if name not in _COLUMNS and name not in words]
 
 
 def is_prepared(folder: str) -> bool:
@@ -174,6 +178,7 @@ def about(folder: str) -> dict[str, Any]:
     Raises:
       UserError: there is no such set, or it is of another version.
     """
+    folder = folder if buckets.is_remote(folder) else os.path.expanduser(folder)
     path = epath.Path(folder) / PREPARED
     try:
         facts: dict[str, Any] = json.loads(path.read_text())

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from echojepa_jax.data import burned_text, records, shards
+from echojepa_jax.data.planning import PUBLIC
 from echojepa_jax.data.sector import Screens
 from echojepa_jax.data.video_info import UnreadableVideo
 from echojepa_jax.utils.errors import UserError
@@ -25,11 +26,13 @@ SUMMARY = "summary.html"
 _OTHER_FILES = {shards.INDEX, shards.PREPARED, SUMMARY, "dataset_info.json", "features.json"}
 _SECONDS_A_SHARD = 3600.0
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}")
-_WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # of views and names of targets
 # Of a JPEG, beside the picture itself: the plain header and the restart interval.
 _PICTURE_SEGMENTS = {0xE0, 0xDB, 0xC0, 0xC4, 0xDD}
 _RINGING = 40  # grey levels that JPEG may leave in black, close to an edge
 _EDGE = 4  # pixels around the sector that scaling may have touched
+# Where text is looked for: along the rim of the sector, or, of what was not cut to one, everywhere;
+# published sets are not looked at.
+_AT_THE_RIM, _EVERYWHERE, _AS_PUBLISHED = "rim", "everywhere", "nowhere"
 _RIM = 1 / 10  # of the side: how far inside of the sector text is looked for
 
 
@@ -52,7 +55,7 @@ def verify(folder: Path, workers: int) -> list[str]:
     problems = list(_files(folder, about["files"]))
     if extra := shards.strange_columns(str(folder)):
         problems.append(f"{folder / shards.INDEX}: has columns of its own: {', '.join(extra)}")
-    if shards.checksum_of_index(str(folder)) != about["index"]:
+    if shards.checksum_of_index(str(folder)) != about.get("index"):
         problems.append(f"{folder / shards.INDEX}: is not the one that was made with the set")
     by_shard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in about["files"]}
     for row in rows:
@@ -60,7 +63,7 @@ def verify(folder: Path, workers: int) -> list[str]:
             raise UserError(f"{folder / shards.INDEX} names {row['shard']}, which is not there")
         by_shard[row["shard"]].append(row)
     parts = [_Part(str(folder / name), part) for name, part in by_shard.items()]
-    check = partial(_check_part, clean=about["clean"], hashed=about["hashed_ids"])
+    check = partial(_check_part, look=_look_of(about), hashed=about["hashed_ids"])
     with Guard(workers, _SECONDS_A_SHARD) as guard:
         results = with_progress(guard.over(check, parts), len(parts), "verify")
         for part, found in zip(parts, results, strict=True):
@@ -78,13 +81,22 @@ def _files(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
             yield f"{path}: missing, or not {size} bytes long"
 
 
-def _check_part(part: _Part, clean: bool, hashed: bool) -> list[str]:
+def _look_of(about: Mapping[str, Any]) -> str:
+    if about["clean"]:
+        return _AT_THE_RIM
+    return _AS_PUBLISHED if about["kind"] in PUBLIC else _EVERYWHERE
+
+
+def _check_part(part: _Part, look: str, hashed: bool) -> list[str]:
     """What is wrong with the records of one shard."""
     problems = []
+    held = records.count(part.file)
+    if held != len(part.rows):
+        problems.append(f"{part.file}: holds {held} records, the index names {len(part.rows)}")
     for row in part.rows:
         where = f"{part.file}#{row['record']}"
         try:
-            problems += [f"{where}: {text}" for text in _check_record(where, row, clean, hashed)]
+            problems += [f"{where}: {text}" for text in _check_record(where, row, look, hashed)]
         except UnreadableVideo as error:
             problems.append(f"{where}: {error}")
         # What a record of another form makes of the checks.
@@ -93,7 +105,7 @@ def _check_part(part: _Part, clean: bool, hashed: bool) -> list[str]:
     return problems
 
 
-def _check_record(path: str, row: Mapping[str, Any], clean: bool, hashed: bool) -> Iterator[str]:
+def _check_record(path: str, row: Mapping[str, Any], look: str, hashed: bool) -> Iterator[str]:
     features = records.read(path)
     if extra := sorted(set(features) - set(records.KINDS)):
         yield f"holds what it should not: {', '.join(extra)}"
@@ -128,11 +140,15 @@ def _check_record(path: str, row: Mapping[str, Any], clean: bool, hashed: bool) 
             yield f"a frame has the size {frame.shape[:2]}"
             return
         bright = frame.max(axis=2)
-        if screens and screens.changes(bright):
+        if screens and screens.changes(frame):
             yield f"frame {k} shows another screen than the one before it"
         lowest = bright if lowest is None else np.minimum(lowest, bright)
         highest = bright if highest is None else np.maximum(highest, bright)
-    if clean and lowest is not None and highest is not None:
+    if lowest is None or highest is None or look == _AS_PUBLISHED:
+        return
+    if look == _EVERYWHERE:
+        yield from _texts(lowest, highest, np.ones(lowest.shape, np.uint8))
+    else:
         yield from _check_pixels(lowest, highest, corners)
 
 
@@ -150,7 +166,7 @@ def _check_texts(features: Mapping[str, Sequence[Any]], hashed: bool) -> Iterato
         if hashed and text and not _PSEUDONYM.fullmatch(text):
             yield f"{name} is no pseudonym"
     for text in (*features["view"], *features["target_names"]):
-        if not _WORD.fullmatch(text):
+        if not shards.WORD.fullmatch(text):
             yield "a view or a target has a name with unusual characters"
 
 
@@ -164,7 +180,11 @@ def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) 
         yield "is not black outside of the ultrasound sector"
     # The edge itself is sharp and still, and no text.
     rim = _shrunk(inside, 2 * _EDGE) - _shrunk(inside, max(1, round(lowest.shape[0] * _RIM)))
-    if found := burned_text.find(lowest, highest, rim):
+    yield from _texts(lowest, highest, rim)
+
+
+def _texts(lowest: np.ndarray, highest: np.ndarray, where: np.ndarray) -> Iterator[str]:
+    if found := burned_text.find(lowest, highest, where):
         top, left, height, width = found[0]
         yield f"has what looks like text, {width} x {height} pixels at x = {left}, y = {top}"
 

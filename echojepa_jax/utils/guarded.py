@@ -103,7 +103,8 @@ def _start(gigabytes: float) -> None:
         # part of that, and array_record, which starts 64, waits forever if it cannot have it.
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[5]) * resource.getpagesize()
-        limit = now + int(gigabytes * 1e9)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        limit, most = now + int(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
     except (ImportError, OSError):
         pass  # a system without such limits

@@ -155,3 +155,50 @@ def test_the_stand_in_is_enough_for_every_config(monkeypatch):
     assert json.dumps(mine, sort_keys=True) == json.dumps(
         json.loads(real.to_json()), sort_keys=True
     )
+
+
+DECORD = """
+import numpy as np
+from echojepa_jax.data import decode
+
+class DECORDError(Exception):
+    pass
+
+def cpu(number):
+    return number
+
+class VideoReader:
+    def __init__(self, path, ctx, num_threads):
+        self.path = path
+
+    def get_batch(self, ids):
+        self.video = decode.decode(self.path, ids)
+        return self
+
+    def asnumpy(self):
+        return self.video
+"""
+
+
+def test_decord_reads_in_turn(tmp_path):
+    (tmp_path / "decord.py").write_text(DECORD)
+    out = tmp_path / "data.json"
+    fields = programs.as_fields(SHRINK | {"data.workers": 1})
+    flags = ["--data", "--config=configs/demo.py", "--clips=16", "--compare=decord", f"--out={out}"]
+    done = programs.run("bench", *flags, *fields, environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["decord_clips_per_second"] > found["decord_stages_together"] > 0
+    assert "decord, reading" in done.stdout
+
+
+def test_decord_is_asked_for_where_it_is_not(tmp_path):
+    (tmp_path / "decord.py").write_text("raise ImportError('no decord here')")
+    flags = ["--config=configs/demo.py", "--compare=decord"]
+    path = {"PYTHONPATH": str(tmp_path)}
+    fields = programs.as_fields(SHRINK)
+    done = programs.run("bench", "--data", *flags, *fields, environment=path)
+    assert done.returncode == 1
+    assert "error: --compare=decord: no decord here; pip install decord" in done.stderr
+    done = programs.run("bench", *flags, *fields, environment=path)
+    assert "error: --compare=torch is for the step, --compare=decord for --data" in done.stderr

@@ -284,7 +284,7 @@ def check_here(folder: Path) -> list[str]:
     from echojepa_jax.data import verify as module
 
     row = row_of(folder)
-    return list(module._check_record(f"{folder / row['shard']}#0", row, True, True))
+    return list(module._check_record(f"{folder / row['shard']}#0", row, module._AT_THE_RIM, True))
 
 
 def test_verify_finds_text_inside_the_sector(made):
@@ -340,6 +340,20 @@ def test_a_folder_that_cannot_be_read_is_one_that_is_left_out(archive, tmp_path,
     assert "folder" in left_out(out)["locked"]
     with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\)"):
         read_source(f"dicom:{moved}/locked")
+
+
+def test_verify_finds_text_in_what_was_not_cut_to_a_sector(archive, tmp_path):
+    out = tmp_path / "shards"
+    prepared(f"dicom:{archive}/doe_jane_[24].dcm", out, Options(size=400, sector="never"))
+    found = verify(out, workers=1)
+    assert len(found) == 2, found
+    assert all("looks like text" in text for text in found)
+
+
+def test_verify_counts_records(copy):
+    table = pq.read_table(copy / "index.parquet")
+    pq.write_table(table.slice(1), copy / "index.parquet")
+    assert any("holds 2 records, the index names 1" in text for text in verify(copy, workers=1))
 
 
 def test_verify_reads_the_index(copy):

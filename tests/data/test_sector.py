@@ -91,6 +91,21 @@ def test_another_screen_is_noticed(heart, invert):
     assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 33]
 
 
+def test_a_page_behind_a_blank_frame_is_noticed(heart):
+    frames = screen(heart)
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    frames[29:34] = (0 * page(), page(), page(), page(), 0 * page() + 255)
+    assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 34]
+
+
+def test_a_jet_of_colour_is_no_other_screen(heart):
+    frames = np.repeat(screen(heart)[..., None], 3, axis=3)
+    screens = Screens(sector.find(Motion(frames[..., 0])).corners, frames.shape[1:3])
+    for frame in frames[20:40]:
+        cv2.circle(frame, (250, 230), 55, (255, 40, 0), -1)
+    assert not any(screens.changes(frame) for frame in frames)
+
+
 def test_hearts_and_gaps_are_one_screen(heart):
     frames = screen(heart)
     screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])

@@ -68,7 +68,8 @@ def _labels(root: str, rules: mimic_targets.Rules, named: str) -> dict[str, dict
             study=row["study_id"],
             patient=row["subject_id"],
             time=row["study_datetime"],
-            measurement=row.get("measurement_id", ""),
+            # A program that writes missing numbers makes others of them: "900.0".
+            measurement=row.get("measurement_id", "").removesuffix(".0"),
         )
         for _, row in read_rows(os.path.join(root, _STUDIES), required=columns)
     ]

@@ -38,7 +38,7 @@ def read(path: str, source: str) -> list[Sample]:
                 f"Line {line} of {path} names {len(files)} videos for {len(views)} views."
             )
         study = " ".join(file for file in files if file != _MISSING)
-        if study in lines:
+        if study and study in lines:
             raise UserError(f"Lines {lines[study]} and {line} of {path} name the same videos.")
         lines[study] = line
         entries += [

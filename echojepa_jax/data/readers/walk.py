@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from echojepa_jax.utils.errors import UserError
@@ -22,22 +21,34 @@ def find(path: str, source: str) -> dict[str, str]:
     """
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
-        root, files = path, list(_walk(path, source))
+        root = path
+        files, unreadable = _walk(path, source)
     elif os.path.exists(path):
         return {os.path.basename(path): path}
     elif not glob.has_magic(path):
         raise UserError(f"Source {source!r} names no video: there is no {path}.")
     else:
         root = _fixed_part(path)
-        files = _matches(root, os.path.relpath(path, root), source)
-    files = sorted(file for file in files if not file.lower().endswith(SIDE_FILES))
+        pattern = os.path.relpath(path, root)
+        files = _matches(root, pattern, source)
+        depth = None if "**" in pattern else len(Path(pattern).parts) - 1
+        unreadable = _walk(root, source, depth)[1]
+    files = [file for file in files if not file.lower().endswith(SIDE_FILES)]
+    files = sorted([*files, *unreadable])
     if not files:
         raise UserError(f"Source {source!r} names no video: there is no file in {path}.")
     return {os.path.relpath(file, root): file for file in files}
 
 
-def _walk(root: str, source: str) -> Iterator[str]:
-    """Yield the files below `root`; a folder reached twice, as by a loop of links, counts once."""
+def _walk(root: str, source: str, depth: int | None = None) -> tuple[list[str], list[str]]:
+    """The files below `root`, and the folders that cannot be read.
+
+    A folder reached twice, as by a loop of links, counts once.
+
+    Args:
+      depth: of the deepest folders to look into; None = all.
+    """
+    files: list[str] = []
     seen: set[str] = set()
 
     unreadable: list[str] = []
@@ -53,9 +64,12 @@ def _walk(root: str, source: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(true_path)
+        level = 0 if folder == root else len(Path(os.path.relpath(folder, root)).parts)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
-    yield from unreadable
+        if depth is not None and level >= depth:
+            folders.clear()
+        files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    return files, unreadable
 
 
 def _matches(root: str, pattern: str, source: str) -> list[str]:
