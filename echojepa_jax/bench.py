@@ -6,10 +6,10 @@
   python -m echojepa_jax.bench --data --config=configs/vit_l.py --source=videos:/data/clips \\
       --compare=decord
 
-Steps are made on random clips, after warming up; with --compare=torch, PyTorch's step of the same
-sizes is made in turn with ours (pip install torch transformers); with --data, --compare=decord reads
-the same frames of the same files with decord (pip install decord). Every field of the config can be
-set as in training. But for --data, JAX and the model's own libraries are all it needs.
+Steps are made on random clips, after warming up. --compare=torch makes PyTorch's step of the same
+sizes in turn with ours (pip install torch transformers); with --data, --compare=decord reads the
+same frames of the same files with decord (pip install decord). Every field of the config can be set
+as in training. But for --data, JAX and the model's own libraries are all it needs.
 """
 
 import os

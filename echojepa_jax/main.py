@@ -60,7 +60,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     configs.check(config, jax.device_count())
     workdir = workdirs.Workdir.of(str(name))
     path = workdir.path
-    with workdirs.claimed(path, config, workdir.fetch):
+    with workdirs.claimed(workdir, config):
         workdir.share()
         report = f"{name}/report.html"
         if workdirs.is_done(path, checkpoints=workdir.checkpoints):
@@ -82,8 +82,8 @@ def job() -> str:
     from echojepa_jax.parallel import hosts
     from echojepa_jax.utils.signals import leave_on_sigterm
 
-    hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     leave_on_sigterm(_say_stopped)
+    hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     return train(CONFIG.value, str(WORKDIR.value))
 
 
@@ -92,7 +92,7 @@ def _say_stopped() -> None:
     from echojepa_jax.parallel import hosts
 
     line = "stopped by a signal; nothing was to be saved. The same command continues."
-    hosts.leave(line)
+    hosts.leave(line)  # and says so on the first host, if there are several
     print(line, flush=True)
 
 

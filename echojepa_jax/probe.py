@@ -58,7 +58,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
     configs.check(config, jax.local_device_count())
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
     files += [FINE_TUNED] * config.encoder.trainable
-    with workdirs.claimed(workdir, config):
+    with workdirs.claimed(workdirs.Workdir(workdir), config):
         report = workdir / "report.html"
         if workdirs.is_done(workdir, files):
             return f"{workdir} is complete: nothing to do. The report is {report}"

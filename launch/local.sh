@@ -5,7 +5,7 @@
 #   HOSTS=2 bash launch/local.sh --config=configs/demo.py --workdir=runs/two   # two processes
 #
 # With HOSTS, every process has DEVICES (4) simulated CPU devices: a rehearsal of a job on several
-# machines, with the same program and the same files. DRY_RUN=1 prints the commands.
+# machines, with the same program and the same files. --dry_run (or DRY_RUN=1) prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,11 @@ if [[ $# -eq 0 || $1 == --help || $1 == -h ]]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0"
   exit $(($# == 0 ? 2 : 0))
 fi
+words=()
+for word in "$@"; do
+  if [[ $word == --dry_run ]]; then DRY_RUN=1; else words+=("$word"); fi
+done
+set -- "${words[@]}"
 say() {
   printf '%q ' "$@"
   echo

@@ -93,7 +93,9 @@ if wants create; then
 fi
 
 if wants setup; then
-  archive=$(mktemp -d)/code.tar.gz
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  archive=$folder/code.tar.gz
   do_it git archive --format=tar.gz --output="$archive" HEAD
   do_it "${tpu[@]}" tpu-vm scp "$archive" "$name:code.tar.gz" "${where[@]}" --worker=all
   everywhere 'mkdir -p code && tar -xzf code.tar.gz -C code && cd code &&

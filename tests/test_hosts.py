@@ -151,15 +151,21 @@ def test_one_hosts_failure_ends_all_with_its_text(on_two_hosts, tmp_path):
     assert first == f"error: host 1: {second}"
 
 
-def test_a_signal_before_the_first_step_ends_all_without_a_failure(on_two_hosts, tmp_path):
+@pytest.mark.parametrize("signalled", [[0], [1], [1, 0]])
+def test_a_signal_before_the_first_step_ends_all_without_a_failure(
+    on_two_hosts, tmp_path, signalled
+):
     two = on_two_hosts(tmp_path / "run")
     started = time.monotonic()
     while not (tmp_path / "run" / "config.json").exists():
         assert time.monotonic() - started < programs.TIMEOUT
         time.sleep(0.05)
-    two.processes[1].send_signal(signal.SIGTERM)
+    for host in signalled:
+        two.processes[host].send_signal(signal.SIGTERM)
     first, second = two.finish()
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == ""
+    assert first.stdout.count("stopped by a signal") == 1
     assert last_line(first).startswith("stopped by a signal; nothing was to be saved")
 
 

@@ -85,6 +85,8 @@ def test_gke_slurm_and_local():
     assert "echojepa_jax.main" in done.stdout
     done = launch("gke_xpk.sh", *common, "--workdir=runs/x")
     assert "error: --workdir must be in a bucket" in done.stderr
+    assert "srun" in launch("slurm.sbatch", "--dry_run", *TRAINING).stdout
+    assert "main --config" in launch("local.sh", "--dry_run", *TRAINING).stdout
     done = launch("slurm.sbatch", *TRAINING, DRY_RUN="1")
     assert done.stdout.split()[:2] == ["srun", "--kill-on-bad-exit=1"]
     done = launch("local.sh", *TRAINING, DRY_RUN="1", HOSTS="2", PORT="1234")

@@ -229,7 +229,7 @@ def table(plan: Plan, videos: int = 0) -> str:
         "",
         f"memory of a chip ({told})",
         *(
-            f"  {name:<28}{value / 1e9:10.2f} GB"
+            f"  {name:<28}{_scaled(value, 'B'):>12}"
             for name, value in (
                 ("parameters, optimizer, EMA", memory.state),
                 ("batch", memory.batch),
@@ -241,30 +241,44 @@ def table(plan: Plan, videos: int = 0) -> str:
         "",
         f"collectives of a step on a chip ({sent_by})",
         *(
-            f"  {kind:<20}{runs:6d} runs {size / 1e9:10.3f} GB of results, {sent / 1e9:.3f} GB sent"
+            f"  {kind:<20}{runs:6d} runs {_scaled(size, 'B'):>10} of results, "
+            f"{_scaled(sent, 'B')} sent"
             for kind, (runs, size, sent) in by_kind(plan.sent).items()
         ),
         "",
         "model FLOPs (counted)",
-        f"  a clip {plan.clip.total / 1e12:.2f} TFLOP: target {plan.clip.target / 1e12:.2f}, "
-        f"context {plan.clip.context / 1e12:.2f}, predictor {plan.clip.predictor / 1e12:.2f}",
-        f"  a step {plan.step_flops / 1e15:.2f} PFLOP",
+        f"  a clip {_scaled(plan.clip.total, 'FLOP')}: "
+        f"target {_scaled(plan.clip.target, 'FLOP')}, "
+        f"context {_scaled(plan.clip.context, 'FLOP')}, "
+        f"predictor {_scaled(plan.clip.predictor, 'FLOP')}",
+        f"  a step {_scaled(plan.step_flops, 'FLOP')}",
         "",
         "time (ESTIMATED from data sheets)",
-        *(f"  {name:<10}{value:10.3f} s at least" for name, value in plan.bounds().items()),
+        *(
+            f"  {name:<10}{_scaled(value, 's'):>12} at least"
+            for name, value in plan.bounds().items()
+        ),
     ]
     bound, expected = plan.seconds()
     steps = optim.epochs * optim.updates_per_epoch
     clips = steps * optim.global_batch
     passes = f" = {clips / videos:.1f} passes over {videos:,} videos" if videos else ""
     lines += [
-        f"  a step takes at least {bound:.3f} s; {expected:.3f} s at {REACHED:.0%} of the peak",
+        f"  a step takes at least {_scaled(bound, 's')}; "
+        f"{_scaled(expected, 's')} at {REACHED:.0%} of the peak",
         f"  {steps:,} steps: {bound * steps / 3600:.1f} h at least, "
         f"{expected * steps / 3600:.1f} h expected; {clips:,} clips{passes}",
         "",
         verdict(plan),
     ]
     return "\n".join(lines)
+
+
+def _scaled(value: float, unit: str) -> str:
+    """A number with a prefix that suits it: "6.14 GB", "187 ms"."""
+    power = math.floor(math.log10(value) / 3) if value else 0
+    power = min(5, max(-3, power))
+    return f"{value / 1000.0**power:.4g} {'nµm kMGTP'[power + 3].strip()}{unit}"
 
 
 def verdict(plan: Plan) -> str:

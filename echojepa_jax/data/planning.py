@@ -31,6 +31,7 @@ from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.data.video_info import NOT_2D, VARIABLE_RATE
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import differences
 from echojepa_jax.utils.guarded import Failed, Guard
 from echojepa_jax.utils.writers import write_json
 
@@ -146,6 +147,10 @@ class Work:
             yield
         finally:
             os.close(held)
+            # What a mistake has left empty goes.
+            for folder in (self.private / _STATE, self.private, self.out):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def _check(options: Options) -> None:
@@ -233,12 +238,11 @@ def make_plan(
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], work: Work) -> None:
-    for name in ("source", "options"):
-        if before[name] != now[name]:
-            raise UserError(
-                f"{work.out} was begun with {name} {before[name]}, not {now[name]}: use the same, "
-                "or another --out"
-            )
+    theirs, mine = ({"source": facts["source"], **facts["options"]} for facts in (before, now))
+    if differ := differences(theirs, mine):
+        raise UserError(
+            f"{work.out} was begun with another {', '.join(differ)}: use the same, or another --out"
+        )
     if before["files"] != now["files"]:
         salt = now["options"]["salt_file"] or work.private / _SALT
         raise UserError(
@@ -388,7 +392,7 @@ def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], so
         }
     )
     if empty := sorted(set(shares) - set(by_split)) if set(by_split) <= set(shares) else []:
-        log.warning("no patient has come to the split %s", " and ".join(empty))
+        log.warning("no patient has come to: %s", ", ".join(empty))
     patients = Counter(recording.patient for recording in recordings if recording.patient)
     if patients and len(recordings) >= 50:
         ((_, most),) = patients.most_common(1)

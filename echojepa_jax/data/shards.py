@@ -10,10 +10,10 @@ Nothing in it names a source file or a person.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -216,7 +216,11 @@ def rows(folder: str) -> list[dict[str, Any]]:
 def _table(folder: str) -> pa.Table:
     path = epath.Path(folder) / INDEX
     try:
-        return pq.read_table(io.BytesIO(path.read_bytes()))
+        # By its name: of a Python file, Arrow's threads may let go after Python's end, and abort.
+        with tempfile.NamedTemporaryFile() as copy:
+            copy.write(path.read_bytes())
+            copy.flush()
+            return pq.read_table(copy.name)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
 

@@ -32,6 +32,8 @@ _END, _LEAVING = "echojepa/end", "echojepa/leaving"
 _LOST = re.compile(
     r"gloo|nccl|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
 )
+_connected = threading.Event()  # with the other hosts
+_ending = threading.Lock()  # held by the thread that ends this process
 _HEARD_SECONDS = 10  # how long a failing host waits for the others to hear why
 
 
@@ -76,6 +78,7 @@ def start(host: int, hosts: int, coordinator: str) -> None:
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"the other hosts cannot be reached: {reason}") from error
+    _connected.set()
     if not is_first():
         logging.getLogger().setLevel(logging.WARNING)
     threading.Thread(target=_leave_with_others, daemon=True).start()
@@ -133,7 +136,7 @@ def _client() -> Any:
     """JAX's connection to the coordinator, or None; there is no public way to its table of keys."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state.client if _connected.is_set() else None
 
 
 def fail(reason: str) -> None:
@@ -156,11 +159,13 @@ def _end_all(code: int, reason: str) -> None:
     client = _client()
     if client is None:
         return
-    # Another one was first, or is gone.
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.key_value_set(_END, f"{code} host {jax.process_index()}: {reason}")
-        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
-    _leave(code)
+    with _ending:  # for good: whoever comes second waits for the end of the process
+        # Another host was first, or is gone.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(_END, f"{code} host {jax.process_index()}: {reason}")
+        if code == 0 and is_first():
+            print(reason, flush=True)
+        _leave(client, code)
 
 
 def fail_unexpectedly(error: Exception) -> None:
@@ -178,7 +183,8 @@ def fail_unexpectedly(error: Exception) -> None:
         fail(f"{type(error).__name__}: {text}")
     # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
     print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
-    _leave(1)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _leave_with_others() -> None:
@@ -194,20 +200,18 @@ def _leave_with_others() -> None:
         except jax.errors.JaxRuntimeError:
             pass  # nothing has ended yet
     code, _, who_and_why = said.partition(" ")
-    who, _, why = who_and_why.partition(": ")
-    if who == f"host {jax.process_index()}":
-        return  # this is the one, and `_end_all` is at work
-    if code != "0":
-        print(f"error: {who_and_why}", file=sys.stderr, flush=True)
-    elif is_first():
-        print(why, flush=True)
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
-    _leave(int(code))
+    with _ending:
+        if code != "0":
+            print(f"error: {who_and_why}", file=sys.stderr, flush=True)
+        elif is_first():
+            print(who_and_why.partition(": ")[2], flush=True)
+        _leave(client, int(code))
 
 
-def _leave(code: int) -> None:
-    # The ordinary way out waits for the other hosts.
+def _leave(client: Any, code: int) -> None:
+    """Ends this process when the other hosts have heard why, or do not answer."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
+    os._exit(code)  # the ordinary way out waits for the other hosts

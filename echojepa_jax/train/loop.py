@@ -25,7 +25,7 @@ from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
-from echojepa_jax.train.program import make_program, memory_of
+from echojepa_jax.train.program import Program, make_program, memory_of
 from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.watch import Watch
@@ -124,6 +124,9 @@ def run(
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
         evaluate = make_evaluate(samples) if make_evaluate else None
+        # Compiled once, ahead of the first step: it cannot be compiled again, and a batch of
+        # another shape is an error. Until then a signal ends the program at once.
+        compiled = _compiled(program) if first_step < last_step else None
         stop_asked = stack.enter_context(stop_signal())
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
@@ -153,7 +156,6 @@ def run(
         stop_flags = {
             asked: meshes.global_batch(np.full(share, asked), mesh) for asked in (False, True)
         }
-        compiled = None
 
         def look(step: int, last: bool, known: Set[str] = frozenset()) -> bool:
             """Measures that need the encoder: at the start, every so often, and at the end.
@@ -185,34 +187,37 @@ def run(
         while step < last_step and not stopped:
             batch = next(batches)
             on_host = {name: batch.pop(name) for name in HOST_KEYS}
-            if compiled is None:
-                # Compiled once, ahead of the first step: it cannot be compiled again, and a batch
-                # of another shape is an error.
-                log.info("compiling the step")
-                started = time.perf_counter()
-                compiled = program.compile()
-                took = duration(time.perf_counter() - started)
-                needed = memory_of(compiled) / 1e9  # told before the first step (F24)
-                log.info("compiled in %s; a device needs %.3g GB", took, needed)
+            assert compiled is not None, "there are steps to make"
             state, metrics = compiled(state, batch | {"stop": stop_flags[stop_asked()]})
             step += 1
             stopped = watch.step(step, metrics, on_host, batches.wait_seconds)
             if step % config.checkpoint.every == 0 or step == last_step:
                 watch.flush()
-                checkpoints.save(step, state.parts())
+                # First: a checkpoint without its metrics and manifest could not be continued.
                 workdir.publish()
+                checkpoints.save(step, state.parts())
             if step < last_step and not stopped:
                 stopped = look(step, last=False)
         watch.flush()
+        workdir.publish()
         checkpoints.save(step, state.parts())
         checkpoints.wait()
         if step < last_step:
-            workdir.publish()
             return Outcome(False, step, last_step)
 
         # --- the end ----------------------------------------------------------------------------
         stopped = look(step, last=True)
     return Outcome(not stopped, step, last_step)
+
+
+def _compiled(program: Program) -> Any:
+    """The step for its devices; says how much memory it needs before anything is lost (F24)."""
+    log.info("compiling the step")
+    started = time.perf_counter()
+    compiled = program.compile()
+    took = duration(time.perf_counter() - started)
+    log.info("compiled in %s; a device needs %.3g GB", took, memory_of(compiled) / 1e9)
+    return compiled
 
 
 def _load_data(

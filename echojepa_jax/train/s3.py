@@ -13,12 +13,30 @@ from urllib.parse import urlsplit
 from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from echojepa_jax.utils.errors import UserError
+
 _PREFIXES = ("gs://", "s3://")
+_TAUGHT = (
+    (gcs_utils, "_GCS_PATH_PREFIX"),
+    (gcs_utils, "get_kvstore_for_gcs"),
+    (tensorstore_utils, "_use_gcs_driver"),
+    (tensorstore_utils, "_normalize_path"),
+)
 
 
 @functools.cache
 def teach_orbax() -> None:
-    """Lets Orbax read and write s3:// from here on; the second call changes nothing."""
+    """Lets Orbax read and write s3:// from here on; the second call changes nothing.
+
+    Raises:
+      UserError: this version of Orbax is built in another way.
+    """
+    for module, name in _TAUGHT:
+        if not hasattr(module, name):
+            raise UserError(
+                f"the installed version of orbax-checkpoint has no {name}, and cannot write to "
+                "s3://: install 0.12.8, or use a workdir in gs:// or on a disk"
+            )
     spec_of_gcs = gcs_utils.get_kvstore_for_gcs
 
     def spec_of_bucket(path: str) -> dict[str, Any]:

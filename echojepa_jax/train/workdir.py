@@ -1,19 +1,21 @@
 """The folder of a run: what it was asked to do, what it ran on, and whether it is really done."""
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,34 +75,43 @@ class Workdir:
         """
         if not buckets.is_remote(name):
             return cls(Path(name))
-        local = cache_dir() / "workdirs" / re.sub(r"\W+", "-", name) / str(jax.process_index())
+        mark = hashlib.sha256(name.encode()).hexdigest()[:16]
+        local = cache_dir() / "workdirs" / mark / str(jax.process_index())
         with _explained(name):
             return cls(local, epath.Path(name))
 
     @classmethod
     def to_read(cls, name: str) -> "Workdir":
-        """A finished or running workdir, or another folder, of which nothing will be changed.
+        """A finished or running workdir, or any folder or file, of which nothing will be changed.
 
-        Of a bucket, all but checkpoints is copied, to a folder that no run works in.
+        Of a bucket, all but checkpoints is copied, for as long as this program runs.
 
         Raises:
           UserError: there is no access to the bucket, or no such folder in it.
         """
         if not buckets.is_remote(name):
             return cls(Path(name))
-        local = cache_dir() / "read" / re.sub(r"\W+", "-", name) / str(jax.process_index())
-        shutil.rmtree(local, ignore_errors=True)
+        local = Path(tempfile.mkdtemp(prefix="echojepa-"))
+        atexit.register(shutil.rmtree, local, ignore_errors=True)
         with _explained(name):
             bucket = epath.Path(name)
+            if bucket.is_file():
+                (local / bucket.name).write_bytes(bucket.read_bytes())
+                return cls(local / bucket.name, bucket)
             if not bucket.is_dir():
-                raise FileNotFoundError("there is no such folder")
+                raise FileNotFoundError("there is no such folder or file")
             buckets.copy(bucket, epath.Path(local), without=(CHECKPOINTS, DAMAGED))
         return cls(local, bucket)
 
     @property
+    def kept(self) -> epath.Path:
+        """Where all of it is kept."""
+        return self.bucket or epath.Path(self.path)
+
+    @property
     def checkpoints(self) -> epath.Path:
         """The folder of checkpoints."""
-        return (self.bucket or epath.Path(self.path)) / CHECKPOINTS
+        return self.kept / CHECKPOINTS
 
     def share(self) -> None:
         """Lets all hosts see what the first one has claimed.
@@ -146,7 +157,8 @@ class Workdir:
             return
         with _explained(str(self.bucket)):
             self.bucket.mkdir(parents=True, exist_ok=True)
-            for file in self.path.iterdir():
+            # Last what says that all is there.
+            for file in sorted(self.path.iterdir(), key=lambda file: file.name == _DONE):
                 if file.is_file() and _writer_of(file.name) == jax.process_index():
                     (self.bucket / file.name).write_bytes(file.read_bytes())
 
@@ -175,15 +187,10 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claimed(
-    workdir: Path, config: ConfigDict, fetch: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
     """Holds the folder of a run for one program: makes it, or checks that it has the same config.
 
-    Of several hosts the first one does so.
-
-    Args:
-      fetch: gets what is in the folder, once it is held.
+    Of several hosts the first one does so. What is in a bucket is fetched.
 
     Raises:
       UserError: the folder cannot be used, is held by another process, or was started with another
@@ -192,40 +199,42 @@ def claimed(
     if not hosts.is_first():
         yield
         return
+    path = workdir.path
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(workdir, os.O_RDONLY)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
+        raise UserError(f"--workdir={path} cannot be used: {error.strerror}") from error
     try:
         try:
             # Goes with the process, however it ends, and leaves nothing behind.
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is at work in {workdir}: wait for it, or use another --workdir"
+                f"another process is at work in {workdir.kept}: "
+                "wait for it, or use another --workdir"
             ) from error
         except OSError:
             pass  # some network file systems have no locks
-        fetch()
+        workdir.fetch()
         _check_config(workdir, config)
         yield
     finally:
         os.close(folder)
 
 
-def _check_config(workdir: Path, config: ConfigDict) -> None:
-    path, mine = workdir / _CONFIG, _as_json(config)
+def _check_config(workdir: Workdir, config: ConfigDict) -> None:
+    path, mine = workdir.path / _CONFIG, _as_json(config)
     if not path.exists():
-        if any(workdir.iterdir()):
+        if any(workdir.path.iterdir()):
             raise UserError(
-                f"{workdir} is not empty and holds no {_CONFIG}: choose another --workdir"
+                f"{workdir.kept} is not empty and holds no {_CONFIG}: choose another --workdir"
             )
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     found = json.loads(path.read_text())
     if not isinstance(found, dict) or set(found) != set(config):
-        raise UserError(f"{path} is not of a training run: choose another --workdir")
+        raise UserError(f"{workdir.kept} is not of a training run: choose another --workdir")
     theirs = _as_json(ConfigDict(found))
     differ = differences(theirs, mine)
     if differ and all(text.split()[0] in _PLACEMENT for text in differ):
@@ -235,21 +244,24 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
         for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
-            (workdir / name).unlink(missing_ok=True)
-        shutil.rmtree(workdir / BEST, ignore_errors=True)
+            for folder in {workdir.kept, epath.Path(workdir.path)}:
+                (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(workdir.path / BEST, ignore_errors=True)
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     if differ:
         raise UserError(
-            f"{workdir} was started with another config; it differs in {', '.join(differ)}: "
+            f"{workdir.kept} was started with another config; it differs in {', '.join(differ)}: "
             "use the same values, or another --workdir"
         )
 
 
-def _has_steps(workdir: Path) -> bool:
+def _has_steps(workdir: Workdir) -> bool:
     """Whether a step was ever made in this folder."""
-    trained = any("loss" in line for line in read_lines(workdir / FILE_NAME))
-    return trained or any((workdir / CHECKPOINTS).glob("[0-9]*"))
+    if any("loss" in line for line in read_lines(workdir.path / FILE_NAME)):
+        return True
+    saved = workdir.checkpoints.iterdir() if workdir.checkpoints.exists() else ()
+    return any(entry.name[0].isdigit() for entry in saved)
 
 
 def record(workdir: Path, facts: dict[str, Any], program: str) -> None:

@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,21 @@ def leave_on_sigterm(last_words: Callable[[], None]) -> None:
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno())
 
+    leaving = threading.Lock()
+
+    def leave() -> None:
+        with leaving:  # for good
+            last_words()
+            os._exit(0)
+
     def on_signal(_: int, __: Any) -> None:
-        pass  # the thread has heard it
+        leave()  # if the thread has not done so: it looks who has the signal now
 
     def listen() -> None:
         with told:
             while number := heard.recv(1):
                 if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is on_signal:
-                    last_words()
-                    os._exit(0)
+                    leave()
 
     signal.signal(signal.SIGTERM, on_signal)
     threading.Thread(target=listen, daemon=True).start()
@@ -101,6 +108,6 @@ def _notice(host: str) -> str:
             with urllib.request.urlopen(request, timeout=NOTICE_SECONDS) as answer:
                 if answer.read().decode().strip() == alarm:
                     return f"the machine's metadata say {entry}={alarm}"
-        except OSError:
+        except (OSError, HTTPException, ValueError):
             continue  # looked at again in a moment
     return ""

@@ -495,7 +495,7 @@ def test_shards_in_a_bucket_are_copied_once(made, bucket, monkeypatch):
 def test_other_options_or_files_are_refused(made, archive, salt, tmp_path):
     source = f"dicom:{archive}"
     options = dataclasses.replace(OPTIONS, salt_file=str(salt))
-    with pytest.raises(UserError, match="was begun with options"):
+    with pytest.raises(UserError, match=r"was begun with another size \(160 there, 64 now\)"):
         prepared(source, made, dataclasses.replace(options, size=64))
     moved = Path(shutil.copytree(archive, tmp_path / "archive"))
     out = tmp_path / "shards"

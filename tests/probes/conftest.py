@@ -71,7 +71,7 @@ def train_probe():
 
     def train(config, workdir):
         configs.check(config, 8)
-        with workdirs.claimed(workdir, config):
+        with workdirs.claimed(workdirs.Workdir(workdir), config):
             said = run(config, workdir, open_encoder(config.weights))
             workdirs.mark_done(workdir, config.optim.epochs)
             return said

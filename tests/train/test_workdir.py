@@ -35,10 +35,17 @@ def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucke
     with pytest.raises(UserError, match="was started with another config"):
         train(tiny(seed=1), name)
 
+    # A checkpoint is never continued with another config, even if no metrics were written.
+    lines = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").unlink()
+    (run / "done.json").unlink()
+    with pytest.raises(UserError, match="was started with another config"):
+        train(tiny(seed=1), name)
+    (run / "metrics.jsonl").write_bytes(lines)
+
     # As if it had been killed after its first checkpoint.
     shutil.rmtree(cache)
-    for gone in ("done.json", "report.html"):
-        (run / gone).unlink()
+    (run / "report.html").unlink()
     (run / "checkpoints" / "00000006").rmtree()
     before = losses(run)
     assert train(tiny(), name).startswith("complete")
@@ -72,7 +79,7 @@ def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, buck
         jax.tree.map(np.testing.assert_array_equal, found, weights.params["encoder"])
     again = train(tiny(**{"init__from": f"{bucket}/run"}), tmp_path / "second")
     assert again.startswith("complete")
-    with pytest.raises(UserError, match=r"s3://.*/absent cannot be used: there is no such folder"):
+    with pytest.raises(UserError, match=r"s3://.*/absent cannot be used: there is no such"):
         open_weights(f"{bucket}/absent")
 
 
@@ -88,12 +95,12 @@ def test_a_bucket_without_its_driver_is_a_sentence(tiny):
 
 
 def test_how_a_run_is_computed_may_change_what_it_computes_may_not(tiny, tmp_path, caplog):
-    with workdirs.claimed(tmp_path / "run", tiny()):
+    with workdirs.claimed(workdirs.Workdir(tmp_path / "run"), tiny()):
         (tmp_path / "run" / "checkpoints" / "00000003").mkdir(parents=True)
     other = tiny(mesh__fsdp=8, mesh__replica=1, model__remat="full", data__workers=1)
-    with caplog.at_level("INFO"), workdirs.claimed(tmp_path / "run", other):
+    with caplog.at_level("INFO"), workdirs.claimed(workdirs.Workdir(tmp_path / "run"), other):
         assert "continuing with another" in caplog.text
     other.optim.peak_lr = 0.5
     refused = pytest.raises(UserError, match=r"it differs in optim\.peak_lr")
-    with refused, workdirs.claimed(tmp_path / "run", other):
+    with refused, workdirs.claimed(workdirs.Workdir(tmp_path / "run"), other):
         pass

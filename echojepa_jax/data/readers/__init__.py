@@ -44,7 +44,10 @@ def read_source(source: str) -> list[Sample]:
         return _read("shards", source, source)
     if kind not in _READERS or not path:
         kinds = ", ".join(_READERS)
-        raise UserError(f"Source {source!r} must be '<kind>:<path>' with a kind of: {kinds}.")
+        raise UserError(
+            f"Source {source!r} is no folder of prepared shards, and must otherwise be "
+            f"'<kind>:<path>' with a kind of: {kinds}."
+        )
     return _read(kind, path, source)
 
 
