@@ -580,7 +580,7 @@ def test_tables_of_anybody(hearts, tmp_path, caplog):
         f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", Options(size=64, sector="never")
     )
     assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
-    assert "no patient has come to the split" in caplog.text
+    assert "no patient has come to: test, val" in caplog.text
     table.write_text(f"path,split\n{videos[0]},fold 1/2\n")
     with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
         prepared(f"csv:{table}", tmp_path / "out" / "third", options)
