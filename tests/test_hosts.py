@@ -164,7 +164,8 @@ def test_a_signal_before_the_first_step_ends_all_without_a_failure(
         two.processes[host].send_signal(signal.SIGTERM)
     first, second = two.finish()
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert second.stdout == ""
+    # Gloo, which connects hosts without accelerators, may print lines of its own.
+    assert "stopped by a signal" not in second.stdout
     assert first.stdout.count("stopped by a signal") == 1
     assert last_line(first).startswith("stopped by a signal; nothing was to be saved")
 
