@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,8 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             if missing:
                 raise UserError(f"{' and '.join(missing)} must be given; see --help")
             last_line = job()
+            # A signal that comes now finds the work done, and must not make another end of it.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             hosts = _hosts()
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)

@@ -64,8 +64,8 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     ended = threading.Event()
 
     def note(what: str) -> None:
-        seen.append(what)
         log.warning("%s: leaving when what is under way is done", what)
+        seen.append(what)
 
     def on_signal(number: int, _: Any) -> None:
         note(signal.Signals(number).name)

@@ -1,6 +1,8 @@
 """A cloud's notice that the machine will go asks to stop, as a signal does."""
 
 import http.server
+import subprocess
+import sys
 import threading
 import time
 from typing import ClassVar
@@ -59,3 +61,20 @@ def test_a_server_that_fails_asks_nothing(metadata):
     with stop_signal() as asked:
         time.sleep(0.3)
         assert not asked()
+
+
+def test_a_signal_after_the_last_line_changes_nothing():
+    """The interpreter gives a signal back to the system before it takes its objects apart."""
+    program = """
+import os, signal
+from echojepa_jax import command_line
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+late = Late()
+command_line.run(lambda: "complete", needed=())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "complete\n"), done.stderr
