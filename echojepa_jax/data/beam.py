@@ -6,7 +6,7 @@ makes them. All of them must see the files and the folder under the same paths.
 
 from collections.abc import Sequence
 
-from echojepa_jax.data.planning import GIGABYTES, Options, Shard, Work
+from echojepa_jax.data.planning import GIGABYTES, Options, Shard, Work, planned
 from echojepa_jax.data.preparation import encoded, write_shard
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.guarded import Guard
@@ -44,15 +44,17 @@ def make_with_beam(
     with pipeline as started:
         _ = (
             started
-            | "shards" >> beam.Create(list(missing))
+            # Names only: a plan of an archive is too large for a job's description.
+            | "shards" >> beam.Create([shard.name for shard in missing])
             | "spread" >> beam.Reshuffle()
             | "make" >> beam.Map(_make, work=work, options=options)
         )
 
 
-def _make(shard: Shard, work: Work, options: Options) -> str:
+def _make(name: str, work: Work, options: Options) -> str:
+    shard = planned(work, name)
     # A second attempt at an element may find it done.
     if not work.is_done(shard):
         with Guard(1, options.file_seconds, GIGABYTES) as guard:
             write_shard(work, shard, encoded(shard.recordings, options, guard))
-    return shard.name
+    return name

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 _BRIGHTER = 40  # grey levels above the neighbourhood
-_HEIGHTS = (4, 1 / 12)  # of a character: pixels at least, share of the frame at most
+# Heights of a character: pixels at least, and at most so many pixels or that share of the frame.
+_LOWEST, _HIGHEST, _HIGHEST_SHARE = 4, 12, 1 / 12
 _CHANGE = 12  # grey levels that coding may change
 _IN_A_ROW = 3  # characters make a text
 _WIDEST = 1.6  # of a character, in heights; a wider piece is several of them
@@ -26,7 +27,7 @@ def find(
       lowest, highest: uint8 [H, W], the darkest and brightest grey of each pixel over time.
       where: bool or uint8 [H, W], the part to look at.
     """
-    tallest = max(_HEIGHTS[0] + 1, round(lowest.shape[0] * _HEIGHTS[1]))
+    tallest = max(_HIGHEST, round(lowest.shape[0] * _HIGHEST_SHARE))
     # The stroke against a background from which everything as thin as a character is removed.
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (tallest, tallest))
     strokes = cv2.morphologyEx(lowest, cv2.MORPH_TOPHAT, kernel) > _BRIGHTER
@@ -39,7 +40,7 @@ def find(
     for k in range(1, count):
         x, y, w, h, area = map(int, facts[k])
         piece = labels[y : y + h, x : x + w] == k
-        if _HEIGHTS[0] <= h <= tallest and area >= h and _is_text(piece):
+        if _LOWEST <= h <= tallest and area >= h and _is_text(piece):
             characters.append((y, x, h, w))
     return [_around(row) for row in _rows(characters) if _count(row) >= _IN_A_ROW]
 

@@ -144,13 +144,15 @@ class Work:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise UserError(f"another process is preparing {self.out}") from error
-            yield
+            try:
+                yield
+            finally:
+                # What a mistake has left empty goes, while nobody else can begin in it.
+                for folder in (self.private / _STATE, self.private, self.out):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
         finally:
             os.close(held)
-            # What a mistake has left empty goes.
-            for folder in (self.private / _STATE, self.private, self.out):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
 
 
 def _check(options: Options) -> None:
@@ -305,9 +307,10 @@ def _recordings(
     """The recordings to encode, in the order of the source, and what is left out."""
     clean, hashed = is_cleaned(source, options), is_hashed(source, options)
     was_clean = _said(source, "clean")
-    if options.splits and all(sample.split for sample in listed):
-        raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
     has_splits = any(sample.split for sample in listed)
+    if options.splits and has_splits:
+        raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
+    _check_targets(listed, source, options)
     good: list[tuple[Sample, VideoInfo]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(16) as pool:
@@ -324,8 +327,15 @@ def _recordings(
                 rejected.append(Rejected(sample, reason, "still" if still else "bad"))
             else:
                 good.append((scan.with_facts(sample, info), info))
+    known: list[tuple[Sample, VideoInfo]] = []
     people = _identities([sample for sample, _ in good], guard)
-    good = [(_identified(sample, people), info) for sample, info in good]
+    for (sample, info), who in zip(good, people, strict=True):
+        if isinstance(who, str):
+            rejected.append(Rejected(sample, who, "bad"))
+        else:
+            patient, study = who
+            known.append((dataclasses.replace(sample, patient=patient, study=study), info))
+    good = known
     copies = _copies([sample for sample, _ in good], guard)
     rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
     good = [(sample, info) for sample, info in good if sample.name not in copies]
@@ -355,14 +365,31 @@ def _recordings(
     return recordings, rejected
 
 
-def _identified(sample: Sample, people: Mapping[str, tuple[str, str]]) -> Sample:
-    patient, study = people.get(sample.path, (sample.patient, sample.study))
-    return dataclasses.replace(sample, patient=patient, study=study)
+def _named(options: Options) -> set[str]:
+    """The labels that --targets names."""
+    return {name.strip() for name in options.targets.split(",")} - {""}
+
+
+def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> None:
+    """Raises UserError if a label that was asked for is not there, or has an impossible name."""
+    found = {name for sample in listed for name in sample.targets}
+    named = _named(options)
+    if unknown := sorted(named - found):
+        raise UserError(
+            f"--targets={options.targets}: {source} has no label {unknown[0]!r}; it has "
+            f"{', '.join(sorted(found)) or 'none'}"
+        )
+    for name in sorted(named or (found if kind_of(source) != "csv" else ())):
+        if not shards.WORD.fullmatch(name):
+            raise UserError(
+                f"{source}: a label is called {name!r}; use up to 24 letters, digits, '_', '+', "
+                "'/' and '-'"
+            )
 
 
 def _targets(sample: Sample, source: str, options: Options) -> dict[str, float]:
     """The labels to keep. A column of numbers in anybody's table may be a phone number."""
-    named = {name.strip() for name in options.targets.split(",")} - {""}
+    named = _named(options)
     if kind_of(source) != "csv" and not named:
         return dict(sample.targets)
     return {name: value for name, value in sample.targets.items() if name in named}
@@ -466,11 +493,17 @@ def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Any]) -> dict[An
     return groups
 
 
-def _identities(samples: Sequence[Sample], guard: Guard) -> dict[str, tuple[str, str]]:
-    """Patient and study from the headers of files whose source tells neither."""
-    unknown = [sample.path for sample in samples if not sample.patient and not sample.study]
-    found = _guarded(decode.identity, guard, unknown)
-    return {path: who for path, who in zip(unknown, found, strict=True) if not isinstance(who, str)}
+def _identities(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:
+    """Patient and study of each sample, from the file's header where the source tells neither.
+
+    Or a reason (str), of a header that cannot be read: as a patient of its own, such a file could
+    come to another split than the patient's other ones.
+    """
+    unknown = [s for s in samples if not s.patient and not s.study]
+    found = _guarded(decode.identity, guard, [sample.path for sample in unknown])
+    for sample in samples:
+        told = sample.patient or sample.study
+        yield (sample.patient, sample.study) if told else next(found)
 
 
 def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:
@@ -489,6 +522,13 @@ def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str,
             row |= {"path": path, "shard": name, "names": names, "values": values}
             table.append(row)
     return table
+
+
+def planned(work: Work, name: str) -> Shard:
+    """The shard of that name, from the plan on disk."""
+    rows = pq.read_table(work.private / _PLAN, filters=[("shard", "=", name)]).to_pylist()
+    (shard,) = _as_shards(rows)
+    return shard
 
 
 def _by_split(recordings: Iterable[Recording]) -> dict[str, list[Recording]]:

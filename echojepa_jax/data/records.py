@@ -89,9 +89,13 @@ def decode_frames(record: bytes, ids: Sequence[int]) -> Iterator[np.ndarray]:
         yield image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def coded(path: str) -> Iterator[bytes]:
-    """Yield what the record says of its source's content."""
-    yield str(read(path)["content"][0]).encode()
+def content(path: str) -> str:
+    """What the record says of its source's content: so sets that were prepared again know it too.
+
+    Raises:
+      UnreadableVideo: there is no such record, or it is damaged.
+    """
+    return str(read(path)["content"][0])
 
 
 def read(path: str) -> dict[str, list[Any]]:

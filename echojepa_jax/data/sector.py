@@ -18,8 +18,8 @@ Box = tuple[int, int, int, int]
 
 CHANGE = 10  # grey levels by which a pixel must change to count; coding noise changes fewer
 # How often a pixel must change (but for the shortest recordings), and by how many grey levels: what
-# appears and goes changes twice.
-_AGAIN, _STEP = 3, 5
+# appears and goes twice changes four times.
+_AGAIN, _STEP = 5, 5
 _WINDOW = 1 / 24  # of the longer side: over this square the share of changing pixels is taken
 _DENSE = 0.25  # share of changing pixels in that square
 _MARGIN = 1 / 50  # of the longer side, by which the hull is widened

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,8 @@ def shard_name(split: str, number: int, count: int) -> str:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Any]:
     """A writer of records; the file appears under its name when all of it is on disk."""
-    partial = path.with_name(f".{path.name}.partial")
+    # Of its own, because a cluster may try the same shard twice at a time.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
     try:
         yield writer
@@ -169,7 +171,11 @@ def strange_columns(folder: str) -> list[str]:
 
 def is_prepared(folder: str) -> bool:
     """Whether a folder holds a prepared set."""
-    return (epath.Path(folder) / PREPARED).exists()
+    return (epath.Path(_expanded(folder)) / PREPARED).exists()
+
+
+def _expanded(folder: str) -> str:
+    return folder if buckets.is_remote(folder) else os.path.expanduser(folder)
 
 
 def about(folder: str) -> dict[str, Any]:
@@ -178,8 +184,7 @@ def about(folder: str) -> dict[str, Any]:
     Raises:
       UserError: there is no such set, or it is of another version.
     """
-    folder = folder if buckets.is_remote(folder) else os.path.expanduser(folder)
-    path = epath.Path(folder) / PREPARED
+    path = epath.Path(_expanded(folder)) / PREPARED
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:

@@ -33,7 +33,8 @@ _EDGE = 4  # pixels around the sector that scaling may have touched
 # Where text is looked for: along the rim of the sector, or, of what was not cut to one, everywhere;
 # published sets are not looked at.
 _AT_THE_RIM, _EVERYWHERE, _AS_PUBLISHED = "rim", "everywhere", "nowhere"
-_RIM = 1 / 10  # of the side: how far inside of the sector text is looked for
+# How far inside of the sector text is looked for: a share of the side, and at least so wide.
+_RIM, _RIM_PIXELS = 1 / 10, 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,9 @@ def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) 
     if (highest[_grown(inside, _EDGE) == 0] > _RINGING).any():
         yield "is not black outside of the ultrasound sector"
     # The edge itself is sharp and still, and no text.
-    rim = _shrunk(inside, 2 * _EDGE) - _shrunk(inside, max(1, round(lowest.shape[0] * _RIM)))
+    outer = 2 * _EDGE
+    inner = max(outer + _RIM_PIXELS, round(lowest.shape[0] * _RIM))
+    rim = _shrunk(inside, outer) - _shrunk(inside, inner)
     yield from _texts(lowest, highest, rim)
 
 

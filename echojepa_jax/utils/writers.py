@@ -16,7 +16,8 @@ FILE_NAME = "metrics.jsonl"
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file that is whole or not there."""
-    scratch = path.with_name(path.name + ".tmp")
+    # Of its own: two processes may come to write the same.
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     scratch.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(scratch, path)
 

@@ -287,14 +287,17 @@ def check_here(folder: Path) -> list[str]:
     return list(module._check_record(f"{folder / row['shard']}#0", row, module._AT_THE_RIM, True))
 
 
-def test_verify_finds_text_inside_the_sector(made):
+@pytest.mark.parametrize("side", [64, 112, 200])
+def test_verify_finds_text_inside_the_sector(side):
     from echojepa_jax.data import verify as module
 
-    lowest, highest = np.full((2, 200, 200), 30, np.uint8)
+    lowest, highest = np.full((2, side, side), 30, np.uint8)
     highest += 60
     for picture in (lowest, highest):
-        cv2.putText(picture, "JANE", (60, 185), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
-    corners = np.array([[0, 0], [199, 0], [199, 199], [0, 199]], np.int32)
+        at = (side // 4, side - 11)
+        cv2.putText(picture, "JANE", at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+    last = side - 1
+    corners = np.array([[0, 0], [last, 0], [last, last], [0, last]], np.int32)
     (found,) = module._check_pixels(lowest, highest, corners)
     assert "looks like text" in found
 
@@ -305,9 +308,10 @@ def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
     before, now = shards.about(str(made)), shards.about(str(out))
     assert (now["clean"], now["hashed_ids"]) == (before["clean"], before["hashed_ids"])
     assert verify(out, workers=1) == []
-    assert {row["id"]: row["split"] for row in shards.rows(str(out))} == {
-        row["id"]: row["split"] for row in shards.rows(str(made))
-    }
+    for fact in ("split", "content"):
+        assert {row["id"]: row[fact] for row in shards.rows(str(out))} == {
+            row["id"]: row[fact] for row in shards.rows(str(made))
+        }
 
 
 def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
@@ -532,10 +536,49 @@ def test_other_peoples_folders_are_left_alone(hearts, archive, tmp_path):
         prepared(f"echonet_dynamic:{hearts}", tmp_path / "echonet")
 
 
+def test_labels_that_are_not_there_are_a_sentence(hearts, tmp_path):
+    source = f"echonet_dynamic:{hearts}"
+    with pytest.raises(UserError, match=r"has no label 'EF'; it has edv, ef, esv$"):
+        prepared(source, tmp_path / "out", Options(targets="ef,EF"))
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,LV EF\n{next((hearts / 'Videos').glob('*.avi'))},55\n")
+    with pytest.raises(UserError, match="a label is called 'LV EF'; use up to 24 letters"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(targets="LV EF"))
+
+
+def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,split\n{videos[0]},train\n{videos[1]},\n")
+    with pytest.raises(UserError, match="has splits of its own"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(splits="train:0.9,val:0.1"))
+
+
+def test_a_patient_who_cannot_be_read_is_not_made_up(archive, tmp_path, monkeypatch):
+    """Or videos of one patient could come to two splits."""
+    in_processes = planning._guarded
+
+    def refusing(function, guard, paths):
+        results = in_processes(function, guard, paths)
+        for path, result in zip(paths, results, strict=True):
+            failed = function is decode.identity and path.endswith("jane_2.dcm")
+            yield "missing: the disk does not answer" if failed else result
+
+    monkeypatch.setattr(planning, "_guarded", refusing)
+    out = tmp_path / "out"
+    assert "6 videos in" in prepared(f"dicom:{archive}", out)
+    assert left_out(out)["doe_jane_2.dcm"] == "missing: the disk does not answer"
+
+
 def test_only_one_program_at_a_time(tmp_path):
     work = Work(tmp_path / "out")
-    with work.claimed(), pytest.raises(UserError, match="another process"), work.claimed():
-        pass
+    with work.claimed():
+        for _ in range(2):  # the first one that is refused leaves everything where it is
+            with pytest.raises(UserError, match="another process"), work.claimed():
+                pass
+        assert {path.name for path in tmp_path.iterdir()} == {"out", "out.private"}
+        assert (work.private / "state").is_dir()
+    assert not any(tmp_path.iterdir()), "nothing was made"
 
 
 # --- what reviews have found ----------------------------------------------------------------------
@@ -581,6 +624,6 @@ def test_tables_of_anybody(hearts, tmp_path, caplog):
     )
     assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
     assert "no patient has come to: test, val" in caplog.text
-    table.write_text(f"path,split\n{videos[0]},fold 1/2\n")
+    table.write_text(f"path,ef,split\n{videos[0]},55,fold 1/2\n")
     with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
         prepared(f"csv:{table}", tmp_path / "out" / "third", options)

@@ -61,6 +61,23 @@ def test_glob_and_single_file(tree):
     assert names(f"videos:{tree}/b.avi") == ["b.avi"]
 
 
+def test_folders_that_a_glob_does_not_mean_are_not_looked_into(tree, monkeypatch):
+    """Unreadable ones stand for their files, but only where there could be some."""
+    refused = {f"{tree}/lost+found", f"{tree}/a/deep"}
+    (tree / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def scan(path):
+        if os.fspath(path) in refused:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert names(f"videos:{tree}/a*/*.mp4") == ["a/x.mp4"]
+    assert names(f"videos:{tree}/a*/*/*.mkv") == ["a/deep"]
+    assert names(f"videos:{tree}/**/*.mp4") == ["a/deep", "a/x.mp4", "lost+found"]
+
+
 def test_name_with_glob_characters_is_that_file(tmp_path):
     write(tmp_path / "set [1]" / "a.avi", "")
     assert names(f"videos:{tmp_path}/set [1]") == ["a.avi"]
@@ -120,8 +137,22 @@ def test_list_names_do_not_depend_on_where_the_set_lies(tmp_path):
     for root in ("here", "there/deep"):
         folder = tmp_path / root
         absolute = f"{folder}/v/x/a.avi 1\n{folder}/v/b.avi 2\n"
-        assert names(f"list:{write(folder / 'l.txt', absolute)}") == ["x/a.avi", "b.avi"]
-        assert names(f"list:{write(folder / 'm.txt', 'v/x/a.avi 1')}") == ["a.avi"]
+        assert names(f"list:{write(folder / 'l.txt', absolute)}") == ["v/x/a.avi", "v/b.avi"]
+        assert names(f"list:{write(folder / 'm.txt', '../v/a.avi 1')}") == ["v/a.avi"]
+
+
+def test_names_of_tables_do_not_depend_on_what_else_is_listed(tmp_path):
+    others = ("/elsewhere/b.avi", "../up/c.avi", "d.avi")
+    for kind, header, end in (
+        ("list", "", " 1"),
+        ("list_multiview", "", " 1"),
+        ("csv", "path\n", ""),
+    ):
+        alone = [
+            names(f"{kind}:{write(tmp_path / 't', header + other + end)}")[0] for other in others
+        ]
+        table = write(tmp_path / "t", header + "".join(f"{other}{end}\n" for other in others))
+        assert names(f"{kind}:{table}") == alone == ["elsewhere/b.avi", "up/c.avi", "d.avi"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"])
@@ -166,7 +197,7 @@ def test_csv(tmp_path, caplog):
             {"ef": 55.25, "age": 61.0},
         ),
         Sample("second", "/far/b.avi", source, patient="p2", split="val"),
-        Sample(f"{tmp_path}/c.avi"[1:], f"{tmp_path}/c.avi", source),
+        Sample("c.avi", f"{tmp_path}/c.avi", source),
     ]  # fmt: skip
     warnings = [r.getMessage() for r in caplog.records]
     assert len(warnings) == 1

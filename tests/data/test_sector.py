@@ -67,10 +67,12 @@ def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
         sector.find(Motion(patch))
 
 
-def test_what_appears_and_goes_is_no_motion(heart):
+@pytest.mark.parametrize("times", [[(20, 40)], [(10, 20), (30, 40)], [(10, 20), (40, 60)]])
+def test_what_appears_and_goes_is_no_motion(heart, times):
     frames = screen(heart)
     without = sector.find(Motion(frames))
-    frames[20:40, 5:50, 100:480] = 200  # a message, dense and beside the sector
+    for start, end in times:
+        frames[start:end, 5:50, 100:480] = 200  # a message, dense and beside the sector
     np.testing.assert_array_equal(sector.find(Motion(frames)).corners, without.corners)
 
 

@@ -8,7 +8,7 @@ order of rows has no meaning.
 import logging
 import os
 
-from echojepa_jax.data.readers.tables import names_of, number, read_rows
+from echojepa_jax.data.readers.tables import file_of, number, read_rows
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
@@ -31,7 +31,7 @@ def read(path: str, source: str) -> list[Sample]:
         if not row["path"]:
             raise UserError(f"Line {line} of {path} has an empty column 'path'.")
     folder = os.path.dirname(path)
-    files = [os.path.normpath(os.path.join(folder, row["path"])) for row in rows]
+    files = [file_of(row["path"], folder) for row in rows]
     return [
         Sample(
             name=row.get("name") or name,
@@ -43,7 +43,7 @@ def read(path: str, source: str) -> list[Sample]:
             split=row.get("split", "").lower(),
             targets=labels,
         )
-        for name, file, row, labels in zip(names_of(files), files, rows, targets, strict=True)
+        for (name, file), row, labels in zip(files, rows, targets, strict=True)
     ]
 
 

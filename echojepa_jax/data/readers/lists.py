@@ -7,7 +7,7 @@ with several paths on a line, are for multiview_lists.py.
 
 import os
 
-from echojepa_jax.data.readers.tables import names_of, number, read_lines
+from echojepa_jax.data.readers.tables import file_of, number, read_lines
 from echojepa_jax.data.sample import Sample
 
 
@@ -22,11 +22,11 @@ def read(path: str, source: str) -> list[Sample]:
     path = os.path.abspath(os.path.expanduser(path))
     entries = [_entry(line) for _, line in read_lines(path)]
     folder = os.path.dirname(path)
-    files = [os.path.normpath(os.path.join(folder, file)) for file, _ in entries]
-    return [
-        Sample(name=name, path=file, source=source, targets=targets)
-        for name, file, (_, targets) in zip(names_of(files), files, entries, strict=True)
-    ]
+    samples = []
+    for text, targets in entries:
+        name, file = file_of(text, folder)
+        samples.append(Sample(name=name, path=file, source=source, targets=targets))
+    return samples
 
 
 def _entry(line: str) -> tuple[str, dict[str, float]]:

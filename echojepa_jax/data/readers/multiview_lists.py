@@ -6,7 +6,7 @@
 import os
 
 from echojepa_jax.data.readers.options import split_options
-from echojepa_jax.data.readers.tables import names_of, number, read_lines
+from echojepa_jax.data.readers.tables import file_of, number, read_lines
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
@@ -42,11 +42,10 @@ def read(path: str, source: str) -> list[Sample]:
             raise UserError(f"Lines {lines[study]} and {line} of {path} name the same videos.")
         lines[study] = line
         entries += [
-            (study, view, os.path.normpath(os.path.join(folder, file)), label)
+            (study, view, *file_of(file, folder), label)
             for view, file in zip(views, files, strict=True)
             if file != _MISSING
         ]
-    names = names_of([file for _, _, file, _ in entries])
     return [
         Sample(
             name=name,
@@ -56,5 +55,5 @@ def read(path: str, source: str) -> list[Sample]:
             view=view,
             targets={} if label is None else {"label": label},
         )
-        for name, (study, view, file, label) in zip(names, entries, strict=True)
+        for study, view, name, file, label in entries
     ]

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from echojepa_jax.utils.errors import UserError
@@ -92,12 +93,14 @@ def number(text: str) -> float | None:
     return value
 
 
-def names_of(paths: Sequence[str]) -> list[str]:
-    """A name for each absolute path: what follows the deepest folder that all of them share.
+def file_of(text: str, folder: str) -> tuple[str, str]:
+    """Name and absolute path of a file that a table in `folder` lists.
 
-    So the same table names the same videos alike wherever its data set lies.
+    The name is the path below that folder, or, of a file elsewhere, what the table says, without
+    what leads there ("/", "../"): whatever else is listed, now or later, a video keeps its name,
+    and with it split and pseudonym, and tables with relative paths may be moved with their files.
     """
-    if not paths:
-        return []
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, root) for path in paths]
+    path = os.path.normpath(os.path.join(folder, text))
+    if path.startswith(os.path.join(folder, "")):
+        return os.path.relpath(path, folder), path
+    return re.sub(r"^(/|\.\./)+", "", os.path.normpath(text)), path

@@ -1,5 +1,6 @@
 """Find the files that a path means: a folder with all below it, a glob, or one file."""
 
+import fnmatch
 import glob
 import os
 from pathlib import Path
@@ -31,8 +32,7 @@ def find(path: str, source: str) -> dict[str, str]:
         root = _fixed_part(path)
         pattern = os.path.relpath(path, root)
         files = _matches(root, pattern, source)
-        depth = None if "**" in pattern else len(Path(pattern).parts) - 1
-        unreadable = _walk(root, source, depth)[1]
+        unreadable = _walk(root, source, Path(pattern).parts)[1]
     files = [file for file in files if not file.lower().endswith(SIDE_FILES)]
     files = sorted([*files, *unreadable])
     if not files:
@@ -40,17 +40,18 @@ def find(path: str, source: str) -> dict[str, str]:
     return {os.path.relpath(file, root): file for file in files}
 
 
-def _walk(root: str, source: str, depth: int | None = None) -> tuple[list[str], list[str]]:
+def _walk(
+    root: str, source: str, pattern: tuple[str, ...] | None = None
+) -> tuple[list[str], list[str]]:
     """The files below `root`, and the folders that cannot be read.
 
     A folder reached twice, as by a loop of links, counts once.
 
     Args:
-      depth: of the deepest folders to look into; None = all.
+      pattern: parts of a glob: only folders in which it could match something are looked into.
     """
     files: list[str] = []
     seen: set[str] = set()
-
     unreadable: list[str] = []
 
     def note(error: OSError) -> None:
@@ -58,18 +59,26 @@ def _walk(root: str, source: str, depth: int | None = None) -> tuple[list[str], 
             raise UserError(f"Source {source!r}: {root} cannot be read ({error.strerror}).")
         unreadable.append(error.filename)
 
-    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+    links = pattern is None or "**" not in pattern
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=links):
         true_path = os.path.realpath(folder)
         if true_path in seen:
             folders.clear()
             continue
         seen.add(true_path)
         level = 0 if folder == root else len(Path(os.path.relpath(folder, root)).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if depth is not None and level >= depth:
-            folders.clear()
+        folders[:] = sorted(name for name in folders if _leads_on(name, pattern, level))
         files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
     return files, unreadable
+
+
+def _leads_on(name: str, pattern: tuple[str, ...] | None, level: int) -> bool:
+    """Whether a folder, so many levels below the root, may hold what is looked for."""
+    if name.startswith("."):
+        return False
+    if pattern is None or "**" in pattern[: level + 1]:
+        return True
+    return level < len(pattern) - 1 and fnmatch.fnmatchcase(name, pattern[level])
 
 
 def _matches(root: str, pattern: str, source: str) -> list[str]:
