@@ -63,7 +63,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     with workdirs.claimed(workdir, config):
         workdir.share()
         report = f"{name}/report.html"
-        if workdirs.is_done(path, checkpoints=workdir.checkpoints):
+        if workdirs.is_done(workdir):
             return f"{name} is complete: nothing to do. The report is {report}"
         probe = partial(OnlineProbe, config, path) if config.probe.source else None
         outcome = run(config, workdir, probe)

@@ -58,9 +58,10 @@ def train(config: ConfigDict, workdir: Path) -> str:
     configs.check(config, jax.local_device_count())
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
     files += [FINE_TUNED] * config.encoder.trainable
-    with workdirs.claimed(workdirs.Workdir(workdir), config):
+    held = workdirs.Workdir(workdir)
+    with workdirs.claimed(held, config):
         report = workdir / "report.html"
-        if workdirs.is_done(workdir, files):
+        if workdirs.is_done(held, files):
             return f"{workdir} is complete: nothing to do. The report is {report}"
         said = run(config, workdir, open_encoder(config.weights))
         if not said:

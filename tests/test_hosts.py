@@ -1,6 +1,7 @@
 """Several hosts: two processes with four simulated devices each, through the real program."""
 
 import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -168,6 +169,27 @@ def test_a_signal_before_the_first_step_ends_all_without_a_failure(
     assert "stopped by a signal" not in second.stdout
     assert first.stdout.count("stopped by a signal") == 1
     assert last_line(first).startswith("stopped by a signal; nothing was to be saved")
+
+
+def test_a_host_that_is_stopped_follows_one_that_has_failed_before(monkeypatch, capfd):
+    class Client:
+        def key_value_set(self, *_):
+            raise jax.errors.JaxRuntimeError("ALREADY_EXISTS")
+
+        def key_value_try_get(self, _):
+            return "1 host 1: its disk is full"
+
+        def wait_at_barrier(self, *_):
+            pass
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(hosts, "_client", Client)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit, match="1"):
+        hosts.leave("stopped by a signal")
+    assert capfd.readouterr() == ("", "error: host 1: its disk is full\n")
 
 
 @pytest.mark.parametrize(("host", "coordinator"), [(0, ""), (2, "here:1"), (-1, "here:1")])

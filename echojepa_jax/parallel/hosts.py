@@ -160,9 +160,12 @@ def _end_all(code: int, reason: str) -> None:
     if client is None:
         return
     with _ending:  # for good: whoever comes second waits for the end of the process
-        # Another host was first, or is gone.
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        try:
             client.key_value_set(_END, f"{code} host {jax.process_index()}: {reason}")
+        except jax.errors.JaxRuntimeError:  # another host was first, or is gone
+            if code == 0:
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    _follow(client, client.key_value_try_get(_END))
         if code == 0 and is_first():
             print(reason, flush=True)
         _leave(client, code)
@@ -199,13 +202,18 @@ def _leave_with_others() -> None:
             break
         except jax.errors.JaxRuntimeError:
             pass  # nothing has ended yet
-    code, _, who_and_why = said.partition(" ")
     with _ending:
-        if code != "0":
-            print(f"error: {who_and_why}", file=sys.stderr, flush=True)
-        elif is_first():
-            print(who_and_why.partition(": ")[2], flush=True)
-        _leave(client, int(code))
+        _follow(client, said)
+
+
+def _follow(client: Any, said: str) -> None:
+    """Ends this process as another host has said."""
+    code, _, who_and_why = said.partition(" ")
+    if code != "0":
+        print(f"error: {who_and_why}", file=sys.stderr, flush=True)
+    elif is_first():
+        print(who_and_why.partition(": ")[2], flush=True)
+    _leave(client, int(code))
 
 
 def _leave(client: Any, code: int) -> None:

@@ -147,7 +147,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
             "heads": len(setting.grid),
         },
     }
-    workdirs.record(workdir, facts, program="probe")
+    workdirs.record(workdirs.Workdir(workdir), facts, program="probe")
     log.info(
         "encoder: all %s parameters of %s; %d heads of %s parameters",
         f"{encoder_size:,}",
@@ -323,7 +323,7 @@ def score_on(
         "weights": {"encoder": probe.encoder},
         "probe": json.loads((folder / METRICS).read_text())["chosen"],
     }
-    workdirs.record(workdir, facts, program="probe")
+    workdirs.record(workdirs.Workdir(workdir), facts, program="probe")
     write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
     source = make_source(config, weights, probe.clip, samples)
     return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])

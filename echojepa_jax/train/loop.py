@@ -130,7 +130,7 @@ def run(
         stop_asked = stack.enter_context(stop_signal())
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
-            workdirs.record(workdir.path, facts, program="main")
+            workdirs.record(workdir, facts, program="main")
             _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
         writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)

@@ -33,20 +33,20 @@ def open_weights(name: str, step: int = -1, **told: Any) -> Pretrained:
     Raises:
       UserError: there are no weights, or they cannot be read.
     """
-    run = workdirs.Workdir.to_read(name)
-    path = run.path
-    # A folder of that name that lies elsewhere is no result of a run.
-    is_run = (path / workdirs.MANIFEST).exists()
-    fine_tuned = is_run and (path / FINE_TUNED).is_dir()
-    if run.checkpoints.is_dir() and not fine_tuned:
-        if told.get("ignore"):
-            raise UserError(f"{name} is a run: it holds nothing that --ignore could leave out")
-        return weights_of_run(run, step)
-    if is_run and not fine_tuned:
-        raise UserError(f"{name} is a run that has no checkpoint yet: train first")
-    if step != -1:
-        raise UserError(f"{name} is no training run: it has no checkpoint of step {step}")
-    return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
+    with workdirs.Workdir.to_read(name) as run:
+        path = run.path
+        # A folder of that name that lies elsewhere is no result of a run.
+        is_run = (path / workdirs.MANIFEST).exists()
+        fine_tuned = is_run and (path / FINE_TUNED).is_dir()
+        if run.checkpoints.is_dir() and not fine_tuned:
+            if told.get("ignore"):
+                raise UserError(f"{name} is a run: it holds nothing that --ignore could leave out")
+            return weights_of_run(run, step)
+        if is_run and not fine_tuned:
+            raise UserError(f"{name} is a run that has no checkpoint yet: train first")
+        if step != -1:
+            raise UserError(f"{name} is no training run: it has no checkpoint of step {step}")
+        return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
 
 
 def open_encoder(name: str) -> Pretrained:
@@ -80,7 +80,7 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
     count = jax.ShapeDtypeStruct((), np.int32, sharding=place)
     folder = run.checkpoints
     if not folder.is_dir():
-        raise UserError(f"{run.path} has no checkpoint yet: train first")
+        raise UserError(f"{run.kept} has no checkpoint yet: train first")
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step != -1 and step not in steps):
@@ -105,14 +105,15 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
 
 def initial_weights(name: str) -> Pretrained:
     """The random weights that a run started from: the yardstick of probes."""
-    workdir = workdirs.Workdir.to_read(name).path
-    config = config_of_run(workdir)
+    with workdirs.Workdir.to_read(name) as run:
+        config = config_of_run(run.path)
+        origin = _origin(run.path, config, 0)
     if config.init["from"]:
         raise UserError(f"{name} did not start from random weights but {config.init['from']}")
     networks = make_networks(config)
     init = jax.jit(init_params, static_argnums=(0, 2, 3))
     params = init(networks, jax.random.key(config.seed), config.data.frames, config.data.size)
-    return _pretrained(networks, config, jax.device_get(params), _origin(workdir, config, 0))
+    return _pretrained(networks, config, jax.device_get(params), origin)
 
 
 def config_of_run(workdir: Path) -> ConfigDict:

@@ -6,21 +6,18 @@ another driver. Tests run this against an S3 server: Orbax gives no promise for 
 """
 
 import functools
+import importlib
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from orbax.checkpoint._src.path import gcs_utils
-from orbax.checkpoint._src.serialization import tensorstore_utils
-
 from echojepa_jax.utils.errors import UserError
 
 _PREFIXES = ("gs://", "s3://")
+_MODULES = ("path.gcs_utils", "serialization.tensorstore_utils")  # of orbax.checkpoint._src
 _TAUGHT = (
-    (gcs_utils, "_GCS_PATH_PREFIX"),
-    (gcs_utils, "get_kvstore_for_gcs"),
-    (tensorstore_utils, "_use_gcs_driver"),
-    (tensorstore_utils, "_normalize_path"),
+    ("_GCS_PATH_PREFIX", "get_kvstore_for_gcs"),
+    ("_use_gcs_driver", "_normalize_path"),
 )
 
 
@@ -31,12 +28,20 @@ def teach_orbax() -> None:
     Raises:
       UserError: this version of Orbax is built in another way.
     """
-    for module, name in _TAUGHT:
-        if not hasattr(module, name):
-            raise UserError(
-                f"the installed version of orbax-checkpoint has no {name}, and cannot write to "
-                "s3://: install 0.12.8, or use a workdir in gs:// or on a disk"
-            )
+    try:
+        gcs_utils: Any
+        tensorstore_utils: Any
+        gcs_utils, tensorstore_utils = (
+            importlib.import_module(f"orbax.checkpoint._src.{name}") for name in _MODULES
+        )
+        for module, names in zip((gcs_utils, tensorstore_utils), _TAUGHT, strict=True):
+            for name in names:
+                getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"the installed version of orbax-checkpoint cannot write to s3:// ({error}): install "
+            "0.12.8, or use a workdir in gs:// or on a disk"
+        ) from error
     spec_of_gcs = gcs_utils.get_kvstore_for_gcs
 
     def spec_of_bucket(path: str) -> dict[str, Any]:

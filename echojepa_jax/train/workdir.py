@@ -1,6 +1,5 @@
 """The folder of a run: what it was asked to do, what it ran on, and whether it is really done."""
 
-import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -81,27 +80,39 @@ class Workdir:
             return cls(local, epath.Path(name))
 
     @classmethod
-    def to_read(cls, name: str) -> "Workdir":
+    @contextlib.contextmanager
+    def to_read(cls, name: str) -> Iterator["Workdir"]:
         """A finished or running workdir, or any folder or file, of which nothing will be changed.
 
-        Of a bucket, all but checkpoints is copied, for as long as this program runs.
+        Of a bucket, all but checkpoints is copied, for as long as it is read; errors name the
+        bucket.
 
         Raises:
           UserError: there is no access to the bucket, or no such folder in it.
         """
         if not buckets.is_remote(name):
-            return cls(Path(name))
-        local = Path(tempfile.mkdtemp(prefix="echojepa-"))
-        atexit.register(shutil.rmtree, local, ignore_errors=True)
-        with _explained(name):
-            bucket = epath.Path(name)
-            if bucket.is_file():
-                (local / bucket.name).write_bytes(bucket.read_bytes())
-                return cls(local / bucket.name, bucket)
-            if not bucket.is_dir():
-                raise FileNotFoundError("there is no such folder or file")
-            buckets.copy(bucket, epath.Path(local), without=(CHECKPOINTS, DAMAGED))
-        return cls(local, bucket)
+            yield cls(Path(name))
+            return
+        bucket = epath.Path(name)
+        with tempfile.TemporaryDirectory(prefix="echojepa-") as folder:
+            local = epath.Path(folder)
+            with _explained(name):
+                if is_file := bucket.is_file():
+                    local /= bucket.name
+                    buckets.copy_file(bucket, local)
+                    # What a file of weights holds, its neighbour may say.
+                    if (told := bucket.parent / _CONFIG).exists():
+                        buckets.copy_file(told, local.parent / _CONFIG)
+                elif bucket.is_dir():
+                    buckets.copy(bucket, local, without=(CHECKPOINTS, DAMAGED))
+                else:
+                    raise FileNotFoundError("there is no such folder or file")
+            try:
+                yield cls(Path(local), bucket)
+            except UserError as error:
+                named = str(error).replace(str(local), name)
+                named = named.replace(folder, str(bucket.parent) if is_file else name)
+                raise UserError(named) from error
 
     @property
     def kept(self) -> epath.Path:
@@ -126,7 +137,7 @@ class Workdir:
             self.fetch()
         if not hosts.is_first() and not (self.path / _CONFIG).exists():
             raise UserError(
-                f"{self.path} is not the same folder on every host: use a shared disk or a bucket"
+                f"{self.kept} is not the same folder on every host: use a shared disk or a bucket"
             )
 
     def fetch(self) -> None:
@@ -217,7 +228,8 @@ def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
         except OSError:
             pass  # some network file systems have no locks
         workdir.fetch()
-        _check_config(workdir, config)
+        with _explained(str(workdir.bucket)) if workdir.bucket else contextlib.nullcontext():
+            _check_config(workdir, config)
         yield
     finally:
         os.close(folder)
@@ -243,9 +255,10 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         return
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
-        for name in (MANIFEST, QUARANTINE, PROBE_AT_INIT, FILE_NAME):
+        for pattern in (MANIFEST, "quarantine*.jsonl", "skipped*.jsonl", PROBE_AT_INIT, FILE_NAME):
             for folder in {workdir.kept, epath.Path(workdir.path)}:
-                (folder / name).unlink(missing_ok=True)
+                for file in folder.glob(pattern):
+                    file.unlink()
         shutil.rmtree(workdir.path / BEST, ignore_errors=True)
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
@@ -264,24 +277,24 @@ def _has_steps(workdir: Workdir) -> bool:
     return any(entry.name[0].isdigit() for entry in saved)
 
 
-def record(workdir: Path, facts: dict[str, Any], program: str) -> None:
+def record(workdir: Workdir, facts: dict[str, Any], program: str) -> None:
     """Writes what this run is made of: given facts, versions, commit, devices, and the command.
 
     Raises:
       UserError: the run was started on other data or weights.
     """
-    path = workdir / MANIFEST
+    path = workdir.path / MANIFEST
     if path.exists():
         before = json.loads(path.read_text())
         if before["data"]["fingerprint"] != facts["data"]["fingerprint"]:
             raise UserError(
-                f"the data of {workdir} have changed since the run was started: the order of "
+                f"the data of {workdir.kept} have changed since the run was started: the order of "
                 "samples would be another one; restore the files, or use another --workdir"
             )
         if before.get("weights") != facts.get("weights"):
             raise UserError(
-                f"the weights that {workdir} was started with have changed since then: restore "
-                "them, or use another --workdir"
+                f"the weights that {workdir.kept} was started with have changed since then: "
+                "restore them, or use another --workdir"
             )
         return
     devices = [f"{d.platform} {d.device_kind}" for d in jax.devices()]
@@ -321,31 +334,26 @@ def is_marked(workdir: Path) -> bool:
     return (workdir / _DONE).exists()
 
 
-def is_done(
-    workdir: Path,
-    files: Sequence[str] = ("report.html",),
-    checkpoints: epath.Path | None = None,
-) -> bool:
+def is_done(workdir: Workdir, files: Sequence[str] = ("report.html",)) -> bool:
     """True if the run was finished and what it produced is still there (F12).
 
     Args:
       files: what it has written beside its last checkpoint.
-      checkpoints: where its checkpoints are, if not in the workdir.
 
     Raises:
       UserError: the run is marked as done, but a part of it is gone.
     """
-    path = workdir / _DONE
+    path = workdir.path / _DONE
     if not path.exists():
         return False
     step = json.loads(path.read_text())["step"]
-    last = epath.Path(checkpoints or workdir / CHECKPOINTS) / f"{step:08d}"
-    missing = [name for name in files if not (workdir / name).exists()]
+    last = workdir.checkpoints / f"{step:08d}"
+    missing = [name for name in files if not (workdir.path / name).exists()]
     if not (last / "_CHECKPOINT_METADATA").exists():
         missing.append(f"{CHECKPOINTS}/{last.name}")
     if missing:
         raise UserError(
-            f"{workdir} is marked as done but {missing} are gone: restore them, "
+            f"{workdir.kept} is marked as done but {missing} are gone: restore them, "
             f"or delete {_DONE} to let training make them again"
         )
     return True

@@ -44,8 +44,13 @@ def copy(folder: epath.Path, to: epath.Path, without: Collection[str] = ()) -> N
         if entry.is_dir() and entry.name not in without:
             copy(entry, to / entry.name)
         elif entry.is_file():
-            with entry.open("rb") as source, (to / entry.name).open("wb") as out:
-                shutil.copyfileobj(source, out, 2**22)
+            copy_file(entry, to / entry.name)
+
+
+def copy_file(file: epath.Path, to: epath.Path) -> None:
+    """Copies a file, in or out of a bucket, a piece at a time."""
+    with file.open("rb") as source, to.open("wb") as out:
+        shutil.copyfileobj(source, out, 2**22)
 
 
 @contextlib.contextmanager
@@ -57,6 +62,8 @@ def explained(name: str, problem: str) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except ImportError as error:
         package = _PACKAGES.get(name.partition(":")[0], "a driver of fsspec")
         raise UserError(f"{name} needs one more package, {package}: {error}") from error

@@ -36,22 +36,19 @@ def leave_on_sigterm(last_words: Callable[[], None]) -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno())
-
-    leaving = threading.Lock()
-
-    def leave() -> None:
-        with leaving:  # for good
-            last_words()
-            os._exit(0)
+    noted = threading.Event()
 
     def on_signal(_: int, __: Any) -> None:
-        leave()  # if the thread has not done so: it looks who has the signal now
+        noted.set()  # and nothing else: whatever the program is at may hold what leaving needs
 
     def listen() -> None:
         with told:
             while number := heard.recv(1):
-                if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is on_signal:
-                    leave()
+                # Python may not have come to its handler yet, or have replaced it since.
+                ours = noted.is_set() or signal.getsignal(signal.SIGTERM) is on_signal
+                if number[0] == signal.SIGTERM and ours:
+                    last_words()
+                    os._exit(0)
 
     signal.signal(signal.SIGTERM, on_signal)
     threading.Thread(target=listen, daemon=True).start()
@@ -85,7 +82,9 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         ended.set()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Who was asked to stop is about to, and need not be asked again.
+            heard = seen and number == signal.SIGTERM
+            signal.signal(number, (lambda *_: None) if heard else handler)
 
 
 def _metadata_host() -> str:

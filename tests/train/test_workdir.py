@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.main import train
-from echojepa_jax.train import checkpoint
+from echojepa_jax.train import checkpoint, s3
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import open_weights
 from echojepa_jax.utils.errors import UserError
@@ -81,6 +81,53 @@ def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, buck
     assert again.startswith("complete")
     with pytest.raises(UserError, match=r"s3://.*/absent cannot be used: there is no such"):
         open_weights(f"{bucket}/absent")
+
+
+def test_a_file_of_weights_in_a_bucket_is_read_as_one_on_a_disk(
+    tiny, tmp_path, bucket, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    train(tiny(), tmp_path / "run")
+    weights = open_weights(str(tmp_path / "run")).only("encoder")
+    write_weights(weights, tmp_path / "export", "safetensors")
+    fsspec.filesystem("s3").put(str(tmp_path / "export"), f"{bucket}/export", recursive=True)
+    found = open_weights(f"{bucket}/export/model.safetensors")
+    assert found.clip == weights.clip
+    jax.tree.map(np.testing.assert_array_equal, found.params, weights.params)
+
+    (bucket / "export" / "config.json").unlink()
+    with pytest.raises(UserError, match=rf"^{bucket}/export has no config\.json"):
+        open_weights(f"{bucket}/export")
+    assert not list((tmp_path / "scratch").iterdir()), "copies go when they are read"
+
+
+def test_another_orbax_is_a_sentence(monkeypatch):
+    for modules, missing in (
+        (("path.gcs_utils", "gone"), "No module named"),
+        (("path.gcs_utils", "path.gcs_utils"), "no attribute '_use_gcs_driver'"),
+    ):
+        monkeypatch.setattr(s3, "_MODULES", modules)
+        with pytest.raises(UserError, match=f"cannot write to s3:// .*{missing}.*: install"):
+            s3.teach_orbax.__wrapped__()
+
+
+def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):
+    run = tmp_path / "run"
+    with workdirs.claimed(workdirs.Workdir(run), tiny()):
+        pass
+    for name in ("skipped.jsonl", "skipped.1.jsonl", "quarantine.1.jsonl", "metrics.jsonl"):
+        (run / name).write_text('{"step": 1}\n')
+    with workdirs.claimed(workdirs.Workdir(run), tiny(seed=1)):
+        assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):
+    name = f"{bucket}/run"
+    train(tiny(), name)
+    (bucket / "run" / "checkpoints" / "00000006").rmtree()
+    with pytest.raises(UserError, match=f"^{name} is marked as done but .*00000006"):
+        train(tiny(), name)
 
 
 def test_results_of_other_programs_go_to_a_disk():

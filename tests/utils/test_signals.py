@@ -11,6 +11,7 @@ import pytest
 
 from echojepa_jax.utils import signals
 from echojepa_jax.utils.signals import stop_signal
+from tests import programs
 
 
 class _Metadata(http.server.BaseHTTPRequestHandler):
@@ -78,3 +79,47 @@ command_line.run(lambda: "complete", needed=())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "complete\n"), done.stderr
+
+
+PROGRAM = """
+import os, signal, sys, threading, time
+from echojepa_jax.utils.signals import leave_on_sigterm, stop_signal
+
+ending = threading.Lock()
+
+def last_words():
+    with ending:
+        time.sleep(0.5)
+        print("left", flush=True)
+
+leave_on_sigterm(last_words)
+print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "said"),
+    [
+        # Three signals, and its last words are said once.
+        ("time.sleep(60)", 0, ["left"]),
+        # It is ending for another reason, and signals do not keep it from doing so.
+        ("ending.acquire(); time.sleep(2); os._exit(1)", 1, []),
+        # It has been asked in another way: what it is at goes on to its end.
+        (
+            "with stop_signal() as asked:\n    while not asked(): time.sleep(0.05)\ntime.sleep(2)",
+            0,
+            [],
+        ),
+    ],
+)
+def test_signals_upon_signals_end_a_program_once(does, code, said):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + does], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    for _ in range(3):
+        process.terminate()
+        time.sleep(0.2)
+    out, _ = process.communicate(timeout=programs.TIMEOUT)
+    assert (process.returncode, out.split()) == (code, said)
