@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from echojepa_jax.data import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.vit import Encoder as Network
-from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.encode import encoded
 from echojepa_jax.probes.predict import with_slots
@@ -146,7 +144,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
     """
     weights = open_encoder(str(path))
     clip = clip_spec(weights, 0, 0, "", 0.0, "")
-    return Encoder(weights, weights.make_encoder(jnp.dtype(dtype), attention=fastest()), clip)
+    return Encoder(weights, weights.make_fast_encoder(dtype), clip)
 
 
 def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:

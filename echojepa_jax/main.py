@@ -52,7 +52,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.train.loop import run
     from echojepa_jax.utils.errors import UserError
-    from echojepa_jax.utils.platform import prepare
+    from echojepa_jax.utils.platform import prepare, share_programs
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
@@ -62,6 +62,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     path = workdir.path
     with workdirs.claimed(workdir, config):
         workdir.share()
+        share_programs(workdir.kept)
         report = f"{name}/report.html"
         if workdirs.is_done(workdir):
             return f"{name} is complete: nothing to do. The report is {report}"
@@ -80,9 +81,11 @@ def train(config: ConfigDict, name: str | Path) -> str:
 
 def job() -> str:
     from echojepa_jax.parallel import hosts
+    from echojepa_jax.utils.platform import take_the_gpu
     from echojepa_jax.utils.signals import leave_on_sigterm
 
     leave_on_sigterm(_say_stopped)
+    take_the_gpu()
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     return train(CONFIG.value, str(WORKDIR.value))
 

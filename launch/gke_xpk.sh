@@ -6,7 +6,7 @@
 #
 # The image is built by `docker build -f launch/Dockerfile --target=tpu -t REGISTRY/echojepa .` and
 # pushed by you. Other flags: --zone, --project, --priority, --dry_run. Whatever is not understood here
-# goes to the program. A pod that is taken away is started again, and continues.
+# goes to the program. Where a pod is taken away or lost, all are started again, and continue.
 set -euo pipefail
 
 name="" cluster="" type="" image="" zone="" project="" priority=medium dry="" workdir=""
@@ -42,8 +42,8 @@ if [[ $workdir != gs://* && $workdir != s3://* ]]; then
 fi
 
 # What a pod runs. GKE tells the workers of each other in their environment. XPK sends SIGTERM to this
-# shell alone, which must hand it on and wait while the program saves. A program that has saved ends
-# well, and would not be started again: code 143 is.
+# shell alone, which must hand it on and wait while the program saves. XPK starts pods again that end
+# with codes from 127 on: so a program that has saved (0), or has lost another host (75), ends with 143.
 # shellcheck disable=SC2016  # for the pod's shell to expand
 script="python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}")"'> >(tee /tmp/last) & pid=$!
 trap "kill -TERM $pid" TERM
@@ -51,6 +51,7 @@ wait $pid; code=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; code=$?; done
 sleep 1
 grep -q "^stopped by a signal" /tmp/last && exit 143
+[[ $code == 75 ]] && exit 143
 exit $code'
 command=(
   xpk workload create --workload="$name" --cluster="$cluster" --tpu-type="$type"

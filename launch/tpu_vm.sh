@@ -98,8 +98,9 @@ if wants setup; then
   archive=$folder/code.tar.gz
   do_it git archive --format=tar.gz --output="$archive" HEAD
   do_it "${tpu[@]}" tpu-vm scp "$archive" "$name:code.tar.gz" "${where[@]}" --worker=all
-  everywhere 'mkdir -p code && tar -xzf code.tar.gz -C code && cd code &&
-{ python3.11 -m venv ~/venv || { pip install -q uv && python3 -m uv venv -q --seed --python=3.11 ~/venv; }; } &&
+  everywhere 'rm -rf code && mkdir code && tar -xzf code.tar.gz -C code && cd code &&
+{ [ -x ~/venv/bin/python ] || python3.11 -m venv ~/venv ||
+{ pip install -q uv && python3 -m uv venv -q --clear --seed --python=3.11 ~/venv; }; } &&
 . ~/venv/bin/activate &&
 pip install -q -r requirements.txt "jax[tpu]" gcsfs s3fs'
 fi
@@ -107,10 +108,17 @@ fi
 if wants run; then
   quoted=$(printf '%q ' "${program[@]}")
   # --hosts=-1: the workers find each other through the slice's own metadata.
-  # A line that breaks must not end training: it goes on there, and is followed from here.
-  everywhere "cd code && . ~/venv/bin/activate &&
-nohup python -m echojepa_jax.main --hosts=-1 $quoted >> ~/train.log 2>&1 & pid=\$!;
-tail -n +1 -f --pid=\$pid ~/train.log; wait \$pid" || failed=1
+  # A line that breaks does not end training: it goes on there, and the same command follows it.
+  everywhere "cd code && . ~/venv/bin/activate || exit 1
+if [ -s ~/train.pid ] && grep -qa echojepa_jax /proc/\$(cat ~/train.pid)/cmdline 2> /dev/null; then
+echo 'training goes on here: following it'
+else
+rm -f ~/train.code; echo '--- started' >> ~/train.log
+(trap '' HUP; python -m echojepa_jax.main --hosts=-1 $quoted; echo \$? > ~/train.code
+) < /dev/null >> ~/train.log 2>&1 & echo \$! > ~/train.pid
+fi
+tail -n +1 -f --pid=\$(cat ~/train.pid) ~/train.log
+exit \$(cat ~/train.code || echo 1)" || failed=1
 fi
 
 if wants logs; then
@@ -119,7 +127,9 @@ if wants logs; then
   do_it "${tpu[@]}" tpu-vm scp "$name:train.log" "logs/$name/" "${where[@]}" --worker=0 || true
   # shellcheck disable=SC2016  # for the workers to expand
   [[ -z $failed ]] || everywhere 'echo "--- $(hostname)"; tail -n 50 ~/train.log' || true
-  if [[ -z $dry ]] && tail -n 1 "logs/$name/train.log" | grep -q "^stopped by a signal"; then
+  # Other lines may follow the program's last one.
+  if [[ -z $dry ]] && tac "logs/$name/train.log" | sed '/^--- started/q' |
+    grep -q "^stopped by a signal"; then
     echo "error: training was stopped, and has saved: the slice is kept, --do=run,logs,delete" \
       "continues" >&2
     exit 1
@@ -127,8 +137,9 @@ if wants logs; then
 fi
 
 if [[ -n $failed ]]; then
-  echo "error: training has not ended well, and the slice is kept: look at logs/$name, start it" \
-    "again (--do=run,logs,delete), or give it back (--do=delete)" >&2
+  echo "error: training has not ended well, or the line to it broke, and the slice is kept: look at" \
+    "logs/$name; --do=run,logs,delete follows it if it goes on, and else starts it again;" \
+    "--do=delete gives the slice back" >&2
   exit 1
 fi
 if wants delete; then

@@ -115,7 +115,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(on_two_hosts, run_main, t
     two.wait_for_step(broken, 6)
     two.processes[1].kill()
     left, _ = two.finish()
-    assert left.returncode not in (0, None)
+    assert left.returncode in (hosts.LOST, -signal.SIGABRT)
     # JAX notices as well, and may be the first to do so.
     assert re.search("the same command continues|another task died", left.stderr)
 

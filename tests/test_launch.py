@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 
 import pytest
@@ -54,6 +55,44 @@ def test_a_tpu_slice_from_creation_to_deletion():
         ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True
     ).stdout.splitlines()
     assert said == ["--hosts=-1", *TRAINING, "--config.data.sources=('dicom:/data/a b',)"]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path, code):
+    done = launch("tpu_vm.sh", "--dry_run", "--name=e", "--type=v4-8", "--do=run", *TRAINING)
+    script = f"set -- {done.stdout}\nprintf '%s' \"${{@: -1}}\""
+    far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
+    (tmp_path / "code").mkdir()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "activate").write_text(f"PATH={tmp_path}/venv/bin:$PATH\n")
+    program = tmp_path / "venv" / "bin" / "python"
+    program.write_text(
+        f'#!/usr/bin/env bash\necho "start $@"\nuntil [ -e {tmp_path}/go ]; do sleep 0.1; done\n'
+        f"echo end\nexit {code}\n"
+    )
+    program.chmod(0o755)
+
+    def line():
+        """To the slice, as ssh opens it."""
+        return subprocess.Popen(
+            ["bash", "-c", far.removeprefix("--command=")],
+            env=os.environ | {"HOME": str(tmp_path)}, cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    first = line()
+    assert first.stdout.readline() == "--- started\n"
+    assert first.stdout.readline().startswith("start -m echojepa_jax.main --hosts=-1 --config=")
+    os.kill(first.pid, signal.SIGHUP)
+    second = line()
+    assert second.stdout.readline() == "training goes on here: following it\n"
+    (tmp_path / "go").touch()
+    out, _ = second.communicate(timeout=60)
+    assert out.splitlines()[-1] == "end"
+    assert second.returncode == code
+    assert (tmp_path / "train.log").read_text().count("start -m") == 1
+    third = line()
+    assert third.communicate(timeout=60)[0].count("start -m") == 2, "and then one that starts again"
 
 
 def test_a_part_of_the_steps():
@@ -115,6 +154,11 @@ def test_a_pod_that_is_taken_away_saves_and_is_started_again(tmp_path):
     first, *rest = done.stdout.splitlines()
     assert first.startswith("started -m echojepa_jax.main --hosts=0 --config=configs/vit_l.py")
     assert rest == ["stopped by a signal; saved", "code 143"]
+
+    for code, told in ((75, 143), (1, 1), (0, 0)):  # another host was lost; a mistake; the end
+        program.write_text(f"#!/usr/bin/env bash\nexit {code}\n")
+        done = subprocess.run(["bash", "-c", command], env=os.environ | {"PATH": path}, timeout=60)
+        assert done.returncode == told
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

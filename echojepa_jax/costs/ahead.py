@@ -41,7 +41,9 @@ def tpu_devices(topology: str) -> list[jax.Device]:
             "chips along each dimension, such as v5e:8x8 or v5p:4x4x4"
         )
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        # The two cores of a v4 work as one device, as they do on a real one.
+        cores = {"chip_config_name": "megacore"} if kind == "v4" else {}
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **cores)
     # Without libtpu, for a shape that no slice has, and for a name that it does not know.
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

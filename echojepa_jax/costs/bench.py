@@ -98,10 +98,9 @@ class CountCompilations:
         self.count += event == _COMPILED
 
 
-def matmul_peak(repeats: int = 10) -> tuple[float, str]:
+def matmul_peak(dtype: str, repeats: int = 10) -> tuple[float, str]:
     """FLOP/s of a large matrix product, the median of `repeats`, and what was multiplied."""
-    on_cpu = jax.default_backend() == "cpu"
-    size, dtype = (2048, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
+    size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     for _ in range(3):
@@ -111,7 +110,7 @@ def matmul_peak(repeats: int = 10) -> tuple[float, str]:
         started = time.perf_counter()
         product(a, a).block_until_ready()
         seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(seconds), f"{size}^3 {jnp.dtype(dtype).name}"
+    return 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ def measure(
       ImportError: PyTorch or transformers is to be compared with, and not installed.
     """
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
-    peak, multiplied = matmul_peak()
+    peak, multiplied = matmul_peak(config.model.dtype)
     say(f"matrix products reach {peak / 1e12:.3g} TFLOP/s on a device ({multiplied})")
     ours = OurStep(config, mesh)
     say(f"compiled in {ours.compile_seconds:.0f} s")
@@ -149,7 +148,7 @@ def measure(
         from echojepa_jax.costs.torch_step import TorchStep
 
         say("compiling PyTorch's step")
-        theirs = TorchStep(config, random_batch(config))
+        theirs = TorchStep.fitting(config, random_batch(config))
         say(theirs.note or "PyTorch is ready")
     for _ in range(warm_up):
         ours.run()

@@ -9,6 +9,8 @@ class Chip:
 
     flops: dense bfloat16 products, FLOP/s. memory: bytes. bandwidth: of that memory, bytes/s.
     links: bytes/s that it can send to its neighbours over all links together, in one direction.
+    joined: how many are joined by such links; 0 = as many as there are. network: bytes/s that one
+    can send beyond those.
     """
 
     name: str
@@ -16,6 +18,12 @@ class Chip:
     memory: float
     bandwidth: float
     links: float
+    joined: int = 0
+    network: float = 0.0
+
+    def send(self, devices: int) -> float:
+        """Bytes/s of what so many devices send each other."""
+        return self.network if 0 < self.joined < devices else self.links
 
 
 GIB = 2**30
@@ -27,9 +35,10 @@ TPUS = {
     "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9),
     "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 448e9),
 }
-# GPUs of one machine that are joined by NVLink.
+# Machines of eight GPUs that are joined by NVLink; each GPU has a network card (200 Gb/s with an
+# A100, else 400) to those of other machines.
 GPUS = {
-    "a100": Chip("A100-80GB", 312e12, 80e9, 2039e9, 300e9),
-    "h100": Chip("H100-80GB", 989e12, 80e9, 3350e9, 450e9),
-    "h200": Chip("H200-141GB", 989e12, 141e9, 4800e9, 450e9),
+    "a100": Chip("A100-80GB", 312e12, 80e9, 2039e9, 300e9, 8, 25e9),
+    "h100": Chip("H100-80GB", 989e12, 80e9, 3350e9, 450e9, 8, 50e9),
+    "h200": Chip("H200-141GB", 989e12, 141e9, 4800e9, 450e9, 8, 50e9),
 }

@@ -77,7 +77,7 @@ class Plan:
         return {
             "compute": self.step_flops / self.chips / self.chip.flops,
             "memory": (2 * self.memory.state + 2 * gathered) / self.chip.bandwidth,
-            "links": sum(one.sent * one.runs for one in self.sent) / self.chip.links,
+            "links": sum(one.sent * one.runs / self.chip.send(one.devices) for one in self.sent),
         }
 
     def seconds(self) -> tuple[float, float]:

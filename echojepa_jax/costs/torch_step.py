@@ -6,6 +6,7 @@ the original. Nothing here is used for training.
 """
 
 import copy
+import gc
 import time
 from typing import Any
 
@@ -25,17 +26,28 @@ class TorchStep:
     """A step on random clips of a config, on one GPU or on the CPU: the whole global batch there.
 
     note: what is not as it should be, such as a compiler that is missing; else "".
+
+    Args:
+      recompute: activations in the backward pass, instead of keeping them.
     """
 
-    def __init__(self, config: ConfigDict, batch: dict[str, Any], compiled: bool = True) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        batch: dict[str, Any],
+        compiled: bool = True,
+        recompute: bool = False,
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
+        # As JAX multiplies on GPUs, where the type is float32.
+        torch.set_float32_matmul_precision("high")
         self._config, self.note = config, ""
         model = _model(config)
         # Training mode: V-JEPA 2 has no dropout, and recomputation is only done in it.
         self._encoder: Any = model.encoder.to(self.device).train()
         self._predictor: Any = model.predictor.to(self.device).train()
-        if config.model.remat != "none":
+        if recompute:
             model.gradient_checkpointing_enable()
         self._target: Any = copy.deepcopy(self._encoder).requires_grad_(False)
         trained = [*self._encoder.parameters(), *self._predictor.parameters()]
@@ -62,11 +74,28 @@ class TorchStep:
             self._loss = torch.compile(self._plain_loss)
             try:
                 self.run()
+            except torch.OutOfMemoryError:
+                raise
             # Inductor raises whatever its compilers raise.
             except Exception as error:
                 reason = str(error).strip().split("\n")[0][:120]
                 self.note = f"torch.compile failed ({reason}): PyTorch ran without it"
                 self._loss = self._plain_loss
+
+    @classmethod
+    def fitting(cls, config: ConfigDict, batch: dict[str, Any]) -> "TorchStep":
+        """The fastest way that the memory has room for: it keeps its activations if it can."""
+        try:
+            step = cls(config, batch)
+            step.run()
+            return step
+        except torch.OutOfMemoryError:
+            pass  # outside of here, so that what the error refers to is let go
+        gc.collect()
+        torch.cuda.empty_cache()
+        step = cls(config, batch, recompute=True)
+        step.note = f"{step.note} PyTorch computes activations again, or memory is short".strip()
+        return step
 
     def run(self) -> float:
         """Makes one step; returns its seconds."""

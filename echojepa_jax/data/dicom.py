@@ -26,11 +26,14 @@ from echojepa_jax.data.video_info import (
     NO_REGION,
     NOT_2D,
     STALE_REGION,
+    VARIABLE_RATE,
     UnreadableVideo,
     VideoInfo,
     check_size,
     fewer_frames,
     first_bytes,
+    is_regular,
+    possible_rate,
 )
 
 _COLOURS, _LUT = ("Red", "Green", "Blue"), "PaletteColorLookupTable"
@@ -49,7 +52,8 @@ _PYDICOM_ERRORS = (
 )
 _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
-_TISSUE, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 1, 3
+_TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
+_SMALLEST = 0.05  # share of the frame that a picture covers at least
 
 logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
 warnings.filterwarnings("ignore", module="pydicom")
@@ -162,9 +166,12 @@ def _header(dataset: pydicom.Dataset) -> _Header:
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
     check_size(int(dataset.Rows), int(dataset.Columns))
     rows, columns, spacing, note = _region(dataset)
+    fps, regular = _frame_rate(dataset)
+    if not regular:
+        note = VARIABLE_RATE
     return _Header(
         frames=int(dataset.get("NumberOfFrames") or 1),
-        fps=_frame_rate(dataset),
+        fps=fps,
         rows=rows,
         columns=columns,
         note=note,
@@ -174,17 +181,22 @@ def _header(dataset: pydicom.Dataset) -> _Header:
     )
 
 
-def _frame_rate(dataset: pydicom.Dataset) -> float:
-    """Frames a second: from the time between frames (ms), else the cine or display rate, else 0.
+def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, bool]:
+    """Frames a second, and whether they are equally far apart.
 
-    Times are written with few digits (33.333), so the rate is rounded to what they can tell.
+    From the time between frames (ms), else the cine or display rate, else 0; the first that a
+    machine can have. Times are written with few digits (33.333), so the rate is rounded to what
+    they can tell.
     """
     vector = dataset.get("FrameTimeVector") or ()
     later = vector[1:] if isinstance(vector, Sequence) else ()  # the first entry is always 0
     mean_time = float(np.mean(later)) if later else 0.0
-    if (frame_time := _positive(dataset, "FrameTime") or mean_time) > 0:
-        return round(1000 / frame_time, 2)
-    return _positive(dataset, "CineRate") or _positive(dataset, "RecommendedDisplayFrameRate")
+    even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
+    for frame_time, regular in ((_positive(dataset, "FrameTime"), True), (mean_time, even)):
+        if frame_time > 0 and (fps := possible_rate(round(1000 / frame_time, 2))):
+            return fps, regular
+    rates = (_positive(dataset, key) for key in ("CineRate", "RecommendedDisplayFrameRate"))
+    return next(filter(None, map(possible_rate, rates)), 0.0), True
 
 
 def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
@@ -199,9 +211,10 @@ def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float]
     """The rows and columns to keep, the distance of pixels (mm, down and right; 0 = unknown), and a
     note where the whole frame is kept for want of a region.
 
-    The largest 2-D tissue region is kept, the first of equal ones: side-by-side regions are two
-    pictures, and their union would hold the text between them. Regions written for another frame
-    size (stale after an export at lower resolution) would cut at random, so they are not used.
+    The largest 2-D region of tissue or colour flow is kept, of equal ones the tissue, or the first:
+    side-by-side regions are two pictures, and their union would hold the text between them. Regions
+    written for another frame size (stale after an export at lower resolution), or too small for a
+    picture, would cut at random, so they are not used.
     """
     height, width = int(dataset.Rows), int(dataset.Columns)
     regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
@@ -211,13 +224,16 @@ def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float]
         ((y0, min(y1, height), x0, min(x1, width)), region)
         for (y0, y1, x0, x1), region in zip(map(_box, pictures), pictures, strict=True)
         if 0 <= y0 < y1 <= height + 1 and 0 <= x0 < x1 <= width + 1
+        if (y1 - y0) * (x1 - x0) >= _SMALLEST * height * width
     ]
     if not inside:
         note = STALE_REGION if pictures else NOT_2D if regions else NO_REGION
         # What a stale region says of distances is for frames of another size.
         spacing = (0.0, 0.0) if regions else _image_spacing(dataset)
         return slice(0, height), slice(0, width), spacing, note
-    (y0, y1, x0, x1), region = max(inside, key=lambda pair: _area(pair[0]))
+    (y0, y1, x0, x1), region = max(
+        inside, key=lambda pair: (_area(pair[0]), pair[1].RegionDataType == _TISSUE)
+    )
     return slice(y0, y1), slice(x0, x1), _spacing(region), ""
 
 
@@ -227,19 +243,18 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 def _is_picture(region: pydicom.Dataset) -> bool:
     return (
-        region.get("RegionDataType") == _TISSUE
+        region.get("RegionDataType") in (_TISSUE, _COLOUR_FLOW)
         and region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
     )
 
 
 def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right; the corners that the header names are inside the region."""
-    return (
-        int(region.RegionLocationMinY0),
-        int(region.RegionLocationMaxY1) + 1,
-        int(region.RegionLocationMinX0),
-        int(region.RegionLocationMaxX1) + 1,
-    )
+    """Top, bottom, left and right, all 0 if one is not told; the named corners are inside."""
+    corners = (f"RegionLocation{name}" for name in ("MinY0", "MaxY1", "MinX0", "MaxX1"))
+    top, last_row, left, last_column = (region.get(corner) for corner in corners)
+    if None in (top, last_row, left, last_column):
+        return 0, 0, 0, 0
+    return int(top), int(last_row) + 1, int(left), int(last_column) + 1
 
 
 def _spacing(region: pydicom.Dataset) -> tuple[float, float]:

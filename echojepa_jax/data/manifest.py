@@ -153,7 +153,11 @@ def check_names(source: str, samples: Sequence[Sample]) -> None:
         raise UserError(f"Source {source!r} lists no video.")
     name, times = Counter(sample.name for sample in samples).most_common(1)[0]
     if times > 1:
-        raise UserError(f"Source {source!r} lists the video {name!r} {times} times: list it once.")
+        paths = sorted({sample.path for sample in samples if sample.name == name})
+        raise UserError(
+            f"Source {source!r} lists the video {name!r} {times} times ({', '.join(paths[:3])}): "
+            "list it once."
+        )
 
 
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:

@@ -83,8 +83,8 @@ def _opened(path: str) -> Iterator[Any]:
 def _frames(image: Any, ids: Sequence[int]) -> Iterator[np.ndarray]:
     # All at once: a compressed file can only be read from its start.
     volume = np.asarray(image.dataobj[..., ids[0] : ids[-1] + 1])
-    if volume.min() < 0 or volume.max() > 255:
+    if not (volume.min() >= 0 and volume.max() <= 255):  # so that NaN is one as well
         raise UnreadableVideo("unsupported: NIfTI pixels outside of 0 to 255")
     for k in ids:
         plane = np.ascontiguousarray(volume[..., k - ids[0]].T)
-        yield np.repeat(plane.astype(np.uint8)[..., None], 3, axis=2)
+        yield np.repeat(np.rint(plane).astype(np.uint8)[..., None], 3, axis=2)

@@ -66,7 +66,8 @@ _MOST_OF_ONE = (
 )
 # Of splits of sets whose ids are public anyway: the same ones for everybody who prepares them.
 _PUBLIC_SALT = b"echojepa_jax: public ids"
-_SALT, _STATE, _REJECTED = "salt", "state", "rejected.jsonl"
+STATE = "state"  # the folder of what became of the shards
+_SALT, _REJECTED = "salt", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
 
 
@@ -119,7 +120,7 @@ class Work:
 
     def state(self, shard: Shard) -> Path:
         """What became of the recordings of a shard; it exists when the shard is complete."""
-        return self.private / _STATE / f"{shard.name}.json"
+        return self.private / STATE / f"{shard.name}.json"
 
     def is_done(self, shard: Shard) -> bool:
         return self.state(shard).exists() and (self.out / shard.name).exists()
@@ -132,7 +133,7 @@ class Work:
           UserError: they cannot be used, or another program is at work in them.
         """
         try:
-            for folder in (self.out, self.private, self.private / _STATE):
+            for folder in (self.out, self.private, self.private / STATE):
                 folder.mkdir(parents=True, exist_ok=True)
             self.private.chmod(0o700)
             held = os.open(self.private, os.O_RDONLY)
@@ -144,11 +145,15 @@ class Work:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise UserError(f"another process is preparing {self.out}") from error
+            if not self.private.exists() or not os.path.samestat(
+                os.fstat(held), self.private.stat()
+            ):  # it went with the end of another process, a moment ago
+                raise UserError(f"another process was preparing {self.out}: try again")
             try:
                 yield
             finally:
                 # What a mistake has left empty goes, while nobody else can begin in it.
-                for folder in (self.private / _STATE, self.private, self.out):
+                for folder in (self.private / STATE, self.private, self.out):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
         finally:
@@ -276,7 +281,9 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     """SHA-256 of what is listed, and of sizes and times of the files."""
     digest = hashlib.sha256()
     with ThreadPoolExecutor(16) as pool:
-        for sample, key in zip(samples, pool.map(scan.key_of, samples), strict=True):
+        parts = (samples[i : i + scan.IN_FLIGHT] for i in range(0, len(samples), scan.IN_FLIGHT))
+        keys = (key for part in parts for key in pool.map(scan.key_of, part))
+        for sample, key in zip(samples, keys, strict=True):
             facts = [sample.name, sample.patient, sample.study, sample.view, sample.split]
             facts.append(sample.content)  # of records, which have no size and time of their own
             digest.update(json.dumps([facts, sorted(sample.targets.items()), key]).encode())
@@ -362,6 +369,12 @@ def _recordings(
             )
         )
     _check_plan(recordings, shares, source)
+    if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
+        log.warning(
+            "%d views are not kept: they are no single words of up to 24 letters, digits, '_', "
+            "'+', '/' and '-'",
+            lost,
+        )
     return recordings, rejected
 
 

@@ -18,6 +18,7 @@ from echojepa_jax.data.decode import UnreadableVideo
 from echojepa_jax.data.encode import JPEG_QUALITY, Encoded, Recording, encode
 from echojepa_jax.data.planning import (
     GIGABYTES,
+    STATE,
     Options,
     Shard,
     Work,
@@ -64,6 +65,7 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
     if len(missing) < len(plan):
         log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
     make(work, missing, options, guard)
+    _remove_leftovers(work)  # of attempts that another one came before
     rows, failed = _results(work, plan)
     manifest.quarantine(work.rejected, failed, "encode")
     if not rows:
@@ -141,6 +143,7 @@ def _results(work: Work, plan: Sequence[Shard]) -> tuple[list[dict[str, Any]], l
 
 
 def _remove_leftovers(work: Work) -> None:
-    """Deletes what an interrupted start left half written."""
-    for path in (*work.out.glob(".*.partial"), *work.out.glob("*.tmp")):
-        path.unlink()
+    """Deletes what interrupted attempts have left half written."""
+    for folder in (work.out, work.private, work.private / STATE):
+        for path in (*folder.glob(".*.partial"), *folder.glob("*.tmp")):
+            path.unlink(missing_ok=True)

@@ -22,8 +22,9 @@ from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v2.jsonl"  # raise the number whenever probing measures something else
-_IN_FLIGHT = 1024
+CACHE_FILE = "scan-v3.jsonl"  # raise the number whenever probing measures something else
+IN_FLIGHT = 1024
+"""Files that the file system is asked about at a time."""
 
 Key = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
 Probe = Callable[[Sequence[str]], Iterable[VideoInfo | str]]  # a str is the reason for no facts
@@ -91,7 +92,7 @@ def measured(
     known = _read_cache(cache_file)
     with _appending(cache_file) as cache:
         # In parts, so that half a million files do not become half a million futures.
-        parts = (samples[i : i + _IN_FLIGHT] for i in range(0, len(samples), _IN_FLIGHT))
+        parts = (samples[i : i + IN_FLIGHT] for i in range(0, len(samples), IN_FLIGHT))
         results = (
             (key, result)
             for part in parts

@@ -68,7 +68,7 @@ def writing(path: Path) -> Iterator[Any]:
         yield writer
     except BaseException:
         writer.close()
-        partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
     writer.close()
     with partial.open("rb") as file:

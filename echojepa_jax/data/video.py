@@ -22,13 +22,14 @@ from echojepa_jax.data.video_info import (
     VideoInfo,
     check_size,
     fewer_frames,
+    is_regular,
+    possible_rate,
 )
 
 # Codecs whose packets are frames, one to one. Others may hide or pack frames (VP8, DivX): counting
 # those takes decoding them.
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
 
-_IRREGULAR = 0.02  # share of the distances between frames that may be odd ones
 
 # A title in another encoding than UTF-8 must not reject a video. PyAV 19 no longer asks.
 _OF_TAGS: dict[str, Any] = (
@@ -81,20 +82,9 @@ def probe(path: str) -> VideoInfo:
         if kind == "avi":
             fps *= whole / held
         # An AVI has no times, only slots.
-        note = "" if kind == "avi" or _is_regular(times) else VARIABLE_RATE
+        note = "" if kind == "avi" or is_regular(times, 1) else VARIABLE_RATE
         count = shown if counts_packets else decoded
-        return VideoInfo(count, fps, first.height, first.width, note)
-
-
-def _is_regular(times: list[int]) -> bool:
-    """Whether frames follow each other at one distance, but for rounding and a few dropped ones."""
-    gaps = np.diff(np.sort(times))
-    if gaps.size < 2:
-        return True
-    usual = float(np.median(gaps))
-    # Clocks of milliseconds write 30 frames a second as 33, 33 and 34.
-    off = np.abs(gaps - usual) > max(0.25 * usual, 1)
-    return bool(off.mean() <= _IRREGULAR)
+        return VideoInfo(count, possible_rate(fps), first.height, first.width, note)
 
 
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import stat
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,7 +39,29 @@ NOT_2D = "no two-dimensional ultrasound region: the whole frame is used"
 # A note on frames that are not equally far apart in time.
 VARIABLE_RATE = "variable frame rate: the mean is used"
 
+_RATES = (0.5, 10_000.0)  # frames a second that a recording may have; others are mistakes
+_IRREGULAR = 0.02  # share of the distances between frames that may be odd ones
 MAX_FRAME_PIXELS = 2**25  # 8 K television; more is damage, or would not fit a worker's memory
+
+
+def possible_rate(fps: float) -> float:
+    """A frame rate, or 0 (unknown) for what no machine makes, as of seconds written as ms."""
+    return fps if _RATES[0] <= fps <= _RATES[1] else 0.0
+
+
+def is_regular(times: Sequence[float], resolution: float) -> bool:
+    """Whether frames follow each other at one distance, but for rounding and a few dropped ones.
+
+    Args:
+      times: of the frames, in any unit. resolution: of the clock, in that unit.
+    """
+    gaps = np.diff(np.sort(times))
+    if gaps.size < 2:
+        return True
+    usual = float(np.median(gaps))
+    # Clocks of milliseconds write 30 frames a second as 33, 33 and 34.
+    off = np.abs(gaps - usual) > max(0.25 * usual, resolution)
+    return bool(off.mean() <= _IRREGULAR)
 
 
 def check_size(height: int, width: int) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
-from echojepa_jax.ops.attention import attention
+from echojepa_jax.ops.attention import KEEP_RESIDUALS, attention
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.rotary import Grid, rotary_angles, rotate
 from echojepa_jax.parallel.mesh import by_clip, whole
@@ -23,7 +23,11 @@ WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
 # What a block keeps from its forward pass for its backward pass; the rest is computed again.
 REMAT_POLICIES: dict[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "attention": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names("attention"),
+        # What cuDNN's forward kernel makes has no name.
+        lambda primitive, *_, **__: primitive.name.startswith("dot_product_attention_fwd"),
+    ),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -95,7 +99,9 @@ class Attention(nn.Module):
             backend=self.backend,
             segments=self.segments,
         )
-        out = checkpoint_name(rearrange(out, "b n h d -> b n (h d)"), "attention")
+        out = rearrange(out, "b n h d -> b n (h d)")
+        if self.backend not in KEEP_RESIDUALS:  # or it would be kept twice
+            out = checkpoint_name(out, "attention")
         return Dense(width, depth_scaled(layer), self.dtype, name="out")(out)
 
 

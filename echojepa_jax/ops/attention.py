@@ -28,6 +28,9 @@ BACKENDS = ("xla", *PLATFORM)
 _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "splash": "TPUs"}
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
+KEEP_RESIDUALS = ("cudnn", "splash")
+"""Backends whose kernels name what their backward pass needs, for remat policies to keep."""
+
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
@@ -35,19 +38,28 @@ _LANES = 128  # columns of a TPU's registers: blocks of splash attention are mul
 _MAX_BLOCK = 1024
 
 
-def choose_backend(wanted: str, platform: str) -> str:
+def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[int]) -> str:
     """The backend that "auto" means on a platform, or `wanted` itself.
 
     Args:
       wanted: "auto" or one of `BACKENDS`.
       platform: "cpu", "gpu" or "tpu".
+      dtype, head_dims: of what it is for, such as "bfloat16" and (64, 32).
 
     Raises:
-      UserError: `wanted` does not run there.
+      UserError: `wanted` does not run there, or not in that type or with such heads.
     """
     best = next((name for name, needs in PLATFORM.items() if needs == platform), "xla")
-    if best == "cudnn" and _oldest_gpu() < _AMPERE:
-        best = "xla"  # such as a T4
+    if best == "cudnn":
+        reason = _no_cudnn(dtype, head_dims)
+        if _oldest_gpu() < _AMPERE:
+            best = "xla"  # such as a T4
+        elif reason and wanted == "cudnn":
+            raise UserError(f"config field 'model.attention' = 'cudnn': {reason}: use 'auto'")
+        elif reason:
+            best = "xla"
+            if wanted == "auto":
+                log.info("%s: XLA computes attention", reason)
     if wanted == "auto":
         return best
     if PLATFORM.get(wanted, platform) != platform or (wanted == "cudnn" and best == "xla"):
@@ -69,9 +81,9 @@ def _oldest_gpu() -> float:
         return 0.0
 
 
-def fastest() -> str:
+def fastest(dtype: str, head_dim: int) -> str:
     """The backend for the devices of this process."""
-    return choose_backend("auto", jax.default_backend())
+    return choose_backend("auto", jax.default_backend(), dtype, [head_dim])
 
 
 def attention(
@@ -91,7 +103,7 @@ def attention(
       present: bool [B, M], which keys there are; at least one in a row. None = all.
       chunk: of xla: queries that are dealt with at a time, and computed again for the gradient, so
         that scores take chunk/N of the memory; 0 = all at once.
-      backend: one of `BACKENDS`. What it cannot do is done by xla, which the log says once.
+      backend: one of `BACKENDS`, as `choose_backend` says. With `present` or `chunk`, it is xla.
       segments: lengths that add up to N = M: the sequence is several, laid end to end, and each
         attends to itself only. () = it is one.
 
@@ -110,7 +122,7 @@ def attention(
             return per_device(_mapped_attention, query, key, value)
         if backend == "splash":
             return per_device(splash_attention, query, key, value)
-        if backend == "cudnn" and _fits_cudnn(query.shape[-1], query.dtype.name):
+        if backend == "cudnn":
             return per_device(_cudnn_attention, query, key, value)
     return _xla_attention(query, key, value, present, chunk)
 
@@ -149,14 +161,12 @@ def _mapped_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
     return rearrange(jax.lax.map(one, heads), "(b h) n d -> b n h d", b=clips)
 
 
-@functools.cache  # so that it is said once
-def _fits_cudnn(head_dim: int, dtype: str) -> bool:
-    if dtype in ("bfloat16", "float16") and head_dim % 8 == 0 and head_dim <= _CUDNN_HEAD_DIM:
-        return True
-    log.info(
-        "cuDNN has no attention for heads of %d channels in %s: XLA computes it", head_dim, dtype
-    )
-    return False
+def _no_cudnn(dtype: str, head_dims: Sequence[int]) -> str:
+    """Why cuDNN has no attention for such heads; "" = it has."""
+    if dtype not in ("bfloat16", "float16"):
+        return f"cuDNN has no attention in {dtype}"
+    bad = [dim for dim in head_dims if dim % 8 or dim > _CUDNN_HEAD_DIM]
+    return f"cuDNN has no attention for heads of {bad[0]} channels" if bad else ""
 
 
 def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -32,6 +32,9 @@ _END, _LEAVING = "echojepa/end", "echojepa/leaving"
 _LOST = re.compile(
     r"gloo|nccl|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
 )
+LOST = 75
+"""Exit code of hosts that another one has left without a word: worth another try (EX_TEMPFAIL)."""
+
 _connected = threading.Event()  # with the other hosts
 _ending = threading.Lock()  # held by the thread that ends this process
 _HEARD_SECONDS = 10  # how long a failing host waits for the others to hear why
@@ -172,7 +175,7 @@ def _end_all(code: int, reason: str) -> None:
 
 
 def fail_unexpectedly(error: Exception) -> None:
-    """The same for an error that is no user's: prints its traceback, or what it means.
+    """The same for an error that is no user's: prints its traceback, or what it means (code LOST).
 
     Does nothing if this process is alone.
     """
@@ -184,10 +187,11 @@ def fail_unexpectedly(error: Exception) -> None:
     if not lost:
         traceback.print_exception(error)
         fail(f"{type(error).__name__}: {text}")
-    # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
-    print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(1)
+    with _ending:  # unless all are ending, as agreed, and the other one was quicker
+        # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
+        print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(LOST)
 
 
 def _leave_with_others() -> None:

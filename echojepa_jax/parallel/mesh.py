@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from echojepa_jax.utils.errors import UserError
@@ -54,14 +55,23 @@ def mesh_shape(devices: int, replica: int, fsdp: int) -> tuple[int, int]:
 def make_mesh(
     devices: Sequence[jax.Device] | None = None, replica: int = -1, fsdp: int = 1
 ) -> Mesh:
-    """A mesh of the given devices, or of those of all hosts; see `mesh_shape`."""
-    # Linen wants Auto axes; make_mesh would default to Explicit ones.
-    return jax.make_mesh(
-        mesh_shape(len(devices or jax.devices()), replica, fsdp),
-        (REPLICA, FSDP),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=devices,
-    )
+    """A mesh of the given devices, or of those of all hosts; see `mesh_shape`.
+
+    Raises:
+      UserError: these devices are not joined in a way that makes it.
+    """
+    devices = list(devices or jax.devices())
+    shape = mesh_shape(len(devices), replica, fsdp)
+    try:
+        # An axis of the mesh may be a part of one of the slice's: 64 of the 8 x 16 of a v5p.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"config fields mesh.replica={shape[0]} x mesh.fsdp={shape[1]} cannot be laid over "
+            f"these {len(devices)} devices: try others, such as powers of 2"
+        ) from error
+    # Linen wants Auto axes; the default are Explicit ones.
+    return Mesh(grid, (REPLICA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def platform_of(mesh: Mesh) -> str:

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +31,6 @@ from safetensors.numpy import save as as_safetensors
 from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes.encode import Encoded, encoded
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
@@ -211,7 +209,7 @@ def _pieces(
     stream = encoded(
         chosen,
         weights.params["encoder"],
-        weights.make_encoder(jnp.dtype(settings.dtype), attention=fastest()),
+        weights.make_fast_encoder(settings.dtype),
         clip=settings.clip,
         mean=weights.clip.mean,
         std=weights.clip.std,

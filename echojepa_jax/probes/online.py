@@ -29,12 +29,12 @@ from echojepa_jax.data.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.ops.attention import choose_backend
 from echojepa_jax.parallel.hosts import any_true, is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
+from echojepa_jax.train.program import attention_of
 from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
@@ -313,12 +313,11 @@ class OnlineProbe:
         if kept.get("data") == data:
             fits = kept["fits"].items()
             return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in fits}
-        attention = choose_backend(self._config.model.attention, platform_of(self._mesh))
-        networks, clip = make_networks(self._config, attention), clip_spec(self._config)
+        plain, clip = make_networks(self._config), clip_spec(self._config)
+        attention = attention_of(self._config, plain, platform_of(self._mesh))
+        networks = make_networks(self._config, attention)
         init = jax.jit(init_params, static_argnums=(0, 2, 3))
-        params = init(
-            make_networks(self._config), jax.random.key(self._config.seed), clip.frames, clip.size
-        )
+        params = init(plain, jax.random.key(self._config.seed), clip.frames, clip.size)
         log.info("probe: encoding %d videos with random weights", len(self._samples))
         made = self._fit(networks, params["encoder"])
         rows = {

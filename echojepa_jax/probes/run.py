@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.ops.attention import fastest
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
@@ -69,7 +67,7 @@ def make_source(
     """How this config turns videos into features."""
     return Source(
         samples=samples,
-        encoder=weights.make_encoder(jnp.dtype(config.encoder.dtype), attention=fastest()),
+        encoder=weights.make_fast_encoder(config.encoder.dtype),
         clip=clip,
         mean=weights.clip.mean,
         std=weights.clip.std,

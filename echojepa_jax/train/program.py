@@ -84,9 +84,7 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
     """
     # One clip, which makes the parameters, cannot be shared by kernels on many devices.
     plain = make_networks(config)
-    networks = make_networks(
-        config, choose_backend(config.model.attention, meshes.platform_of(mesh))
-    )
+    networks = make_networks(config, attention_of(config, plain, meshes.platform_of(mesh)))
     schedules = make_schedules(config)
     init = partial(init_params, plain, frames=config.data.frames, size=config.data.size)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -112,6 +110,17 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
     on_devices = partial(_placed, sharding=meshes.batch_sharding(mesh))
     batch = jax.tree.map(on_devices, shapes_of(config, channels))
     return Program(config, mesh, networks, schedules, state, batch, fresh, step)
+
+
+def attention_of(config: ConfigDict, networks: Networks, platform: str) -> str:
+    """The attention backend of a config on a platform.
+
+    Raises:
+      UserError: it does not run there.
+    """
+    parts = (networks.encoder, networks.predictor)
+    head_dims = [network.width // network.heads for network in parts]
+    return choose_backend(config.model.attention, platform, config.model.dtype, head_dims)
 
 
 def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

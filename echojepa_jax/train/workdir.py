@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
@@ -255,9 +256,10 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         return
     if differ and not _has_steps(workdir):
         # A first try that failed before its first step: what it left says nothing of this one.
-        for pattern in (MANIFEST, "quarantine*.jsonl", "skipped*.jsonl", PROBE_AT_INIT, FILE_NAME):
-            for folder in {workdir.kept, epath.Path(workdir.path)}:
-                for file in folder.glob(pattern):
+        left = ("quarantine*.jsonl", "skipped*.jsonl", MANIFEST, PROBE_AT_INIT, FILE_NAME)
+        for folder in {workdir.kept, epath.Path(workdir.path)}:
+            for file in list(folder.iterdir()) if folder.exists() else ():
+                if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in left):
                     file.unlink()
         shutil.rmtree(workdir.path / BEST, ignore_errors=True)
         write_json(path, json.loads(config.to_json(sort_keys=False)))

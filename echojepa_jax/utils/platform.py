@@ -1,9 +1,22 @@
 """Settings of JAX and of the process that depend on the platform; see also train/program.py."""
 
+import os
+
 import jax
+from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
 
 from echojepa_jax.utils.allocator import keep_freed_memory
 from echojepa_jax.utils.cache import cache_dir
+
+_COMPILED = "compiled"  # the folder of programs
+GPU_SHARE = 0.9
+"""Of a GPU's memory that JAX takes; by itself it takes 0.75, and never more."""
+
+
+def take_the_gpu() -> None:
+    """Before JAX looks for devices, in programs that have the GPU for themselves."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
 
 
 def prepare() -> None:
@@ -16,4 +29,20 @@ def prepare() -> None:
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     else:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        _keep_programs(epath.Path(cache_dir()))
+
+
+def share_programs(folder: epath.Path) -> None:
+    """Of several hosts, keeps compiled programs in a folder that all of them see.
+
+    The first host writes them for all, and the next start may have other machines.
+    """
+    if jax.process_count() > 1 and jax.default_backend() != "cpu":
+        _keep_programs(folder)
+
+
+def _keep_programs(folder: epath.Path) -> None:
+    # Whoever has named a folder to JAX keeps it.
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder / _COMPILED))
+        compilation_cache.reset_cache()  # or JAX goes on with the folder of before, or none

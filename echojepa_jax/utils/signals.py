@@ -82,8 +82,8 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         ended.set()
         for number, handler in before.items():
-            # Who was asked to stop is about to, and need not be asked again.
-            heard = seen and number == signal.SIGTERM
+            # Who was asked to stop is about to, and has words of its own for it.
+            heard = seen and number == signal.SIGTERM and callable(handler)
             signal.signal(number, (lambda *_: None) if heard else handler)
 
 

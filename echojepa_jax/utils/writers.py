@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,8 +17,8 @@ FILE_NAME = "metrics.jsonl"
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file that is whole or not there."""
-    # Of its own: two processes may come to write the same.
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Of its own: two processes, of two machines, may come to write the same.
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     scratch.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(scratch, path)
 

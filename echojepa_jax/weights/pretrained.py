@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder
+from echojepa_jax.ops.attention import fastest
 from echojepa_jax.weights.vjepa2 import Tree
 
 PARTS = ("encoder", "context_encoder", "predictor")
@@ -74,6 +75,11 @@ class Pretrained:
     def make_encoder(self, dtype: Any = jnp.float32, **settings: Any) -> Encoder:
         """The encoder (or context encoder) of these sizes; for `settings` see `Encoder`."""
         return Encoder(**dataclasses.asdict(self.shape), dtype=dtype, **settings)
+
+    def make_fast_encoder(self, dtype: str) -> Encoder:
+        """The encoder in that type, with the fastest attention of this process's devices."""
+        attention = fastest(dtype, self.shape.width // self.shape.heads)
+        return self.make_encoder(jnp.dtype(dtype), attention=attention)
 
     def make_predictor(self, dtype: Any = jnp.float32) -> Predictor:
         """The predictor of these sizes."""

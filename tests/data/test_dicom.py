@@ -27,6 +27,7 @@ from pydicom.uid import (
 
 from echojepa_jax.data import decode
 from echojepa_jax.data.decode import UnreadableVideo
+from echojepa_jax.data.video_info import NO_REGION, STALE_REGION, VARIABLE_RATE
 
 ROOT = Path(__file__).parents[2]
 SECRET = "Doe^Jane"
@@ -316,12 +317,21 @@ def test_jpeg_colours(tmp_path, colour, photometric, adobe):
         ({"FrameTimeVector": ["0", "16", "24"], "RecommendedDisplayFrameRate": "30"}, 50),
         ({"FrameTime": "0", "CineRate": "44"}, 44),
         ({"RecommendedDisplayFrameRate": "25"}, 25),
+        ({"FrameTime": "0.0333", "CineRate": "30"}, 30),  # seconds, where ms are meant
+        ({"FrameTime": "0.0333"}, 0),
+        ({"FrameTime": "1e-310"}, 0),
         ({"CineRate": None}, 0),
         ({}, 0),
     ],
 )
 def test_frame_rate(tmp_path, grey, tags, fps):
     assert decode.probe(make(tmp_path / "a.dcm", grey, **tags)).fps == fps
+
+
+def test_frames_that_are_not_equally_far_apart_are_told(tmp_path, grey):
+    for later, note in (([20, 20, 500, 500], VARIABLE_RATE), ([33, 33, 34, 33], NO_REGION)):
+        times = [str(time) for time in (0, *later)]
+        assert decode.probe(make(tmp_path / "a.dcm", grey, FrameTimeVector=times)).note == note
 
 
 @pytest.mark.parametrize(
@@ -335,6 +345,10 @@ def test_frame_rate(tmp_path, grey, tags, fps):
         ([(0, 0, 29, 19, 10, 4), (3, 3, 9, 9)], slice(3, 10), slice(3, 10), ""),  # an ECG trace
         ([(0, 0, 29, 19, 3, 3), (3, 3, 9, 9)], slice(3, 10), slice(3, 10), ""),  # a Doppler one
         ([(0, 0, 59, 39), (3, 3, 9, 9)], slice(3, 10), slice(3, 10), ""),  # one of two is stale
+        ([(5, 2, 24, 11, 2)], slice(2, 12), slice(5, 25), ""),  # colour flow is a picture too
+        ([(5, 2, 24, 11, 2), (3, 3, 7, 7)], slice(2, 12), slice(5, 25), ""),  # the larger one
+        ([(0, 0, 9, 9, 2), (15, 0, 24, 9)], slice(0, 10), slice(15, 25), ""),  # of equals, tissue
+        ([(0, 0, 4, 4)], slice(0, 20), slice(0, 30), "stale"),  # too small for a picture
         ([(0, 0, 59, 39)], slice(0, 20), slice(0, 30), "stale"),
         ([(9, 9, 9, 5)], slice(0, 20), slice(0, 30), "stale"),
         ([], slice(0, 20), slice(0, 30), "no ultrasound region"),
@@ -349,6 +363,13 @@ def test_crop_to_the_region(tmp_path, grey, regions, rows, columns, note):
     assert (info.height, info.width) == video.shape[1:3]
     assert info.note.startswith(note)
     assert bool(info.note) == bool(note)
+
+
+def test_a_region_without_a_corner_is_stale(tmp_path, grey):
+    corners = region(5, 2, 24, 11)
+    del corners.RegionLocationMaxX1
+    path = make(tmp_path / "a.dcm", grey, SequenceOfUltrasoundRegions=[corners])
+    assert decode.probe(path).note == STALE_REGION
 
 
 # --- files that cannot be read --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -84,11 +85,24 @@ def test_pediatric_folds_are_options(pediatric):
 
 
 def test_pediatric_names_that_are_no_patients(pediatric, caplog):
+    path = pediatric / "pediatric_echo_avi" / "A4C" / "FileList.csv"
+    path.write_text(path.read_text() + "CR0-77-00009.avi,50,F,1,2,3,5\n")
+    samples = read_source(f"echonet_pediatric:{pediatric}")
+    assert len({s.patient for s in samples}) == 4, "a name stands for itself"
+    assert "do not tell patients (1, such as CR0-77," in caplog.text
+
+
+def test_pediatric_patients_with_another_fold_in_each_view(pediatric, caplog):
     path = pediatric / "pediatric_echo_avi" / "PSAX" / "FileList.csv"
     path.write_text(path.read_text().replace("100,0\n", "100,5\n"))
     samples = read_source(f"echonet_pediatric:{pediatric}")
-    assert len({s.patient for s in samples}) == 3, "a name stands for itself"
-    assert "do not tell patients" in caplog.text
+    mine = [(s.view, s.patient, s.split) for s in samples if s.patient == "CR0-77"]
+    assert mine == [("A4C", "CR0-77", "test"), ("PSAX", "CR0-77", "test")], "never in two splits"
+    assert "1 of 3 patients, such as CR0-77, have other splits in one view" in caplog.text
+    (first, *_) = read_source(f"echonet_pediatric:{pediatric},views=PSAX")
+    assert (first.view, first.split) == ("PSAX", "train")
+    with pytest.raises(UserError, match=r"views must be A4C or PSAX"):
+        read_source(f"echonet_pediatric:{pediatric},views=PLAX")
 
 
 # --- EchoNet-LVH ----------------------------------------------------------------------------------
@@ -158,13 +172,24 @@ def test_camus(camus, videos):
     )
 
 
+def test_camus_by_its_inner_folder_has_the_same_splits(camus, caplog):
+    inner = read_source(f"camus:{camus}/database_nifti")
+    assert [s.split for s in inner] == [s.split for s in read_source(f"camus:{camus}")]
+    assert not caplog.text
+    shutil.rmtree(camus / "database_split")
+    table(camus / "database_nifti" / "patient0001" / "Info_2CH.cfg", "Sex: F\n")
+    assert not any(s.split for s in read_source(f"camus:{camus}"))
+    assert "2 of 2 patients have no split" in caplog.text
+    assert "1 of 4 sequences have no EF" in caplog.text
+
+
 def test_camus_that_is_damaged(camus):
     path = camus / "database_nifti" / "patient0001" / "patient0001_2CH_half_sequence.nii.gz"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(UserError, match="1 damaged"):
         loaded(f"camus:{camus}")
     table(path.parent / "Info_2CH.cfg", "EF: fifty\n")
-    with pytest.raises(UserError, match=r"'EF' in .*Info_2CH.cfg"):
+    with pytest.raises(UserError, match=r"'EF' in .*Info_2CH.cfg is not a number: 'fifty'"):
         read_source(f"camus:{camus}")
     with pytest.raises(UserError, match="patient0001"):
         read_source(f"camus:{camus}/database_split")
@@ -205,11 +230,27 @@ def test_tmed2_splits(tmed2):
     source = f"tmed2:{tmed2},table=DEV479/TMED2_fold0_labeledpart.csv"
     assert [s.split for s in read_source(source)] == ["test", "", ""]
     assert read_source(f"{source},task=diagnosis")[0].split == "train"
+    table = tmed2 / "DEV479" / "TMED2_fold0_labeledpart.csv"
+    table.write_text(table.read_text().replace("0s1_0.png", "0s1_0"))
+    assert [s.split for s in read_source(source)] == ["test", "", ""], "with and without .png"
+    table.write_text(table.read_text().replace("0s1_0", "7s7_7"))
+    with pytest.raises(UserError, match="has splits of none of the 3 pictures"):
+        read_source(source)
     with pytest.raises(UserError, match="task=other"):
         read_source(f"{source},task=other")
     path = tmed2 / "labels_per_image.csv"
     path.write_text(path.read_text().replace("severe_AS", "dreadful"))
     with pytest.raises(UserError, match="'dreadful'"):
+        read_source(f"tmed2:{tmed2}")
+
+
+def test_tmed2_pictures_of_one_name(tmed2):
+    here = tmed2 / "view_and_diagnosis_labeled_set"
+    shutil.copytree(here / "labeled", here / "unlabeled")
+    assert {Path(s.path).parent.name for s in read_source(f"tmed2:{tmed2}")} == {"labeled"}
+    path = tmed2 / "labels_per_image.csv"
+    path.write_text(path.read_text().replace(",labeled,", ",,"))
+    with pytest.raises(UserError, match=r"line 2 of .* means one of 2 files: 0s1_0\.png is in"):
         read_source(f"tmed2:{tmed2}")
 
 
@@ -239,7 +280,7 @@ def test_lists_of_studies(tmp_path, videos):
 
 MEASUREMENTS = """\
 subject_id,measurement_id,measurement_datetime,test_type,measurement,measurement_description,result,unit
-10,900,2150-01-01 10:00:00,TTE,LVEF,Ejection,50-60,%
+10,900,2150-01-01 10:00:00,TTE,LVEF,Ejection,50,%
 10,900,2150-01-01 10:00:00,TTE,lvef_upper,Ejection,60,%
 10,900,2150-01-01 10:00:00,TTE,note,"free, with
 a new line",nothing,
@@ -295,7 +336,36 @@ def test_mimic(mimic, caplog):
     assert (samples[0].name, samples[0].view, samples[1].view) == ("1_0001", "A4C", "")
     assert (samples[0].frames, samples[0].fps, samples[0].split) == (20, 50, "")
     assert samples[0].units == {"lvef": "%", "rvsp": "mmHg"}
-    assert "lvef: 3 of 5 studies (biplane_lvef 1, lvef_3d 1, lvef 1)" in caplog.text
+    assert "lvef: 3 of 5 studies (biplane_lvef 1, lvef_3d 1, lvef+lvef_upper 1)" in caplog.text
+    assert "views of 1 of 5 files" in caplog.text
+    table(mimic.parent / "echoview.csv", "dicom_filepath,view\nother/9_9.dcm,A4C\n")
+    with pytest.raises(UserError, match=r"echoview\.csv names none of the 5 files"):
+        read_source(f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv")
+
+
+def test_mimic_kinds_of_tests_units_and_odd_texts(mimic, caplog):
+    rows = MEASUREMENTS.replace("09:00:00,TTE,biplane_lvef", "09:00:00,stress,biplane_lvef")
+    rows = rows.replace("Gradient,27,mmHg", "Gradient,27,kPa")
+    with gzip.open(mimic / "structured_measurement.csv.gz", "wb") as file:
+        file.write(rows.encode().replace(b"free, with", b"caf\xe9, with"))
+    rules = mimic.parent / "rules.json"
+    rule = {"first_of": ["biplane_lvef", ["lvef", "lvef_upper"]], "range": [5, 95], "unit": "%"}
+    rvsp = {"first_of": ["tr_mmhg"], "range": [5, 95], "unit": "mmHg"}
+    text = {"window_days": 1, "test_types": ["tte"], "targets": {"lvef": rule, "rvsp": rvsp}}
+    rules.write_text(json.dumps(text))
+    source = f"mimic_iv_echo:{mimic},rules={rules}"
+    found = [s.targets.get("lvef") for s in read_source(source)]
+    assert found == [55, 60, None, None, None], "study 2 takes the next one in time"
+    assert "tr_mmhg has several units, which rules do not tell apart: {'mmHg'" in caplog.text
+    rules.write_text(json.dumps(text | {"test_types": "tte"}))
+    with pytest.raises(UserError, match="test_types must be a list"):
+        read_source(source)
+    # A missing id may be spelled.
+    table(
+        mimic / "echo-study-list.csv",
+        (mimic / "echo-study-list.csv").read_text().replace("08:00:00,,,", "08:00:00,,nan,"),
+    )
+    assert read_source(f"mimic_iv_echo:{mimic}")[1].targets["rvsp"] == 30
 
 
 def test_mimic_rules_are_a_file(mimic, caplog):
@@ -326,7 +396,8 @@ def test_mimic_says_which_column_is_missing(mimic):
     table(mimic / "structured-measurement.csv", "subject_id,result\n1,2\n")
     table(mimic / "echo-record-list.csv", "subject_id,study_id,dicom_filepath\n1,1,a.dcm\n")
     with pytest.raises(
-        UserError, match=r"structured-.*measurement_id.*; it has subject_id, result"
+        UserError,
+        match=r"structured-.* lacks the columns measurement_id.*; it has subject_id, result",
     ):
         read_source(f"mimic_iv_echo:{mimic}")
     (mimic / "structured-measurement.csv").unlink()

@@ -69,7 +69,7 @@ def test_good_bad_and_still_files(samples, tmp_path, workers):
 
 
 def test_order_does_not_depend_on_workers_or_batches(numbered, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan_module, "_IN_FLIGHT", 4)
+    monkeypatch.setattr(scan_module, "IN_FLIGHT", 4)
     samples = [sample(numbered.mjpeg(f"{k}.avi", 2 + k)) for k in range(11)]
     good, rejected = scan(samples, cache_dir=tmp_path / "cache", workers=3)
     assert [s.frames for s in good] == list(range(2, 13))

@@ -1,13 +1,16 @@
 """The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
 
 import functools
+import re
 import types
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from echojepa_jax.models.blocks import BlockStack
 from echojepa_jax.ops import attention as ops
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.utils.errors import UserError
@@ -89,12 +92,16 @@ def test_blocks_are_whole_registers_and_waste_little():
         assert padded - count < max(128, 0.15 * count)
 
 
+def choose(wanted, platform, dtype="bfloat16", head_dims=(64, 32)):
+    return ops.choose_backend(wanted, platform, dtype, head_dims)
+
+
 def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
-    best = {platform: ops.choose_backend("auto", platform) for platform in ("cpu", "gpu", "tpu")}
+    best = {platform: choose("auto", platform) for platform in ("cpu", "gpu", "tpu")}
     assert best == {"cpu": "mapped", "gpu": "cudnn", "tpu": "splash"}
-    assert ops.choose_backend("xla", "tpu") == "xla"
+    assert choose("xla", "tpu") == "xla"
     with pytest.raises(UserError, match=r"'splash' runs on TPUs; this is a GPU .*: use 'cudnn'"):
-        ops.choose_backend("splash", "gpu")
+        choose("splash", "gpu")
 
 
 @pytest.mark.parametrize(
@@ -104,24 +111,46 @@ def test_what_a_gpu_tells_of_itself_decides(monkeypatch, capability, best):
     gpu = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(ops.jax, "devices", lambda _: [gpu])
     ops._oldest_gpu.cache_clear()
-    assert ops.choose_backend("auto", "gpu") == best
+    assert choose("auto", "gpu") == best
     ops._oldest_gpu.cache_clear()
 
 
 def test_an_old_gpu_has_no_cudnn_attention(monkeypatch):
     monkeypatch.setattr(ops, "_oldest_gpu", lambda: 7.5)
-    assert ops.choose_backend("auto", "gpu") == "xla"
+    assert choose("auto", "gpu") == "xla"
     with pytest.raises(UserError, match=r"'cudnn' runs on NVIDIA GPUs from Ampere .*: use 'xla'"):
-        ops.choose_backend("cudnn", "gpu")
+        choose("cudnn", "gpu")
 
 
-def test_what_cudnn_cannot_do_is_done_by_xla_and_said_once(caplog):
-    arrays = qkv(5, 2, 12)
-    ops._fits_cudnn.cache_clear()
+@pytest.mark.parametrize(
+    ("dtype", "head_dims", "reason"),
+    [
+        ("float32", (64,), "in float32"),
+        ("bfloat16", (64, 12), "for heads of 12 channels"),
+        ("bfloat16", (256,), "for heads of 256 channels"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_done_by_xla_and_said(caplog, dtype, head_dims, reason):
     with caplog.at_level("INFO"):
-        for _ in range(2):
-            out = ops.attention(*arrays, backend="cudnn")
-    np.testing.assert_array_equal(out, ops.attention(*arrays))
-    assert caplog.text.count("cuDNN has no attention for heads of 12 channels in float32") == 1
-    assert ops._fits_cudnn(88, "bfloat16")
-    assert not ops._fits_cudnn(256, "bfloat16")
+        assert choose("auto", "gpu", dtype, head_dims) == "xla"
+    assert caplog.messages == [f"cuDNN has no attention {reason}: XLA computes attention"]
+    with pytest.raises(UserError, match=f"'cudnn': cuDNN has no attention {reason}: use 'auto'"):
+        choose("cudnn", "gpu", dtype, head_dims)
+    assert choose("auto", "gpu", "bfloat16", (32, 64, 88)) == "cudnn"
+
+
+@pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("attention", 1), ("full", 2)])
+def test_what_cudnn_has_computed_is_kept_by_remat(monkeypatch, remat, forwards):
+    """Traced only: the checks for a GPU are taken out."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda *_: 90000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    settings = dict(depth=2, heads=2, mlp_hidden=64, scan_layers=False, dtype=jnp.bfloat16)
+    x, ids, grid = jnp.zeros((1, 16, 64)), jnp.arange(16)[None], (1, 4, 4)
+    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, ids, grid)
+    stack = BlockStack(remat=remat, attention="cudnn", **settings)
+    gradient = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(stack.apply(p, x, ids, grid))))(params)
+    # The layers are a loop, whose body is written once.
+    kinds = Counter(re.findall(r"dot_product_attention_(fwd|bwd)_wrapper", str(gradient)))
+    assert kinds == {"fwd": forwards, "bwd": 1}

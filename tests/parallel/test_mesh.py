@@ -51,6 +51,23 @@ def test_shardings_of_shipped_configs_are_the_golden_ones(name):
     assert "".join(lines) == golden.read_text()
 
 
+@pytest.mark.parametrize(
+    ("topology", "shapes"),
+    [
+        ("v4:2x2x4", [(1, 16), (2, 8), (8, 2)]),
+        ("v5e:4x4", [(1, 16), (2, 8), (4, 4)]),
+        ("v5p:4x4x4", [(1, 64), (2, 32), (8, 8)]),
+        ("v6e:8x8", [(1, 64), (2, 32), (32, 2)]),
+    ],
+)
+def test_any_mesh_can_be_laid_over_a_slice(topology, shapes):
+    devices = ahead.tpu_devices(topology)
+    for shape in shapes:
+        mesh = meshes.make_mesh(devices, *shape)
+        assert tuple(mesh.shape.values()) == shape
+        assert set(mesh.devices.flat) == set(devices)
+
+
 @pytest.mark.parametrize("name", ["vit_l", "vit_g"])
 def test_bytes_of_the_state_fall_with_the_devices_that_share_it(name):
     state = program_of(name, 1).state

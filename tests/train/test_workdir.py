@@ -113,13 +113,16 @@ def test_another_orbax_is_a_sentence(monkeypatch):
 
 
 def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):
-    run = tmp_path / "run"
-    with workdirs.claimed(workdirs.Workdir(run), tiny()):
-        pass
+    run, other = tmp_path / "run[12]", tmp_path / "run1"  # the one is no pattern for the other
+    for folder in (run, other):
+        with workdirs.claimed(workdirs.Workdir(folder), tiny()):
+            pass
+    (other / "metrics.jsonl").touch()
     for name in ("skipped.jsonl", "skipped.1.jsonl", "quarantine.1.jsonl", "metrics.jsonl"):
         (run / name).write_text('{"step": 1}\n')
     with workdirs.claimed(workdirs.Workdir(run), tiny(seed=1)):
         assert [path.name for path in run.iterdir()] == ["config.json"]
+    assert (other / "metrics.jsonl").exists()
 
 
 def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):

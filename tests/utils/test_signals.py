@@ -92,8 +92,10 @@ def last_words():
         time.sleep(0.5)
         print("left", flush=True)
 
+def ready():
+    print("ready", flush=True)
+
 leave_on_sigterm(last_words)
-print("ready", flush=True)
 """
 
 
@@ -101,12 +103,15 @@ print("ready", flush=True)
     ("does", "code", "said"),
     [
         # Three signals, and its last words are said once.
-        ("time.sleep(60)", 0, ["left"]),
+        ("ready(); time.sleep(60)", 0, ["left"]),
         # It is ending for another reason, and signals do not keep it from doing so.
-        ("ending.acquire(); time.sleep(2); os._exit(1)", 1, []),
+        ("ending.acquire(); ready(); time.sleep(2); os._exit(1)", 1, []),
         # It has been asked in another way: what it is at goes on to its end.
         (
-            "with stop_signal() as asked:\n    while not asked(): time.sleep(0.05)\ntime.sleep(2)",
+            "with stop_signal() as asked:\n"
+            "    ready()\n"
+            "    while not asked(): time.sleep(0.05)\n"
+            "time.sleep(2)",
             0,
             [],
         ),
@@ -117,7 +122,6 @@ def test_signals_upon_signals_end_a_program_once(does, code, said):
         [sys.executable, "-c", PROGRAM + does], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
     for _ in range(3):
         process.terminate()
         time.sleep(0.2)

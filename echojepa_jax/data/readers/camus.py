@@ -3,6 +3,7 @@
 What NIfTI cannot tell is in `Info_2CH.cfg` and `Info_4CH.cfg`: frame rate, ejection fraction, age.
 """
 
+import logging
 import os
 
 from echojepa_jax.data.readers.tables import number
@@ -13,6 +14,8 @@ VIEWS = {"2CH": "A2C", "4CH": "A4C"}
 _SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 _TARGETS = {"EF": "ef", "Age": "age"}
 _UNITS = {"ef": "%", "age": "years"}
+
+log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
@@ -33,7 +36,13 @@ def read(path: str, source: str) -> list[Sample]:
         raise UserError(
             f"Source {source!r}: there is no folder patient0001 or the like in {folder}."
         )
-    splits = _splits(root)
+    splits = _splits(root, os.path.dirname(folder))
+    if without := sum(patient not in splits for patient in patients):
+        log.warning(
+            "%s: %d of %d patients have no split, for want of database_split/ beside the patients' "
+            "folder or of their names in its lists",
+            *(source, without, len(patients)),
+        )
     samples = []
     for patient in patients:
         for code, view in VIEWS.items():
@@ -52,13 +61,16 @@ def read(path: str, source: str) -> list[Sample]:
                     fps=facts.get("FrameRate", 0.0),
                 )
             )
+    if without := sum("ef" not in sample.targets for sample in samples):
+        log.warning("%s: %d of %d sequences have no EF in their cfg", source, without, len(samples))
     return samples
 
 
-def _splits(root: str) -> dict[str, str]:
-    """The split of each patient; none where the lists were not copied."""
-    folder = os.path.join(root, "database_split")
-    if not os.path.isdir(folder):
+def _splits(*roots: str) -> dict[str, str]:
+    """The split of each patient; none where the lists were not copied to one of these folders."""
+    folders = [os.path.join(root, "database_split") for root in roots]
+    folder = next(filter(os.path.isdir, folders), None)
+    if folder is None:
         return {}
     splits = {}
     for part, split in _SPLITS.items():

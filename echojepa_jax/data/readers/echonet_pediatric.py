@@ -1,7 +1,8 @@
 """EchoNet-Pediatric: a folder per view, each with `FileList.csv` and `Videos/`.
 
 Splits are folds 0 to 9; which of them validate and test is an option of the source:
-"echonet_pediatric:/data/pediatric,val=1,test=0", several folds as "8+9".
+"echonet_pediatric:/data/pediatric,val=1,test=0", several folds as "8+9". Each view has folds of its
+own; ",views=PSAX" reads one view by them. Of both, a patient is where the first view puts it.
 """
 
 import dataclasses
@@ -28,13 +29,18 @@ def read(path: str, source: str) -> list[Sample]:
     Raises:
       UserError: no view, a table or a column is missing, or a number or fold is none.
     """
-    path, options = split_options(path, {"val": "1", "test": "0"}, source)
+    path, options = split_options(path, {"val": "1", "test": "0", "views": "+".join(VIEWS)}, source)
+    asked = options.pop("views").split("+")
+    if not set(asked) <= set(VIEWS):
+        raise UserError(
+            f"Source {source!r}: views must be {' or '.join(VIEWS)}, or {'+'.join(VIEWS)}."
+        )
     root = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(os.path.join(root, _INNER)):
         root = os.path.join(root, _INNER)
-    views = [view for view in VIEWS if os.path.isdir(os.path.join(root, view))]
+    views = [view for view in asked if os.path.isdir(os.path.join(root, view))]
     if not views:
-        raise UserError(f"Source {source!r}: there is neither {' nor '.join(VIEWS)} in {root}.")
+        raise UserError(f"Source {source!r}: there is no folder {' or '.join(asked)} in {root}.")
     splits = _splits(options, source)
     samples = []
     for view in views:
@@ -81,14 +87,33 @@ def _splits(options: dict[str, str], source: str) -> dict[int, str]:
 
 
 def _with_patients(samples: list[Sample]) -> list[Sample]:
-    """The name up to its last dash stands for the patient, unless folds say otherwise."""
-    splits = defaultdict(set)
+    """The name up to its last dash stands for the patient, unless folds of a view say otherwise."""
+    in_view: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in samples:
-        splits[_stem(sample.patient)].add(sample.split)
-    if any(len(found) > 1 for found in splits.values()):
-        log.warning("names of EchoNet-Pediatric do not tell patients: each video is one by itself")
+        in_view[sample.view, _stem(sample.patient)].add(sample.split)
+    if apart := [stem for (_, stem), found in in_view.items() if len(found) > 1]:
+        log.warning(
+            "names of EchoNet-Pediatric do not tell patients (%d, such as %s, are in several "
+            "splits of one view): each video is one by itself",
+            *(len(apart), apart[0]),
+        )
         return samples
-    return [dataclasses.replace(sample, patient=_stem(sample.patient)) for sample in samples]
+    # Of both views, or one person could be learnt from in one and tested in the other.
+    split_of: dict[str, str] = {}
+    moved = set()
+    for (_, stem), (split,) in in_view.items():
+        if split_of.setdefault(stem, split) != split:
+            moved.add(stem)
+    if moved:
+        log.warning(
+            "EchoNet-Pediatric: %d of %d patients, such as %s, have other splits in one view than "
+            "in the other; theirs in %s counts (',views=PSAX' reads one view by its own)",
+            *(len(moved), len(split_of), min(moved), samples[0].view),
+        )
+    return [
+        dataclasses.replace(s, patient=_stem(s.patient), split=split_of[_stem(s.patient)])
+        for s in samples
+    ]
 
 
 def _stem(name: str) -> str:

@@ -5,13 +5,16 @@
 them.
 """
 
+import logging
 import os
 
 from echojepa_jax.data.readers import mimic_targets
 from echojepa_jax.data.readers.options import split_options
-from echojepa_jax.data.readers.tables import read_rows
+from echojepa_jax.data.readers.tables import is_missing, read_rows
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _RECORDS, _STUDIES = "echo-record-list.csv", "echo-study-list.csv"
 # Both spellings are found.
@@ -34,6 +37,11 @@ def read(path: str, source: str) -> list[Sample]:
     rules = mimic_targets.read_rules(os.path.expanduser(options["rules"]))
     labels = _labels(root, rules, options["rules"])
     views = _views(options["views"])
+    names = {os.path.splitext(os.path.basename(row["dicom_filepath"]))[0] for _, row in rows}
+    if views and not views.keys() & names:
+        raise UserError(f"{options['views']} names none of the {len(rows)} files of {table}.")
+    if views:
+        log.info("%s: views of %d of %d files", source, len(views.keys() & names), len(names))
     samples = []
     for line, row in rows:
         file = row["dicom_filepath"]
@@ -69,11 +77,15 @@ def _labels(root: str, rules: mimic_targets.Rules, named: str) -> dict[str, dict
             patient=row["subject_id"],
             time=row["study_datetime"],
             # A program that writes missing numbers makes others of them: "900.0".
-            measurement=row.get("measurement_id", "").removesuffix(".0"),
+            measurement=_id(row.get("measurement_id", "")),
         )
         for _, row in read_rows(os.path.join(root, _STUDIES), required=columns)
     ]
     return mimic_targets.labels(os.path.join(root, there[0]), studies, rules)
+
+
+def _id(text: str) -> str:
+    return "" if is_missing(text) else text.removesuffix(".0")
 
 
 def _views(path: str) -> dict[str, str]:

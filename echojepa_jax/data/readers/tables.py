@@ -3,7 +3,6 @@
 import csv
 import math
 import os
-import re
 from collections.abc import Sequence
 
 from echojepa_jax.utils.errors import UserError
@@ -79,15 +78,23 @@ def column_number(row: dict[str, str], column: str, where: str) -> float | None:
         raise UserError(f"Column {column!r} in {where} is {error}.") from error
 
 
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is nothing: "", "nan", "n/a"."""
+    return text.lower() in _MISSING
+
+
 def number(text: str) -> float | None:
     """The number that a cell holds, None for an empty one ("", "nan", "n/a").
 
     Raises:
       ValueError: it is neither, or infinite.
     """
-    if text.lower() in _MISSING:
+    if is_missing(text):
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"not a number: {text!r}") from error
     if "_" in text or not math.isfinite(value):  # Python reads "1_2" as 12; a table means a name
         raise ValueError(f"not a number: {text!r}")
     return value
@@ -96,11 +103,14 @@ def number(text: str) -> float | None:
 def file_of(text: str, folder: str) -> tuple[str, str]:
     """Name and absolute path of a file that a table in `folder` lists.
 
-    The name is the path below that folder, or, of a file elsewhere, what the table says, without
-    what leads there ("/", "../"): whatever else is listed, now or later, a video keeps its name,
-    and with it split and pseudonym, and tables with relative paths may be moved with their files.
+    The name is the path below that folder, or, of a file elsewhere, what the table says, with
+    words in place of "../" and "/" at its start: whatever else is listed, now or later, a video
+    keeps its name, and with it split and pseudonym, and tables with relative paths may be moved
+    with their files.
     """
     path = os.path.normpath(os.path.join(folder, text))
     if path.startswith(os.path.join(folder, "")):
         return os.path.relpath(path, folder), path
-    return re.sub(r"^(/|\.\./)+", "", os.path.normpath(text)), path
+    parts = os.path.normpath(text).split("/")
+    words = {"": "root", "..": "up"}
+    return "/".join(words.get(part, part) for part in parts), path

@@ -5,8 +5,10 @@ followed by ",task=diagnosis" if wanted, takes the column of that table whose na
 task ("view" if none is named) and ends in "split".
 """
 
+import logging
 import os
 import re
+from collections import defaultdict
 
 from echojepa_jax.data.readers.options import split_options
 from echojepa_jax.data.readers.tables import read_rows
@@ -24,6 +26,8 @@ STENOSIS = {
     "modtosevere_as": 2.0,
     "severe_as": 2.0,
 }
+log = logging.getLogger(__name__)
+
 _UNKNOWN = {"", "not_provided", "unknown", "na", "nan"}
 
 
@@ -39,15 +43,23 @@ def read(path: str, source: str) -> list[Sample]:
     rows = read_rows(table, required=["query_key", "view_label", "diagnosis_label"])
     files = _pictures(root)
     splits = _splits(root, options)
+    found = sum(_stem(row["query_key"]) in splits for _, row in rows)
+    if options["table"] and not found:
+        raise UserError(
+            f"{options['table']} has splits of none of the {len(rows)} pictures of {table}: are "
+            "its query_key the same?"
+        )
+    if options["table"]:
+        log.info("%s: %d of %d pictures have a split", source, found, len(rows))
     return [
         Sample(
             name=row["query_key"],
-            path=files.get(row["query_key"], os.path.join(root, row["query_key"])),
+            path=_picture(files, row, root, f"line {line} of {table}"),
             source=source,
             patient=_patient(row["query_key"]),
             study=row["query_key"].rpartition("_")[0],
             view="" if row["view_label"].lower() in _UNKNOWN else row["view_label"],
-            split=splits.get(row["query_key"], ""),
+            split=splits.get(_stem(row["query_key"]), ""),
             targets=_targets(row["diagnosis_label"], f"line {line} of {table}"),
             units={"stenosis": "grade"},
             still=True,
@@ -56,14 +68,35 @@ def read(path: str, source: str) -> list[Sample]:
     ]
 
 
-def _pictures(root: str) -> dict[str, str]:
-    """All PNG files below the folder, by name."""
-    return {
-        name: os.path.join(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith(".png")
-    }
+def _pictures(root: str) -> dict[str, list[str]]:
+    """The folders of all PNG files below the folder, by the files' names."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.lower().endswith(".png"):
+                folders[name].append(folder)
+    return folders
+
+
+def _picture(files: dict[str, list[str]], row: dict[str, str], root: str, where: str) -> str:
+    """The file of a row: in the folder that it names, where several have a file of that name.
+
+    Raises:
+      UserError: it is not told which one.
+    """
+    name, inner = row["query_key"], row.get("SourceFolder", "").strip("/")
+    folders = files.get(name, [root])
+    named = [f for f in folders if inner and f.endswith(f"/{inner}")] or folders
+    if len(named) > 1:
+        raise UserError(
+            f"{where} means one of {len(named)} files: {name} is in {', '.join(named)}."
+        )
+    return os.path.join(named[0], name)
+
+
+def _stem(key: str) -> str:
+    """Tables name pictures with and without ".png"."""
+    return os.path.splitext(key)[0]
 
 
 def _splits(root: str, options: dict[str, str]) -> dict[str, str]:
@@ -78,13 +111,13 @@ def _splits(root: str, options: dict[str, str]) -> dict[str, str]:
             f"{table} has no single column of splits for task={options['task']}; those that end in "
             f"'split' are: {', '.join(columns) or 'none'}."
         )
-    return {row["query_key"]: row[chosen[0]].lower() for _, row in rows}
+    return {_stem(row["query_key"]): row[chosen[0]].lower() for _, row in rows}
 
 
 def _patient(key: str) -> str:
     """Pictures are named PATIENTsSTUDY_NUMBER.png."""
     match = re.match(r"(\d+)s\d+_", key)
-    return match[1] if match else os.path.splitext(key)[0]
+    return match[1] if match else _stem(key)
 
 
 def _targets(diagnosis: str, where: str) -> dict[str, float]:

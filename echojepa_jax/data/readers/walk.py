@@ -59,25 +59,26 @@ def _walk(
             raise UserError(f"Source {source!r}: {root} cannot be read ({error.strerror}).")
         unreadable.append(error.filename)
 
-    links = pattern is None or "**" not in pattern
-    for folder, folders, names in os.walk(root, onerror=note, followlinks=links):
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         true_path = os.path.realpath(folder)
         if true_path in seen:
             folders.clear()
             continue
         seen.add(true_path)
         level = 0 if folder == root else len(Path(os.path.relpath(folder, root)).parts)
-        folders[:] = sorted(name for name in folders if _leads_on(name, pattern, level))
+        folders[:] = sorted(name for name in folders if _leads_on(folder, name, pattern, level))
         files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
     return files, unreadable
 
 
-def _leads_on(name: str, pattern: tuple[str, ...] | None, level: int) -> bool:
-    """Whether a folder, so many levels below the root, may hold what is looked for."""
+def _leads_on(folder: str, name: str, pattern: tuple[str, ...] | None, level: int) -> bool:
+    """Whether a folder in `folder`, which is so many levels below the root, may hold a match."""
     if name.startswith("."):
         return False
-    if pattern is None or "**" in pattern[: level + 1]:
+    if pattern is None:
         return True
+    if "**" in pattern[: level + 1]:  # which follows no links
+        return not os.path.islink(os.path.join(folder, name))
     return level < len(pattern) - 1 and fnmatch.fnmatchcase(name, pattern[level])
 
 

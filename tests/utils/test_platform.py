@@ -1,0 +1,37 @@
+"""Where compiled programs are kept."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from echojepa_jax.utils import platform
+
+
+@pytest.fixture
+def cache_settings(monkeypatch):
+    """What a test changes of JAX's cache goes back."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    platform.compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize("in_bucket", [False, True])
+def test_programs_are_kept_where_all_hosts_see_them(cache_settings, request, tmp_path, in_bucket):
+    folder = request.getfixturevalue("bucket") / "run" if in_bucket else epath.Path(tmp_path)
+    jax.jit(lambda x: x + 1)(1.0)  # JAX has decided about its cache before
+    platform._keep_programs(folder)
+    jax.jit(lambda x: jnp.sin(x) + 25)(1.0)
+    assert any(path.name.endswith("-cache") for path in (folder / "compiled").iterdir())
+
+
+def test_whoever_has_named_a_folder_keeps_it(cache_settings, monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    platform._keep_programs(epath.Path(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == before
