@@ -78,6 +78,10 @@ where=(--zone="$zone")
 [[ -n $project ]] && where+=(--project="$project")
 everywhere() { do_it "${tpu[@]}" tpu-vm ssh "$name" "${where[@]}" --worker=all --command="$1"; }
 
+# What a worker is asked: does a program that was started before go on?
+# shellcheck disable=SC2016  # for the worker to expand
+running='[ -s ~/train.pid ] && grep -qa echojepa_jax.main /proc/$(cat ~/train.pid)/cmdline 2> /dev/null'
+
 if wants create; then
   ask=(--node-id="$name" --accelerator-type="$type" --runtime-version="$version")
   [[ -n $spot ]] && ask+=(--spot)
@@ -98,8 +102,9 @@ if wants setup; then
   archive=$folder/code.tar.gz
   do_it git archive --format=tar.gz --output="$archive" HEAD
   do_it "${tpu[@]}" tpu-vm scp "$archive" "$name:code.tar.gz" "${where[@]}" --worker=all
-  everywhere 'rm -rf code && mkdir code && tar -xzf code.tar.gz -C code && cd code &&
-{ [ -x ~/venv/bin/python ] || python3.11 -m venv ~/venv ||
+  everywhere "if $running; then echo 'error: training goes on here: --do=run follows it' >&2; exit 1; fi"'
+rm -rf code && mkdir code && tar -xzf code.tar.gz -C code && cd code &&
+{ [ -x ~/venv/bin/pip ] || python3.11 -m venv --clear ~/venv ||
 { pip install -q uv && python3 -m uv venv -q --clear --seed --python=3.11 ~/venv; }; } &&
 . ~/venv/bin/activate &&
 pip install -q -r requirements.txt "jax[tpu]" gcsfs s3fs'
@@ -110,7 +115,7 @@ if wants run; then
   # --hosts=-1: the workers find each other through the slice's own metadata.
   # A line that breaks does not end training: it goes on there, and the same command follows it.
   everywhere "cd code && . ~/venv/bin/activate || exit 1
-if [ -s ~/train.pid ] && grep -qa echojepa_jax /proc/\$(cat ~/train.pid)/cmdline 2> /dev/null; then
+if $running; then
 echo 'training goes on here: following it'
 else
 rm -f ~/train.code; echo '--- started' >> ~/train.log
@@ -128,8 +133,8 @@ if wants logs; then
   # shellcheck disable=SC2016  # for the workers to expand
   [[ -z $failed ]] || everywhere 'echo "--- $(hostname)"; tail -n 50 ~/train.log' || true
   # Other lines may follow the program's last one.
-  if [[ -z $dry ]] && tac "logs/$name/train.log" | sed '/^--- started/q' |
-    grep -q "^stopped by a signal"; then
+  if [[ -z $dry ]] && awk '/^--- started/ { stopped = 0 } /^stopped by a signal/ { stopped = 1 }
+    END { exit !stopped }' "logs/$name/train.log"; then
     echo "error: training was stopped, and has saved: the slice is kept, --do=run,logs,delete" \
       "continues" >&2
     exit 1

@@ -1,7 +1,9 @@
 """Launch scripts: no lint, and dry runs that print what they would do."""
 
+import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.programs import REPOSITORY
 
+PR_SET_CHILD_SUBREAPER = 36  # of prctl (sys/prctl.h)
 SCRIPTS = ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch"]
 TRAINING = ["--config=configs/vit_l.py", "--workdir=gs://bucket/run"]
 
@@ -50,7 +53,7 @@ def test_a_tpu_slice_from_creation_to_deletion():
     # Quotes and spaces survive two shells: what the far one would run has the words given here.
     script = f"set -- {commands[4]}\nprintf '%s' \"${{@: -1}}\""
     far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
-    words = far.partition("echojepa_jax.main")[2].partition(">>")[0]
+    words = far.partition("-m echojepa_jax.main")[2].partition("; echo")[0]
     said = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True
     ).stdout.splitlines()
@@ -72,6 +75,9 @@ def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path
     )
     program.chmod(0o755)
 
+    # Here as on a machine with an init, what has lost its parent is not left a zombie.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
     def line():
         """To the slice, as ssh opens it."""
         return subprocess.Popen(
@@ -84,15 +90,52 @@ def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path
     assert first.stdout.readline() == "--- started\n"
     assert first.stdout.readline().startswith("start -m echojepa_jax.main --hosts=-1 --config=")
     os.kill(first.pid, signal.SIGHUP)
+    first.wait(timeout=60)
+    training = int((tmp_path / "train.pid").read_text())
     second = line()
-    assert second.stdout.readline() == "training goes on here: following it\n"
-    (tmp_path / "go").touch()
+    try:
+        assert second.stdout.readline() == "training goes on here: following it\n"
+    finally:
+        (tmp_path / "go").touch()
+        os.waitpid(training, 0)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
     out, _ = second.communicate(timeout=60)
     assert out.splitlines()[-1] == "end"
     assert second.returncode == code
     assert (tmp_path / "train.log").read_text().count("start -m") == 1
     third = line()
     assert third.communicate(timeout=60)[0].count("start -m") == 2, "and then one that starts again"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "given_back"),
+    [
+        ("complete: step 9 of 9. The report is gs://bucket/run/report.html", 0, True),
+        ("stopped by a signal; saved at step 5 of 9. The same command continues.\nbye", 1, False),
+    ],
+)
+def test_a_slice_is_given_back_when_training_is_complete(tmp_path, end, code, given_back):
+    """Not where a notice has stopped it; logs are long, and hold earlier starts."""
+    log = "--- started\nstopped by a signal; saved at step 1\n--- started\n"
+    log += "step\n" * 100_000 + end + "\n"
+    (tmp_path / "log").write_text(log)
+    asked = tmp_path / "asked"
+    (tmp_path / "gcloud").write_text(
+        f'#!/usr/bin/env bash\necho "$@" >> {asked}\n'
+        f'[[ $4 == scp ]] && cp {tmp_path}/log "$6/train.log"\nexit 0\n'
+    )
+    (tmp_path / "gcloud").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    name = f"test-{tmp_path.name}"
+    try:
+        done = launch(
+            "tpu_vm.sh", f"--name={name}", "--type=v4-8", "--do=run,logs,delete", *TRAINING,
+            PATH=path,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(REPOSITORY / "logs" / name, ignore_errors=True)
+    assert done.returncode == code, done.stderr
+    assert ("queued-resources delete" in asked.read_text()) == given_back
 
 
 def test_a_part_of_the_steps():

@@ -147,6 +147,7 @@ def measure(
     if compare_torch:
         from echojepa_jax.costs.torch_step import TorchStep
 
+        ours.run()  # so that JAX has the memory that it needs before PyTorch takes what there is
         say("compiling PyTorch's step")
         theirs = TorchStep.fitting(config, random_batch(config))
         say(theirs.note or "PyTorch is ready")

@@ -22,8 +22,14 @@ class Chip:
     network: float = 0.0
 
     def send(self, devices: int) -> float:
-        """Bytes/s of what so many devices send each other."""
-        return self.network if 0 < self.joined < devices else self.links
+        """Bytes/s that each of so many devices can send around a ring of them, at most.
+
+        A ring goes from machine to machine by all of their network cards. As many as one machine
+        has are taken to be on one.
+        """
+        if 0 < self.joined < devices:
+            return min(self.links, self.joined * self.network)
+        return self.links
 
 
 GIB = 2**30

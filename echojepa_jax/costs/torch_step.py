@@ -85,14 +85,17 @@ class TorchStep:
     @classmethod
     def fitting(cls, config: ConfigDict, batch: dict[str, Any]) -> "TorchStep":
         """The fastest way that the memory has room for: it keeps its activations if it can."""
+        step = None
         try:
             step = cls(config, batch)
             step.run()
             return step
         except torch.OutOfMemoryError:
-            pass  # outside of here, so that what the error refers to is let go
+            step = None  # and the rest outside of here, so that the error lets go of its memory
         gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         step = cls(config, batch, recompute=True)
         step.note = f"{step.note} PyTorch computes activations again, or memory is short".strip()
         return step

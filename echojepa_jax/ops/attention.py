@@ -29,7 +29,7 @@ _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "spla
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
 KEEP_RESIDUALS = ("cudnn", "splash")
-"""Backends whose kernels name what their backward pass needs, for remat policies to keep."""
+"""Backends of which remat policies keep what the kernels themselves hand to their backward pass."""
 
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes

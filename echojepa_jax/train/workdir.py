@@ -29,6 +29,7 @@ from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences, leaves
+from echojepa_jax.utils.platform import COMPILED
 from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class Workdir:
     def to_read(cls, name: str) -> Iterator["Workdir"]:
         """A finished or running workdir, or any folder or file, of which nothing will be changed.
 
-        Of a bucket, all but checkpoints is copied, for as long as it is read; errors name the
-        bucket.
+        Of a bucket, all but checkpoints and compiled programs is copied, for as long as it is read;
+        errors name the bucket.
 
         Raises:
           UserError: there is no access to the bucket, or no such folder in it.
@@ -105,7 +106,7 @@ class Workdir:
                     if (told := bucket.parent / _CONFIG).exists():
                         buckets.copy_file(told, local.parent / _CONFIG)
                 elif bucket.is_dir():
-                    buckets.copy(bucket, local, without=(CHECKPOINTS, DAMAGED))
+                    buckets.copy(bucket, local, without=(CHECKPOINTS, DAMAGED, COMPILED))
                 else:
                     raise FileNotFoundError("there is no such folder or file")
             try:

@@ -9,14 +9,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from echojepa_jax.utils.allocator import keep_freed_memory
 from echojepa_jax.utils.cache import cache_dir
 
-_COMPILED = "compiled"  # the folder of programs
+COMPILED = "compiled"
+"""The folder of compiled programs."""
+
 GPU_SHARE = 0.9
 """Of a GPU's memory that JAX takes; by itself it takes 0.75, and never more."""
 
 
 def take_the_gpu() -> None:
     """Before JAX looks for devices, in programs that have the GPU for themselves."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+    # JAX refuses to have it said under both of its names.
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
 
 
 def prepare() -> None:
@@ -44,5 +48,5 @@ def share_programs(folder: epath.Path) -> None:
 def _keep_programs(folder: epath.Path) -> None:
     # Whoever has named a folder to JAX keeps it.
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(folder / _COMPILED))
+        jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
         compilation_cache.reset_cache()  # or JAX goes on with the folder of before, or none

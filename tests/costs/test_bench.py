@@ -65,6 +65,23 @@ def test_it_runs_where_only_jax_and_torch_are(tmp_path):
     assert last.endswith(f"{facts['times_torch']:.2f} times PyTorch's speed")
 
 
+def test_pytorch_computes_again_where_memory_is_short(tiny, monkeypatch):
+    tries = []
+
+    def run(step):
+        tries.append(step._encoder.gradient_checkpointing)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(TorchStep, "run", run)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    config = tiny()
+    step = TorchStep.fitting(config, random_batch(config))
+    assert tries == [False, True]
+    assert step.note == "PyTorch computes activations again, or memory is short"
+
+
 def test_pytorchs_step_computes_the_same_loss(tiny):
     config = tiny(data__mean=(0.4, 0.5, 0.6), data__std=(0.2, 0.3, 0.4))
     program = make_program(config, meshes.make_mesh(jax.devices()[:1]))

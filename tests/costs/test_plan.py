@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echojepa_jax.costs import plan as plans
-from echojepa_jax.costs.chips import TPUS
+from echojepa_jax.costs.chips import GPUS, TPUS
 from echojepa_jax.costs.collectives import Collective
 from echojepa_jax.costs.flops import ClipFlops
 from echojepa_jax.parallel.mesh import FSDP, REPLICA
@@ -110,6 +110,12 @@ def test_what_bounds_a_step(tiny_config):
     assert bounds["memory"] == pytest.approx((2 * 1e9 + 2 * 200e9) / 819e9)
     assert bounds["compute"] == pytest.approx(3e12 * 16 / 4 / 197e12)
     assert plan.seconds()[0] == bounds["links"]
+
+
+@pytest.mark.parametrize(("devices", "speed"), [(8, 450e9), (16, 400e9), (64, 400e9)])
+def test_gpus_of_several_machines_send_through_their_network_cards(devices, speed):
+    assert GPUS["h100"].send(devices) == speed
+    assert TPUS["v5e"].send(devices) == 200e9
 
 
 def test_what_does_not_fit_comes_with_ways_out(tiny_config):

@@ -222,6 +222,9 @@ def test_tmed2(tmed2, videos):
         ("2", "2s1", "PSAX", {}),
     ]
     assert all((s.frames, s.fps) == (1, 1) for s in samples), "stills are no fault here"
+    path = tmed2 / "labels_per_image.csv"
+    path.write_text(path.read_text().replace(".png", ""))
+    assert [s.path for s in read_source(f"tmed2:{tmed2}")] == [s.path for s in samples]
     picture = decode.decode(samples[0].path, np.zeros(4, int))
     np.testing.assert_array_equal(picture, np.repeat(frames_of(videos[0])[:1], 4, axis=0))
 
@@ -250,7 +253,9 @@ def test_tmed2_pictures_of_one_name(tmed2):
     assert {Path(s.path).parent.name for s in read_source(f"tmed2:{tmed2}")} == {"labeled"}
     path = tmed2 / "labels_per_image.csv"
     path.write_text(path.read_text().replace(",labeled,", ",,"))
-    with pytest.raises(UserError, match=r"line 2 of .* means one of 2 files: 0s1_0\.png is in"):
+    with pytest.raises(
+        UserError, match=r"line 2 of .* means one of 2 files: .*/labeled/0s1_0\.png, "
+    ):
         read_source(f"tmed2:{tmed2}")
 
 

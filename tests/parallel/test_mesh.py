@@ -61,6 +61,7 @@ def test_shardings_of_shipped_configs_are_the_golden_ones(name):
     ],
 )
 def test_any_mesh_can_be_laid_over_a_slice(topology, shapes):
+    ahead.prepare_environment()
     devices = ahead.tpu_devices(topology)
     for shape in shapes:
         mesh = meshes.make_mesh(devices, *shape)

@@ -1,5 +1,7 @@
 """Where compiled programs are kept."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -28,6 +30,25 @@ def test_programs_are_kept_where_all_hosts_see_them(cache_settings, request, tmp
     platform._keep_programs(folder)
     jax.jit(lambda x: jnp.sin(x) + 25)(1.0)
     assert any(path.name.endswith("-cache") for path in (folder / "compiled").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.9"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.5"},) * 2,
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"},) * 2,
+    ],
+)
+def test_memory_is_taken_under_one_name(monkeypatch, given, left):
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what the test sets goes with it
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    platform.take_the_gpu()
+    assert {name: os.environ[name] for name in names if name in os.environ} == left
 
 
 def test_whoever_has_named_a_folder_keeps_it(cache_settings, monkeypatch, tmp_path):

@@ -69,13 +69,13 @@ def read(path: str, source: str) -> list[Sample]:
 
 
 def _pictures(root: str) -> dict[str, list[str]]:
-    """The folders of all PNG files below the folder, by the files' names."""
-    folders: dict[str, list[str]] = defaultdict(list)
+    """All PNG files below the folder, by their stems."""
+    files: dict[str, list[str]] = defaultdict(list)
     for folder, _, names in os.walk(root):
         for name in names:
             if name.lower().endswith(".png"):
-                folders[name].append(folder)
-    return folders
+                files[_stem(name)].append(os.path.join(folder, name))
+    return files
 
 
 def _picture(files: dict[str, list[str]], row: dict[str, str], root: str, where: str) -> str:
@@ -84,14 +84,12 @@ def _picture(files: dict[str, list[str]], row: dict[str, str], root: str, where:
     Raises:
       UserError: it is not told which one.
     """
-    name, inner = row["query_key"], row.get("SourceFolder", "").strip("/")
-    folders = files.get(name, [root])
-    named = [f for f in folders if inner and f.endswith(f"/{inner}")] or folders
+    inner = row.get("SourceFolder", "").strip("/")
+    found = files.get(_stem(row["query_key"]), [os.path.join(root, row["query_key"])])
+    named = [f for f in found if inner and os.path.dirname(f).endswith(f"/{inner}")] or found
     if len(named) > 1:
-        raise UserError(
-            f"{where} means one of {len(named)} files: {name} is in {', '.join(named)}."
-        )
-    return os.path.join(named[0], name)
+        raise UserError(f"{where} means one of {len(named)} files: {', '.join(sorted(named))}.")
+    return named[0]
 
 
 def _stem(key: str) -> str:
