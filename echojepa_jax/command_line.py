@@ -51,6 +51,8 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             hosts = _hosts()
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)
+            if hosts:
+                hosts.finish()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             if hosts := _hosts():

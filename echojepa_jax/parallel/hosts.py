@@ -37,7 +37,9 @@ LOST = 75
 
 _connected = threading.Event()  # with the other hosts
 _ending = threading.Lock()  # held by the thread that ends this process
-_HEARD_SECONDS = 10  # how long a failing host waits for the others to hear why
+# How long a host waits for the others: when it ends early, and when it has come to its end.
+_HEARD_SECONDS, _FINISH_SECONDS = 10, 300
+_LAST_SECONDS = 1.0  # by which the coordinator outlives the others
 
 
 def start(host: int, hosts: int, coordinator: str) -> None:
@@ -150,6 +152,17 @@ def fail(reason: str) -> None:
     _end_all(1, reason)
 
 
+def finish() -> None:
+    """Ends this process with code 0 when all hosts have come to their end.
+
+    Does nothing if this process is alone. (JAX's own way out is a race: where the first host closes
+    its coordinator a little early, others abort.)
+    """
+    if client := _client():
+        with _ending:
+            _leave(client, 0, _FINISH_SECONDS)
+
+
 def leave(last_line: str) -> None:
     """Ends all hosts with code 0, and the same last line, where no step is under way.
 
@@ -220,10 +233,13 @@ def _follow(client: Any, said: str) -> None:
     _leave(client, int(code))
 
 
-def _leave(client: Any, code: int) -> None:
-    """Ends this process when the other hosts have heard why, or do not answer."""
+def _leave(client: Any, code: int, seconds: int = _HEARD_SECONDS) -> None:
+    """Ends this process when the other hosts have come here too, or do not answer."""
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.wait_at_barrier(_LEAVING, _HEARD_SECONDS * 1000)
+        client.wait_at_barrier(_LEAVING, seconds * 1000)
+    if is_first():
+        # It is the coordinator: whoever is still connected when it goes, aborts.
+        time.sleep(_LAST_SECONDS)
     os._exit(code)  # the ordinary way out waits for the other hosts
