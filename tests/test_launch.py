@@ -4,7 +4,6 @@ import ctypes
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 
 import pytest
@@ -89,7 +88,7 @@ def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path
     first = line()
     assert first.stdout.readline() == "--- started\n"
     assert first.stdout.readline().startswith("start -m echojepa_jax.main --hosts=-1 --config=")
-    os.kill(first.pid, signal.SIGHUP)
+    first.kill()
     first.wait(timeout=60)
     training = int((tmp_path / "train.pid").read_text())
     second = line()

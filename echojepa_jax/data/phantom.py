@@ -38,6 +38,7 @@ from echojepa_jax.data.phantom_heart import (
     frames_in_beat,
 )
 from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.children import end_with_parent
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 
@@ -152,9 +153,14 @@ def _mapped(function, items: list, workers: int | None) -> Iterator:
     # Spawned, because forking a process whose JAX threads run can deadlock.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+        workers, mp_context=context, initializer=_start_worker
     ) as pool:
         yield from pool.map(function, items, chunksize=math.ceil(len(items) / workers / 8))
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    end_with_parent()
 
 
 def _record(folder: Path, frames: int, scene: Scene) -> None:

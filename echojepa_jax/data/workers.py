@@ -6,10 +6,7 @@ quick as the others. Which worker builds what has no influence on the content.
 """
 
 import functools
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from echojepa_jax.utils.allocator import keep_freed_memory
+from echojepa_jax.utils.children import end_with_parent
 from echojepa_jax.utils.errors import UserError
 
 PART_CLIPS = 8
@@ -97,12 +95,4 @@ def _start_worker(index: int, count: int) -> None:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Leave when the main process is gone: Grain's workers would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in workers only"
-    parent.join()
-    os._exit(1)
+    end_with_parent()

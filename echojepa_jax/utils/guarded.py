@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import pebble
 
+from echojepa_jax.utils.children import end_with_parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -94,6 +96,7 @@ class Guard:
 def _start(gigabytes: float) -> None:
     """Leaves Ctrl-C to the main process, and bounds this one's memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     if not gigabytes:
         return
     try:
