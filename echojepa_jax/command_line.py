@@ -37,6 +37,9 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
         )
         for name in ("orbax", "jax", "matplotlib", "aiobotocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Python's own helper, which removes shared memory that a program has left, would say so
+        # after the program's last line.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
         # Orbax warns through absl of what is meant to be so, such as a folder that is only read.
         logging.getLogger("absl").setLevel(logging.ERROR)
         try:
