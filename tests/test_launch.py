@@ -176,6 +176,31 @@ def test_gke_slurm_and_local():
     ]
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "restarts", "again"),
+    [
+        (0, "complete", 0, False),
+        (0, "stopped by a signal; saved", 0, True),
+        (75, "", 0, True),
+        (137, "", 3, True),
+        (137, "", 20, False),
+        (1, "error: no such file", 0, False),
+    ],
+)
+def test_a_job_that_has_lost_a_process_is_queued_again(tmp_path, code, said, restarts, again):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    for name, text in (("srun", f"echo '{said}'; exit {code}"), ("scontrol", "echo asked: $@")):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = launch(
+        "slurm.sbatch", *TRAINING, PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="7",
+        SLURM_SUBMIT_DIR=str(tmp_path), SLURM_RESTART_COUNT=str(restarts),
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert ("asked: requeue 7" in done.stdout) == again
+
+
 def test_a_pod_that_is_taken_away_saves_and_is_started_again(tmp_path):
     program = tmp_path / "python"
     program.write_text(

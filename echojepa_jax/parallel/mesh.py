@@ -65,6 +65,7 @@ def make_mesh(
     try:
         # An axis of the mesh may be a part of one of the slice's: 64 of the 8 x 16 of a v5p.
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    # What JAX raises for a shape that it finds no way to lay.
     except (NotImplementedError, ValueError) as error:
         raise UserError(
             f"config fields mesh.replica={shape[0]} x mesh.fsdp={shape[1]} cannot be laid over "
