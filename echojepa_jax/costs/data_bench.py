@@ -15,6 +15,7 @@ from echojepa_jax.data import decode, manifest, records, transforms
 from echojepa_jax.data.pipeline import channels_of, training_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sampling import clip_frame_ids
+from echojepa_jax.data.video_info import wanted_frames
 from echojepa_jax.masking import multiblock
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
@@ -75,9 +76,9 @@ def measure(
             with timed("read"):
                 record = records.fetch(sample.path)
             with timed("JPEG"):
-                wanted, rows = np.unique(ids, return_inverse=True)
+                wanted, rows = wanted_frames(ids)
                 frames = list(records.decode_frames(record, wanted.tolist()))
-                video = np.stack([frames[row] for row in rows])
+                video = decode.stacked(frames, rows, grey=channels == 1)
         else:
             with timed("read and decode"):
                 video = decode.decode(sample.path, ids, grey=channels == 1)

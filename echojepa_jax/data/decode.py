@@ -16,7 +16,7 @@ from echojepa_jax.data.video_info import UnreadableVideo, VideoInfo, first_bytes
 
 __all__ = [
     *("UnreadableVideo", "VideoInfo"),
-    *("content", "decode", "frames", "identity", "is_dicom", "probe"),
+    *("content", "decode", "frames", "identity", "is_dicom", "probe", "stacked"),
 ]
 
 
@@ -56,13 +56,17 @@ def decode(path: str, frame_ids: np.ndarray, *, grey: bool = False) -> np.ndarra
       ValueError: `frame_ids` is empty, negative or out of order.
     """
     ids, rows = wanted_frames(frame_ids)
-    images = list(frames(path, ids.tolist()))
+    return stacked(list(frames(path, ids.tolist())), rows, grey=grey)
+
+
+def stacked(images: list[np.ndarray], rows: np.ndarray, *, grey: bool) -> np.ndarray:
+    """The frames `rows` [T] of `images` as one array: [T, H, W, 3], or [T, H, W, 1] if grey."""
     if grey:
         images = [image[..., :1] for image in images]
     elif images[0].shape[2] == 1:
         images = [np.repeat(image, 3, axis=2) for image in images]
     # Most clips ask for no frame twice.
-    return np.stack(images if len(ids) == len(rows) else [images[row] for row in rows])
+    return np.stack(images if len(images) == len(rows) else [images[row] for row in rows])
 
 
 def content(path: str, limit: int | None = None) -> str:

@@ -51,6 +51,7 @@ _PYDICOM_ERRORS = (
     *(InvalidDicomError, BytesLengthException, struct.error),
 )
 _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
+_PICTURE_STARTS = (b"\xff\xd8", b"\xff\x4f")  # of JPEG and JPEG-LS, of JPEG 2000; never within one
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
 _SMALLEST = 0.05  # share of the frame that a picture covers at least
@@ -339,14 +340,20 @@ def _check_pixel_data(file: BinaryIO, dataset: pydicom.Dataset, frames: int) -> 
     head = file.read(8)
     if len(head) < 8 or struct.unpack(f"{endian}HH", head[:4]) != _PIXEL_DATA:
         raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
-    if not syntax.is_implicit_VR:
-        file.read(4)  # the length follows two empty bytes
+    # In explicit VR the length follows two empty bytes.
+    length = struct.unpack(f"{endian}I", head[4:] if syntax.is_implicit_VR else file.read(4))[0]
     if syntax.is_compressed:
-        fragments, complete = _fragments(file)
-        held = frames if complete and fragments >= frames else min(fragments, frames - 1)
+        fragments, begun, complete = _fragments(file)
+        held = (
+            max(frames, begun) if complete and fragments >= frames else min(fragments, frames - 1)
+        )
     else:
         frame_bytes = -(-_frame_bits(dataset) // 8)
-        held = (os.fstat(file.fileno()).st_size - file.tell()) // frame_bytes
+        held = min(length, os.fstat(file.fileno()).st_size - file.tell()) // frame_bytes
+    if held > frames:  # which ones are meant, nobody can tell
+        raise UnreadableVideo(
+            f"wrong NumberOfFrames: header says {frames} frames, file holds {held}"
+        )
     if held < frames:
         raise UnreadableVideo(f"truncated: header says {frames} frames, file holds {held}")
 
@@ -359,15 +366,20 @@ def _frame_bits(dataset: pydicom.Dataset) -> int:
     return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated)
 
 
-def _fragments(file: BinaryIO) -> tuple[int, bool]:
-    """Count the whole fragments of compressed pixel data; False where the file ends within them."""
-    size, items = os.fstat(file.fileno()).st_size, 0
+def _fragments(file: BinaryIO) -> tuple[int, int, bool]:
+    """Count the whole fragments of compressed pixel data, and those that begin a JPEG picture.
+
+    False where the file ends within them.
+    """
+    size, items, begun = os.fstat(file.fileno()).st_size, 0, 0
     while len(head := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", head)
         if (group, element) != _ITEM:
-            return max(0, items - 1), True  # the first item is the offset table
+            return max(0, items - 1), begun, True  # the first item is the offset table
         if file.tell() + length > size:
             break
-        file.seek(length, os.SEEK_CUR)
+        end = file.tell() + length
+        begun += file.read(2) in _PICTURE_STARTS
+        file.seek(end)
         items += 1
-    return max(0, items - 1), False
+    return max(0, items - 1), begun, False

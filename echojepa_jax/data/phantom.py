@@ -13,6 +13,7 @@ cv2.imwrite('docs/phantom.png', phantom.contact_sheet())"
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import csv
 import functools
 import logging
@@ -20,6 +21,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,6 +48,7 @@ VERSION = 1  # part of the cache folder's name: raise it whenever the files chan
 SPLITS = ("TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "TRAIN", "TRAIN", "TEST", "TRAIN", "TRAIN")
 JPEG_QUALITY = 95
 VIDEOS_A_WORKER = 8  # fewer are rendered sooner than another process starts
+_ABANDONED_SECONDS = 86400  # after which a half-made set is nobody's
 # Headers; the first two are EchoNet-Dynamic's.
 FILE_LIST = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
 TRACINGS = "FileName,X1,Y1,X2,Y2,Frame"
@@ -94,6 +97,10 @@ def generate(
     ]
     log.info("phantom: generating %d videos of %s into %s", len(scenes), population, root)
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
+    for left in root.parent.glob(f".{root.name}.*.partial"):  # by processes that were killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left)
     try:
         (partial / "Videos").mkdir(parents=True)
         record = functools.partial(_record, partial / "Videos", frames)

@@ -119,11 +119,15 @@ class Work:
         return self.private / _REJECTED
 
     def state(self, shard: Shard) -> Path:
-        """What became of the recordings of a shard; it exists when the shard is complete."""
+        """What became of the recordings of a shard, and its size; written when it is complete."""
         return self.private / STATE / f"{shard.name}.json"
 
     def is_done(self, shard: Shard) -> bool:
-        return self.state(shard).exists() and (self.out / shard.name).exists()
+        try:
+            told = json.loads(self.state(shard).read_text())
+            return bool(told["bytes"] == (self.out / shard.name).stat().st_size)
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -164,6 +168,8 @@ def _check(options: Options) -> None:
     for name, least in (("size", 16), ("shard_videos", 1), ("min_frames", 2)):
         if getattr(options, name) < least:
             raise UserError(f"--{name}={getattr(options, name)} must be {least} or more")
+    if options.file_seconds <= 0:
+        raise UserError(f"--file_seconds={options.file_seconds:g} must be more than 0")
     if options.default_fps < 0:
         raise UserError(f"--default_fps={options.default_fps:g} must not be negative")
     if options.max_frames < options.min_frames:
@@ -472,15 +478,18 @@ def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str])
 def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
     """The samples, by name, that show the same pictures as one before, and why they are left out.
 
-    Files of equal shape are compared by how their pictures begin, and only those that begin alike
-    are read to the end.
+    Files of as many frames are compared by how their pictures begin, and only those that begin
+    alike are read to the end. Sizes are not compared: what is cropped by its header is the same
+    picture as a copy whose header lost its regions.
     """
-    groups = [group for group in _grouped(samples, _shape_of).values() if len(group) > 1]
+    by_length: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_length.setdefault(sample.frames, []).append(sample)
+    groups = [group for group in by_length.values() if len(group) > 1]
     for limit in (_SKETCH_BYTES, None):
         candidates = [sample for group in groups for sample in group]
         hashing = partial(decode.content, limit=limit)
         found = _guarded(hashing, guard, [sample.path for sample in candidates])
-        # Shapes do not matter any more: what is coded alike has the same.
         by_hash: dict[str, list[Sample]] = {}
         for sample, value in zip(candidates, found, strict=True):
             if ":" not in value:  # a reason, which encoding will tell once more
@@ -495,28 +504,20 @@ def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
     return copies
 
 
-def _shape_of(sample: Sample) -> tuple[int, int, int]:
-    return sample.frames, sample.height, sample.width
-
-
-def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Any]) -> dict[Any, list[Sample]]:
-    groups: dict[Any, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(key(sample), []).append(sample)
-    return groups
-
-
 def _identities(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:
-    """Patient and study of each sample, from the file's header where the source tells neither.
+    """Patient and study of each sample, from the file's header where the source names no patient.
 
     Or a reason (str), of a header that cannot be read: as a patient of its own, such a file could
     come to another split than the patient's other ones.
     """
-    unknown = [s for s in samples if not s.patient and not s.study]
+    unknown = [sample for sample in samples if not sample.patient]
     found = _guarded(decode.identity, guard, [sample.path for sample in unknown])
     for sample in samples:
-        told = sample.patient or sample.study
-        yield (sample.patient, sample.study) if told else next(found)
+        if sample.patient:
+            yield sample.patient, sample.study
+            continue
+        read = next(found)
+        yield read if isinstance(read, str) else (read[0], sample.study or read[1])
 
 
 def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:

@@ -126,14 +126,15 @@ def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -
             writer.write(result.record)
             entries.append({**result.facts, "shard": shard.name, "record": written})
             written += 1
-    write_json(work.state(shard), entries)
+    size = (work.out / shard.name).stat().st_size
+    write_json(work.state(shard), {"bytes": size, "recordings": entries})
 
 
 def _results(work: Work, plan: Sequence[Shard]) -> tuple[list[dict[str, Any]], list[Rejected]]:
     rows: list[dict[str, Any]] = []
     failed: list[Rejected] = []
     for shard in plan:
-        for entry in json.loads(work.state(shard).read_text()):
+        for entry in json.loads(work.state(shard).read_text())["recordings"]:
             if "reason" in entry:
                 sample = Sample(name="", path=entry["path"], source="")
                 failed.append(Rejected(sample, entry["reason"], "bad"))

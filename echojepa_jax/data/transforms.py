@@ -59,7 +59,12 @@ def cut(clip: np.ndarray, box: Box, out: np.ndarray) -> None:
 
     Bilinear without antialiasing, as the original. Frame by frame: OpenCV resizes three interleaved
     channels about six times faster than the 3 T channels of all frames at once.
+
+    Raises:
+      ValueError: the channels are not as many; OpenCV would leave `out` as it is, and say nothing.
     """
+    if clip.shape[3] != out.shape[3]:
+        raise ValueError(f"a clip of {clip.shape[3]} channels, where {out.shape[3]} are wanted")
     top, left, height, width = box
     size = out.shape[2], out.shape[1]
     for frame, target in zip(clip, out, strict=True):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from echojepa_jax.costs import data_bench
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.torch_step import TorchStep
+from echojepa_jax.data import transforms
+from echojepa_jax.data.planning import Options
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program
 from echojepa_jax.train.step import loss_fn
@@ -18,6 +21,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights import vjepa2
 from tests import programs
 from tests.conftest import PHANTOM, SHRINK
+from tests.data.test_dicom import make
+from tests.data.test_prepare import prepared
 
 BLOCKED = (
     "ml_collections",
@@ -108,6 +113,27 @@ def test_pytorchs_step_computes_the_same_loss(tiny):
         not torch.equal(a, b) for a, b in zip(before, theirs._target.parameters(), strict=True)
     ]
     assert any(moved)
+
+
+def test_the_stages_of_shards_that_are_partly_in_colour(tmp_path, tiny, monkeypatch):
+    (tmp_path / "archive").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+    make(tmp_path / "archive" / "grey.dcm", noise[..., 0], FrameTime=20.0, PatientID="1")
+    make(tmp_path / "archive" / "colour.dcm", noise, "RGB", FrameTime=20.0, PatientID="2")
+    out = tmp_path / "shards"
+    prepared(f"dicom:{tmp_path}/archive", out, Options(size=64, sector="never", splits="train:1"))
+    seen = []
+    cut = transforms.cut
+
+    def watched(clip, box, target):
+        cut(clip, box, target)
+        seen.append(target.std())
+
+    monkeypatch.setattr(transforms, "cut", watched)
+    config = tiny(data__sources=(f"shards:{out}",), data__split="", data__workers=0)
+    found = data_bench.measure(config, clips=4, say=print)
+    assert {"read", "JPEG"} < set(found["stages_clips_per_second"])
+    assert min(seen) > 10, "every clip has a picture"
 
 
 def test_the_input_pipeline_alone(tmp_path):

@@ -342,6 +342,7 @@ def test_mimic(mimic, caplog):
     assert (samples[0].frames, samples[0].fps, samples[0].split) == (20, 50, "")
     assert samples[0].units == {"lvef": "%", "rvsp": "mmHg"}
     assert "lvef: 3 of 5 studies (biplane_lvef 1, lvef_3d 1, lvef+lvef_upper 1)" in caplog.text
+    assert "lvef: 1 results are no numbers, such as '>55'" in caplog.text
     assert "views of 1 of 5 files" in caplog.text
     table(mimic.parent / "echoview.csv", "dicom_filepath,view\nother/9_9.dcm,A4C\n")
     with pytest.raises(UserError, match=r"echoview\.csv names none of the 5 files"):

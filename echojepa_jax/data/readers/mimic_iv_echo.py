@@ -48,6 +48,8 @@ def read(path: str, source: str) -> list[Sample]:
         if not file:
             raise UserError(f"Line {line} of {table} has an empty column 'dicom_filepath'.")
         name = os.path.splitext(os.path.basename(file))[0]
+        if ".." in file.split("/"):
+            name = file  # which is refused, as what leads out of any set
         samples.append(
             Sample(
                 name=name,

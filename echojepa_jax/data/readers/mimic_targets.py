@@ -29,14 +29,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from echojepa_jax.data.readers.tables import is_missing
 from echojepa_jax.utils.errors import UserError
 
 _NEEDED = ("subject_id", "measurement_id", "measurement_datetime", "measurement", "result")
 _TYPE, _UNIT = "test_type", "unit"  # columns that not every rule needs
 _BLOCK_BYTES = 2**24  # read at a time
-_PLAIN = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*(?:%|mm\s?hg|cm|ml)?\s*", re.IGNORECASE)
+_EXAMPLE = 20  # characters of a result that is quoted
+_NUMBER, _AFTER = r"(\d+(?:\.\d*)?)", r"\s*(?:%|mm\s?hg|cm|ml)?\s*"
+_PLAIN = re.compile(rf"\s*(-?{_NUMBER}){_AFTER}", re.IGNORECASE)
 _RANGE = re.compile(
-    r"\s*(\d+(?:\.\d+)?)\s*(?:-|to)\s*(\d+(?:\.\d+)?)\s*(?:%|mm\s?hg|cm|ml)?\s*", re.IGNORECASE
+    rf"\s*{_NUMBER}\s*%?\s*(?:[-\u2013\u2014]|to)\s*{_NUMBER}{_AFTER}", re.IGNORECASE
 )
 
 log = logging.getLogger(__name__)
@@ -140,6 +143,7 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
     times: dict[str, dict[str, str]] = defaultdict(dict)
     seen: Counter[str] = Counter()
     units: dict[str, Counter[str]] = defaultdict(Counter)
+    words: dict[str, Counter[str]] = defaultdict(Counter)  # results that state no number
     for part in _batches(path, wanted, rules.test_types, seen):
         if _UNIT in part.schema.names:
             for name, unit in zip(
@@ -149,6 +153,8 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
         columns = (part.column(name).to_pylist() for name in _NEEDED)
         for patient, measurement, time, name, result in zip(*columns, strict=True):
             value = number(result or "")
+            if value is None and not is_missing((result or "").strip()):
+                words[name.lower()][result.strip()] += 1
             if value is not None and measurement:
                 values[measurement][name.lower()].append(value)
                 times[patient][measurement] = time or ""
@@ -163,6 +169,9 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
                 found.setdefault(study.study, {})[rule.target] = value
                 given[rule.target][name] += 1
     _tell(given, len(studies), rules, seen)
+    for name, texts in words.items():
+        examples = ", ".join(repr(text[:_EXAMPLE]) for text, _ in texts.most_common(3))
+        log.warning("%s: %d results are no numbers, such as %s", name, texts.total(), examples)
     for name, counts in units.items():
         if len(set(counts) - {""}) > 1:
             log.warning(
