@@ -180,8 +180,18 @@ def test_gke_slurm_and_local():
     ("code", "said", "restarts", "again"),
     [
         (0, "complete", 0, False),
-        (0, "stopped by a signal; saved", 0, True),
+        (0, "stopped by a signal; saved", 20, True),
+        (0, "stopped by a signal; nothing was to be saved", 0, True),
+        (0, "stopped by a signal; nothing was to be saved", 20, False),
         (75, "", 0, True),
+        # One task's mistake, for which srun ends the others.
+        (143, "srun: error: n1: tasks 0-2: Exited with exit code 1", 0, False),
+        (
+            143,
+            "srun: error: n1: task 0: Exited with exit code 1\nstopped by a signal; saved",
+            0,
+            False,
+        ),
         (137, "", 3, True),
         (137, "", 20, False),
         (1, "error: no such file", 0, False),
@@ -190,7 +200,7 @@ def test_gke_slurm_and_local():
 def test_a_job_that_has_lost_a_process_is_queued_again(tmp_path, code, said, restarts, again):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()
-    for name, text in (("srun", f"echo '{said}'; exit {code}"), ("scontrol", "echo asked: $@")):
+    for name, text in (("srun", f"echo '{said}' >&2; exit {code}"), ("scontrol", "echo asked: $@")):
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     done = launch(
