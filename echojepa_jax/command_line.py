@@ -50,7 +50,8 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
                 raise UserError(f"{' and '.join(missing)} must be given; see --help")
             last_line = job()
             # A signal that comes now finds the work done, and must not make another end of it.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
             hosts = _hosts()
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)

@@ -162,6 +162,12 @@ def test_one_hosts_failure_ends_all_with_its_text(on_two_hosts, tmp_path):
     assert first == f"error: host 1: {second}"
 
 
+def test_a_host_without_its_accelerator_tells_the_others(on_two_hosts, tmp_path):
+    done = on_two_hosts(tmp_path / "run", second={"JAX_PLATFORMS": "cuda"}).finish()
+    assert [process.returncode for process in done] == [1, 1]
+    assert done[0].stderr.strip().splitlines()[-1].startswith("error: host 1: ")
+
+
 @pytest.mark.parametrize("signalled", [[1], [1, 0]])
 def test_a_signal_before_the_first_step_ends_all_without_a_failure(
     on_two_hosts, tmp_path, signalled
@@ -199,6 +205,47 @@ def test_a_host_that_is_stopped_follows_one_that_has_failed_before(monkeypatch, 
     with pytest.raises(SystemExit, match="1"):
         hosts.leave("stopped by a signal")
     assert capfd.readouterr() == ("", "error: host 1: its disk is full\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "hosts_flag", "asked"),
+    [
+        ({}, 0, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, 0, False),
+        ({"SLURM_STEP_NUM_TASKS": "16"}, 0, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 0, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 0, False),
+        ({"MEGASCALE_NUM_SLICES": "2"}, 0, True),
+        ({"SLURM_STEP_NUM_TASKS": "16"}, 1, False),
+        ({}, -1, True),
+    ],
+)
+def test_the_cluster_is_asked_where_it_has_several_hosts(monkeypatch, told, hosts_flag, asked):
+    for name in ("SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+
+    def initialize(*args, **kwargs):
+        calls.append(args)
+        raise RuntimeError("nobody answers")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(hosts.faulthandler, "disable", lambda: None)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    if asked:
+        with pytest.raises(UserError, match="the other hosts cannot be reached: nobody answers"):
+            hosts.start(0, hosts_flag, "")
+    else:
+        hosts.start(0, hosts_flag, "")
+    assert calls == [(None, None, None)] * asked
+
+
+def test_a_coordinator_without_a_number_of_hosts_is_a_mistake():
+    for number in (0, 1, -1):
+        with pytest.raises(UserError, match="--host=3 --coordinator=a:1 needs --hosts"):
+            hosts.start(3, number, "a:1")
 
 
 @pytest.mark.parametrize(("host", "coordinator"), [(0, ""), (2, "here:1"), (-1, "here:1")])

@@ -58,6 +58,11 @@ def start(host: int, hosts: int, coordinator: str) -> None:
         told |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
         told |= int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
         hosts = -1 if told else 1
+    if hosts <= 1 and (coordinator or host):
+        raise UserError(
+            f"--host={host} --coordinator={coordinator or '(none)'} needs --hosts, the number of "
+            "hosts, as well"
+        )
     if hosts == 1:
         return
     if hosts > 1 and (not coordinator or not 0 <= host < hosts):
@@ -84,9 +89,10 @@ def start(host: int, hosts: int, coordinator: str) -> None:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"the other hosts cannot be reached: {reason}") from error
     _connected.set()
+    # Before any device is asked for: where that fails, the others must hear of it.
+    threading.Thread(target=_leave_with_others, daemon=True).start()
     if not is_first():
         logging.getLogger().setLevel(logging.WARNING)
-    threading.Thread(target=_leave_with_others, daemon=True).start()
     log.info("%d hosts with %d devices", jax.process_count(), jax.device_count())
 
 
@@ -137,11 +143,24 @@ def total(mine: np.ndarray) -> np.ndarray:
     return np.sum(parts, axis=0)
 
 
-def _client() -> Any:
-    """JAX's connection to the coordinator, or None; there is no public way to its table of keys."""
+def _state() -> Any:
+    """What JAX knows of the other hosts without any device, which it may have failed to reach.
+
+    There is no public way to it.
+    """
     from jax._src import distributed
 
-    return distributed.global_state.client if _connected.is_set() else None
+    return distributed.global_state
+
+
+def _client() -> Any:
+    """JAX's connection to the coordinator and its table of keys; None without other hosts."""
+    return _state().client if _connected.is_set() else None
+
+
+def _is_coordinator() -> bool:
+    """Whether the others are connected through this process: host 0, as JAX was started."""
+    return _state().service is not None
 
 
 def fail(reason: str) -> None:
@@ -177,12 +196,12 @@ def _end_all(code: int, reason: str) -> None:
         return
     with _ending:  # for good: whoever comes second waits for the end of the process
         try:
-            client.key_value_set(_END, f"{code} host {jax.process_index()}: {reason}")
+            client.key_value_set(_END, f"{code} host {_state().process_id}: {reason}")
         except jax.errors.JaxRuntimeError:  # another host was first, or is gone
             if code == 0:
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
                     _follow(client, client.key_value_try_get(_END))
-        if code == 0 and is_first():
+        if code == 0 and _is_coordinator():
             print(reason, flush=True)
         _leave(client, code)
 
@@ -228,7 +247,7 @@ def _follow(client: Any, said: str) -> None:
     code, _, who_and_why = said.partition(" ")
     if code != "0":
         print(f"error: {who_and_why}", file=sys.stderr, flush=True)
-    elif is_first():
+    elif _is_coordinator():
         print(who_and_why.partition(": ")[2], flush=True)
     _leave(client, int(code))
 
@@ -239,7 +258,6 @@ def _leave(client: Any, code: int, seconds: int = _HEARD_SECONDS) -> None:
     sys.stderr.flush()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.wait_at_barrier(_LEAVING, seconds * 1000)
-    if is_first():
-        # It is the coordinator: whoever is still connected when it goes, aborts.
-        time.sleep(_LAST_SECONDS)
+    if _is_coordinator():
+        time.sleep(_LAST_SECONDS)  # whoever is still connected when it goes, aborts
     os._exit(code)  # the ordinary way out waits for the other hosts

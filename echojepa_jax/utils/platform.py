@@ -8,6 +8,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from echojepa_jax.utils.allocator import keep_freed_memory
 from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
 
 COMPILED = "compiled"
 """The folder of compiled programs."""
@@ -29,7 +30,17 @@ def prepare() -> None:
     On accelerators compiled programs are kept between runs, so that a run that is started again
     soon makes its first step. Those for CPUs are not: they may fail on another machine with the
     same home.
+
+    Raises:
+      UserError: JAX_PLATFORMS names an accelerator first, and there is none.
     """
+    # JAX goes on with CPUs where it sees no GPU, without a word.
+    wanted = (jax.config.values["jax_platforms"] or "").partition(",")[0]
+    if wanted not in ("", "cpu") and jax.default_backend() == "cpu":
+        raise UserError(
+            f"JAX_PLATFORMS asks for {wanted}, which is not there; with JAX_PLATFORMS=cpu, "
+            "CPUs are used"
+        )
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     else:

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from echojepa_jax.utils import platform
+from echojepa_jax.utils.errors import UserError
 
 
 @pytest.fixture
@@ -30,6 +31,18 @@ def test_programs_are_kept_where_all_hosts_see_them(cache_settings, request, tmp
     platform._keep_programs(folder)
     jax.jit(lambda x: jnp.sin(x) + 25)(1.0)
     assert any(path.name.endswith("-cache") for path in (folder / "compiled").iterdir())
+
+
+@pytest.mark.parametrize("first", ["cuda", "tpu"])
+def test_cpus_do_not_stand_in_for_an_accelerator(first):
+    jax.default_backend()  # is known, so that the change below has no other effect
+    before = jax.config.values["jax_platforms"]
+    jax.config.update("jax_platforms", f"{first},cpu")
+    try:
+        with pytest.raises(UserError, match=f"JAX_PLATFORMS asks for {first}, which is not there"):
+            platform.prepare()
+    finally:
+        jax.config.update("jax_platforms", before)
 
 
 @pytest.mark.parametrize(
