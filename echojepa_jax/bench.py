@@ -48,6 +48,10 @@ def job() -> str:
     import jax
 
     prepare()
+    of_the_other = ("steps",) if DATA.value else ("source", "clips")
+    for name in of_the_other:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} is {'not ' * DATA.value}for --data: see --help")
     if COMPARE.value and DATA.value != (COMPARE.value == "decord"):
         raise UserError("--compare=torch is for the step, --compare=decord for --data")
     if DATA.value:

@@ -33,6 +33,8 @@ def job() -> str:
 
     if bool(TOPOLOGY.value) == bool(GPUS.value):
         raise UserError("give either --topology or --gpus; see --help")
+    if TOPOLOGY.value and flags.FLAGS["gpu"].present:
+        raise UserError("--gpu is for --gpus, and --topology names a TPU slice")
     ahead.prepare_environment(simulated=GPUS.value)
 
     import jax
@@ -47,7 +49,6 @@ def job() -> str:
         chip = TPUS[TOPOLOGY.value.partition(":")[0]]
     else:
         devices, chip = jax.devices(), GPU_CHIPS[GPU.value]
-        CONFIG.value.model.attention = "auto"  # the simulated devices have no kernels of GPUs
     config = CONFIG.value
     if not config.data.sources:
         config.data.sources = ("videos:.",)  # a plan needs no data

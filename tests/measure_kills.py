@@ -62,7 +62,8 @@ def disturb(workdir: Path, rng: random.Random) -> str:
     """Starts the run, ends it in some way, and tells how."""
     kept = last_checkpoint(workdir)
     processes, before = start(workdir), last_step(workdir)
-    if rng.random() < 0.9:  # while steps are made; else wherever it is
+    steps = rng.random() < 0.9
+    if steps:  # while they are made; else wherever it is
         while last_step(workdir) <= before and all(p.poll() is None for p in processes):
             time.sleep(0.05)
     time.sleep(rng.uniform(0, 4))
@@ -77,6 +78,11 @@ def disturb(workdir: Path, rng: random.Random) -> str:
         raise SystemExit(f"the checkpoint of step {kept} was lost: the last one is {saved} now")
     if kind == signal.SIGKILL and 0 in codes and "complete" not in done[0].stdout:
         raise SystemExit(f"a host left with code 0 although another was killed: {codes}")
+    if kind == signal.SIGTERM and steps:  # before that, Python itself may not have begun
+        lines = done[0].stdout.strip().splitlines()
+        said = [line for line in lines if not line.startswith("[Gloo]")][-1:]
+        if any(codes) or not said or not said[0].startswith(("stopped by a signal", "complete")):
+            raise SystemExit(f"a stop was no orderly end: {codes}, {said}; {done[0].stderr[-900:]}")
     if (workdir / "damaged").exists():
         raise SystemExit(f"a checkpoint was damaged: {list((workdir / 'damaged').iterdir())}")
     return f"{kind.name} to {victims}: codes {codes}, at step {last_step(workdir)}"

@@ -20,7 +20,9 @@ from echojepa_jax.costs import flops
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program, memory_of, shapes_of
+from echojepa_jax.utils.errors import UserError
 
+_PRODUCTS = 5
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -108,9 +110,22 @@ def matmul_peak(dtype: str, repeats: int = 10) -> tuple[float, str]:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        product(a, a).block_until_ready()
+        # Several at a time, so that the wait for the host is not counted with each.
+        jax.block_until_ready([product(a, a) for _ in range(_PRODUCTS)])
         seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
+    return _PRODUCTS * 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
+
+
+def _torch_device() -> str:
+    """PyTorch's name for the device that JAX computes on."""
+    import torch
+
+    mine = jax.default_backend()
+    if mine not in ("cpu", "gpu"):
+        raise UserError(f"--compare=torch is for a GPU or the CPU, and JAX computes on {mine}")
+    if mine == "gpu" and not torch.cuda.is_available():
+        raise UserError("--compare=torch: JAX computes on a GPU, and this PyTorch knows CPUs only")
+    return "cuda" if mine == "gpu" else "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +152,9 @@ def measure(
 
     Raises:
       ImportError: PyTorch or transformers is to be compared with, and not installed.
+      UserError: this PyTorch cannot compute on the same device.
     """
+    device = _torch_device() if compare_torch else ""
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
     peak, multiplied = matmul_peak(config.model.dtype)
     say(f"matrix products reach {peak / 1e12:.3g} TFLOP/s on a device ({multiplied})")
@@ -149,7 +166,7 @@ def measure(
 
         ours.run()  # so that JAX has the memory that it needs before PyTorch takes what there is
         say("compiling PyTorch's step")
-        theirs = TorchStep.fitting(config, random_batch(config))
+        theirs = TorchStep.fitting(config, random_batch(config), device)
         say(theirs.note or "PyTorch is ready")
     for _ in range(warm_up):
         ours.run()
@@ -193,7 +210,7 @@ def measure(
         import torch
 
         facts |= {
-            "torch": torch.__version__,
+            "torch": f"{torch.__version__}, {device}",
             "torch_step_seconds": statistics.median(other),
             "torch_clips_per_second": config.optim.global_batch / statistics.median(other),
             "torch_peak_memory_gb": theirs.peak_memory() / 1e9,

@@ -39,13 +39,13 @@ _COMPARE = re.compile(r" compare\((.*?)\), direction=(\w+)")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One operation of a program. shape: of its result, largest part first, such as "bf16[8,64]".
+    """One operation of a program. shapes: of the arrays that it gives, such as "bf16[8,64]".
 
-    bytes: of the result on one device. runs: in one step. devices: that take part in it together.
+    bytes: of all of them on one device. runs: in one step. devices: that take part in it together.
     """
 
     kind: str
-    shape: str
+    shapes: tuple[str, ...]
     bytes: int
     runs: int
     devices: int
@@ -80,12 +80,12 @@ def collectives(text: str) -> list[Collective]:
         for line in lines:
             if operation := _OPERATION.search(line):
                 kind = operation[2]
-                shape, size = _result(operation[1], kind, bool(operation[3]))
+                shapes, size = _result(operation[1], kind, bool(operation[3]))
                 if kind == "all-reduce" and (part := _kept_part(lines)):
-                    kind, (shape, size) = "reduce-scatter", _result(part, kind, False)
+                    kind, (shapes, size) = "reduce-scatter", _result(part, kind, False)
                 if size > 8:
                     devices = _together(line) or everyone
-                    found.append(Collective(kind, shape, size, runs[name], devices))
+                    found.append(Collective(kind, shapes, size, runs[name], devices))
     return sorted(found, key=lambda one: -one.bytes * one.runs)
 
 
@@ -167,8 +167,8 @@ def _trips(condition: list[str]) -> int:
     return 1
 
 
-def _result(types: str, kind: str, is_start: bool) -> tuple[str, int]:
-    """The largest array that a collective gives, and the bytes of all that it gives."""
+def _result(types: str, kind: str, is_start: bool) -> tuple[tuple[str, ...], int]:
+    """The arrays that a collective gives, and their bytes."""
     arrays = [
         (f"{dtype}[{shape}]", math.prod(int(n) for n in shape.split(",") if n) * _BYTES[dtype])
         for dtype, shape in _ARRAY.findall(types)
@@ -176,6 +176,6 @@ def _result(types: str, kind: str, is_start: bool) -> tuple[str, int]:
     ]
     if is_start and kind != "all-reduce":
         # The start of a transfer gives its operands, its results, and counters.
-        arrays = [max(arrays, key=lambda array: array[1])]
-    largest = max(arrays, key=lambda array: array[1], default=("", 0))
-    return largest[0], sum(size for _, size in arrays)
+        arrays = [array for array in arrays if not array[0].endswith("[]")]
+        arrays = arrays[len(arrays) // 2 :]
+    return tuple(shape for shape, _ in arrays), sum(size for _, size in arrays)

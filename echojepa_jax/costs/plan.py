@@ -19,7 +19,8 @@ from echojepa_jax.costs import flops
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.train.program import COMPILER_OPTIONS, Program, make_program
+from echojepa_jax.train.program import COMPILER_OPTIONS, Program, attention_of, make_program
+from echojepa_jax.train.state import make_networks
 
 # Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
 # and for fragments.
@@ -92,11 +93,20 @@ def make_plan(
     chip: Chip,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """Compiles the step for devices that need not be there."""
+    """Compiles the step for devices that need not be there.
+
+    Raises:
+      UserError: the attention backend does not run there.
+    """
     mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
-    program = make_program(config, mesh)
+    on_gpus, compiled_for = "", config
+    if meshes.platform_of(mesh) != "tpu":
+        on_gpus = attention_of(config, make_networks(config), "gpu")
+        compiled_for = config.copy_and_resolve_references()
+        compiled_for.model.attention = "auto"  # simulated devices have no kernels of GPUs
+    program = make_program(compiled_for, mesh)
     say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
-    text, memory = compiled_program(program)
+    text, memory = compiled_program(program, on_gpus)
     return Plan(
         config,
         chip,
@@ -108,8 +118,12 @@ def make_plan(
     )
 
 
-def compiled_program(program: Program) -> tuple[str, Memory]:
-    """The compiled program's text, and the memory of a device."""
+def compiled_program(program: Program, on_gpus: str = "") -> tuple[str, Memory]:
+    """The compiled program's text, and the memory of a device.
+
+    Args:
+      on_gpus: the attention backend on the GPUs that simulated devices stand for.
+    """
     platform = meshes.platform_of(program.mesh)
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
     state, batch = (_bytes_per_device(tree) for tree in (program.state, program.batch))
@@ -120,7 +134,7 @@ def compiled_program(program: Program) -> tuple[str, Memory]:
         with jax.set_mesh(program.mesh):
             compiled = program.lower().compile(compiler_options=options)
         if platform != "tpu":
-            temporaries = _estimated_temporaries(program)
+            temporaries = _estimated_temporaries(program, on_gpus)
             return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=False)
         (file,) = Path(folder).glob(_DUMPED)
         text = file.read_text()
@@ -137,11 +151,11 @@ def _bytes_per_device(tree: Any) -> int:
     )
 
 
-def _estimated_temporaries(program: Program) -> int:
-    """Activations of a step with flash attention and remat, in bytes a device: an estimate.
+def _estimated_temporaries(program: Program, backend: str) -> int:
+    """Activations of a step with that attention backend, in bytes a device: an estimate.
 
-    A block keeps its input and its attention's output for the backward pass (all of its own
-    activations without remat); one block is computed at a time, and its gradients.
+    A block keeps for the backward pass what its remat policy says; one block is computed at a time,
+    and its gradients. Attention by XLA has all its scores in memory at that time.
     """
     config, networks = program.config, program.networks
     encoder, predictor = networks.encoder, networks.predictor
@@ -149,30 +163,34 @@ def _estimated_temporaries(program: Program) -> int:
     size = 2 if config.model.dtype == "bfloat16" else 4
     frames, height, width = encoder.grid(*(config.data[k] for k in ("frames", "size", "size")))
     everything = frames * height * width
-    masks = config.masks.values()
-    context = sum(mask.context_tokens for mask in masks)
-    targets = sum(mask.target_tokens for mask in masks)
+    # Each mask specification is a sequence of its own.
+    contexts = [mask.context_tokens for mask in config.masks.values()]
+    targets = sum(mask.target_tokens for mask in config.masks.values())
+    both = [mask.context_tokens + mask.target_tokens for mask in config.masks.values()]
 
-    def kept(network: Any, tokens: int) -> float:
-        wide = {"none": 10 + 3 * network.mlp_hidden / network.width, "full": 1}
-        per_layer = wide.get(config.model.remat, 2) * network.width
-        return size * clips * tokens * per_layer * network.depth
+    def scores(network: Any, lengths: list[int]) -> float:
+        squares = 0 if backend == "cudnn" else sum(length**2 for length in lengths)
+        return clips * network.heads * squares
 
-    def working(network: Any, tokens: int) -> float:
-        return size * clips * tokens * 2 * (8 * network.width + 2 * network.mlp_hidden)
+    def kept(network: Any, lengths: list[int]) -> float:
+        hidden = network.mlp_hidden / network.width
+        wide = {"none": 10 + 3 * hidden, "dots": 6 + hidden, "attention": 2, "full": 1}
+        tokens = size * clips * sum(lengths) * wide[config.model.remat] * network.width
+        softmax = (4 + size) * scores(network, lengths) if config.model.remat == "none" else 0
+        return (tokens + softmax) * network.depth
+
+    def working(network: Any, lengths: list[int]) -> float:
+        wide = 2 * (8 * network.width + 2 * network.mlp_hidden)
+        # Scores, their softmax and their gradient, in float32.
+        return size * clips * sum(lengths) * wide + 3 * 4 * scores(network, lengths)
 
     # Target embeddings in float32, before and after their norm, and those that are predicted.
     outputs = 4 * clips * (2 * everything + 3 * targets) * encoder.width
     pixels = 4 * clips * config.data.frames * config.data.size**2 * 3
-    block = max(working(encoder, everything), working(predictor, context + targets))
+    block = max(working(encoder, [everything]), working(predictor, both))
     gradients = _bytes_per_device(program.state.params)
     return int(
-        kept(encoder, context)
-        + kept(predictor, context + targets)
-        + block
-        + outputs
-        + pixels
-        + gradients
+        kept(encoder, contexts) + kept(predictor, both) + block + outputs + pixels + gradients
     )
 
 

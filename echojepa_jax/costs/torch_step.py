@@ -28,6 +28,7 @@ class TorchStep:
     note: what is not as it should be, such as a compiler that is missing; else "".
 
     Args:
+      device: "cuda" or "cpu".
       recompute: activations in the backward pass, instead of keeping them.
     """
 
@@ -35,10 +36,11 @@ class TorchStep:
         self,
         config: ConfigDict,
         batch: dict[str, Any],
+        device: str = "cpu",
         compiled: bool = True,
         recompute: bool = False,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
         torch.manual_seed(0)
         # As JAX multiplies on GPUs, where the type is float32.
         torch.set_float32_matmul_precision("high")
@@ -83,20 +85,20 @@ class TorchStep:
                 self._loss = self._plain_loss
 
     @classmethod
-    def fitting(cls, config: ConfigDict, batch: dict[str, Any]) -> "TorchStep":
+    def fitting(cls, config: ConfigDict, batch: dict[str, Any], device: str = "cpu") -> "TorchStep":
         """The fastest way that the memory has room for: it keeps its activations if it can."""
         step = None
         try:
-            step = cls(config, batch)
+            step = cls(config, batch, device)
             step.run()
             return step
         except torch.OutOfMemoryError:
             step = None  # and the rest outside of here, so that the error lets go of its memory
         gc.collect()
-        if torch.cuda.is_available():
+        if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        step = cls(config, batch, recompute=True)
+        step = cls(config, batch, device, recompute=True)
         step.note = f"{step.note} PyTorch computes activations again, or memory is short".strip()
         return step
 

@@ -124,11 +124,16 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
       ValueError: a leaf that no rule covers.
     """
     size = mesh.shape[FSDP]
-    shardings = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, split: NamedSharding(mesh, _spec(leaf.shape, split, size)),
         state,
         by_rules(state, STATE_RULES),
     )
+
+
+def warn_of_whole(mesh: Mesh, state: Any, shardings: Any) -> None:
+    """Says so if much of a state is whole on every device, although it was to be divided."""
+    size = mesh.shape[FSDP]
     total = sum(leaf.size for leaf in jax.tree.leaves(state))
     split = jax.tree.map(lambda leaf, place: leaf.size * (FSDP in place.spec), state, shardings)
     whole = total - sum(jax.tree.leaves(split))
@@ -138,7 +143,6 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
             "device; a number that divides the model's widths, with more replicas, saves memory",
             *(size, 100 * whole / total),
         )
-    return shardings
 
 
 def _fsdp_size() -> int:

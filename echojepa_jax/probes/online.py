@@ -34,8 +34,8 @@ from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, pl
 from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
-from echojepa_jax.train.program import attention_of
-from echojepa_jax.train.state import Networks, init_params, make_networks
+from echojepa_jax.train.program import attention_of, initial_params
+from echojepa_jax.train.state import Networks, make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.signals import Stopped
@@ -313,11 +313,10 @@ class OnlineProbe:
         if kept.get("data") == data:
             fits = kept["fits"].items()
             return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in fits}
-        plain, clip = make_networks(self._config), clip_spec(self._config)
+        plain = make_networks(self._config)
         attention = attention_of(self._config, plain, platform_of(self._mesh))
         networks = make_networks(self._config, attention)
-        init = jax.jit(init_params, static_argnums=(0, 2, 3))
-        params = init(plain, jax.random.key(self._config.seed), clip.frames, clip.size)
+        params = initial_params(self._config, self._mesh)
         log.info("probe: encoding %d videos with random weights", len(self._samples))
         made = self._fit(networks, params["encoder"])
         rows = {

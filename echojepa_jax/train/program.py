@@ -57,9 +57,14 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step, made where it will live, part by part."""
+        return self.compile_init()(jax.random.key(self.config.seed))
+
+    def compile_init(self) -> jax.stages.Compiled:
+        """What makes that state of a random key."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         with jax.set_mesh(self.mesh):
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-            return jax.jit(self._fresh, out_shardings=shardings)(jax.random.key(self.config.seed))
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            return jax.jit(self._fresh, out_shardings=shardings).lower(key).compile()
 
     def lower(self) -> jax.stages.Lowered:
         """The step, traced: (state, batch) -> (state, metrics); the state given is used up."""
@@ -95,6 +100,7 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
 
     shapes = jax.eval_shape(fresh, key)
     shardings = meshes.state_shardings(mesh, shapes)
+    meshes.warn_of_whole(mesh, shapes, shardings)
     step = jax.jit(
         partial(
             train_step,
@@ -110,6 +116,16 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
     on_devices = partial(_placed, sharding=meshes.batch_sharding(mesh))
     batch = jax.tree.map(on_devices, shapes_of(config, channels))
     return Program(config, mesh, networks, schedules, state, batch, fresh, step)
+
+
+def initial_params(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """The parameters before the first step alone, made where they will live, part by part."""
+    networks, data = make_networks(config), config.data
+    init = partial(init_params, networks, frames=data.frames, size=data.size)
+    key = jax.random.key(config.seed)
+    shardings = meshes.state_shardings(mesh, jax.eval_shape(init, key))
+    with jax.set_mesh(mesh):
+        return jax.jit(init, out_shardings=shardings)(key)
 
 
 def attention_of(config: ConfigDict, networks: Networks, platform: str) -> str:

@@ -60,6 +60,7 @@ TPU = """HloModule step, is_scheduled=true, num_partitions=64
   %s = bf16[1024,4096]{1,0} fusion(%x), kind=kCustom, calls=%start
   %t = bf16[1024,4096]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.9
   %p.1 = (f32[4]{0}, f32[4]{0}, u32[]{:S(2)}) collective-permute-start(%y), channel_id=5
+  %g.1 = ((f32[2], bf16[9]), (f32[8], bf16[36])) all-gather-start(%y), replica_groups=[16,4]<=[64]
 }
 
 ENTRY %main (p: f32[8]) -> f32[8] {
@@ -74,10 +75,11 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 def test_what_a_tpus_compiler_writes():
     found = collectives(TPU)
     assert set(found) == {
-        Collective("reduce-scatter", "f32[16,192]", 16 * 192 * 4, 24, 4),
-        Collective("all-gather", "bf16[1024,4096]", 1024 * 4096 * 2, 24, 16),
-        Collective("all-to-all", "f32[4]", 32, 1, 64),
-        Collective("collective-permute", "f32[4]", 16, 24, 64),
+        Collective("reduce-scatter", ("f32[16,192]",), 16 * 192 * 4, 24, 4),
+        Collective("all-gather", ("bf16[1024,4096]",), 1024 * 4096 * 2, 24, 16),
+        Collective("all-to-all", ("f32[4]", "bf16[8]"), 32, 1, 64),
+        Collective("collective-permute", ("f32[4]",), 16, 24, 64),
+        Collective("all-gather", ("f32[8]", "bf16[36]"), 32 + 72, 24, 4),
     }
     # A single number, such as a loss, is not worth a line.
     assert "all-reduce" not in by_kind(found)
@@ -94,7 +96,7 @@ def test_what_a_tpus_compiler_writes():
     ],
 )
 def test_what_a_device_sends_in_a_ring_of_four(kind, sent):
-    assert Collective(kind, "f32[20]", 80, 1, 4).sent == pytest.approx(sent)
+    assert Collective(kind, ("f32[20]",), 80, 1, 4).sent == pytest.approx(sent)
 
 
 def test_other_text_is_an_error():

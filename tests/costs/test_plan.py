@@ -1,5 +1,6 @@
 """Plans: for TPUs that are not there, for GPUs, and the largest batch."""
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,8 @@ from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.chips import GPUS, TPUS
 from echojepa_jax.costs.collectives import Collective
 from echojepa_jax.costs.flops import ClipFlops
-from echojepa_jax.parallel.mesh import FSDP, REPLICA
+from echojepa_jax.parallel.mesh import FSDP, REPLICA, make_mesh
+from echojepa_jax.train.program import make_program
 from tests import programs
 from tests.conftest import SHRINK
 
@@ -39,7 +41,7 @@ def test_a_tpu_slice_that_is_not_there():
 
 
 def test_gpus_are_estimated_and_said_to_be():
-    done = run_plan("--gpus=2")
+    done = run_plan("--gpus=2", **{"model.attention": "cudnn"})
     assert done.returncode == 0, done.stderr
     assert "2 x H100-80GB" in done.stdout
     assert "memory of a chip (ESTIMATED)" in done.stdout
@@ -55,6 +57,8 @@ def test_gpus_are_estimated_and_said_to_be():
         (["--topology=v5e:3x5"], "--topology=v5e:3x5 cannot be compiled for"),
         ([], "give either --topology or --gpus"),
         (["--gpus=3"], "config field 'optim.global_batch'"),
+        (["--topology=v5e:2x2", "--gpu=a100"], "--gpu is for --gpus"),
+        (["--gpus=2", "--config.model.attention=splash"], "config field 'model.attention'"),
     ],
 )
 def test_mistakes_are_a_sentence(arguments, sentence):
@@ -68,6 +72,16 @@ def plan_of(config, temporaries, chip=TPUS["v5e"], sent=()):
     memory = plans.Memory(state=10**9, batch=10**6, temporaries=temporaries, compiled=True)
     mesh = {REPLICA: 1, FSDP: 4}
     return plans.Plan(config, chip, 4, mesh, memory, list(sent), ClipFlops(1e12, 1e12, 1e12))
+
+
+def test_what_attention_and_remat_keep_on_gpus(tiny):
+    def memory(remat, backend="cudnn"):
+        program = make_program(tiny(model__remat=remat), make_mesh(jax.devices()[:1]))
+        return plans._estimated_temporaries(program, backend)
+
+    kernels = [memory(remat) for remat in ("full", "attention", "dots", "none")]
+    assert kernels == sorted(set(kernels)), "each keeps more than that before it"
+    assert memory("full", "xla") > kernels[0]
 
 
 @given(per_clip=st.integers(10**7, 10**10), slack=st.floats(0.9, 1.1))
@@ -103,7 +117,7 @@ def tiny_config():
 
 
 def test_what_bounds_a_step(tiny_config):
-    sent = [Collective("all-gather", "bf16[8]", 2 * 10**9, 100, 4)]
+    sent = [Collective("all-gather", ("bf16[8]",), 2 * 10**9, 100, 4)]
     plan = plan_of(tiny_config, 10**9, sent=sent)
     bounds = plan.bounds()
     assert bounds["links"] == pytest.approx(3 / 4 * 200e9 / 200e9)

@@ -1,6 +1,7 @@
 """The same steps on any mesh, and nothing on the wire but parameters and gradients."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.collectives import collectives
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.train.program import make_program
+from echojepa_jax.train.program import initial_params, make_program
 
 STEPS = 5
 
@@ -55,6 +56,25 @@ def test_every_mesh_gives_the_same_parameters(config):
         ].data.shape == (64 // fsdp,)
 
 
+def test_the_state_is_never_whole_on_a_device_and_never_twice(config):
+    config.model.width = 512  # so that parameters outweigh what they are drawn with
+    config.model.mlp_hidden = 1024
+    program = make_program(config, meshes.make_mesh(jax.devices(), 1, 8))
+    mine = sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(program.state)
+    )
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state))
+    making = program.compile_init().memory_analysis()
+    assert making.output_size_in_bytes == pytest.approx(mine, rel=0.01)
+    assert making.temp_size_in_bytes < largest
+    # A step writes the new state where the old one was.
+    assert program.compile().memory_analysis().alias_size_in_bytes == pytest.approx(mine, rel=0.01)
+    # The yardstick of the online probe is made in the same way.
+    for leaf in jax.tree.leaves(initial_params(config, program.mesh)):
+        assert leaf.addressable_shards[0].data.size <= max(leaf.size // 8, 512)
+
+
 @pytest.mark.parametrize(("scan", "microbatches"), [(True, 1), (False, 2)])
 def test_only_parameters_and_gradients_are_sent(config, scan, microbatches):
     config.model.scan_layers = scan
@@ -68,10 +88,14 @@ def test_only_parameters_and_gradients_are_sent(config, scan, microbatches):
     kinds = {one.kind for one in found}
     assert "all-gather" in kinds
     assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}
-    for one in found:
-        sizes = tuple(int(n) for n in one.shape.partition("[")[2].rstrip("]").split(",") if n)
+    for shape in {shape for one in found for shape in one.shapes}:
         # Never tokens x width of a whole batch.
-        assert tuple(n for n in sizes if n != 1) in shapes | {()}, one
+        assert tuple(n for n in sizes_of(shape) if n != 1) in shapes | {()}, shape
+
+
+def sizes_of(shape):
+    """[8, 64] of "bf16[8,64]"."""
+    return [int(n) for n in shape.partition("[")[2].rstrip("]").split(",") if n]
 
 
 def both_shapes(leaf):
