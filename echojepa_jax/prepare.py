@@ -15,6 +15,7 @@ command continues after an interruption, and then says that there is nothing to 
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -53,6 +54,10 @@ RUNNER = flags.DEFINE_string(
     "runner", "", "of Apache Beam, such as DirectRunner, FlinkRunner, SparkRunner, DataflowRunner"
 )
 BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "a flag for the runner; may be repeated")
+_OF_PREPARING: tuple[flags.FlagHolder[Any], ...] = (
+    *(SOURCE, OUT, SIZE, SECTOR, MIN_FRAMES, MAX_FRAMES, DEFAULT_FPS, SPLITS, SALT_FILE, TARGETS),
+    *(SHARD_VIDEOS, FILE_SECONDS, RUNNER, BEAM_FLAG),
+)
 
 
 def job() -> str:
@@ -66,8 +71,8 @@ def job() -> str:
     if workers < 1:
         raise UserError(f"--workers={workers} must be 1 or more, or 0")
     if VERIFY.value:
-        if SOURCE.value or OUT.value:
-            raise UserError("--verify takes no --source and no --out")
+        if given := [flag.name for flag in _OF_PREPARING if flag.present]:
+            raise UserError(f"--verify takes no --{given[0]}: it reads what was made")
         return check(on_disk(VERIFY.value, "verify"), workers)
     if not SOURCE.value or not OUT.value:
         raise UserError("--source and --out must be given, or --verify; see --help")

@@ -86,10 +86,12 @@ if wants create; then
   ask=(--node-id="$name" --accelerator-type="$type" --runtime-version="$version")
   [[ -n $spot ]] && ask+=(--spot)
   do_it "${tpu[@]}" queued-resources create "$name" "${where[@]}" "${ask[@]}"
-  if [[ -z $dry ]]; then
+  ask_state=("${tpu[@]}" queued-resources describe "$name" "${where[@]}" --format='value(state.state)')
+  if [[ -n $dry ]]; then
+    do_it "${ask_state[@]}" # every 30 seconds, until it says ACTIVE
+  else
     echo "waiting for the slice (Ctrl-C and --do=setup,run,logs,delete later is fine)"
-    while state=$("${tpu[@]}" queued-resources describe "$name" "${where[@]}" \
-      --format='value(state.state)') && [[ $state != ACTIVE ]]; do
+    while state=$("${ask_state[@]}") && [[ $state != ACTIVE ]]; do
       [[ $state =~ FAILED|SUSPENDED ]] && fail "the slice is $state: --do=delete, and ask again"
       sleep 30
     done

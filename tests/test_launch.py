@@ -42,7 +42,14 @@ def test_a_tpu_slice_from_creation_to_deletion():
     )
     assert done.returncode == 0, done.stderr
     commands = done.stdout.splitlines()
-    kinds = ["queued-resources create", "git archive", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh"]
+    kinds = [
+        "queued-resources create",
+        "queued-resources describe",
+        "git archive",
+        "tpu-vm scp",
+        "tpu-vm ssh",
+        "tpu-vm ssh",
+    ]
     kinds += ["mkdir -p logs/echo", "tpu-vm scp", "queued-resources delete"]
     assert len(commands) == len(kinds)
     for command, kind in zip(commands, kinds, strict=True):
@@ -50,7 +57,7 @@ def test_a_tpu_slice_from_creation_to_deletion():
     assert "--spot" in commands[0]
     assert all("--worker=all" in command for command in commands if " ssh " in command)
     # Quotes and spaces survive two shells: what the far one would run has the words given here.
-    script = f"set -- {commands[4]}\nprintf '%s' \"${{@: -1}}\""
+    script = f"set -- {commands[5]}\nprintf '%s' \"${{@: -1}}\""
     far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
     words = far.partition("-m echojepa_jax.main")[2].partition("; echo")[0]
     said = subprocess.run(

@@ -11,10 +11,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from echojepa_jax.data import decode, manifest
-from echojepa_jax.data.readers import read_source
+from echojepa_jax.data import decode, manifest, planning, shards
+from echojepa_jax.data.planning import Options
+from echojepa_jax.data.readers import mimic_targets, read_source
 from echojepa_jax.utils.errors import UserError
 from tests.data.test_dicom import make
+from tests.data.test_prepare import left_out, prepared
 
 
 @pytest.fixture
@@ -349,6 +351,27 @@ def test_mimic(mimic, caplog):
         read_source(f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv")
 
 
+def test_mimic_files_elsewhere_are_refused(mimic, tmp_path):
+    lines = (mimic / "echo-record-list.csv").read_text().splitlines()
+    shutil.copy(mimic / "files/p10/p10/s1/1_0001.dcm", mimic.parent / "secret.dcm")
+    lines.append("10,1,2150-06-01 00:00:00,../secret.dcm")
+    (mimic / "echo-record-list.csv").write_text("\n".join(lines))
+    out = tmp_path / "shards"
+    prepared(f"mimic_iv_echo:{mimic}", out, Options(size=64, sector="never"))
+    assert left_out(out)["secret.dcm"] == "unsafe name: it leads out of the data set"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("55", 55), ("55.", 55), ("55.5 %", 55.5), (" 30 mmHg ", 30), ("50-55", 52.5)),
+        *(("50\u201355 %", 52.5), ("50% to 60%", 55), (">55", None), ("normal", None), ("", None)),
+    ],
+)
+def test_numbers_that_results_state(text, value):
+    assert mimic_targets.number(text) == value
+
+
 def test_mimic_kinds_of_tests_units_and_odd_texts(mimic, caplog):
     rows = MEASUREMENTS.replace("09:00:00,TTE,biplane_lvef", "09:00:00,stress,biplane_lvef")
     rows = rows.replace("Gradient,27,mmHg", "Gradient,27,kPa")
@@ -408,6 +431,34 @@ def test_mimic_says_which_column_is_missing(mimic):
         read_source(f"mimic_iv_echo:{mimic}")
     (mimic / "structured-measurement.csv").unlink()
     assert read_source(f"mimic_iv_echo:{mimic}")[0].targets == {}
+
+
+@pytest.mark.parametrize(
+    ("fixture", "kind", "changes"),
+    [
+        ("pediatric", "echonet_pediatric", {}),
+        ("camus", "camus", {"min_frames": 8}),
+        ("tmed2", "tmed2", {}),
+        ("mimic", "mimic_iv_echo", {"sector": "never"}),
+    ],
+)
+def test_each_of_them_is_prepared(request, tmp_path, fixture, kind, changes):
+    source = f"{kind}:{request.getfixturevalue(fixture)}"
+    out = tmp_path / "shards"
+    prepared(source, out, Options(size=64, **changes))
+    reasons = left_out(out) if planning.Work(out).rejected.exists() else {}
+    # Some of these miniatures hold the same pictures under several names.
+    assert all(reason.startswith(("duplicate", "no split")) for reason in reasons.values()), reasons
+    made = {sample.name: sample for sample in shards.samples(str(out), source)}
+    listed = {s.name: s for s in loaded(source) if Path(s.path).name not in reasons}
+    assert len(made) >= 1
+    assert made.keys() == listed.keys()
+    for name, sample in made.items():
+        before = listed[name]
+        assert sample.targets == pytest.approx(before.targets)
+        assert (sample.patient, sample.view) == (before.patient, before.view)
+        assert sample.split == before.split or not before.split
+        assert (sample.frames, sample.fps) == (before.frames, before.fps)
 
 
 def test_the_phantom_is_in_echonets_layout(hearts):

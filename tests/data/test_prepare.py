@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from functools import partial
+from glob import glob
 from pathlib import Path
 
 import cv2
@@ -118,13 +119,15 @@ def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
         "--splits=train:0.6,val:0.4",
         "--workers=4",
     ]
-    killed = programs.start("prepare", *flags)
-    until = time.monotonic() + 60
-    while not list(out.glob("echo-*")) and killed.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    programs.finish(killed)
-    assert not (out / "prepared.json").exists(), "it was killed in the middle"
+    # Killed while it plans, and again while it makes shards.
+    for come_to in (Work(out).private / "state", out / "echo-*"):
+        killed = programs.start("prepare", *flags)
+        until = time.monotonic() + 60
+        while not glob(str(come_to)) and killed.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+        programs.finish(killed)
+        assert not (out / "prepared.json").exists(), "it was killed in the middle"
     done = programs.run("prepare", *flags)
     assert done.returncode == 0, done.stderr
     assert "7 videos in" in done.stdout
@@ -204,6 +207,9 @@ def test_colours_are_kept_and_grey_is_one_channel(made):
         if not sample.grey:
             red = frame[..., 0].astype(int) - frame[..., 2]
             assert red.max() > 120, "red stays red"
+            (jpeg, *_) = records.read(sample.path)["frames"]
+            header = jpeg[jpeg.index(b"\xff\xc0") :]  # its first component: id, sampling, table
+            assert header[11] == 0x11, "no colours are shared between pixels"
 
 
 @pytest.fixture
@@ -273,6 +279,19 @@ def test_verify_finds(copy, monkeypatch, change, finding):
     else:
         found = verify(copy, workers=1)
     assert any(finding in text for text in found), found
+
+
+def test_verify_finds_a_tag(copy, monkeypatch):
+    packed = records.pack
+
+    def with_tag(features):
+        example = records._parsed(packed(features))
+        example.features.feature["PatientName"].bytes_list.value.append(b"Doe^Jane")
+        return example.SerializeToString(deterministic=True)
+
+    monkeypatch.setattr(records, "pack", with_tag)
+    rewrite(copy, lambda features: None)
+    assert any("PatientName" in text for text in verify(copy, workers=1))
 
 
 def row_of(folder: Path):
@@ -518,6 +537,18 @@ def test_shards_in_a_bucket_are_copied_once(made, bucket, monkeypatch):
     described.write_text(described.read_text() + "\n")
     decode.decode(samples[0].path, np.arange(3))
     assert opened.count(samples[0].path.rpartition("/")[2].partition("#")[0]) == 2
+
+
+def test_the_other_shards_of_a_bucket_follow_ahead(made, bucket):
+    fsspec.filesystem("s3").put(str(made), f"{bucket}/ahead", recursive=True)
+    (first, *_) = read_source(f"{bucket}/ahead")
+    decode.decode(first.path, np.arange(3))
+    folder = Path(remote.local(first.path.partition("#")[0])).parent
+    until = time.monotonic() + 60
+    wanted = {path.name for path in made.glob("echo-*")}
+    while {path.name for path in folder.glob("echo-*-of-?????")} != wanted:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 # --- mistakes -------------------------------------------------------------------------------------
