@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import uuid
 from pathlib import Path
@@ -76,6 +77,15 @@ class TrainFixture(Fixture):
         """Token ids ("context" or "target") of a step, one [B, K] per mask specification."""
         names = sorted(n for n in self.arrays.files if n.startswith(f"step{step}/{kind}_indices"))
         return tuple(self.arrays[n] for n in names)
+
+
+# The longest files first: begun last, one of them would keep one process busy, and the other idle.
+_LONGEST = ("test_hosts", "test_main", "test_failure_modes", "test_vjepa2", "test_sharded")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -187,6 +197,22 @@ def tiny():
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory) -> Path:
+    """A run of `tiny()` that got to its end: to look at, and not to change."""
+    from echojepa_jax.main import train
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train(tiny(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def finished(trained, tmp_path) -> Path:
+    """A copy of it, to change."""
+    return Path(shutil.copytree(trained, tmp_path / "finished"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 F05 and F09 are shown in data/test_pipeline.py, F07 and F17 in test_main.py, F14 in
 weights/test_vjepa2.py; more on F01 to F04, F06, F19 and F20 beside the parts that see to them. F10
 and F11 ask for nothing that could be done wrong here: no process is killed, and nothing is deleted
-but a run's own old checkpoints. F16 concerns studies of several views, which no program reads yet.
+but a run's own old checkpoints. F16, of studies of several views, is in probes/test_examples.py.
 """
 
 import json
@@ -161,12 +161,11 @@ def test_f08_weights_that_were_asked_for_are_all_loaded_or_it_is_an_error(
         train(tiny(**({"init__from": str(first)} | changes)), tmp_path / "second")
 
 
-def test_f12_done_means_that_the_result_is_there(tiny, tmp_path):
-    train(tiny(), tmp_path / "run")
-    assert "is complete" in train(tiny(), tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "00000006")
+def test_f12_done_means_that_the_result_is_there(tiny, finished):
+    assert "is complete" in train(tiny(), finished)
+    shutil.rmtree(finished / "checkpoints" / "00000006")
     with pytest.raises(UserError, match=r"marked as done but .*00000006.* gone"):
-        train(tiny(), tmp_path / "run")
+        train(tiny(), finished)
 
 
 def test_f13_a_failed_save_is_an_error(tiny, tmp_path, monkeypatch):
@@ -181,7 +180,7 @@ def test_f13_a_failed_save_is_an_error(tiny, tmp_path, monkeypatch):
 
 def test_f13_a_write_that_fails_in_the_background_is_an_error(run_main, tmp_path):
     # No file may grow beyond 300 KB, as on a full disk: the checkpoint's parameters need more.
-    run_main(workdir=tmp_path / "whole")  # makes what the cache holds
+    manifest.load([PHANTOM], quarantine=None, workers=2)  # makes what the cache holds
     done = run_main(workdir=tmp_path / "run", file_limit=300_000, model__width=240)
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -189,9 +188,8 @@ def test_f13_a_write_that_fails_in_the_background_is_an_error(run_main, tmp_path
     assert not (tmp_path / "run" / "done.json").exists()
 
 
-def test_f13_the_newest_valid_checkpoint_is_restored(tiny, tmp_path, caplog):
-    workdir = tmp_path / "run"
-    train(tiny(), workdir)
+def test_f13_the_newest_valid_checkpoint_is_restored(tiny, finished, caplog):
+    workdir = finished
     (workdir / "done.json").unlink()
     for file in (workdir / "checkpoints" / "00000006" / "params").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
@@ -238,12 +236,11 @@ class Recorder(ConfigDict):
         return super().__getattr__(name)
 
 
-def test_f18_every_field_of_a_config_is_read(tiny, tmp_path, monkeypatch):
+def test_f18_every_field_of_a_config_is_read(tiny, trained, tmp_path, monkeypatch):
     # Everything that looks at a config as a whole is taken out: only uses of a field count.
-    train(tiny(), tmp_path / "first")
     monkeypatch.setattr("echojepa_jax.train.config.check", lambda *_: None)
     monkeypatch.setattr("echojepa_jax.train.workdir._check_config", lambda *_: None)
-    config = tiny(probe__source=PHANTOM, init__from=str(tmp_path / "first"))
+    config = tiny(probe__source=PHANTOM, init__from=str(trained))
     fields = {name for name, _ in leaves(config)}
     recorder = Recorder.of(config)
     Recorder.read.clear()
@@ -331,20 +328,19 @@ def test_f24_memory_is_told_before_the_first_step(tiny, tmp_path, caplog):
     assert told < min(i for i, text in enumerate(texts) if text.startswith("step 1/6"))
 
 
-def test_f21_waiting_for_data_is_told_from_computing(tiny, tmp_path, monkeypatch):
+def test_f21_waiting_for_data_is_told_from_computing(tiny, trained, tmp_path, monkeypatch):
     real = pipeline.decode.decode
 
     def slow(path, ids, **kwargs):
         time.sleep(0.1)
         return real(path, ids, **kwargs)
 
-    train(tiny(), tmp_path / "fast")
     monkeypatch.setattr(pipeline.decode, "decode", slow)
     train(tiny(), tmp_path / "slow")
     # Of the last step: the first batches are made while the step is compiled.
     slow, fast = (
-        (last(tmp_path / run, "data_wait_share"), last(tmp_path / run, "step_seconds"))
-        for run in ("slow", "fast")
+        (last(run, "data_wait_share"), last(run, "step_seconds"))
+        for run in (tmp_path / "slow", trained)
     )
     assert 0.7 < slow[0] <= 1.0
     assert slow[0] * slow[1] > 3 * fast[0] * fast[1]

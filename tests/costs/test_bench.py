@@ -245,13 +245,21 @@ def test_decord_reads_in_turn(tmp_path):
     assert "decord, reading" in done.stdout
 
 
-def test_decord_is_asked_for_where_it_is_not(tmp_path):
-    (tmp_path / "decord.py").write_text("raise ImportError('no decord here')")
-    flags = ["--config=configs/demo.py", "--compare=decord"]
-    path = {"PYTHONPATH": str(tmp_path)}
-    fields = programs.as_fields(SHRINK)
-    done = programs.run("bench", "--data", *flags, *fields, environment=path)
+def test_decord_is_asked_for_where_it_is_not(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(UserError, match=r"--compare=decord: .*; pip install decord"):
+        data_bench.measure(tiny(), clips=1, say=print, decord=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--compare=decord"], "--compare=torch is for the step, --compare=decord for --data"),
+        (["--source=shards/x"], "--source is for --data"),
+        (["--data", "--steps=3"], "--steps is not for --data"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, sentence):
+    done = programs.run("bench", "--config=configs/demo.py", *flags)
     assert done.returncode == 1
-    assert "error: --compare=decord: no decord here; pip install decord" in done.stderr
-    done = programs.run("bench", *flags, *fields, environment=path)
-    assert "error: --compare=torch is for the step, --compare=decord for --data" in done.stderr
+    assert f"error: {sentence}" in done.stderr

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echojepa_jax.costs import ahead
 from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.chips import GPUS, TPUS
 from echojepa_jax.costs.collectives import Collective
 from echojepa_jax.costs.flops import ClipFlops
 from echojepa_jax.parallel.mesh import FSDP, REPLICA, make_mesh
 from echojepa_jax.train.program import make_program
+from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.conftest import SHRINK
 
@@ -53,8 +55,6 @@ def test_gpus_are_estimated_and_said_to_be():
     ("arguments", "sentence"),
     [
         (["--topology=v5e:8"], "--topology=v5e:8 is not understood: write a kind (v4, v5e,"),
-        (["--topology=v9:2x2"], "--topology=v9:2x2 is not understood"),
-        (["--topology=v5e:3x5"], "--topology=v5e:3x5 cannot be compiled for"),
         ([], "give either --topology or --gpus"),
         (["--gpus=3"], "config field 'optim.global_batch'"),
         (["--topology=v5e:2x2", "--gpu=a100"], "--gpu is for --gpus"),
@@ -66,6 +66,20 @@ def test_mistakes_are_a_sentence(arguments, sentence):
     assert done.returncode == 1
     assert f"error: {sentence}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("topology", "sentence"),
+    [
+        ("v9:2x2", "--topology=v9:2x2 is not understood"),
+        ("v5p:4x4", "--topology=v5p:4x4 is not understood"),
+        ("v5e:3x5", "--topology=v5e:3x5 cannot be compiled for"),
+    ],
+)
+def test_slices_that_are_not_made_are_a_sentence(topology, sentence):
+    ahead.prepare_environment()
+    with pytest.raises(UserError, match=sentence):
+        ahead.tpu_devices(topology)
 
 
 def plan_of(config, temporaries, chip=TPUS["v5e"], sent=()):

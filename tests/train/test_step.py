@@ -37,6 +37,42 @@ def setting(tiny):
     return networks, optimizer, new_state(params, optimizer), batch
 
 
+def equations(jaxpr):
+    """All equations of a traced program, those of its parts as well."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
+            if is_program(value):
+                yield from equations(getattr(value, "jaxpr", value))
+
+
+def is_program(value):
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+@pytest.mark.parametrize("remat", ["none", "attention"])
+def test_softmax_norms_and_losses_are_float32_where_products_are_bfloat16(tiny, setting, remat):
+    networks = make_networks(tiny(model__dtype="bfloat16", model__remat=remat))
+    _, _, state, batch = setting
+    clips = networks.normalise(jnp.asarray(batch["clips"]))
+
+    def loss(params):
+        return loss_fn(params, params["encoder"], networks, clips, batch, 1.0)[0]
+
+    made = [
+        (equation.primitive.name, out.aval)
+        for equation in equations(jax.make_jaxpr(jax.grad(loss))(state.params).jaxpr)
+        for out in equation.outvars
+    ]
+    assert ("dot_general", "bfloat16") in {(name, array.dtype.name) for name, array in made}
+    scores = {"exp", "reduce_max", "reduce_sum", "sub", "div"}  # [B, heads, N, M]
+    for name, array in made:
+        if name in ("rsqrt", "sqrt") or (name in scores and array.ndim == 4):
+            assert array.dtype == jnp.float32, name
+    assert ("exp", 4) in {(name, array.ndim) for name, array in made}
+    assert jax.eval_shape(loss, state.params).dtype == jnp.float32
+
+
 def assert_equal_trees(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 

@@ -62,6 +62,25 @@ def test_f19_the_rank_is_judged_against_its_best_even_after_a_restart(start, cap
     assert "less than half of its best, 20.0" in caplog.text
 
 
+class UnderWay:
+    """A number of a step that the device has not made yet."""
+
+    ready = False
+
+    def __array__(self, *_, **__):
+        assert self.ready, "the host waits for a step that is under way"
+        return np.float32(0.5)
+
+
+def test_no_step_is_waited_for_before_the_next_one_is_started(start, tmp_path):
+    watch, before = start(0), UnderWay()
+    for step in range(1, 12):
+        before.ready, now = True, UnderWay()
+        watch.step(step, metrics() | {"loss": now}, clips(), 0.0)
+        before = now
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["loss"] == 0.5
+
+
 def test_counts_go_on_after_a_restart(start, tmp_path):
     watch = start(0)
     for step in range(1, 11):
