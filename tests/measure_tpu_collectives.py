@@ -1,11 +1,14 @@
-"""What ViT-L's training step sends between sixteen TPU chips that are not there.
+"""What a training step sends between TPU chips that are not there: parameters and gradients only.
 
   python -m tests.measure_tpu_collectives
+  python -m tests.measure_tpu_collectives --config=vit_g --topology=v5p:4x4x4
 
-tests/train/test_sharded.py asserts the same of CPU devices. The TPU's compiler takes a minute on
-two cores, too long for every run of the tests.
+tests/train/test_sharded.py asserts the same of CPU devices. The TPU's compiler takes a minute and
+more on two cores, too long for every run of the tests.
 """
 
+import argparse
+import importlib
 import math
 import os
 
@@ -13,7 +16,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from configs import vit_l
 from echojepa_jax.costs import ahead
 from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.collectives import collectives
@@ -23,10 +25,16 @@ from tests.train.test_sharded import both_shapes, sizes_of
 
 
 def main() -> None:
-    config = vit_l.get_config()
-    config.optim.global_batch = 256
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="vit_l")
+    parser.add_argument("--topology", default="v5e:4x4")
+    options = parser.parse_args()
+    config = importlib.import_module(f"configs.{options.config}").get_config()
     ahead.prepare_environment()
-    program = make_program(config, meshes.make_mesh(ahead.tpu_devices("v5e:4x4"), 1, -1))
+    devices = ahead.tpu_devices(options.topology)
+    config.optim.global_batch = 16 * len(devices)
+    mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
+    program = make_program(config, mesh)
     leaves = jax.tree.leaves(program.state.params)
     whole = {math.prod(shape[-2:]) for leaf in leaves for shape in both_shapes(leaf)}
     whole |= {shape[-1] for leaf in leaves for shape in both_shapes(leaf)}
@@ -36,10 +44,15 @@ def main() -> None:
     assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
     # A layer's parameters are gathered for the target encoder, the context encoder, and its
     # backward pass; what is computed again shares the last one.
+    encoder = program.networks.encoder
+    kernel = [encoder.width, encoder.mlp_hidden]
     gathered = sum(
-        one.runs for one in found for shape in one.shapes if shape.endswith("[1,1024,4096]")
+        one.runs
+        for one in found
+        for shape in one.shapes
+        if shape.startswith("bf16") and [n for n in sizes_of(shape) if n != 1] == kernel
     )
-    assert gathered == 3 * config.model.depth
+    assert gathered == 3 * encoder.depth, gathered
     for shape in {shape for one in found for shape in one.shapes}:
         assert math.prod(sizes_of(shape)) in whole | {1}, shape
     runs = {one.kind: sum(o.runs for o in found if o.kind == one.kind) for one in found}

@@ -26,6 +26,17 @@ def launch(script, *arguments, **environment):
     )
 
 
+def test_what_an_image_takes_is_there_and_is_not_left_out():
+    text = (REPOSITORY / "launch" / "Dockerfile").read_text()
+    lines = [line.split() for line in text.splitlines() if line.startswith("COPY ")]
+    taken = {name for _, *names, _ in lines for name in names}
+    kept = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert "echojepa_jax" in taken
+    for name in taken:
+        assert (REPOSITORY / name).exists()
+        assert f"!{name}" in kept
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script):
     done = subprocess.run(
