@@ -56,6 +56,7 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)
             if hosts:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever will not wait for the others
                 hosts.finish()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

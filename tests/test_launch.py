@@ -204,6 +204,13 @@ def test_gke_slurm_and_local():
         (75, "", 0, True),
         # One task's mistake, for which srun ends the others.
         (143, "srun: error: n1: tasks 0-2: Exited with exit code 1", 0, False),
+        # A task that was killed, and another that stumbled over that.
+        (
+            137,
+            "srun: error: n1: task 1: Killed\nsrun: error: n0: task 0: Exited with exit code 1",
+            0,
+            True,
+        ),
         (
             143,
             "srun: error: n1: task 0: Exited with exit code 1\nstopped by a signal; saved",

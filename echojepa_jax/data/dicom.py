@@ -51,7 +51,8 @@ _PYDICOM_ERRORS = (
     *(InvalidDicomError, BytesLengthException, struct.error),
 )
 _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
-_PICTURE_STARTS = (b"\xff\xd8", b"\xff\x4f")  # of JPEG and JPEG-LS, of JPEG 2000; never within one
+# Of JPEG and JPEG-LS, and of JPEG 2000: they do not occur within a picture.
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
 _SMALLEST = 0.05  # share of the frame that a picture covers at least
@@ -379,7 +380,7 @@ def _fragments(file: BinaryIO) -> tuple[int, int, bool]:
         if file.tell() + length > size:
             break
         end = file.tell() + length
-        begun += file.read(2) in _PICTURE_STARTS
+        begun += file.read(4).startswith(_PICTURE_STARTS)
         file.seek(end)
         items += 1
     return max(0, items - 1), begun, False

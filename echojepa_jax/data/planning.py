@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -126,7 +126,7 @@ class Work:
         try:
             told = json.loads(self.state(shard).read_text())
             return bool(told["bytes"] == (self.out / shard.name).stat().st_size)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # or of an older version
             return False
 
     @contextlib.contextmanager
@@ -341,7 +341,7 @@ def _recordings(
             else:
                 good.append((scan.with_facts(sample, info), info))
     known: list[tuple[Sample, VideoInfo]] = []
-    people = _identities([sample for sample, _ in good], guard)
+    people = _people([sample for sample, _ in good], guard)
     for (sample, info), who in zip(good, people, strict=True):
         if isinstance(who, str):
             rejected.append(Rejected(sample, who, "bad"))
@@ -349,7 +349,7 @@ def _recordings(
             patient, study = who
             known.append((dataclasses.replace(sample, patient=patient, study=study), info))
     good = known
-    copies = _copies([sample for sample, _ in good], guard)
+    copies = _copies(good, guard)
     rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
     good = [(sample, info) for sample, info in good if sample.name not in copies]
     shares = splits.parse(options.splits or DEFAULT_SPLITS)
@@ -475,15 +475,17 @@ def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str])
         yield result.reason if isinstance(result, Failed) else result
 
 
-def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
-    """The samples, by name, that show the same pictures as one before, and why they are left out.
+def _copies(good: Sequence[tuple[Sample, VideoInfo]], guard: Guard) -> dict[str, str]:
+    """The samples, by name, that show the same pictures as another one, and why they are left out.
+
+    Of those, the first is kept whose header tells where the picture is.
 
     Files of as many frames are compared by how their pictures begin, and only those that begin
     alike are read to the end. Sizes are not compared: what is cropped by its header is the same
     picture as a copy whose header lost its regions.
     """
     by_length: dict[int, list[Sample]] = {}
-    for sample in samples:
+    for sample, _ in sorted(good, key=lambda pair: bool(pair[1].note)):
         by_length.setdefault(sample.frames, []).append(sample)
     groups = [group for group in by_length.values() if len(group) > 1]
     for limit in (_SKETCH_BYTES, None):
@@ -502,6 +504,38 @@ def _copies(samples: Sequence[Sample], guard: Guard) -> dict[str, str]:
             whose = ", of another patient" if len(patients) > 1 else ""
             copies[other.name] = f"duplicate: the same pictures as {first.path}{whose}"
     return copies
+
+
+def _people(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:
+    """The same as `_identities`, with one patient for all files of a study, as far as can be told.
+
+    Raises:
+      UserError: the source names a study whose files are of several patients.
+    """
+    found = list(_identities(samples, guard))
+    by_source, by_header = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for sample, who in zip(samples, found, strict=True):
+        if not isinstance(who, str) and all(who):
+            patient, study = who
+            (by_source if sample.patient else by_header)[study].add(patient)
+    for sample, who in zip(samples, found, strict=True):
+        if isinstance(who, str) or sample.patient or not who[1]:
+            yield who
+            continue
+        patient, study = who
+        patients = by_source.get(study) or by_header.get(study) or set()
+        if len(patients) > 1 and sample.study:
+            raise UserError(
+                f"{sample.source}: study {study!r} is of {len(patients)} patients, {sample.path} "
+                "among its files: give every study a name of its own, or name the patient of every "
+                "file (the column 'patient' of a CSV manifest)"
+            )
+        if len(patients) == 1:
+            yield min(patients), study
+        elif patient or not patients:
+            yield patient, study
+        else:
+            yield "no patient: its header names none, and its study is of several"
 
 
 def _identities(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:

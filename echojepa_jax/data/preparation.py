@@ -117,16 +117,18 @@ def encoded(
 def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -> None:
     """Writes a shard and what became of its recordings."""
     entries: list[dict[str, Any]] = []
-    written = 0
-    with shards.writing(work.out / shard.name) as writer:
+
+    def packed() -> Iterator[bytes]:
+        count = 0
         for recording, result in zip(shard.recordings, results, strict=True):
             if isinstance(result, Failed):
                 entries.append({"path": recording.path, "reason": result.reason})
                 continue
-            writer.write(result.record)
-            entries.append({**result.facts, "shard": shard.name, "record": written})
-            written += 1
-    size = (work.out / shard.name).stat().st_size
+            entries.append({**result.facts, "shard": shard.name, "record": count})
+            count += 1
+            yield result.record
+
+    size = shards.write(work.out / shard.name, packed())
     write_json(work.state(shard), {"bytes": size, "recordings": entries})
 
 

@@ -8,7 +8,6 @@
 Nothing in it names a source file or a person.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import re
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,18 @@ def shard_name(split: str, number: int, count: int) -> str:
     return f"{DATASET}-{split}{records.SUFFIX}-{number:05d}-of-{count:05d}"
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Any]:
-    """A writer of records; the file appears under its name when all of it is on disk."""
+def write(path: Path, packed: Iterable[bytes]) -> int:
+    """Writes records; the file appears under its name when all of it is on disk.
+
+    Returns:
+      Its size in bytes.
+    """
     # Of its own, because a cluster may try the same shard twice at a time.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
     try:
-        yield writer
+        for record in packed:
+            writer.write(record)
     except BaseException:
         writer.close()
         partial.unlink(missing_ok=True)
@@ -73,7 +76,9 @@ def writing(path: Path) -> Iterator[Any]:
     writer.close()
     with partial.open("rb") as file:
         os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
     partial.rename(path)
+    return size
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:

@@ -15,13 +15,14 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.platform import default_backend
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +52,18 @@ def start(host: int, hosts: int, coordinator: str) -> None:
         ask the cluster (TPU VMs answer).
 
     Raises:
-      UserError: the numbers do not fit, or the others cannot be reached.
+      UserError: the numbers do not fit, the others cannot be reached, or a device cannot.
     """
+    if (hosts < 1 and (host or coordinator)) or (hosts == 1 and host):
+        raise UserError(
+            f"--host={host} --coordinator={coordinator or '(none)'} needs the number of hosts: "
+            f"--hosts={hosts} is none that has such a host"
+        )
     if hosts == 0:
         told = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         told |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
         told |= int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
         hosts = -1 if told else 1
-    if hosts <= 1 and (coordinator or host):
-        raise UserError(
-            f"--host={host} --coordinator={coordinator or '(none)'} needs --hosts, the number of "
-            "hosts, as well"
-        )
     if hosts == 1:
         return
     if hosts > 1 and (not coordinator or not 0 <= host < hosts):
@@ -91,6 +92,7 @@ def start(host: int, hosts: int, coordinator: str) -> None:
     _connected.set()
     # Before any device is asked for: where that fails, the others must hear of it.
     threading.Thread(target=_leave_with_others, daemon=True).start()
+    default_backend()
     if not is_first():
         logging.getLogger().setLevel(logging.WARNING)
     log.info("%d hosts with %d devices", jax.process_count(), jax.device_count())
@@ -202,7 +204,7 @@ def _end_all(code: int, reason: str) -> None:
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
                     _follow(client, client.key_value_try_get(_END))
         if code == 0 and _is_coordinator():
-            print(reason, flush=True)
+            _say_last(reason, sys.stdout)
         _leave(client, code)
 
 
@@ -246,10 +248,16 @@ def _follow(client: Any, said: str) -> None:
     """Ends this process as another host has said."""
     code, _, who_and_why = said.partition(" ")
     if code != "0":
-        print(f"error: {who_and_why}", file=sys.stderr, flush=True)
+        _say_last(f"error: {who_and_why}", sys.stderr)
     elif _is_coordinator():
-        print(who_and_why.partition(": ")[2], flush=True)
+        _say_last(who_and_why.partition(": ")[2], sys.stdout)
     _leave(client, int(code))
+
+
+def _say_last(line: str, file: TextIO) -> None:
+    """Prints the last line; the other threads go on, and have nothing to say any more."""
+    logging.disable()
+    print(line, file=file, flush=True)
 
 
 def _leave(client: Any, code: int, seconds: int = _HEARD_SECONDS) -> None:

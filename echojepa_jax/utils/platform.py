@@ -24,6 +24,29 @@ def take_the_gpu() -> None:
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
 
 
+def default_backend() -> str:
+    """What JAX computes on: cpu, gpu or tpu.
+
+    Raises:
+      UserError: JAX_PLATFORMS names an accelerator first, and there is none that can be used.
+    """
+    asked = jax.config.values["jax_platforms"] or ""
+    wanted = asked.partition(",")[0]
+    instead = "with JAX_PLATFORMS=cpu, CPUs are used"
+    try:
+        found = jax.default_backend()
+    # For a GPU that is not there, it is an assertion.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0] or "it is not there"
+        raise UserError(
+            f"JAX cannot compute on {wanted or 'this'} ({reason}); {instead}"
+        ) from error
+    # It goes on with CPUs where it sees no GPU, without a word.
+    if found == "cpu" and wanted not in ("", "cpu"):
+        raise UserError(f"JAX cannot compute on {wanted} (it is not there); {instead}")
+    return found
+
+
 def prepare() -> None:
     """Comes first in every program that computes.
 
@@ -32,16 +55,9 @@ def prepare() -> None:
     same home.
 
     Raises:
-      UserError: JAX_PLATFORMS names an accelerator first, and there is none.
+      UserError: see `default_backend`.
     """
-    # JAX goes on with CPUs where it sees no GPU, without a word.
-    wanted = (jax.config.values["jax_platforms"] or "").partition(",")[0]
-    if wanted not in ("", "cpu") and jax.default_backend() == "cpu":
-        raise UserError(
-            f"JAX_PLATFORMS asks for {wanted}, which is not there; with JAX_PLATFORMS=cpu, "
-            "CPUs are used"
-        )
-    if jax.default_backend() == "cpu":
+    if default_backend() == "cpu":
         keep_freed_memory()
     else:
         _keep_programs(epath.Path(cache_dir()))

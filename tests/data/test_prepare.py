@@ -223,9 +223,7 @@ def rewrite(folder: Path, change) -> None:
     rows = [row for row in shards.rows(str(folder)) if row["shard"] == name]
     features = [records.read(f"{folder / name}#{k}") for k in range(len(rows))]
     change(features[0])
-    with shards.writing(folder / name) as writer:
-        for entry in features:
-            writer.write(records.pack(entry))
+    shards.write(folder / name, [records.pack(entry) for entry in features])
     records._reader.cache_clear()  # it holds the file as it was
     about = json.loads((folder / "prepared.json").read_text())
     about["files"][name] = (folder / name).stat().st_size
@@ -441,17 +439,44 @@ def test_one_patient_is_one_whoever_names_the_study(archive, tmp_path):
     assert len({row["patient"] for row in rows} - {""}) == 2
 
 
-def test_a_copy_whose_header_was_cut_is_a_copy(archive, tmp_path):
+def test_a_study_is_of_one_patient(archive, tmp_path):
+    nameless = pydicom.dcmread(archive / "doe_jane_3.dcm")
+    nameless.PatientID = nameless.PatientName = ""
+    nameless.save_as(tmp_path / "nameless.dcm")
+    table = tmp_path / "clips.csv"
+    files = {archive / "doe_jane_0.dcm": "a", tmp_path / "nameless.dcm": "a"}
+    files[archive / "doe_jane_1.dcm"] = "b"
+    header, *rows = ["path,study", *(f"{file},{study}" for file, study in files.items())]
+    table.write_text("\n".join([header, *rows]) + "\n")
+    options = Options(size=64, sector="never")
+    prepared(f"csv:{table}", tmp_path / "shards", options)
+    found = shards.rows(str(tmp_path / "shards"))
+    assert len({row["patient"] for row in found}) == len({row["study"] for row in found}) == 2
+    table.write_text("\n".join([header, *rows, f"{archive}/doe_jane_2.dcm,a"]) + "\n")
+    with pytest.raises(
+        UserError, match=r"study 'a' is of 2 patients, .* name the patient of every"
+    ):
+        prepared(f"csv:{table}", tmp_path / "others", options)
+    # Whoever the table names is believed.
+    table.write_text(
+        f"path,study,patient\n{archive}/doe_jane_0.dcm,a,x\n{archive}/doe_jane_2.dcm,a,\n"
+    )
+    prepared(f"csv:{table}", tmp_path / "third", options)
+    assert len({row["patient"] for row in shards.rows(str(tmp_path / "third"))}) == 1
+
+
+@pytest.mark.parametrize(("whole", "cut"), [("a.dcm", "b.dcm"), ("b.dcm", "a.dcm")])
+def test_a_copy_whose_header_was_cut_is_a_copy(archive, tmp_path, whole, cut):
     folder = tmp_path / "archive"
     folder.mkdir()
-    shutil.copy(archive / "doe_jane_1.dcm", folder / "a.dcm")
+    shutil.copy(archive / "doe_jane_1.dcm", folder / whole)
     other = pydicom.dcmread(archive / "doe_jane_1.dcm")
     del other.SequenceOfUltrasoundRegions
     other.PatientID = "ANON7"
-    other.save_as(folder / "b.dcm")
+    other.save_as(folder / cut)
     out = tmp_path / "shards"
     assert "1 videos in" in prepared(f"dicom:{folder}", out)
-    assert left_out(out)["b.dcm"].startswith("duplicate: the same pictures as")
+    assert left_out(out)[cut].startswith("duplicate: the same pictures as")
 
 
 def test_large_pictures_are_brought_down_with_their_distances(archive, made):

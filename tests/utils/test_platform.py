@@ -1,6 +1,8 @@
 """Where compiled programs are kept."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 from etils import epath
 
 from echojepa_jax.utils import platform
-from echojepa_jax.utils.errors import UserError
+from tests.programs import REPOSITORY
 
 
 @pytest.fixture
@@ -33,16 +35,32 @@ def test_programs_are_kept_where_all_hosts_see_them(cache_settings, request, tmp
     assert any(path.name.endswith("-cache") for path in (folder / "compiled").iterdir())
 
 
-@pytest.mark.parametrize("first", ["cuda", "tpu"])
-def test_cpus_do_not_stand_in_for_an_accelerator(first):
-    jax.default_backend()  # is known, so that the change below has no other effect
-    before = jax.config.values["jax_platforms"]
-    jax.config.update("jax_platforms", f"{first},cpu")
-    try:
-        with pytest.raises(UserError, match=f"JAX_PLATFORMS asks for {first}, which is not there"):
-            platform.prepare()
-    finally:
-        jax.config.update("jax_platforms", before)
+ASK = """
+from echojepa_jax.utils import platform
+from echojepa_jax.utils.errors import UserError
+try:
+    platform.prepare()
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("cuda,cpu", "JAX cannot compute on cuda (it is not there)"),
+        ("cuda", "JAX cannot compute on cuda ("),
+        ("tpu,cpu", "JAX cannot compute on tpu ("),
+        ("cpu", ""),
+    ],
+)
+def test_cpus_do_not_stand_in_for_an_accelerator(asked, said):
+    environment = os.environ | {"JAX_PLATFORMS": asked, "TPU_SKIP_MDS_QUERY": "1"}
+    words = [sys.executable, "-c", ASK]
+    done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(said)
+    assert bool(done.stdout) == bool(said)
 
 
 @pytest.mark.parametrize(
