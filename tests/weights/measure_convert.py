@@ -7,7 +7,6 @@ its own, and prints JSON: bytes of the checkpoint, seconds, and the peak of that
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +47,15 @@ def random_weights(
     return Pretrained(shape, predictor, clip or ClipInput(frames=4, size=32), params)
 
 
+# Linux counts for a program the memory of the one that started it: so a small one does.
+_WATCHER = """
+import resource, subprocess, sys
+quiet = subprocess.DEVNULL
+status = subprocess.call(sys.argv[1:], stdout=quiet, stderr=quiet)
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def measure(name: str, folder: Path) -> dict[str, float]:
     """Converts a random encoder of that size ("tiny" or a row of the table of sizes)."""
     size = SIZES.get(name)
@@ -57,14 +65,15 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "echojepa_jax.convert", f"--from={checkpoint}"]
     command += [f"--to={folder / 'ours'}", f"--heads={shape.heads}"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    watched = [sys.executable, "-c", _WATCHER, *command]
+    said = subprocess.run(watched, capture_output=True, text=True, check=True).stdout
     seconds = time.perf_counter() - started
+    status, kilobytes = map(int, said.split())
     assert status == 0, f"the conversion failed with {status}"
     return {
         "checkpoint_bytes": checkpoint.stat().st_size,
         "seconds": round(seconds, 1),
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": kilobytes * 1024,
     }
 
 
