@@ -375,6 +375,7 @@ def _recordings(
             )
         )
     _check_plan(recordings, shares, source)
+    _tell_notes(good, clean)
     if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
         log.warning(
             "%d views are not kept: they are no single words of up to 24 letters, digits, '_', "
@@ -382,6 +383,17 @@ def _recordings(
             lost,
         )
     return recordings, rejected
+
+
+def _tell_notes(good: Iterable[tuple[Sample, VideoInfo]], clean: bool) -> None:
+    """Counts files whose header does not tell where the picture is."""
+    notes = defaultdict[str, list[str]](list)
+    for sample, info in good:
+        if info.note:
+            notes[info.note].append(sample.path)
+    for note, paths in sorted(notes.items()):
+        kept = ", and of that the sector, which is what moves" if clean else ""
+        log.warning("%d files, such as %s: %s%s", len(paths), paths[0], note, kept)
 
 
 def _named(options: Options) -> set[str]:

@@ -71,7 +71,9 @@ def make_examples(
             f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}, the first being "
             f"{first.name} of {first.source}, which has {sorted(first.targets) or 'none'}"
         )
-        if not skip_unlabelled or not labelled:
+        if not labelled:
+            raise UserError(f"{said}: set task.target; echojepa_jax.api predicts without labels")
+        if not skip_unlabelled:
             raise UserError(f"{said}: set task.target, or data.skip_unlabelled to leave them out")
         log.warning("%s: left out", said)
     if views:

@@ -239,10 +239,14 @@ def _open_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         named = re.search(r"GLOBAL ([\w.]+\.[\w.]+)\b", reason)
-        what = f"it asks for {named[1]}" if named else reason[:200]
+        # What else PyTorch says would advise to run the code.
+        found = (
+            f"holds more than weights (it asks for {named[1]}), and loading it could run code"
+            if named
+            else "is no file of weights, or one that could run code"
+        )
         raise UserError(
-            f"{path} holds more than weights ({what}), and loading it could run code: ask its "
-            "author for a safetensors file or a plain state dict"
+            f"{path} {found}: ask its author for a safetensors file or a plain state dict"
         ) from error
     # A file that was cut off ends in whatever the reader stumbles over.
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:

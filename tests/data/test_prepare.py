@@ -332,6 +332,13 @@ def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
         }
 
 
+def test_files_whose_header_tells_of_no_region_are_counted(archive, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        prepared(f"dicom:{archive}/doe_jane_[012].dcm", tmp_path / "shards")
+    assert "2 files, such as " in caplog.text
+    assert "no ultrasound region: the whole frame is used, and of that the sector" in caplog.text
+
+
 def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
     folder = tmp_path / "archive"
     folder.mkdir()
