@@ -42,18 +42,18 @@ def job() -> str:
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.platform import prepare
 
-    config = plain_config.load(str(CONFIG.value), FIELDS)
-    if SOURCE.value:
-        config.data.sources = (SOURCE.value,)
-    import jax
-
-    prepare()
     of_the_other = ("steps",) if DATA.value else ("source", "clips")
     for name in of_the_other:
         if flags.FLAGS[name].present:
             raise UserError(f"--{name} is {'not ' * DATA.value}for --data: see --help")
     if COMPARE.value and DATA.value != (COMPARE.value == "decord"):
         raise UserError("--compare=torch is for the step, --compare=decord for --data")
+    config = plain_config.load(str(CONFIG.value), FIELDS)
+    if SOURCE.value:
+        config.data.sources = (SOURCE.value,)
+    import jax
+
+    prepare()
     if DATA.value:
         from echojepa_jax.costs import data_bench
 

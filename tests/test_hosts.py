@@ -177,13 +177,16 @@ def test_a_host_without_its_accelerator_tells_the_others(on_two_hosts, tmp_path)
     assert last.startswith("error: host 1: JAX cannot compute on cuda")
 
 
-def test_a_signal_before_the_first_step_ends_all_without_a_failure(on_two_hosts, tmp_path):
+@pytest.mark.parametrize("signalled", [[1], [1, 0]])
+def test_a_signal_before_the_first_step_ends_all_without_a_failure(
+    on_two_hosts, tmp_path, signalled
+):
     two = on_two_hosts(tmp_path / "run")
     started = time.monotonic()
     while not (tmp_path / "run" / "config.json").exists():
         assert time.monotonic() - started < programs.TIMEOUT
         time.sleep(0.05)
-    for host in (1, 0):
+    for host in signalled:
         two.processes[host].send_signal(signal.SIGTERM)
     first, second = two.finish()
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
@@ -251,7 +254,7 @@ def test_the_cluster_is_asked_where_it_has_several_hosts(monkeypatch, told, host
 
 def test_a_coordinator_without_a_number_of_hosts_is_a_mistake():
     for number in (0, 1, -1):
-        with pytest.raises(UserError, match="--host=3 --coordinator=a:1 needs the number of hosts"):
+        with pytest.raises(UserError, match="--host=3 --coordinator=a:1 needs the number of all"):
             hosts.start(3, number, "a:1")
     hosts.start(0, 1, "a:1")  # as a script says it that is written for any number
 

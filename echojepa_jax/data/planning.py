@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import secrets
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from echojepa_jax.data import decode, manifest, scan, shards, splits
+from echojepa_jax.data import decode, manifest, sameness, scan, shards, splits
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.encode import Recording
 from echojepa_jax.data.readers import kind_of, read_source
@@ -32,7 +32,7 @@ from echojepa_jax.data.video_info import NOT_2D, VARIABLE_RATE
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
-from echojepa_jax.utils.guarded import Failed, Guard
+from echojepa_jax.utils.guarded import Guard
 from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,6 @@ _SCHEMA = pa.schema(
     ]
 )
 GIGABYTES = 2.0  # of memory for one file
-_SKETCH_BYTES = 2**16
 _MOST_OF_ONE = (
     0.2  # share of the videos that one patient has at most, if ids are what they should be
 )
@@ -327,7 +326,7 @@ def _recordings(
     good: list[tuple[Sample, VideoInfo]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(16) as pool:
-        probe = partial(_guarded, decode.probe, guard)
+        probe = partial(sameness.guarded, decode.probe, guard)
         results = scan.measured(listed, cache_dir(), pool, probe)
         for sample, info in zip(listed, results, strict=True):
             reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
@@ -341,7 +340,7 @@ def _recordings(
             else:
                 good.append((scan.with_facts(sample, info), info))
     known: list[tuple[Sample, VideoInfo]] = []
-    people = _people([sample for sample, _ in good], guard)
+    people = sameness.people([sample for sample, _ in good], guard)
     for (sample, info), who in zip(good, people, strict=True):
         if isinstance(who, str):
             rejected.append(Rejected(sample, who, "bad"))
@@ -349,7 +348,7 @@ def _recordings(
             patient, study = who
             known.append((dataclasses.replace(sample, patient=patient, study=study), info))
     good = known
-    copies = _copies(good, guard)
+    copies = sameness.copies(good, guard)
     rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
     good = [(sample, info) for sample, info in good if sample.name not in copies]
     shares = splits.parse(options.splits or DEFAULT_SPLITS)
@@ -375,7 +374,8 @@ def _recordings(
             )
         )
     _check_plan(recordings, shares, source)
-    _tell_notes(good, clean)
+    kept = ", and of that the sector, which is what moves" if clean else ""
+    scan.tell_notes(((sample.path, info.note) for sample, info in good), kept)
     if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
         log.warning(
             "%d views are not kept: they are no single words of up to 24 letters, digits, '_', "
@@ -383,17 +383,6 @@ def _recordings(
             lost,
         )
     return recordings, rejected
-
-
-def _tell_notes(good: Iterable[tuple[Sample, VideoInfo]], clean: bool) -> None:
-    """Counts files whose header does not tell where the picture is."""
-    notes = defaultdict[str, list[str]](list)
-    for sample, info in good:
-        if info.note:
-            notes[info.note].append(sample.path)
-    for note, paths in sorted(notes.items()):
-        kept = ", and of that the sector, which is what moves" if clean else ""
-        log.warning("%d files, such as %s: %s%s", len(paths), paths[0], note, kept)
 
 
 def _named(options: Options) -> set[str]:
@@ -479,91 +468,6 @@ def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) ->
     if not (info.fps or sample.fps or sample.still or options.default_fps):
         return "no frame rate: the file tells none; --default_fps would stand for it"
     return ""
-
-
-def _guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str]) -> Iterator[Any]:
-    """The results of a function of paths, or reasons (str)."""
-    for result in guard.over(function, paths, refusals=(UnreadableVideo,), otherwise="damaged"):
-        yield result.reason if isinstance(result, Failed) else result
-
-
-def _copies(good: Sequence[tuple[Sample, VideoInfo]], guard: Guard) -> dict[str, str]:
-    """The samples, by name, that show the same pictures as another one, and why they are left out.
-
-    Of those, the first is kept whose header tells where the picture is.
-
-    Files of as many frames are compared by how their pictures begin, and only those that begin
-    alike are read to the end. Sizes are not compared: what is cropped by its header is the same
-    picture as a copy whose header lost its regions.
-    """
-    by_length: dict[int, list[Sample]] = {}
-    for sample, _ in sorted(good, key=lambda pair: bool(pair[1].note)):
-        by_length.setdefault(sample.frames, []).append(sample)
-    groups = [group for group in by_length.values() if len(group) > 1]
-    for limit in (_SKETCH_BYTES, None):
-        candidates = [sample for group in groups for sample in group]
-        hashing = partial(decode.content, limit=limit)
-        found = _guarded(hashing, guard, [sample.path for sample in candidates])
-        by_hash: dict[str, list[Sample]] = {}
-        for sample, value in zip(candidates, found, strict=True):
-            if ":" not in value:  # a reason, which encoding will tell once more
-                by_hash.setdefault(value, []).append(sample)
-        groups = [group for group in by_hash.values() if len(group) > 1]
-    copies = {}
-    for first, *others in groups:
-        for other in others:
-            patients = {sample.patient for sample in (first, other)} - {""}
-            whose = ", of another patient" if len(patients) > 1 else ""
-            copies[other.name] = f"duplicate: the same pictures as {first.path}{whose}"
-    return copies
-
-
-def _people(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:
-    """The same as `_identities`, with one patient for all files of a study, as far as can be told.
-
-    Raises:
-      UserError: the source names a study whose files are of several patients.
-    """
-    found = list(_identities(samples, guard))
-    by_source, by_header = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-    for sample, who in zip(samples, found, strict=True):
-        if not isinstance(who, str) and all(who):
-            patient, study = who
-            (by_source if sample.patient else by_header)[study].add(patient)
-    for sample, who in zip(samples, found, strict=True):
-        if isinstance(who, str) or sample.patient or not who[1]:
-            yield who
-            continue
-        patient, study = who
-        patients = by_source.get(study) or by_header.get(study) or set()
-        if len(patients) > 1 and sample.study:
-            raise UserError(
-                f"{sample.source}: study {study!r} is of {len(patients)} patients, {sample.path} "
-                "among its files: give every study a name of its own, or name the patient of every "
-                "file (the column 'patient' of a CSV manifest)"
-            )
-        if len(patients) == 1:
-            yield min(patients), study
-        elif patient or not patients:
-            yield patient, study
-        else:
-            yield "no patient: its header names none, and its study is of several"
-
-
-def _identities(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] | str]:
-    """Patient and study of each sample, from the file's header where the source names no patient.
-
-    Or a reason (str), of a header that cannot be read: as a patient of its own, such a file could
-    come to another split than the patient's other ones.
-    """
-    unknown = [sample for sample in samples if not sample.patient]
-    found = _guarded(decode.identity, guard, [sample.path for sample in unknown])
-    for sample in samples:
-        if sample.patient:
-            yield sample.patient, sample.study
-            continue
-        read = next(found)
-        yield read if isinstance(read, str) else (read[0], sample.study or read[1])
 
 
 def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:

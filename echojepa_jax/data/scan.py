@@ -46,22 +46,30 @@ def scan(
     """
     good: list[Sample] = []
     rejected: list[Rejected] = []
-    notes: dict[str, list[str]] = {}
+    notes: list[tuple[str, str]] = []
     with ThreadPoolExecutor(workers) as pool:
         results = measured(samples, cache_dir, pool, lambda paths: pool.map(_probe, paths))
         for sample, result in zip(samples, results, strict=True):
             if isinstance(result, str):
                 rejected.append(Rejected(sample, result, "bad"))
                 continue
-            if result.note:
-                notes.setdefault(result.note, []).append(sample.path)
+            notes.append((sample.path, result.note))
             if result.frames == 1 and not sample.still:
                 rejected.append(Rejected(sample, "still: the file holds one frame", "still"))
             else:
                 good.append(with_facts(sample, result))
-    for note, paths in sorted(notes.items()):
-        log.warning("scan: %d files, such as %s: %s", len(paths), paths[0], note)
+    tell_notes(notes)
     return good, rejected
+
+
+def tell_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
+    """Counts what is odd about usable files: pairs of a path and a note, "" where there is none."""
+    by_note: dict[str, list[str]] = {}
+    for path, note in notes:
+        if note:
+            by_note.setdefault(note, []).append(path)
+    for note, paths in sorted(by_note.items()):
+        log.warning("scan: %d files, such as %s: %s%s", len(paths), paths[0], note, more)
 
 
 def with_facts(sample: Sample, info: VideoInfo) -> Sample:

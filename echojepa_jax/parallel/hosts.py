@@ -56,8 +56,8 @@ def start(host: int, hosts: int, coordinator: str) -> None:
     """
     if (hosts < 1 and (host or coordinator)) or (hosts == 1 and host):
         raise UserError(
-            f"--host={host} --coordinator={coordinator or '(none)'} needs the number of hosts: "
-            f"--hosts={hosts} is none that has such a host"
+            f"--host={host} --coordinator={coordinator or '(none)'} needs the number of all "
+            f"hosts, which --hosts={hosts} does not tell"
         )
     if hosts == 0:
         told = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1

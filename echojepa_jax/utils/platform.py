@@ -39,7 +39,7 @@ def default_backend() -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0] or "it is not there"
         raise UserError(
-            f"JAX cannot compute on {wanted or 'this'} ({reason}); {instead}"
+            f"JAX cannot compute on {wanted or 'any device'} ({reason}); {instead}"
         ) from error
     # It goes on with CPUs where it sees no GPU, without a word.
     if found == "cpu" and wanted not in ("", "cpu"):

@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 
-from echojepa_jax.data import decode, manifest, planning, preparation, records, remote, shards
+from echojepa_jax.data import (
+    decode,
+    manifest,
+    planning,
+    preparation,
+    records,
+    remote,
+    sameness,
+    shards,
+)
 from echojepa_jax.data.beam import make_with_beam
 from echojepa_jax.data.pipeline import training_batches
 from echojepa_jax.data.planning import Options, Work
@@ -647,7 +656,7 @@ def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
 
 def test_a_patient_who_cannot_be_read_is_not_made_up(archive, tmp_path, monkeypatch):
     """Or videos of one patient could come to two splits."""
-    in_processes = planning._guarded
+    in_processes = sameness.guarded
 
     def refusing(function, guard, paths):
         results = in_processes(function, guard, paths)
@@ -655,7 +664,7 @@ def test_a_patient_who_cannot_be_read_is_not_made_up(archive, tmp_path, monkeypa
             failed = function is decode.identity and path.endswith("jane_2.dcm")
             yield "missing: the disk does not answer" if failed else result
 
-    monkeypatch.setattr(planning, "_guarded", refusing)
+    monkeypatch.setattr(sameness, "guarded", refusing)
     out = tmp_path / "out"
     assert "6 videos in" in prepared(f"dicom:{archive}", out)
     assert left_out(out)["doe_jane_2.dcm"] == "missing: the disk does not answer"
