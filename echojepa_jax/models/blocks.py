@@ -6,12 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
-from echojepa_jax.ops.attention import KEEP_RESIDUALS, attention
+from echojepa_jax.ops.attention import KEEP_RESIDUALS, self_attention
 from echojepa_jax.ops.linear import linear
-from echojepa_jax.ops.rotary import Grid, rotary_angles, rotate
+from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import by_clip, whole
 
 Initializer = Callable[..., jax.Array]
@@ -76,7 +75,7 @@ def depth_scaled(layer: jax.Array) -> Initializer:
 class Attention(nn.Module):
     """Multi-head self-attention with a fused qkv projection and rotary positions.
 
-    backend, segments: see `attention`.
+    backend, segments: see `self_attention`.
     """
 
     heads: int
@@ -89,17 +88,7 @@ class Attention(nn.Module):
         """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: [B or 1, N, D / heads]."""
         width = x.shape[-1]
         qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
-        query, key, value = rearrange(
-            qkv, "b n (three h d) -> three b n h d", three=3, h=self.heads
-        )
-        out = attention(
-            rotate(query, cos, sin),
-            rotate(key, cos, sin),
-            value,
-            backend=self.backend,
-            segments=self.segments,
-        )
-        out = rearrange(out, "b n h d -> b n (h d)")
+        out = self_attention(qkv, cos, sin, self.heads, self.backend, self.segments)
         if self.backend not in KEEP_RESIDUALS:  # or it would be kept twice
             out = checkpoint_name(out, "attention")
         return Dense(width, depth_scaled(layer), self.dtype, name="out")(out)
@@ -124,7 +113,7 @@ class Block(nn.Module):
 
     drop_path: probability that a clip skips a branch, if this is the last of `depth` blocks; it
     grows from 0 with the layer (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
-    attention, segments: backend and `segments` of the function `attention`.
+    attention, segments: backend and `segments` of `self_attention`.
     """
 
     heads: int
@@ -181,7 +170,7 @@ class BlockStack(nn.Module):
     ) -> jax.Array:
         """x: [B, N, D]; ids: int [B or 1, N], the tokens' places on `grid`. Returns [B, N, D].
 
-        segments: lengths of the sequences that are laid end to end in `x`, see `attention`.
+        segments: lengths of the sequences that are laid end to end in `x`, see `self_attention`.
         """
         block: Any = Block
         if self.remat != "none":

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from echojepa_jax.ops.rotary import rotate
 from echojepa_jax.parallel.mesh import per_device
 from echojepa_jax.utils.errors import UserError
 
@@ -84,6 +85,30 @@ def _oldest_gpu() -> float:
 def fastest(dtype: str, head_dim: int) -> str:
     """The backend for the devices of this process."""
     return choose_backend("auto", jax.default_backend(), dtype, [head_dim])
+
+
+def self_attention(
+    qkv: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+    heads: int,
+    backend: str = "xla",
+    segments: Sequence[int] = (),
+) -> jax.Array:
+    """Self-attention with rotary positions, from the fused projection to the output projection.
+
+    Args:
+      qkv: [B, N, 3 D]: queries, keys, values; in each, head by head.
+      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`.
+      backend, segments: see `attention`.
+
+    Returns:
+      [B, N, D], head by head, in the dtype of `qkv`.
+    """
+    query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    out = attention(query, key, value, backend=backend, segments=segments)
+    return rearrange(out, "b n h d -> b n (h d)")
 
 
 def attention(

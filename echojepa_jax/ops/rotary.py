@@ -14,7 +14,7 @@ def axis_channels(head_dim: int) -> int:
 
 
 def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines for tokens that sit at `ids`, in float32 (method: V-JEPA 2, section 3).
+    """Cosines and signed sines for tokens that sit at `ids` (method: V-JEPA 2, section 3).
 
     Args:
       ids: int [..., N], token ids, time-major: id = (t * Hp + h) * Wp + w.
@@ -22,13 +22,15 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
       head_dim: channels of one attention head, d.
 
     Returns:
-      cos, sin: float32 [..., N, d]. Channels past 3 * axis_channels(d) stay (cos 1, sin 0).
+      cos, sin: float32 [..., N, d] for `rotate`: a channel's partner is its neighbour, and the sine
+      of an even channel is negative. Channels past 3 * axis_channels(d) stay (cos 1, sin 0).
     """
     _, height, width = grid
     positions = (ids // (height * width), (ids // width) % height, ids % width)
     channels = axis_channels(head_dim)
     half = channels // 2
     frequencies = jnp.asarray(BASE ** (-np.arange(half) / half) if half else [], jnp.float32)
+    signs = jnp.where(jnp.arange(channels) % 2 == 0, -1.0, 1.0)
 
     cos, sin = [], []
     for position in positions:
@@ -36,12 +38,20 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
         # Inherited slip: the angles are tiled [c, c] over the channels although the rotation below
         # pairs neighbours (which would ask for repeat). Every released V-JEPA 2 checkpoint was
         # trained this way, so it stays.
-        cos += [jnp.cos(angle)] * 2
-        sin += [jnp.sin(angle)] * 2
+        angle = jnp.concatenate([angle, angle], axis=-1)
+        cos.append(jnp.cos(angle))
+        sin.append(jnp.sin(angle) * signs)
     rest = (*ids.shape, head_dim - 3 * channels)
     cos.append(jnp.ones(rest, jnp.float32))
     sin.append(jnp.zeros(rest, jnp.float32))
     return jnp.concatenate(cos, axis=-1), jnp.concatenate(sin, axis=-1)
+
+
+def swap_matrix(channels: int) -> np.ndarray:
+    """The permutation that gives each channel its neighbour's place: its own inverse. [d, d]."""
+    partner = np.arange(channels) ^ 1
+    partner[partner == channels] = channels - 1  # an odd one out, whose sine is 0
+    return np.eye(channels, dtype=np.float32)[partner]
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -54,8 +64,10 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     Returns:
       [B, N, heads, d] in the dtype of `x`; computed in float32.
     """
-    x32 = x.astype(jnp.float32)
-    even = jnp.arange(x.shape[-1]) % 2 == 0
-    partner = jnp.where(even, -jnp.roll(x32, -1, axis=-1), jnp.roll(x32, 1, axis=-1))
-    # With an odd number of channels left over the roll wraps around, onto channels where sin is 0.
-    return (x32 * cos[:, :, None] + partner * sin[:, :, None]).astype(x.dtype)
+    # A matrix product swaps neighbours exactly, and quicker than shifts of a short last axis.
+    swap = jnp.asarray(swap_matrix(x.shape[-1]), x.dtype)
+    partner = jnp.matmul(
+        x, swap, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
+    out = x.astype(jnp.float32) * cos[:, :, None] + partner * sin[:, :, None]
+    return out.astype(x.dtype)
