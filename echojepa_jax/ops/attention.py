@@ -4,8 +4,7 @@ xla     matrix products and a softmax, left to the compiler. Runs everywhere, in
         scores take [B, heads, N, M] float32 of memory.
 mapped  the same, one head of one clip at a time, so that scores stay in the cache of a CPU.
 cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
-splash  flash attention in Pallas, on TPUs; sequences are padded to whole blocks, and the padding is
-        masked by segment ids.
+fused   a kernel of our own, on TPUs: rotation and attention in one, see ops/tpu_attention.py.
 """
 
 import functools
@@ -24,19 +23,17 @@ from echojepa_jax.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 # The platform that each backend needs, by JAX's names; xla runs on all.
-PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "splash": "tpu"}
+PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "fused": "tpu"}
 BACKENDS = ("xla", *PLATFORM)
-_NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "splash": "TPUs"}
+_NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "fused": "TPUs"}
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
-KEEP_RESIDUALS = ("cudnn", "splash")
+KEEP_RESIDUALS = ("cudnn",)
 """Backends of which remat policies keep what the kernels themselves hand to their backward pass."""
 
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
-_LANES = 128  # columns of a TPU's registers: blocks of splash attention are multiples of it
-_MAX_BLOCK = 1024
 
 
 def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[int]) -> str:
@@ -105,6 +102,14 @@ def self_attention(
     Returns:
       [B, N, D], head by head, in the dtype of `qkv`.
     """
+    if backend == "fused":
+        # Imported late: no other platform needs it.
+        from echojepa_jax.ops import tpu_attention
+
+        kernel = functools.partial(
+            tpu_attention.self_attention, heads=heads, segments=tuple(segments)
+        )
+        return per_device(kernel, qkv, cos, sin)
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     out = attention(query, key, value, backend=backend, segments=segments)
@@ -145,8 +150,6 @@ def attention(
     if present is None and not chunk:
         if backend == "mapped" and query.shape[1] >= _MAPPED_TOKENS:
             return per_device(_mapped_attention, query, key, value)
-        if backend == "splash":
-            return per_device(splash_attention, query, key, value)
         if backend == "cudnn":
             return per_device(_cudnn_attention, query, key, value)
     return _xla_attention(query, key, value, present, chunk)
@@ -196,62 +199,3 @@ def _no_cudnn(dtype: str, head_dims: Sequence[int]) -> str:
 
 def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-
-
-def splash_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False
-) -> jax.Array:
-    """Attention of one device by the TPU kernel; arguments and result as those of `attention`.
-
-    Args:
-      interpret: run the kernel's program step by step on any platform, for tests.
-    """
-    # Imported late: no other platform needs it.
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    count, heads, head_dim = query.shape[1:]
-    block = _block(count)
-    more = -count % block
-
-    def padded(x: jax.Array) -> jax.Array:
-        return jnp.pad(rearrange(x, "b n h d -> b h n d"), ((0, 0), (0, 0), (0, more), (0, 0)))
-
-    kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((count + more,) * 2)] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
-        head_shards=1,
-        q_seq_shards=1,
-        # What its backward pass needs is kept by the same remat policy as the result.
-        residual_checkpoint_name="attention",
-        interpret=interpret,
-    )
-    ids = None
-    if more:
-        mine = jnp.asarray(np.arange(count + more) >= count, jnp.int32)
-        ids = splash.SegmentIds(mine, mine)
-    # The kernel leaves scaling to its caller.
-    scaled = (query.astype(jnp.float32) * head_dim**-0.5).astype(query.dtype)
-    out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(padded(scaled), padded(key), padded(value), ids)
-    return rearrange(out[:, :, :count], "b h n d -> b n h d").astype(query.dtype)
-
-
-@functools.cache  # so that it is said once
-def _block(count: int) -> int:
-    """Tokens of a block, for sequences of `count`: large blocks are quick, padding is lost work.
-
-    The share of time that a block of b tokens spends on starting is taken as 64 / b.
-    """
-    sizes = range(_LANES, _MAX_BLOCK + 1, _LANES)
-    block = min(sizes, key=lambda b: (-(-count // b) * b) ** 2 * (1 + 64 / b))
-    if count % block:
-        whole = -(-count // block) * block
-        log.info("splash attention: sequences of %d tokens are padded to %d", count, whole)
-    return block

@@ -66,8 +66,5 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """
     # A matrix product swaps neighbours exactly, and quicker than shifts of a short last axis.
     swap = jnp.asarray(swap_matrix(x.shape[-1]), x.dtype)
-    partner = jnp.matmul(
-        x, swap, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
-    out = x.astype(jnp.float32) * cos[:, :, None] + partner * sin[:, :, None]
-    return out.astype(x.dtype)
+    partner = jnp.matmul(x, swap, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
+    return (x.astype(jnp.float32) * cos[:, :, None] + partner * sin[:, :, None]).astype(x.dtype)

@@ -199,10 +199,10 @@ def per_device(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Ar
 
     Args:
       function: of arrays [b, ...], to an array [b, ...].
-      arrays: [B, ...].
+      arrays: [B, ...], or [1, ...]: the same for all clips.
     """
     if not _fsdp_size():
         return function(*arrays)
+    specs = tuple(PartitionSpec() if len(x) == 1 else BATCH for x in arrays)
     # What goes through a kernel has no type that says over which axes it varies.
-    mapped = jax.shard_map(function, in_specs=BATCH, out_specs=BATCH, check_vma=False)
-    return mapped(*arrays)
+    return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(*arrays)
