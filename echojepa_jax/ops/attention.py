@@ -33,6 +33,7 @@ KEEP_RESIDUALS = ("cudnn",)
 
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
+_FUSED_HEAD_DIM = 128  # the lanes of a TPU's registers
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
 
 
@@ -58,6 +59,10 @@ def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[i
             best = "xla"
             if wanted == "auto":
                 log.info("%s: XLA computes attention", reason)
+    if best == "fused" and max(head_dims) > _FUSED_HEAD_DIM:
+        best = "xla"
+        if wanted == "auto":
+            log.info("heads of %d channels are too wide for our kernel", max(head_dims))
     if wanted == "auto":
         return best
     if PLATFORM.get(wanted, platform) != platform or (wanted == "cudnn" and best == "xla"):

@@ -1,13 +1,13 @@
-"""Self-attention of TPUs, in one kernel: from the fused projection to what the output projection takes.
+"""Self-attention of TPUs, in one kernel: from the fused projection to the output projection.
 
-Nothing is rearranged in memory. A grid step takes the queries, keys and values of a *group* of heads
-that share the 128 lanes of a register (two heads of 64 channels, four of 32), all tokens of one clip,
-as columns of [B, N, 3 D], and writes columns of [B, N, D]. It rotates queries and keys, then goes
-through the queries block by block. Scores are held transposed, [keys, queries]: so the maximum and
-the sum over keys run over rows, where they are cheap, and the products with values and keys have the
-few channels of a head as their rows instead of a full register of lanes.
+Nothing is rearranged in memory. A grid step takes the queries, keys and values of a *group* of
+heads that share the 128 lanes of a register (two heads of 64 channels, four of 32): all tokens of
+one clip, as columns of [B, N, 3 D]; and it writes columns of [B, N, D]. It rotates queries and
+keys, then goes through the queries block by block. Scores are held transposed, [keys, queries]:
+so the maximum and the sum over keys run over rows, where they are cheap, and the products with
+values and keys have the few channels of a head as their rows, not a whole register of lanes.
 
-The backward kernel computes scores and weights again; it needs the projection and nothing else.
+The backward kernel computes scores and weights again: it needs the projection and nothing else.
 """
 
 import functools
@@ -155,7 +155,7 @@ def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) 
         functools.partial(_forward_kernel, settings=settings, segments=segments),
         grid=(batch, groups),
         in_specs=_inputs(qkv, cos, groups, settings),
-        out_specs=_group(count, lambda group: group),
+        out_specs=_group(count),
         out_shape=jax.ShapeDtypeStruct((batch, count, width), qkv.dtype),
         scratch_shapes=[
             pltpu.VMEM((rows, LANES), jnp.float32),
@@ -190,7 +190,7 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
         grid=(batch, groups),
         in_specs=[
             *_inputs(qkv, cos, groups, settings),
-            _group(count, lambda group: group),
+            _group(count),
         ],
         out_specs=pl.BlockSpec(memory_space=pl.ANY),
         out_shape=jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
@@ -221,18 +221,16 @@ def _spare_rows(count: int) -> int:
     return _up(count, 8) + LANES
 
 
-def _group(count: int, column: Callable[[Any], Any]) -> pl.BlockSpec:
-    """All tokens of a clip, and the 128 columns of a group of heads."""
-    return pl.BlockSpec((None, count, LANES), lambda clip, group: (clip, 0, column(group)))
+def _group(count: int, first: int = 0) -> pl.BlockSpec:
+    """All tokens of a clip, and the 128 columns of a group of heads, counted from `first` on."""
+    return pl.BlockSpec((None, count, LANES), lambda clip, group: (clip, 0, first + group))
 
 
-def _inputs(
-    qkv: jax.Array, cos: jax.Array, groups: int, settings: _Settings
-) -> list[pl.BlockSpec]:
+def _inputs(qkv: jax.Array, cos: jax.Array, groups: int, settings: _Settings) -> list[pl.BlockSpec]:
     count, each = qkv.shape[1], int(cos.shape[0] > 1)
     angles = pl.BlockSpec((None, count, settings.channels), lambda clip, _: (clip * each, 0, 0))
     return [
-        *(_group(count, lambda group, first=part * groups: first + group) for part in range(3)),
+        *(_group(count, part * groups) for part in range(3)),
         angles,
         angles,
         pl.BlockSpec((LANES, LANES), lambda *_: (0, 0)),
@@ -259,9 +257,7 @@ def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> j
     return x.astype(jnp.float32) * cos + _dot(x, swap) * sin
 
 
-def _turned_back(
-    gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array
-) -> jax.Array:
+def _turned_back(gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> jax.Array:
     """What comes back through `_rotated`: float32 [n, 128]."""
     turned = gradient * sin
     # In two parts, so that products of bfloat16 swap nearly all bits of float32.
@@ -298,20 +294,21 @@ def _loop(times: int, work: Callable[[Any], None]) -> None:
 
 
 def _aligned(start: Any, segment: _Segment) -> Any:
-    """Tells the compiler what a multiple the first query of a block is of."""
-    return start if isinstance(start, int) else pl.multiple_of(start, math.gcd(segment.start, LANES))
+    """The first query of a block, with what the compiler may know of it."""
+    if isinstance(start, int):
+        return start
+    return pl.multiple_of(start, math.gcd(segment.start, LANES))
 
 
 def _each_block(segments: Sequence[_Segment], work: Callable[[_Segment, Any, int], None]) -> None:
     """Calls work(segment, first query, queries) for every block of queries."""
+
+    def block(segment: _Segment, run: _Run, index: Any) -> None:
+        work(segment, _aligned(run.start + index * run.size, segment), run.size)
+
     for segment in segments:
         for run in segment.runs:
-            _loop(
-                run.times,
-                lambda index, segment=segment, run=run: work(
-                    segment, _aligned(run.start + index * run.size, segment), run.size
-                ),
-            )
+            _loop(run.times, functools.partial(block, segment, run))
 
 
 def _own(head: Any, channels: int) -> Any:

@@ -58,7 +58,7 @@ def test_gpus_are_estimated_and_said_to_be():
         ([], "give either --topology or --gpus"),
         (["--gpus=3"], "config field 'optim.global_batch'"),
         (["--topology=v5e:2x2", "--gpu=a100"], "--gpu is for --gpus"),
-        (["--gpus=2", "--config.model.attention=splash"], "config field 'model.attention'"),
+        (["--gpus=2", "--config.model.attention=fused"], "config field 'model.attention'"),
     ],
 )
 def test_mistakes_are_a_sentence(arguments, sentence):

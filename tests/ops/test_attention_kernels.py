@@ -1,6 +1,5 @@
 """The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
 
-import functools
 import re
 import types
 from collections import Counter
@@ -12,54 +11,12 @@ import pytest
 
 from echojepa_jax.models.blocks import BlockStack
 from echojepa_jax.ops import attention as ops
-from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.utils.errors import UserError
 
 
 def qkv(count, heads, head_dim, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 3)
     return tuple(jax.random.normal(key, (2, count, heads, head_dim)).astype(dtype) for key in keys)
-
-
-# Lengths with and without padding; ViT-L's, the small predictor's and ViT-g's heads.
-@pytest.mark.parametrize(("count", "head_dim"), [(128, 64), (80, 32), (200, 88)])
-def test_splash_equals_xla_forward_and_backward(count, head_dim):
-    arrays = qkv(count, 2, head_dim)
-    weight = jax.random.normal(jax.random.key(1), (2, count, 2, head_dim))
-
-    def loss(function):
-        return lambda *arrays: jnp.sum(function(*arrays) * weight)
-
-    def interpreted(*arrays):
-        return ops.splash_attention(*arrays, interpret=True)
-
-    np.testing.assert_allclose(interpreted(*arrays), ops.attention(*arrays), atol=2e-6)
-    got = jax.grad(loss(interpreted), argnums=(0, 1, 2))(*arrays)
-    wanted = jax.grad(loss(ops.attention), argnums=(0, 1, 2))(*arrays)
-    for mine, other in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-5)
-
-
-def test_splash_on_a_mesh_in_half_precision_and_with_segments(monkeypatch):
-    """As a TPU slice runs it: a kernel on each device, each part of a sequence by itself."""
-    interpreted = functools.partial(ops.splash_attention, interpret=True)
-    monkeypatch.setattr(ops, "splash_attention", interpreted)
-    mesh = meshes.make_mesh(replica=2, fsdp=4)
-    keys = jax.random.split(jax.random.key(0), 4)
-    query, key, value, weight = (jax.random.normal(k, (8, 100, 2, 32), jnp.bfloat16) for k in keys)
-
-    def gradients(backend):
-        def loss(*arrays):
-            out = ops.attention(*arrays, backend=backend, segments=(40, 60))
-            return jnp.sum(out.astype(jnp.float32) * weight), out
-
-        arrays = (jax.device_put(x, meshes.batch_sharding(mesh)) for x in (query, key, value))
-        with jax.set_mesh(mesh):
-            found = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
-        return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.tree.leaves(found))
-
-    for mine, wanted in zip(gradients("splash"), gradients("xla"), strict=True):
-        np.testing.assert_allclose(mine, wanted, atol=0.03)  # of values up to 5: half precision
 
 
 def test_one_head_at_a_time_is_the_same():
@@ -84,24 +41,17 @@ def test_segments_attend_to_themselves_only():
     np.testing.assert_array_equal(ops.attention(*arrays, segments=(3, 4)), wanted)
 
 
-def test_blocks_are_whole_registers_and_waste_little():
-    for count in (80, 296, 968, 1176, 1568, 3528):
-        block = ops._block(count)
-        assert block % 128 == 0
-        padded = -(-count // block) * block
-        assert padded - count < max(128, 0.15 * count)
-
-
 def choose(wanted, platform, dtype="bfloat16", head_dims=(64, 32)):
     return ops.choose_backend(wanted, platform, dtype, head_dims)
 
 
 def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
     best = {platform: choose("auto", platform) for platform in ("cpu", "gpu", "tpu")}
-    assert best == {"cpu": "mapped", "gpu": "cudnn", "tpu": "splash"}
+    assert best == {"cpu": "mapped", "gpu": "cudnn", "tpu": "fused"}
     assert choose("xla", "tpu") == "xla"
-    with pytest.raises(UserError, match=r"'splash' runs on TPUs; this is a GPU .*: use 'cudnn'"):
-        choose("splash", "gpu")
+    assert choose("auto", "tpu", head_dims=(256,)) == "xla"
+    with pytest.raises(UserError, match=r"'fused' runs on TPUs; this is a GPU .*: use 'cudnn'"):
+        choose("fused", "gpu")
 
 
 @pytest.mark.parametrize(

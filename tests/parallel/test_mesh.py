@@ -89,7 +89,7 @@ def test_the_state_of_a_tpu_slice_is_made_part_by_part():
     config = importlib.import_module("configs.vit_l").get_config()
     ahead.prepare_environment()
     program = make_program(config, meshes.make_mesh(ahead.tpu_devices("v5e:2x2"), 1, -1))
-    assert program.networks.encoder.attention == "splash"
+    assert program.networks.encoder.attention == "fused"
     with jax.set_mesh(program.mesh):
         places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
         key = jax.eval_shape(lambda: jax.random.key(0))

@@ -1,0 +1,177 @@
+"""The attention kernel of TPUs: interpreted on a CPU against XLA, and compiled for TPUs."""
+
+import functools
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echojepa_jax.costs import ahead
+from echojepa_jax.models.blocks import BlockStack
+from echojepa_jax.ops import attention as ops
+from echojepa_jax.ops import tpu_attention
+from echojepa_jax.ops.rotary import rotary_angles
+from echojepa_jax.parallel import mesh as meshes
+
+
+def interpreted(qkv, cos, sin, heads, segments):
+    return tpu_attention.self_attention(qkv, cos, sin, heads, segments, interpret=True)
+
+
+def by_xla(qkv, cos, sin, heads, segments):
+    return ops.self_attention(qkv, cos, sin, heads, "xla", segments)
+
+
+def inputs(clips, count, heads, channels, dtype, places=None):
+    """A fused projection, a gradient of the result, and angles of some places of tokens."""
+    keys = jax.random.split(jax.random.key(count), 3)
+    qkv = jax.random.normal(keys[0], (clips, count, 3 * heads * channels), dtype)
+    weight = jax.random.normal(keys[1], (clips, count, heads * channels))
+    ids = jax.random.randint(keys[2], (places or clips, count), 0, 8 * 14 * 14)
+    return qkv, weight, *rotary_angles(ids, (8, 14, 14), channels)
+
+
+def outputs_and_gradients(function, qkv, weight, cos, sin, heads, segments):
+    def loss(qkv):
+        out = function(qkv, cos, sin, heads, segments)
+        return jnp.sum(out.astype(jnp.float32) * weight), out
+
+    gradient, out = jax.jit(jax.grad(loss, has_aux=True))(qkv)
+    assert out.dtype == gradient.dtype == qkv.dtype
+    return np.asarray(out, np.float32), np.asarray(gradient, np.float32)
+
+
+# Two and four heads in a register, one, and heads that are padded; odd lengths, segments of one
+# token, segments that start within a register's rows; several blocks of queries and a shorter one.
+@pytest.mark.parametrize(
+    ("heads", "channels", "segments"),
+    [
+        (2, 64, (64,)),
+        (4, 64, (1, 99, 41)),
+        (4, 32, (100, 41)),
+        (8, 32, (7, 1, 1)),
+        (1, 128, (33,)),
+        (3, 64, (30, 47)),
+        (2, 80, (24, 13)),
+        (2, 88, (41,)),
+        (4, 12, (17, 8)),
+        (2, 64, (8, 1157)),
+    ],
+)
+def test_it_equals_xla_forward_and_backward(heads, channels, segments):
+    arrays = inputs(1 if sum(segments) > 1000 else 2, sum(segments), heads, channels, jnp.float32)
+    mine, wanted = (
+        outputs_and_gradients(function, *arrays, heads, segments)
+        for function in (interpreted, by_xla)
+    )
+    for got, other in zip(mine, wanted, strict=True):
+        np.testing.assert_allclose(got, other, atol=5e-6)
+
+
+@pytest.mark.parametrize(("heads", "channels"), [(2, 64), (4, 32), (2, 88)])
+def test_in_half_precision_it_is_one_rounding_away_from_xla(heads, channels):
+    segments = (100, 156)
+    arrays = inputs(2, 256, heads, channels, jnp.bfloat16, places=1)
+    (out, gradient), (wanted, of_wanted) = (
+        outputs_and_gradients(function, *arrays, heads, segments)
+        for function in (interpreted, by_xla)
+    )
+    # The distance between neighbouring numbers of bfloat16, at the size of the largest values.
+    step = 2.0 ** (np.floor(np.log2(abs(wanted).max())) - 7)
+    assert abs(out - wanted).max() <= step
+    assert np.linalg.norm(gradient - of_wanted) < 0.01 * np.linalg.norm(of_wanted)
+
+
+def test_large_scores_neither_overflow_nor_vanish():
+    qkv, weight, cos, sin = inputs(1, 40, 2, 64, jnp.float32)
+    arrays = (qkv * 40, weight, cos, sin)
+    mine, wanted = (
+        outputs_and_gradients(function, *arrays, 2, (40,)) for function in (interpreted, by_xla)
+    )
+    for got, other in zip(mine, wanted, strict=True):
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, other, rtol=1e-3, atol=1e-3 * abs(other).max())
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=4))
+def test_every_query_is_in_one_block_of_its_segment(counts):
+    start = 0
+    for segment in tpu_attention._laid(counts):
+        assert segment.start == start
+        queries = []
+        for run in segment.runs:
+            assert run.size % tpu_attention.LANES == 0
+            for index in range(run.times):
+                first = run.start + index * run.size
+                queries += range(first, first + run.size)
+        start += segment.count
+        assert queries[: segment.count] == list(range(segment.start, start))
+        assert len(queries) < segment.count + tpu_attention.LANES
+        assert max(queries) < tpu_attention._spare_rows(sum(counts))
+
+
+def test_on_a_mesh_every_device_has_its_own_clips(monkeypatch):
+    """As a TPU slice runs it; angles are the same for all clips, or each clip's own."""
+    kernel = functools.partial(tpu_attention.self_attention, interpret=True)
+    monkeypatch.setattr(tpu_attention, "self_attention", kernel)
+    mesh = meshes.make_mesh(replica=2, fsdp=4)
+    for places in (1, 8):
+        qkv, weight, cos, sin = inputs(8, 60, 4, 32, jnp.float32, places=places)
+        qkv = jax.device_put(qkv, meshes.batch_sharding(mesh))
+
+        def on_mesh(qkv, cos, sin, heads, segments):
+            return ops.self_attention(qkv, cos, sin, heads, "fused", segments)
+
+        with jax.set_mesh(mesh):
+            mine = outputs_and_gradients(on_mesh, qkv, weight, cos, sin, 4, (20, 40))
+        wanted = outputs_and_gradients(by_xla, qkv, weight, cos, sin, 4, (20, 40))
+        for got, other in zip(mine, wanted, strict=True):
+            np.testing.assert_allclose(got, other, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("remat", "forwards", "kept"), [("none", 1, None), ("attention", 1, 2), ("full", 2, 1)]
+)
+def test_remat_keeps_the_result_of_the_kernel_and_no_more(remat, forwards, kept):
+    settings = dict(depth=2, heads=2, mlp_hidden=64, scan_layers=False, dtype=jnp.bfloat16)
+    x, ids, grid = jnp.zeros((1, 16, 128)), jnp.arange(16)[None], (1, 4, 4)
+    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, ids, grid)
+    stack = BlockStack(remat=remat, attention="fused", **settings)
+
+    def loss(params):
+        return jnp.sum(stack.apply(params, x, ids, grid))
+
+    gradient = str(jax.make_jaxpr(jax.grad(loss))(params))
+    # The layers are a loop, whose body is written once.
+    kinds = Counter(re.findall(r"name=attention_(forward|backward)", gradient))
+    assert kinds == {"forward": forwards, "backward": 1}
+    if kept:
+        # Of two layers: the block's input, and the attention's result.
+        assert len(set(re.findall(r"(\w+):(?:bf16|f32)\[2,1,16,128\]", gradient))) >= kept
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_it_compiles_for_tpus_that_are_not_there(topology):
+    ahead.prepare_environment()
+    device = ahead.tpu_devices(topology)[0]
+    one = jax.sharding.SingleDeviceSharding(device)
+
+    def of(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=one)
+
+    def both(qkv, cos, sin, gradient):
+        def attend(qkv):
+            return tpu_attention.self_attention(qkv, cos, sin, 4, (9, 1, 127))
+
+        out, back = jax.vjp(attend, qkv)
+        return out, back(gradient)
+
+    angles = of(2, 137, 32)
+    qkv, gradient = of(2, 137, 384, dtype=jnp.bfloat16), of(2, 137, 128, dtype=jnp.bfloat16)
+    compiled = jax.jit(both).lower(qkv, angles, angles, gradient).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**20, "nothing is copied around it"
