@@ -96,32 +96,32 @@ class _Run(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """A sequence of `count` tokens from `start` on; in scratch memory, its keys lie apart.
+    """A sequence of `length` tokens from `start` on; in scratch memory, its keys lie apart.
 
     row, column: where its keys begin, when they are rows, and when they are columns.
     """
 
     start: int
-    count: int
+    length: int
     row: int
     column: int
 
     @property
     def tokens(self) -> slice:
-        return slice(self.start, self.start + self.count)
+        return slice(self.start, self.start + self.length)
 
     @property
     def rows(self) -> slice:
-        return slice(self.row, self.row + self.count)
+        return slice(self.row, self.row + self.length)
 
     @property
     def columns(self) -> slice:
-        return slice(self.column, self.column + self.count)
+        return slice(self.column, self.column + self.length)
 
     @property
     def runs(self) -> list[_Run]:
         """Blocks of queries, of whole registers: the last one may go past the segment's end."""
-        tiles = -(-self.count // LANES)
+        tiles = -(-self.length // LANES)
         size = next((size for size in _BLOCKS if tiles % size == 0), _BLOCKS[0])
         times, rest = divmod(tiles, size)
         runs = (
@@ -280,8 +280,8 @@ def _lanes_of(head: Any, channels: int) -> jax.Array:
 
 def _chunks(segment: _Segment) -> Iterator[tuple[slice, slice]]:
     """Some tokens of a segment at a time: where they are in the clip, and among the keys."""
-    for at in range(0, segment.count, _STAGED):
-        count = min(_STAGED, segment.count - at)
+    for at in range(0, segment.length, _STAGED):
+        count = min(_STAGED, segment.length - at)
         start, row = segment.start + at, segment.row + at
         yield slice(start, start + count), slice(row, row + count)
 
@@ -325,8 +325,8 @@ def _each_head(channels: int, work: Callable[[Sequence[Any]], None]) -> None:
 
 def _lay_across(ref: Any, segment: _Segment, columns: Any) -> None:
     """Lays the tokens of a segment across: [n, 128] to columns of [128, N]."""
-    for at in range(0, segment.count, LANES):
-        count = min(LANES, segment.count - at)
+    for at in range(0, segment.length, LANES):
+        count = min(LANES, segment.length - at)
         some = ref[segment.start + at : segment.start + at + count].astype(jnp.float32)
         if count < LANES:
             some = jnp.concatenate([some, jnp.zeros((LANES - count, LANES), jnp.float32)])
@@ -438,7 +438,7 @@ def _backward_kernel(
         asked = queries[pl.ds(start, size)].astype(dtype)
         # Nothing comes back from the queries past the segment's end.
         token = start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
-        inside = token < segment.start + segment.count
+        inside = token < segment.start + segment.length
         came = jnp.where(inside, gradients[pl.ds(start, size)], 0).astype(dtype)
 
         def heads(some: Sequence[Any]) -> None:

@@ -109,9 +109,9 @@ def test_every_query_is_in_one_block_of_its_segment(counts):
             for index in range(run.times):
                 first = run.start + index * run.size
                 queries += range(first, first + run.size)
-        start += segment.count
-        assert queries[: segment.count] == list(range(segment.start, start))
-        assert len(queries) < segment.count + tpu_attention.LANES
+        start += segment.length
+        assert queries[: segment.length] == list(range(segment.start, start))
+        assert len(queries) < segment.length + tpu_attention.LANES
         assert max(queries) < tpu_attention._spare_rows(sum(counts))
 
 
