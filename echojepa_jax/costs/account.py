@@ -10,16 +10,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from echojepa_jax.costs import bundles, collectives, hlo
+from echojepa_jax.costs import bundles, hlo
 
+COLLECTIVES = "collectives"
 PRODUCTS, KERNELS, OTHER_KERNELS = "matrix products", "attention kernels", "other kernels"
 ROTARY, MOVING, ELEMENTWISE = "rotary", "moving data", "elementwise"
-COLLECTIVES = "collectives"
 KINDS = (PRODUCTS, KERNELS, OTHER_KERNELS, ROTARY, MOVING, ELEMENTWISE)
 
+TARGET, ENCODER = "target encoder", "encoder"
 OUTSIDE, OPTIMIZER = "outside the layers", "optimizer and EMA"
 PARTS = (
-    "target encoder",
+    ENCODER,
+    TARGET,
     "context encoder, forward",
     "context encoder, backward",
     "predictor, forward",
@@ -28,11 +30,12 @@ PARTS = (
     OPTIMIZER,
 )
 _SCOPES = {
-    "target_encoder": "target encoder",
+    "target_encoder": TARGET,
     "context_encoder": "context encoder",
     "predictor": "predictor",
+    "Encoder": ENCODER,
 }
-"""Names that the training step gives to its parts, see train/step.py."""
+"""Names that the training step gives to its parts (train/step.py), and that of an encoder alone."""
 
 LEFT_OUT = (
     "waiting for memory inside of kernels",
@@ -42,6 +45,7 @@ LEFT_OUT = (
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
+_JOINS = {"add", "maximum", "or"}  # what the compiler concatenates padded arrays by
 _MOVES = {
     "broadcast",
     "concatenate",
@@ -125,6 +129,23 @@ class Account:
         return sum(self.by_kind().get(kind, 0.0) for kind in kinds) / self.seconds
 
 
+def of_dump(folder: Path, clock: float, schedules: Path | None) -> Account | None:
+    """The account of the one program that was compiled with this folder for its dump.
+
+    Args:
+      schedules: the folder of `ahead.prepare_environment`; None = there is none.
+
+    Returns:
+      None if the compiler has told no estimates.
+    """
+    found = bundles.schedules(schedules) if schedules else {}
+    for file in folder.glob("*after_codegen.txt"):
+        text = file.read_text()
+        if _CYCLES.search(text):
+            return account(text, clock, found)
+    return None
+
+
 def account(text: str, clock: float, schedules: Mapping[str, Path]) -> Account:
     """The account of a program.
 
@@ -134,10 +155,8 @@ def account(text: str, clock: float, schedules: Mapping[str, Path]) -> Account:
       schedules: of kernels, see `bundles.schedules`.
 
     Raises:
-      ValueError: the text has no entry computation, or no estimates.
+      ValueError: the text has no entry computation.
     """
-    if not _CYCLES.search(text):
-        raise ValueError("the text of the program has no estimates of its compiler")
     bodies = hlo.computations(text)
     return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", schedules)), clock)
 
@@ -221,15 +240,32 @@ def kind_of(one: hlo.Instruction, inner: list[hlo.Instruction]) -> str:
     # Neighbouring channels are swapped by a product, too.
     if any(not _is_rotary(each) for each in products):
         return PRODUCTS
-    computing = [each for each in inner if each.opcode not in _MOVES | _NEITHER]
+    by_name = {each.name: each for each in inner}
+    moving = [each for each in inner if each.opcode in _MOVES or _joins(each, by_name)]
+    computing = [
+        each for each in inner if each.opcode not in _MOVES | _NEITHER and each not in moving
+    ]
     rotary = sum(_is_rotary(each) for each in computing)
     if products or (computing and 2 * rotary >= len(computing)):
         return ROTARY
     if computing:
         return ELEMENTWISE
-    if any(each.opcode in _MOVES for each in inner):
+    if moving:
         return ROTARY if _is_rotary(one) else MOVING
     return ELEMENTWISE  # a conversion
+
+
+def _joins(one: hlo.Instruction, by_name: Mapping[str, hlo.Instruction]) -> bool:
+    """Whether it only lays padded arrays over each other, which is how they are concatenated."""
+    if one.opcode not in _JOINS:
+        return False
+    for name in one.operands:
+        source = by_name.get(name)
+        while source and source.opcode in ("convert", "bitcast"):
+            source = by_name.get(source.operands[0])
+        if not source or not (source.opcode == "pad" or _joins(source, by_name)):
+            return False
+    return True
 
 
 def _is_rotary(one: hlo.Instruction) -> bool:
@@ -247,6 +283,6 @@ def part_of(op_name: str) -> str:
     if not scope or "stack" not in op_name.split("/"):
         return OUTSIDE
     name = _SCOPES[scope[1]]
-    if name == PARTS[0]:
+    if name in (TARGET, ENCODER):
         return name
     return f"{name}, {'backward' if 'transpose(' in op_name else 'forward'}"

@@ -140,9 +140,7 @@ def _parse(text: str) -> tuple[list[_Bundle], dict[str, int]]:
         for part in _COMMENT.sub("", line).split(";;"):
             if found := _BRANCH.search(part):
                 branch = (found[1] or "", found[2])
-            elif found := _LOAD.search(part):
-                statements.append(_Statement(found[1], "smov.u32", (found[2],)))
-            elif found := _STORE.search(part):
+            elif (found := _LOAD.search(part)) or (found := _STORE.search(part)):
                 statements.append(_Statement(found[1], "smov.u32", (found[2],)))
             elif found := _STATEMENT.search(part):
                 operands = tuple(

@@ -36,6 +36,11 @@ class Instruction:
         found = _OP_NAME.search(self.line)
         return found[1] if found else ""
 
+    @property
+    def operands(self) -> list[str]:
+        """The names of what it takes."""
+        return re.findall(r"%([\w.\-]+)", self.line.split(f" {self.opcode}(", 1)[1].split(")")[0])
+
 
 def computations(text: str) -> Bodies:
     """All computations of a program's text, by name."""
