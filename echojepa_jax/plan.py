@@ -1,16 +1,22 @@
 """Plan a training run before anyone pays for the machine: does it fit, and how long will it take?
 
   pip install libtpu
-  python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8
+  python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8 --dearest=10
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
+  python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:2x2 --forward=32
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
 
 For a TPU slice the training step is compiled as it would be there, on any machine: memory and
-collectives are the compiler's. For GPUs the collectives are those of a compilation for as many
-simulated devices, and memory is an estimate. Times are estimates from data sheets.
+collectives are the compiler's, and so is the account of where the time goes. For GPUs the
+collectives are those of a compilation for as many simulated devices, and memory is an estimate.
+Other times are estimates from data sheets.
 """
 
+import json
 import sys
+import tempfile
+from functools import partial
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -20,25 +26,50 @@ from echojepa_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to train: a file of configs/", sys_argv=command_line.speakable(sys.argv)
 )
-TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice: v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "a TPU slice: v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, v7x:2x2x1"
+)
 GPUS = flags.DEFINE_integer("gpus", 0, "a number of GPUs, instead of a topology")
 GPU = flags.DEFINE_enum("gpu", "h100", ["a100", "h100", "h200"], "which GPU")
 SWEEP = flags.DEFINE_bool("sweep", False, "find the largest global batch that fits")
+FORWARD = flags.DEFINE_integer(
+    "forward", 0, "plan a forward pass of the encoder on so many clips, as embed makes it", 0
+)
+DEAREST = flags.DEFINE_integer("dearest", 0, "list so many of the dearest instructions", 0)
 VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes over it")
+JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
 
 def job() -> str:
-    from echojepa_jax.costs import ahead
     from echojepa_jax.utils.errors import UserError
 
     if bool(TOPOLOGY.value) == bool(GPUS.value):
         raise UserError("give either --topology or --gpus; see --help")
     if TOPOLOGY.value and flags.FLAGS["gpu"].present:
         raise UserError("--gpu is for --gpus, and --topology names a TPU slice")
-    ahead.prepare_environment(simulated=GPUS.value)
+    for name in ("forward", "dearest"):
+        if flags.FLAGS[name].value and not TOPOLOGY.value:
+            raise UserError(f"--{name} needs the compiler of a TPU: name a --topology")
+    if SWEEP.value and (FORWARD.value or DEAREST.value):
+        raise UserError("--sweep makes no account: leave out --forward and --dearest")
+    with tempfile.TemporaryDirectory() as schedules:
+        return _plan(Path(schedules))
+
+
+def _plan(schedules: Path) -> str:
+    """Makes and prints the plan; returns what it says last.
+
+    Args:
+      schedules: an empty folder, for the compiler of TPUs.
+    """
+    from echojepa_jax.costs import ahead
+
+    with_account = bool(TOPOLOGY.value) and not SWEEP.value
+    ahead.prepare_environment(GPUS.value, str(schedules) if with_account else "")
 
     import jax
 
+    from echojepa_jax.costs import forward
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
@@ -52,17 +83,34 @@ def job() -> str:
     config = CONFIG.value
     if not config.data.sources:
         config.data.sources = ("videos:.",)  # a plan needs no data
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if FORWARD.value:
+        of_encoder = forward.make_forward(config, devices[0], chip, FORWARD.value, schedules, say)
+        if JSON.value:
+            return json.dumps(forward.as_json(of_encoder, DEAREST.value), indent=2)
+        return _printed(forward.table(of_encoder, DEAREST.value))
     configs.check(config, len(devices))
-    make = plans.largest_batch if SWEEP.value else plans.make_plan
-    found = make(config, devices, chip, lambda line: print(line, file=sys.stderr, flush=True))
+    make = partial(plans.make_plan, schedules=schedules if with_account else None)
+    found = (plans.largest_batch if SWEEP.value else make)(config, devices, chip, say)
     if found is None:
         return "does not fit: not even one clip a chip; try more chips, or a smaller model"
-    *lines, last = plans.table(found, VIDEOS.value).splitlines()
-    print("\n".join(lines))
+    if JSON.value:
+        return json.dumps(plans.as_json(found, VIDEOS.value, DEAREST.value), indent=2)
+    last = _printed(plans.table(found, VIDEOS.value, DEAREST.value))
     if SWEEP.value:
         return (
             f"{last}; {found.config.optim.global_batch} is the largest global batch found to do so"
         )
+    return last
+
+
+def _printed(table: str) -> str:
+    """Prints a table but for its last line, which is returned."""
+    *lines, last = table.splitlines()
+    print("\n".join(lines))
     return last
 
 

@@ -11,6 +11,8 @@ import argparse
 import importlib
 import math
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -38,7 +40,8 @@ def main() -> None:
     leaves = jax.tree.leaves(program.state.params)
     whole = {math.prod(shape[-2:]) for leaf in leaves for shape in both_shapes(leaf)}
     whole |= {shape[-1] for leaf in leaves for shape in both_shapes(leaf)}
-    text, memory = plans.compiled_program(program)
+    with tempfile.TemporaryDirectory() as folder:
+        text, memory = plans.compiled_program(program, Path(folder))
     assert memory.compiled
     found = collectives(text)
     assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}

@@ -9,18 +9,26 @@ from jax.experimental import topologies
 from echojepa_jax.costs.chips import TPUS
 from echojepa_jax.utils.errors import UserError
 
+# Of all that the TPU compiler can write about its work, the final schedules: 0.2 GB for a step.
+_SCHEDULES = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
 
-def prepare_environment(simulated: int = 0) -> None:
+
+def prepare_environment(simulated: int = 0, schedules: str = "") -> None:
     """Comes before JAX looks for devices: nothing here must wait for a TPU.
 
     Args:
       simulated: how many CPU devices to simulate; 0 = one.
+      schedules: a folder where the TPU compiler leaves the schedule of whatever it compiles in this
+        process, for the account of a program; "" = nowhere.
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing here uses a TPU, so many can compile
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    if schedules:
+        flags = f" --xla_jf_dump_to={schedules} {_SCHEDULES}"
+        os.environ["LIBTPU_INIT_ARGS"] = os.environ.get("LIBTPU_INIT_ARGS", "") + flags
     if simulated:
         flag = f" --xla_force_host_platform_device_count={simulated}"
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flag
@@ -43,7 +51,8 @@ def tpu_devices(topology: str) -> list[jax.Device]:
     try:
         # The two cores of a v4 work as one device, as they do on a real one.
         cores = {"chip_config_name": "megacore"} if kind == "v4" else {}
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **cores)
+        name = topology.replace("v7x", "tpu7x")  # libtpu's name for it
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
     # Without libtpu, for a shape that no slice has, and for a name that it does not know.
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -5,10 +5,11 @@ compiler has split into the start and the end of one transfer counts once.
 """
 
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+from echojepa_jax.costs import hlo
 
 KINDS = (
     "all-gather",
@@ -21,20 +22,11 @@ KINDS = (
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
-_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(r"= (.+?) (" + "|".join(KINDS) + r")(-start)?\(")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
-_CALL = re.compile(
-    r"(?:calls|to_apply|body|condition|branch_computations|called_computations|true_computation"
-    r"|false_computation)=(?:\{([^}]*)\}|%?([\w.\-]+))"
-)
-_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)")
-_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)')
 # Who takes part: lists of devices, or so many groups of so many; nothing = all.
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
 _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)")
-_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]\d+\[\][^ ]* constant\((\d+)\)")
-_COMPARE = re.compile(r" compare\((.*?)\), direction=(\w+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +58,8 @@ def collectives(text: str) -> list[Collective]:
     Raises:
       ValueError: the text has no entry computation.
     """
-    bodies = dict(_computations(text))
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
-    if not entry:
-        raise ValueError("not the text of a compiled program: it has no ENTRY")
-    runs = _runs(bodies, entry[1])
+    bodies = hlo.computations(text)
+    runs = hlo.runs(bodies, hlo.entry(text))
     partitions = _PARTITIONS.search(text)
     everyone = int(partitions[1]) if partitions else 1
     found = []
@@ -121,50 +110,6 @@ def _kept_part(lines: list[str]) -> str | None:
     """The type of what is kept of an all-reduce that is sliced at once: a reduce-scatter."""
     root = re.search(r"ROOT %\S+ = (\S+) dynamic-slice\(%all-reduce", "\n".join(lines))
     return root[1] if root else None
-
-
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    name, lines = "", list[str]()
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            name, lines = head[1], []
-        elif line == "}" and name:
-            yield name, lines
-            name = ""
-        elif name:
-            lines.append(line)
-
-
-def _runs(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs in one run of the entry."""
-    callers: dict[str, list[tuple[str, int]]] = {name: [] for name in bodies}
-    for name, lines in bodies.items():
-        for line in lines:
-            trips, body = 1, ""
-            if loop := _WHILE.search(line):
-                body = loop[2]
-                known = _TRIPS.search(line)
-                trips = int(known[1]) if known else _trips(bodies.get(loop[1], []))
-            for several, one in _CALL.findall(line):
-                for callee in re.findall(r"[\w.\-]+", several) if several else [one]:
-                    if callee in callers:
-                        callers[callee].append((name, trips if callee == body else 1))
-
-    @functools.cache
-    def runs(name: str) -> int:
-        return 1 if name == entry else sum(runs(caller) * times for caller, times in callers[name])
-
-    return {name: runs(name) for name in bodies}
-
-
-def _trips(condition: list[str]) -> int:
-    """How often a loop runs that counts from 0 up to a constant: 1 if it is of another kind."""
-    constants = {m[1]: int(m[2]) for line in condition if (m := _CONSTANT.search(line))}
-    for line in condition:
-        if (compare := _COMPARE.search(line)) and compare[2] == "LT":
-            names = re.findall(r"[\w.\-]+", compare[1])
-            return next((constants[name] for name in names if name in constants), 1)
-    return 1
 
 
 def _result(types: str, kind: str, is_start: bool) -> tuple[tuple[str, ...], int]:

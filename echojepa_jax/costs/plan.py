@@ -15,9 +15,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from echojepa_jax.costs import flops
+from echojepa_jax.costs import account as accounts
+from echojepa_jax.costs import account_table, flops
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
+from echojepa_jax.costs.units import scaled
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import COMPILER_OPTIONS, Program, attention_of, make_program
 from echojepa_jax.train.state import make_networks
@@ -27,8 +29,8 @@ from echojepa_jax.train.state import make_networks
 USABLE = 0.92
 # How many batches a sweep tries after the first two, and when a larger one is not worth trying.
 SWEEPS, CLOSE = 4, 1.03
-# A well-fed step reaches about half of what the data sheet says.
-REACHED = 0.5
+# What steps reach of the data sheet's peak: an ordinary one, and a very good one.
+REACHED = (0.3, 0.5)
 _DUMPED = "*train_step*after_optimizations.txt"
 
 
@@ -52,7 +54,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step of a config on so many chips takes."""
+    """What a step of a config on so many chips takes. account: of one TPU, if it was asked for."""
 
     config: ConfigDict
     chip: Chip
@@ -61,6 +63,7 @@ class Plan:
     memory: Memory
     sent: list[Collective]
     clip: flops.ClipFlops
+    account: accounts.Account | None = None
 
     @property
     def fits(self) -> bool:
@@ -81,10 +84,20 @@ class Plan:
             "links": sum(one.sent * one.runs / self.chip.send(one.devices) for one in self.sent),
         }
 
-    def seconds(self) -> tuple[float, float]:
-        """Of a step: what no program can be faster than, and what may be expected."""
-        bound = max(self.bounds().values())
-        return bound, max(bound, self.step_flops / self.chips / self.chip.flops / REACHED)
+    def seconds(self) -> tuple[float, ...]:
+        """Of a step: what no program can be faster than, and at each of the shares `REACHED`."""
+        bounds = self.bounds()
+        bound = max(bounds.values())
+        return bound, *(max(bound, bounds["compute"] / share) for share in REACHED)
+
+    def flops_by_part(self) -> dict[str, float]:
+        """Of one chip in a step, by part of the account."""
+        clip, clips = self.clip, self.config.optim.global_batch / self.chips
+        found = {accounts.TARGET: clip.target}
+        for name, total in (("context encoder", clip.context), ("predictor", clip.predictor)):
+            found[f"{name}, forward"] = total / flops.FORWARD_AND_BACKWARD
+            found[f"{name}, backward"] = total - found[f"{name}, forward"]
+        return {name: count * clips for name, count in found.items()}
 
 
 def make_plan(
@@ -92,8 +105,12 @@ def make_plan(
     devices: list[jax.Device],
     chip: Chip,
     say: Callable[[str], None] = lambda _: None,
+    schedules: Path | None = None,
 ) -> Plan:
     """Compiles the step for devices that need not be there.
+
+    Args:
+      schedules: the folder of `ahead.prepare_environment`, for an account; None = none is wanted.
 
     Raises:
       UserError: the attention backend does not run there.
@@ -106,7 +123,9 @@ def make_plan(
         compiled_for.model.attention = "auto"  # simulated devices have no kernels of GPUs
     program = make_program(compiled_for, mesh)
     say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
-    text, memory = compiled_program(program, on_gpus)
+    with tempfile.TemporaryDirectory() as folder:
+        text, memory = compiled_program(program, Path(folder), on_gpus)
+        account = accounts.of_dump(Path(folder), chip.clock, schedules) if schedules else None
     return Plan(
         config,
         chip,
@@ -115,29 +134,30 @@ def make_plan(
         memory,
         collectives(text),
         flops.of_clip(config),
+        account,
     )
 
 
-def compiled_program(program: Program, on_gpus: str = "") -> tuple[str, Memory]:
+def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple[str, Memory]:
     """The compiled program's text, and the memory of a device.
 
     Args:
+      folder: an empty one, for what the compiler of TPUs writes.
       on_gpus: the attention backend on the GPUs that simulated devices stand for.
     """
     platform = meshes.platform_of(program.mesh)
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
     state, batch = (_bytes_per_device(tree) for tree in (program.state, program.batch))
-    with tempfile.TemporaryDirectory() as folder:
-        if platform == "tpu":
-            # The text of a program for a v5p cannot be had from JAX: its own check fails.
-            options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        with jax.set_mesh(program.mesh):
-            compiled = program.lower().compile(compiler_options=options)
-        if platform != "tpu":
-            temporaries = _estimated_temporaries(program, on_gpus)
-            return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=False)
-        (file,) = Path(folder).glob(_DUMPED)
-        text = file.read_text()
+    if platform == "tpu":
+        # The text of a program for a v5p cannot be had from JAX: its own check fails.
+        options |= {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
+    with jax.set_mesh(program.mesh):
+        compiled = program.lower().compile(compiler_options=options)
+    if platform != "tpu":
+        temporaries = _estimated_temporaries(program, on_gpus)
+        return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=False)
+    (file,) = folder.glob(_DUMPED)
+    text = file.read_text()
     analysis: Any = compiled.memory_analysis()
     temporaries = analysis.peak_memory_in_bytes - state - batch
     return text, Memory(state, batch, max(0, temporaries), compiled=True)
@@ -230,11 +250,12 @@ def largest_batch(
     return known[max(clips for clips, found in known.items() if found.fits)]
 
 
-def table(plan: Plan, videos: int = 0) -> str:
+def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
     """A plan as text.
 
     Args:
       videos: of the data set, for the number of passes; 0 = unknown.
+      dearest: how many instructions of the account to list.
     """
     memory, optim = plan.memory, plan.config.optim
     told = "compiled" if memory.compiled else "ESTIMATED"
@@ -247,7 +268,7 @@ def table(plan: Plan, videos: int = 0) -> str:
         "",
         f"memory of a chip ({told})",
         *(
-            f"  {name:<28}{_scaled(value, 'B'):>12}"
+            f"  {name:<28}{scaled(value, 'B'):>12}"
             for name, value in (
                 ("parameters, optimizer, EMA", memory.state),
                 ("batch", memory.batch),
@@ -259,44 +280,95 @@ def table(plan: Plan, videos: int = 0) -> str:
         "",
         f"collectives of a step on a chip ({sent_by})",
         *(
-            f"  {kind:<20}{runs:6d} runs {_scaled(size, 'B'):>10} of results, "
-            f"{_scaled(sent, 'B')} sent"
+            f"  {kind:<20}{runs:6d} runs {scaled(size, 'B'):>10} of results, "
+            f"{scaled(sent, 'B')} sent"
             for kind, (runs, size, sent) in by_kind(plan.sent).items()
         ),
         "",
         "model FLOPs (counted)",
-        f"  a clip {_scaled(plan.clip.total, 'FLOP')}: "
-        f"target {_scaled(plan.clip.target, 'FLOP')}, "
-        f"context {_scaled(plan.clip.context, 'FLOP')}, "
-        f"predictor {_scaled(plan.clip.predictor, 'FLOP')}",
-        f"  a step {_scaled(plan.step_flops, 'FLOP')}",
+        f"  a clip {scaled(plan.clip.total, 'FLOP')}: "
+        f"target {scaled(plan.clip.target, 'FLOP')}, "
+        f"context {scaled(plan.clip.context, 'FLOP')}, "
+        f"predictor {scaled(plan.clip.predictor, 'FLOP')}",
+        f"  a step {scaled(plan.step_flops, 'FLOP')}",
         "",
         "time (ESTIMATED from data sheets)",
         *(
-            f"  {name:<10}{_scaled(value, 's'):>12} at least"
+            f"  {name:<10}{scaled(value, 's'):>12} at least"
             for name, value in plan.bounds().items()
         ),
     ]
-    bound, expected = plan.seconds()
+    bound, *expected = plan.seconds()
     steps = optim.epochs * optim.updates_per_epoch
     clips = steps * optim.global_batch
     passes = f" = {clips / videos:.1f} passes over {videos:,} videos" if videos else ""
     lines += [
-        f"  a step takes at least {_scaled(bound, 's')}; "
-        f"{_scaled(expected, 's')} at {REACHED:.0%} of the peak",
+        f"  a step takes at least {scaled(bound, 's')}; "
+        + " and ".join(
+            f"{scaled(value, 's')} at {share:.0%}"
+            for share, value in zip(REACHED, expected, strict=True)
+        )
+        + " of the peak",
         f"  {steps:,} steps: {bound * steps / 3600:.1f} h at least, "
-        f"{expected * steps / 3600:.1f} h expected; {clips:,} clips{passes}",
+        + " and ".join(
+            f"{value * steps / 3600:.1f} h at {share:.0%}"
+            for share, value in zip(REACHED, expected, strict=True)
+        )
+        + f"; {clips:,} clips{passes}",
         "",
-        verdict(plan),
     ]
+    if plan.account:
+        sent = plan.bounds()["links"]
+        account = account_table.lines(
+            plan.account, plan.flops_by_part(), plan.chip, sent, dearest, "a step"
+        )
+        lines += [*account, ""]
+    lines.append(verdict(plan))
     return "\n".join(lines)
 
 
-def _scaled(value: float, unit: str) -> str:
-    """A number with a prefix that suits it: "6.14 GB", "187 ms"."""
-    power = math.floor(math.log10(value) / 3) if value else 0
-    power = min(5, max(-3, power))
-    return f"{value / 1000.0**power:.4g} {'nµm kMGTP'[power + 3].strip()}{unit}"
+def as_json(plan: Plan, videos: int = 0, dearest: int = 0) -> dict[str, Any]:
+    """The same as numbers: bytes, FLOPs and seconds."""
+    optim = plan.config.optim
+    bound, *expected = plan.seconds()
+    steps = optim.epochs * optim.updates_per_epoch
+    found: dict[str, Any] = {
+        "chip": plan.chip.name,
+        "chips": plan.chips,
+        "mesh": plan.mesh,
+        "global_batch": optim.global_batch,
+        "remat": plan.config.model.remat,
+        "memory": {
+            **dataclasses.asdict(plan.memory),
+            "peak": plan.memory.peak,
+            "of": plan.chip.memory,
+        },
+        "collectives": {
+            kind: {"runs": runs, "bytes": size, "sent": sent}
+            for kind, (runs, size, sent) in by_kind(plan.sent).items()
+        },
+        "flops": {
+            "clip": {**dataclasses.asdict(plan.clip), "total": plan.clip.total},
+            "step": plan.step_flops,
+        },
+        "seconds": {
+            "bounds": plan.bounds(),
+            "at_least": bound,
+            "at_share_of_peak": dict(zip(map(str, REACHED), expected, strict=True)),
+        },
+        "steps": steps,
+        "clips": steps * optim.global_batch,
+        "fits": plan.fits,
+        "verdict": verdict(plan),
+    }
+    if videos:
+        found["passes"] = found["clips"] / videos
+    if plan.account:
+        sent = plan.bounds()["links"]
+        found["account"] = account_table.as_json(
+            plan.account, plan.flops_by_part(), plan.chip, sent, dearest
+        )
+    return found
 
 
 def verdict(plan: Plan) -> str:

@@ -13,6 +13,7 @@ def axis_channels(head_dim: int) -> int:
     return 2 * ((head_dim // 3) // 2)
 
 
+@jax.named_scope("rotary")
 def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array, jax.Array]:
     """Cosines and signed sines for tokens that sit at `ids` (method: V-JEPA 2, section 3).
 
@@ -54,6 +55,7 @@ def swap_matrix(channels: int) -> np.ndarray:
     return np.eye(channels, dtype=np.float32)[partner]
 
 
+@jax.named_scope("rotary")
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates queries or keys by the angles of their positions.
 

@@ -80,7 +80,7 @@ def tokens_of(
 
 
 @partial(jax.jit, static_argnames=("encoder", "mean", "std", "keep", "mesh"))
-def _encode(
+def encode_clips(
     params: Any,
     clips: jax.Array,
     encoder: Encoder,
@@ -89,6 +89,7 @@ def _encode(
     keep: str,
     mesh: Mesh,
 ) -> jax.Array:
+    """`tokens_of` of clips that are split over the devices of a mesh."""
     # Mapped over devices rather than partitioned by the compiler: every device then runs the very
     # program that one device would run on its part.
     batch = PartitionSpec(mesh.axis_names)
@@ -132,7 +133,7 @@ def encoded(
     waiting: tuple[dict[str, Any], jax.Array] | None = None
     with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
         for batch in on_device:
-            tokens = _encode(params, batch["clips"], encoder, mean, std, keep, mesh)
+            tokens = encode_clips(params, batch["clips"], encoder, mean, std, keep, mesh)
             # Results are fetched when the next batch is on its way, so no device waits.
             if waiting is not None:
                 yield _fetched(*waiting)

@@ -1,6 +1,7 @@
 """One training step, as plain mathematics (method, section 1).
 
-Everything here is pure. jit, donation and shardings are wrapped around it from outside.
+Everything here is pure. jit, donation and shardings are wrapped around it from outside. The parts
+have names, by which the account of a compiled step (costs/account.py) tells them apart.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ TARGET_NORM_EPS = 1e-5
 
 def target_embeddings(encoder: Any, target: Any, clips: jax.Array) -> jax.Array:
     """The target encoder's output, layer-normalised without parameters, as float32 [B, N, D]."""
-    tokens: Any = encoder.apply({"params": target}, clips)
-    return jax.nn.standardize(tokens, axis=-1, epsilon=TARGET_NORM_EPS)
+    with jax.named_scope("target_encoder"):
+        tokens: Any = encoder.apply({"params": target}, clips)
+        return jax.nn.standardize(tokens, axis=-1, epsilon=TARGET_NORM_EPS)
 
 
 def predict(
@@ -44,11 +46,13 @@ def predict(
     encoder, predictor = networks.encoder, networks.predictor
     # Laid end to end, the contexts share the matrix products and the gathering of parameters.
     ids, lengths = jnp.concatenate(context_ids, axis=1), [x.shape[1] for x in context_ids]
-    context = encoder.apply({"params": params["encoder"]}, clips, ids, lengths)
+    with jax.named_scope("context_encoder"):
+        context = encoder.apply({"params": params["encoder"]}, clips, ids, lengths)
     grid = encoder.grid(*clips.shape[1:4])
-    out: Any = predictor.apply(
-        {"params": params["predictor"]}, context, context_ids, target_ids, grid
-    )
+    with jax.named_scope("predictor"):
+        out: Any = predictor.apply(
+            {"params": params["predictor"]}, context, context_ids, target_ids, grid
+        )
     return [prediction.astype(jnp.float32) for prediction in out]
 
 
@@ -135,14 +139,15 @@ def update(
         (loss, by_mask, grads), _ = jax.lax.scan(accumulate, start, in_parts(batch, microbatches))
     loss, by_mask, grads = jax.tree.map(lambda x: x / clips_seen, (loss, by_mask, grads))
 
-    grad_norm = optax.global_norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    _, target = optimizer.ema.update(params["encoder"], state.target)
+    with jax.named_scope("optimizer"):
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        _, target = optimizer.ema.update(params["encoder"], state.target)
 
-    moved = TrainState(state.step, params, opt_state, target)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        moved = TrainState(state.step, params, opt_state, target)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
     metrics = {
         "loss": loss,
         "loss_by_mask": by_mask,

@@ -1,0 +1,288 @@
+"""Where a TPU spends its time in a compiled program, by the compiler's own account.
+
+The compiler writes into its program how many cycles it expects of nearly every instruction. They
+are summed here, those of a loop as often as it runs; a kernel written by hand has no such
+estimate, and its cycles are those of its schedule (see `bundles`).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from echojepa_jax.costs import bundles, hlo
+
+COLLECTIVES = "collectives"
+PRODUCTS, KERNELS, OTHER_KERNELS = "matrix products", "attention kernels", "other kernels"
+ROTARY, MOVING, ELEMENTWISE = "rotary", "moving data", "elementwise"
+KINDS = (PRODUCTS, KERNELS, OTHER_KERNELS, ROTARY, MOVING, ELEMENTWISE)
+
+TARGET, ENCODER = "target encoder", "encoder"
+OUTSIDE, OPTIMIZER = "outside the layers", "optimizer and EMA"
+PARTS = (
+    ENCODER,
+    TARGET,
+    "context encoder, forward",
+    "context encoder, backward",
+    "predictor, forward",
+    "predictor, backward",
+    OUTSIDE,
+    OPTIMIZER,
+)
+_SCOPES = {
+    "target_encoder": TARGET,
+    "context_encoder": "context encoder",
+    "predictor": "predictor",
+    "Encoder": ENCODER,
+}
+"""Names that the training step gives to its parts (train/step.py), and that of an encoder alone."""
+
+LEFT_OUT = (
+    "waiting for memory inside of kernels",
+    "the time of collectives and copies that run beside computation, and waiting for them",
+    "starting each instruction, and the host",
+)
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_PRODUCTS = {"dot", "convolution"}
+_JOINS = {"add", "maximum", "or"}  # what the compiler concatenates padded arrays by
+_MOVES = {
+    "broadcast",
+    "concatenate",
+    "copy",
+    "dynamic-slice",
+    "dynamic-update-slice",
+    "gather",
+    "pad",
+    "reshape",
+    "reverse",
+    "scatter",
+    "slice",
+    "transpose",
+}
+# What comes along with data that is moved: neither that nor computation.
+_NEITHER = {
+    "bitcast",
+    "bitcast-convert",
+    "constant",
+    "convert",
+    "custom-call",
+    "fusion",
+    "get-tuple-element",
+    "iota",
+    "parameter",
+    "partition-id",
+    "tuple",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An instruction of a program. cycles: of all its runs; None = a kernel without a schedule."""
+
+    name: str
+    shape: str
+    part: str
+    kind: str
+    op_name: str
+    runs: int
+    cycles: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """All instructions that take time, on one device. clock: of the device, cycles a second."""
+
+    rows: tuple[Row, ...]
+    clock: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.seconds_of(row) for row in self.rows)
+
+    @property
+    def without_cost(self) -> list[Row]:
+        """Kernels that nothing is known of."""
+        return [row for row in self.rows if row.cycles is None]
+
+    def seconds_of(self, row: Row) -> float:
+        return (row.cycles or 0) / self.clock
+
+    def by(self, key: Callable[[Row], str], order: Iterable[str]) -> dict[str, float]:
+        """Seconds by part or by kind: those of `order` that there are, in that order."""
+        found = {name: 0.0 for name in order if any(key(row) == name for row in self.rows)}
+        for row in self.rows:
+            found[key(row)] += self.seconds_of(row)
+        return found
+
+    def by_part(self) -> dict[str, float]:
+        return self.by(lambda row: row.part, PARTS)
+
+    def by_kind(self) -> dict[str, float]:
+        return self.by(lambda row: row.kind, KINDS)
+
+    def dearest(self, count: int) -> list[Row]:
+        return sorted(self.rows, key=lambda row: -(row.cycles or 0))[:count]
+
+    def share_of(self, *kinds: str) -> float:
+        """Of the time, what these kinds take."""
+        return sum(self.by_kind().get(kind, 0.0) for kind in kinds) / self.seconds
+
+
+def of_dump(folder: Path, clock: float, schedules: Path | None) -> Account | None:
+    """The account of the one program that was compiled with this folder for its dump.
+
+    Args:
+      schedules: the folder of `ahead.prepare_environment`; None = there is none.
+
+    Returns:
+      None if the compiler has told no estimates.
+    """
+    found = bundles.schedules(schedules) if schedules else {}
+    for file in folder.glob("*after_codegen.txt"):
+        text = file.read_text()
+        if _CYCLES.search(text):
+            return account(text, clock, found)
+    return None
+
+
+def account(text: str, clock: float, schedules: Mapping[str, Path]) -> Account:
+    """The account of a program.
+
+    Args:
+      text: of the program after code generation, with the compiler's estimates.
+      clock: of the device, cycles a second.
+      schedules: of kernels, see `bundles.schedules`.
+
+    Raises:
+      ValueError: the text has no entry computation.
+    """
+    bodies = hlo.computations(text)
+    return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", schedules)), clock)
+
+
+def _rows(
+    bodies: hlo.Bodies, name: str, runs: int, inside: str, schedules: Mapping[str, Path]
+) -> Iterator[Row]:
+    """Of a computation that runs so often.
+
+    inside: the op_name of the loop that it is in, for instructions that do not tell theirs.
+    """
+    for line in bodies.get(name, []):
+        found = hlo.instruction(line)
+        if found is None:
+            continue
+        # Names of what the compiler has made itself say little, such as "reduce_scatter".
+        told = found.op_name if found.op_name.startswith("jit(") else inside
+        if found.opcode == "while":
+            body, trips = hlo.loop(line, bodies) or ("", 1)
+            yield from _rows(bodies, body, runs * trips, told, schedules)
+        elif found.opcode == "conditional":
+            ways = [
+                list(_rows(bodies, way, runs, told, schedules))
+                for way in hlo.callees(
+                    line, "branch_computations", "true_computation", "false_computation"
+                )
+            ]
+            # One of them runs: the dearest, at worst.
+            yield from max(ways, key=lambda rows: sum(row.cycles or 0 for row in rows), default=[])
+        elif found.opcode == "call":
+            for callee in hlo.callees(line, "to_apply"):
+                yield from _rows(bodies, callee, runs, told, schedules)
+        else:
+            # A fusion's estimate is that of all it contains.
+            row = _row(bodies, found, runs, told, schedules)
+            if row:
+                yield row
+
+
+def _row(
+    bodies: hlo.Bodies,
+    one: hlo.Instruction,
+    runs: int,
+    told: str,
+    schedules: Mapping[str, Path],
+) -> Row | None:
+    cycles: int | None = None
+    if is_kernel(one):
+        if one.name in schedules:
+            cycles = bundles.cycles(schedules[one.name].read_text()) * runs
+    elif estimate := _CYCLES.search(one.line):
+        cycles = int(estimate[1]) * runs
+    else:
+        return None
+    kind = kind_of(one, list(contents(bodies, one)))
+    return Row(one.name, one.shape, part_of(told), kind, told, runs, cycles)
+
+
+def contents(bodies: hlo.Bodies, one: hlo.Instruction) -> Iterator[hlo.Instruction]:
+    """What a fusion consists of, also that of fusions in it; of anything else itself."""
+    if one.opcode != "fusion":
+        yield one
+        return
+    for callee in hlo.callees(one.line, "calls"):
+        for line in bodies.get(callee, []):
+            if inner := hlo.instruction(line):
+                yield from contents(bodies, inner)
+
+
+def is_kernel(one: hlo.Instruction) -> bool:
+    return one.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in one.line
+
+
+def kind_of(one: hlo.Instruction, inner: list[hlo.Instruction]) -> str:
+    """What an instruction does, by what it contains."""
+    if is_kernel(one):
+        words = one.name + one.op_name
+        attention = any(word in words for word in ("attention", "splash", "flash", "mha"))
+        return KERNELS if attention else OTHER_KERNELS
+    products = [each for each in inner if each.opcode in _PRODUCTS]
+    # Neighbouring channels are swapped by a product, too.
+    if any(not _is_rotary(each) for each in products):
+        return PRODUCTS
+    by_name = {each.name: each for each in inner}
+    moving = [each for each in inner if each.opcode in _MOVES or _joins(each, by_name)]
+    computing = [
+        each for each in inner if each.opcode not in _MOVES | _NEITHER and each not in moving
+    ]
+    rotary = sum(_is_rotary(each) for each in computing)
+    if products or (computing and 2 * rotary >= len(computing)):
+        return ROTARY
+    if computing:
+        return ELEMENTWISE
+    if moving:
+        return ROTARY if _is_rotary(one) else MOVING
+    return ELEMENTWISE  # a conversion
+
+
+def _joins(one: hlo.Instruction, by_name: Mapping[str, hlo.Instruction]) -> bool:
+    """Whether it only lays padded arrays over each other, which is how they are concatenated."""
+    if one.opcode not in _JOINS:
+        return False
+    for name in one.operands:
+        source = by_name.get(name)
+        while source and source.opcode in ("convert", "bitcast"):
+            source = by_name.get(source.operands[0])
+        if not source or not (source.opcode == "pad" or _joins(source, by_name)):
+            return False
+    return True
+
+
+def _is_rotary(one: hlo.Instruction) -> bool:
+    return re.search(r"\brotary\b", one.op_name) is not None
+
+
+def part_of(op_name: str) -> str:
+    """The part of a training step, by where in its program an instruction comes from.
+
+    What is computed again for the backward pass belongs to it.
+    """
+    if re.search(r"\b(optimizer|ema)\b", op_name):
+        return OPTIMIZER
+    scope = re.search(rf"\b({'|'.join(_SCOPES)})\b", op_name)
+    if not scope or "stack" not in op_name.split("/"):
+        return OUTSIDE
+    name = _SCOPES[scope[1]]
+    if name in (TARGET, ENCODER):
+        return name
+    return f"{name}, {'backward' if 'transpose(' in op_name else 'forward'}"

@@ -1,0 +1,104 @@
+"""The account of a program as lines of text, and as numbers for other programs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from echojepa_jax.costs.account import COLLECTIVES, LEFT_OUT, Account
+from echojepa_jax.costs.chips import Chip
+
+
+def lines(
+    account: Account,
+    flops: Mapping[str, float],
+    chip: Chip,
+    sent: float,
+    dearest: int,
+    whole: str,
+) -> list[str]:
+    """A table of the account.
+
+    Args:
+      flops: of the model on that device, by part.
+      sent: seconds that collectives take, by data sheets.
+      dearest: how many instructions to list.
+      whole: what the program is, such as "a step".
+    """
+    total = account.seconds
+    reached = _reached(sum(flops.values()), total, chip)
+    found = [
+        f"account of {whole} on a chip (the compiler's ESTIMATE of every instruction)",
+        f"  {'part':<28}{'time':>12}{'share':>9}{'of peak':>9}",
+    ]
+    for part, seconds in account.by_part().items():
+        peak = f"{_reached(flops[part], seconds, chip):9.1%}" if part in flops else ""
+        found.append(f"  {part:<28}{_ms(seconds)}{_share(seconds, total)}{peak}")
+    found += [
+        f"  {'all of it':<28}{_ms(total)}{_share(total, total)}{reached:9.1%}",
+        "",
+        f"  {'kind':<28}{'time':>12}{'share':>9}",
+    ]
+    for kind, seconds in account.by_kind().items():
+        found.append(f"  {kind:<28}{_ms(seconds)}{_share(seconds, total)}")
+    if sent:
+        found.append(f"  {COLLECTIVES:<28}{_ms(sent)}   by data sheets, not in the sum")
+    if dearest:
+        found += ["", f"  the dearest {dearest} instructions, all their runs together"]
+    for row in account.dearest(dearest):
+        shape = row.shape if len(row.shape) <= _WIDEST else row.shape[: _WIDEST - 3] + "..."
+        found.append(
+            f"  {_ms(account.seconds_of(row))}  {row.kind}; {row.part}; {row.runs} runs; "
+            f"{row.name} {shape}; {row.op_name}"
+        )
+    return [*found, "", *(f"  {line}" for line in left_out(account))]
+
+
+def left_out(account: Account) -> list[str]:
+    """What the account does not say, as sentences."""
+    found = [f"The account leaves out {', '.join(LEFT_OUT[:-1])}, and {LEFT_OUT[-1]}."]
+    if missing := account.without_cost:
+        names = ", ".join(sorted({row.name for row in missing}))
+        found.append(f"It also leaves out kernels whose schedule was not found: {names}.")
+    return found
+
+
+def as_json(
+    account: Account, flops: Mapping[str, float], chip: Chip, sent: float, dearest: int
+) -> dict[str, Any]:
+    """The same numbers; times are seconds."""
+    total = account.seconds
+    parts = account.by_part()
+    return {
+        "seconds": total,
+        "of_peak": _reached(sum(flops.values()), total, chip),
+        "by_part": parts,
+        "of_peak_by_part": {
+            part: _reached(flops[part], seconds, chip)
+            for part, seconds in parts.items()
+            if part in flops
+        },
+        "by_kind": account.by_kind(),
+        "collectives_by_data_sheets": sent,
+        "clock": account.clock,
+        "dearest": [
+            {**dataclasses.asdict(row), "seconds": account.seconds_of(row)}
+            for row in account.dearest(dearest)
+        ],
+        "left_out": left_out(account),
+    }
+
+
+_WIDEST = 60
+
+
+def _reached(flops: float, seconds: float, chip: Chip) -> float:
+    """The share of the chip's peak."""
+    return flops / seconds / chip.flops if seconds else 0.0
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:9.1f} ms"
+
+
+def _share(seconds: float, total: float) -> str:
+    return f"{seconds / total if total else 0.0:9.1%}"

@@ -1,0 +1,229 @@
+"""How many cycles a TPU kernel works, from its final schedule: no estimate goes with such kernels.
+
+The TPU compiler can write a kernel down as bundles, of which a core starts one a cycle. Loops over
+the grid and within it, and parts that run at some steps only, are branches that depend on counters.
+So the counters are computed here, bundle by bundle, as the core would, and what runs is counted.
+Data is not computed: a branch that depends on it counts as not taken, so that what it would
+leave out counts in full, and a loop that depends on it counts once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+Value = int | None
+"""A number, or the truth as 0 and 1; None = not known."""
+
+_DELAY = 4  # bundles behind a branch that run before it has its effect
+_FILE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
+_BUNDLE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})? *: *>* *\{", re.MULTILINE)
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_REGION = re.compile(r"Start(?:/End empty)? region (\d+)")
+_BRANCH = re.compile(r"= sbr\.rel (?:\((!?%\w+)\) )?target = \$region(\d+)")
+_STATEMENT = re.compile(r"(%\w+) = ([a-z][\w.]*) (?:\((!?%\w+)(?:, (%\w+))?\), )?(.*)")
+_LOAD = re.compile(r"(%\w+) = sld (\[smem:\[#\w+_spill\]\])")
+_STORE = re.compile(r"= sst (\[smem:\[#\w+_spill\]\]) (%\w+)")
+
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+}
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "sadd.s32": lambda a, b: a + b,
+    "ssub.s32": lambda a, b: a - b,
+    "smul.u32": lambda a, b: a * b,
+    "smulhi.u32": lambda a, b: (_unsigned(a) * _unsigned(b)) >> 32,
+    "sand.u32": lambda a, b: a & b,
+    "sor.u32": lambda a, b: a | b,
+    "sxor.u32": lambda a, b: a ^ b,
+    "sshll.u32": lambda a, b: a << b,
+    "sshrl.u32": lambda a, b: _unsigned(a) >> b,
+    "sshra.s32": lambda a, b: a >> b,
+    "smin.u32": lambda a, b: min(_unsigned(a), _unsigned(b)),
+    "smax.u32": lambda a, b: max(_unsigned(a), _unsigned(b)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Statement:
+    """`result = operation(operands)`, or `otherwise` where the condition does not hold."""
+
+    result: str
+    operation: str
+    operands: tuple[str, ...]
+    condition: str = ""
+    otherwise: str = ""
+
+    def needs(self) -> set[str]:
+        words = (*self.operands, self.condition, self.otherwise)
+        return {word.lstrip("!") for word in words if word}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bundle:
+    """What is of interest of one bundle. branch: condition ("" = always) and region, or None."""
+
+    statements: tuple[_Statement, ...]
+    branch: tuple[str, str] | None
+
+
+def schedules(folder: Path) -> dict[str, Path]:
+    """The files with schedules that the TPU compiler has written, by name of the instruction.
+
+    See `ahead.prepare_environment`. Of several by one name, the last one counts.
+    """
+    files = sorted(path for path in folder.iterdir() if _FILE.match(path.name))
+    return {_FILE.sub(r"\1", path.name): path for path in files}
+
+
+def cycles(text: str) -> int:
+    """How many bundles of a schedule run, each as often as it does."""
+    bundles, places = _parse(text)
+    wanted = _interesting(bundles)
+    # Where there is something to do; what lies between is only counted.
+    stops = [
+        (
+            tuple(one for one in bundle.statements if one.result in wanted),
+            bundle.branch,
+        )
+        for bundle in bundles
+    ]
+    following = [len(stops)] * (len(stops) + 1)
+    for place in range(len(stops) - 1, -1, -1):
+        busy = any(stops[place])
+        following[place] = place if busy else following[place + 1]
+    known: dict[str, Value] = {}
+    written: dict[str, int] = {}
+    count, place, clock = 0, 0, 0
+
+    def run(statements: tuple[_Statement, ...]) -> None:
+        nonlocal clock
+        for one in statements:
+            clock += 1
+            known[one.result] = _evaluated(one, known, written)
+            written[one.result] = clock
+
+    while place < len(stops):
+        stop = following[place]
+        count += stop - place
+        if stop == len(stops):
+            break
+        statements, branch = stops[stop]
+        run(statements)
+        count += 1
+        place = stop + 1
+        if branch and _taken(branch[0], known):
+            target = places[branch[1]]
+            # The delay is over, or the program.
+            until = min(place + _DELAY, len(stops))
+            for late in stops[place:until]:
+                run(late[0])
+            count += until - place
+            place = target
+    return count
+
+
+def _parse(text: str) -> tuple[list[_Bundle], dict[str, int]]:
+    """The bundles in order, and the place of the one that each region begins with."""
+    starts = [found.end() for found in _BUNDLE.finditer(text)]
+    bundles, places = [], {}
+    for place, (start, end) in enumerate(zip(starts, [*starts[1:], len(text)], strict=True)):
+        line = text[start:end]
+        for region in _REGION.findall(line):
+            places[region] = place
+        branch, statements = None, []
+        for part in _COMMENT.sub("", line).split(";;"):
+            if found := _BRANCH.search(part):
+                branch = (found[1] or "", found[2])
+            elif (found := _LOAD.search(part)) or (found := _STORE.search(part)):
+                statements.append(_Statement(found[1], "smov.u32", (found[2],)))
+            elif found := _STATEMENT.search(part):
+                operands = tuple(
+                    word.strip() for word in found[5].rstrip(" \n}").split(",") if word.strip()
+                )
+                statements.append(
+                    _Statement(found[1], found[2], operands, found[3] or "", found[4] or "")
+                )
+        # A loop's counter has its new value in the whole bundle.
+        statements.sort(key=lambda one: one.operation not in ("sphi", "pphi"))
+        bundles.append(_Bundle(tuple(statements), branch))
+    return bundles, places
+
+
+def _interesting(bundles: list[_Bundle]) -> set[str]:
+    """The values that some branch depends on."""
+    makers: dict[str, list[_Statement]] = {}
+    for bundle in bundles:
+        for one in bundle.statements:
+            makers.setdefault(one.result, []).append(one)
+    todo = [b.branch[0].lstrip("!") for b in bundles if b.branch and b.branch[0]]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [need for one in makers.get(name, []) for need in one.needs()]
+    return found
+
+
+def _taken(condition: str, known: dict[str, Value]) -> bool:
+    return not condition or _read(condition, known) == 1
+
+
+def _read(word: str, known: dict[str, Value]) -> Value:
+    if word.startswith("!"):
+        value = _read(word[1:], known)
+        return None if value is None else 1 - value
+    if re.fullmatch(r"-?\d+", word):
+        return _signed(int(word))
+    return known.get(word)
+
+
+def _evaluated(one: _Statement, known: dict[str, Value], written: dict[str, int]) -> Value:
+    if one.condition:
+        holds = _read(one.condition, known)
+        if holds != 1:
+            return _read(one.otherwise, known) if holds == 0 and one.otherwise else None
+    if one.operation in ("sphi", "pphi"):
+        # All of them share a register: it holds what was written last.
+        latest = max(one.operands, key=lambda word: written.get(word, 0))
+        return _read(latest, known)
+    values = [_read(word, known) for word in one.operands]
+    if one.operation in ("por", "pand", "pnor", "pnand"):
+        return _logic(one.operation, values)
+    if one.operation == "scalar_select":
+        return values[1] if values[0] == 1 else values[2] if values[0] == 0 else None
+    if None in values:
+        return None
+    numbers = [value for value in values if value is not None]
+    if one.operation in ("smov.u32", "pmov"):
+        return numbers[0]
+    if one.operation == "pneg":
+        return 1 - numbers[0]
+    if one.operation in _ARITHMETIC:
+        return _signed(_ARITHMETIC[one.operation](*numbers))
+    if found := re.match(r"scmp\.(\w\w)\.(s32|u32)", one.operation):
+        if found[2] == "u32":
+            numbers = [_unsigned(value) for value in numbers]
+        return int(_COMPARE[found[1]](*numbers))
+    return None
+
+
+def _logic(operation: str, values: list[Value]) -> Value:
+    """Of two truths, of which one may do."""
+    decides = 1 if operation in ("por", "pnor") else 0
+    result = decides if decides in values else None if None in values else 1 - decides
+    return result if result is None or operation in ("por", "pand") else 1 - result
+
+
+def _signed(value: int) -> int:
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def _unsigned(value: int) -> int:
+    return value % 2**32
