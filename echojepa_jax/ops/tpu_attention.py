@@ -150,7 +150,7 @@ def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) 
     groups = width // LANES
     segments = _laid(settings.segments)
     rows, last = _spare_rows(count), segments[-1]
-    keys = last.row + _up(last.count, _ROWS)
+    keys = last.row + _up(last.length, _ROWS)
     call = pl.pallas_call(
         functools.partial(_forward_kernel, settings=settings, segments=segments),
         grid=(batch, groups),
@@ -160,7 +160,7 @@ def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) 
         scratch_shapes=[
             pltpu.VMEM((rows, LANES), jnp.float32),
             pltpu.VMEM((keys, LANES), qkv.dtype),
-            pltpu.VMEM((LANES, last.column + _up(last.count, LANES)), qkv.dtype),
+            pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
             pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32),
             pltpu.VMEM((rows, LANES), jnp.float32),
         ],
@@ -183,7 +183,7 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
     groups = columns // 3 // LANES
     segments = _laid(settings.segments)
     rows, last = _spare_rows(count), segments[-1]
-    keys = last.row + _up(last.count, _ROWS)
+    keys = last.row + _up(last.length, _ROWS)
 
     call = pl.pallas_call(
         functools.partial(_backward_kernel, settings=settings, segments=segments),
@@ -198,7 +198,7 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
             *(pltpu.VMEM((rows, LANES), jnp.float32) for _ in range(3)),
             *(pltpu.VMEM((keys, LANES), qkv.dtype) for _ in range(2)),
             *(pltpu.VMEM((keys, LANES), jnp.float32) for _ in range(2)),
-            pltpu.VMEM((LANES, last.column + _up(last.count, LANES)), qkv.dtype),
+            pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
             pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32),
             pltpu.VMEM((3, count, LANES), qkv.dtype),
             pltpu.SemaphoreType.DMA((3,)),
