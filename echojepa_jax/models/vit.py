@@ -1,6 +1,7 @@
 """The video vision transformer that serves as context encoder and as target encoder."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
+from echojepa_jax.ops import tpu_tubelets
 from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.parallel.mesh import per_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +104,18 @@ class Encoder(nn.Module):
           float32 [B, K or N, width], after the final layer norm.
         """
         grid = self.grid(*clips.shape[1:4])
-        tokens = tubelets(clips.astype(self.dtype), self.tubelet, self.patch)
+        clips, order = clips.astype(self.dtype), None
+        if self.attention == "fused":  # on TPUs, where shapes allow it
+            order = tpu_tubelets.order_of(clips.shape, self.tubelet, self.patch)
+        if order:
+            tokens = per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips)
+        else:
+            tokens = tubelets(clips, self.tubelet, self.patch)
         if ids is None:
             ids = jnp.arange(tokens.shape[1])[None]
         else:
             tokens = take_tokens(tokens, ids)
-        embed = Dense(self.width, WEIGHT_INIT, self.dtype, name="patch_embed")
+        embed = Dense(self.width, WEIGHT_INIT, self.dtype, order, name="patch_embed")
         x = BlockStack(
             self.depth,
             self.heads,

@@ -6,44 +6,55 @@ Their gradients leave the matrix product in float32 and are summed over devices 
 bfloat16 numbers over a pod would lose about a percent.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from echojepa_jax.ops.tpu_tubelets import Order
 from echojepa_jax.parallel.mesh import KERNEL_AXES, VECTOR_AXES, by_clip, sum_over_clips, whole
 
 
-@jax.custom_vjp
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linear(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, order: Order | None = None
+) -> jax.Array:
     """x @ kernel + bias, computed in the dtype of x.
 
     Args:
       x: [B, N, D], split over devices by clip.
       kernel: float32 [D, F]; bias: float32 [F].
+      order: in which x has its features, if it is not that of the kernel's rows.
 
     Returns:
       [B, N, F] in the dtype of x, split in the same way.
     """
-    return by_clip(x @ whole(kernel.astype(x.dtype)) + whole(bias.astype(x.dtype)))
+    return by_clip(x @ _gathered(kernel, x, order) + whole(bias.astype(x.dtype)))
+
+
+def _gathered(kernel: jax.Array, x: jax.Array, order: Order | None) -> jax.Array:
+    kernel = whole(kernel.astype(x.dtype))
+    return order.arrange(kernel) if order else kernel
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, order: Order | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return linear(x, kernel, bias), (x, kernel)
+    return linear(x, kernel, bias, order), (x, kernel)
 
 
 def _backward(
-    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+    order: Order | None, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
     gradient = by_clip(gradient)
-    of_x = by_clip(gradient @ whole(kernel.astype(x.dtype)).T)
-    of_kernel = sum_over_clips(
-        lambda x, g: jnp.einsum("bnd,bnf->df", x, g, preferred_element_type=jnp.float32),
-        KERNEL_AXES,
-        x,
-        gradient,
-    )
+    of_x = by_clip(gradient @ _gathered(kernel, x, order).T)
+
+    def summed(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        total = jnp.einsum("bnd,bnf->df", x, gradient, preferred_element_type=jnp.float32)
+        return order.restore(total) if order else total
+
+    of_kernel = sum_over_clips(summed, KERNEL_AXES, x, gradient)
     of_bias = sum_over_clips(
         lambda g: jnp.sum(g, axis=(0, 1), dtype=jnp.float32), VECTOR_AXES, gradient
     )

@@ -4,7 +4,6 @@ Everything here is pure. jit, donation and shardings are wrapped around it from 
 have names, by which the account of a compiled step (costs/account.py) tells them apart.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,22 +141,25 @@ def update(
     with jax.named_scope("optimizer"):
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        _, target = optimizer.ema.update(params["encoder"], state.target)
 
-        moved = TrainState(state.step, params, opt_state, target)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        def moved(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+        updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
+        # Chosen before the average sees them: so that one pass over the state does all of it.
+        params = moved(optax.apply_updates(state.params, updates), state.params)
+        opt_state = moved(opt_state, state.opt_state)
+        target = moved(optimizer.ema.update(params["encoder"], state.target)[1], state.target)
     metrics = {
         "loss": loss,
         "loss_by_mask": by_mask,
         "grad_norm": grad_norm,
         "skipped": 1 - finite.astype(jnp.int32),
-        "updates": kept.target.count,
+        "updates": target.count,
     }
     if "stop" in batch:
         metrics["stop"] = jnp.any(batch["stop"])
-    return dataclasses.replace(kept, step=state.step + 1), metrics
+    return TrainState(state.step + 1, params, opt_state, target), metrics
 
 
 def train_step(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echojepa_jax.models.blocks import REMAT_POLICIES
+from echojepa_jax.models.blocks import REMAT_POLICIES, LayerNorm
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import SIZES, Encoder, tubelets
 from echojepa_jax.train.optim import DECAY_RULES
@@ -153,3 +153,15 @@ def test_drop_path_leaves_out_branches_of_some_clips_and_keeps_the_mean(scan_lay
     np.testing.assert_allclose(out.mean(axis=0), wanted[0], atol=0.2)
     without = jax.jit(Encoder(**settings, scan_layers=scan_layers, drop_path=0.0).apply)
     np.testing.assert_array_equal(without(params, clips[:1]), wanted)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_norms_of_half_precision_are_exact_to_its_rounding(offset):
+    """Mean and variance come from one pass, also where the mean is far from zero."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(offset, 1.0, (2, 5, 64)), jnp.bfloat16)
+    norm = LayerNorm(jnp.float32)
+    got = norm.apply(norm.init(jax.random.key(0), x), x)
+    exact = np.asarray(x, np.float64)
+    wanted = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(got, wanted, atol=1e-3)

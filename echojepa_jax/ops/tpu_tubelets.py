@@ -1,0 +1,111 @@
+"""Cutting clips into tubelets on TPUs, in one pass over the pixels.
+
+A tubelet's pixels lie in short pieces: 16 of a row, which the compiler would move from lanes to
+lanes one by one. This kernel turns whole strips of an image instead, pixels of a row become rows,
+and takes every 16th of these: they are the same pixel of all tubelets. So the features of a tubelet
+come in an order of their own, by pixel of a row, and each pixel's fill up a register of 128 lanes.
+`Order` brings the rows of the first layer's kernel into that order.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+_LANES, _ROWS = 128, 16  # of a register of half precision
+_VMEM = 100 * 2**20
+
+
+class Order(NamedTuple):
+    """The order of features: for each pixel of a row, (frame, colour, row), and then zeros."""
+
+    tubelet: int
+    patch: int
+    colours: int = 3
+
+    @property
+    def together(self) -> int:
+        """Features of one pixel of a row."""
+        return self.tubelet * self.patch * self.colours
+
+    @property
+    def features(self) -> int:
+        """Of a tubelet, without the zeros."""
+        return self.patch * self.together
+
+    def arrange(self, kernel: jax.Array) -> jax.Array:
+        """Rows (frame, row, pixel, colour) of [F, D] to this order: [patch * 128, D]."""
+        u, p, c = self
+        rows = rearrange(kernel, "(u p q c) d -> q (u c p) d", u=u, p=p, q=p, c=c)
+        filled = jnp.pad(rows, ((0, 0), (0, _LANES - self.together), (0, 0)))
+        return rearrange(filled, "q lanes d -> (q lanes) d")
+
+    def restore(self, kernel: jax.Array) -> jax.Array:
+        """The inverse of `arrange`."""
+        u, p, c = self
+        rows = rearrange(kernel, "(q lanes) d -> q lanes d", q=p)[:, : self.together]
+        return rearrange(rows, "q (u c p) d -> (u p q c) d", u=u, p=p, c=c)
+
+
+def order_of(shape: tuple[int, ...], tubelet: int, patch: int) -> Order | None:
+    """The order in which `tubelets` cuts clips [B, T, H, W, C] of that shape; None: it cannot."""
+    order = Order(tubelet, patch, shape[-1])
+    whole = patch % _ROWS == 0 and shape[-2] % _ROWS == 0
+    return order if whole and order.together <= _LANES else None
+
+
+def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Array:
+    """Cuts clips of one device into flattened tubelets, time-major.
+
+    Args:
+      clips: [B, T, H, W, C].
+      order: from `order_of`.
+      interpret: run the kernel's program step by step on any platform, for tests.
+
+    Returns:
+      [B, N, patch * 128]; N as in models/vit.py, the features in that order.
+    """
+    batch, frames, height, width, colours = clips.shape
+    times, down = frames // order.tubelet, height // order.patch
+    count = times * down * (width // order.patch)
+
+    def kernel(clip: Any, out: Any, turned: Any) -> None:
+        def strip(time: int, index: Any) -> None:
+            rows = pl.ds(pl.multiple_of(index * order.patch, order.patch), order.patch)
+            pieces = [
+                clip[time * order.tubelet + frame, colour, rows].astype(jnp.float32)
+                for frame in range(order.tubelet)
+                for colour in range(colours)
+            ]
+            pieces.append(jnp.zeros((_LANES - order.together, width), jnp.float32))
+            start = pl.multiple_of((time * down + index) * width, _ROWS)
+            turned[pl.ds(start, width)] = jnp.concatenate(pieces, axis=0).T
+
+        @pl.when(pl.program_id(1) == 0)
+        def _() -> None:
+            for time in range(times):
+                jax.lax.fori_loop(0, down, lambda index, _, time=time: strip(time, index), None)
+
+        pixel = pl.ds(pl.program_id(1), count, stride=order.patch)
+        out[...] = turned[pixel].astype(out.dtype)
+
+    call = pl.pallas_call(
+        kernel,
+        grid=(batch, order.patch),
+        in_specs=[
+            pl.BlockSpec((None, frames, colours, height, width), lambda b, _: (b, 0, 0, 0, 0))
+        ],
+        out_specs=pl.BlockSpec((None, count, _LANES), lambda b, pixel: (b, 0, pixel)),
+        out_shape=jax.ShapeDtypeStruct((batch, count, order.patch * _LANES), clips.dtype),
+        scratch_shapes=[pltpu.VMEM((times * down * width, _LANES), jnp.float32)],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM
+        ),
+        interpret=interpret,
+        name="tubelets",
+    )
+    # The compiler keeps colours apart in memory anyway: this moves nothing.
+    return call(jnp.moveaxis(clips, -1, 2))
