@@ -38,10 +38,12 @@ _SCOPES = {
 """Names that the training step gives to its parts (train/step.py), and that of an encoder alone."""
 
 LEFT_OUT = (
-    "waiting for memory inside of kernels",
-    "the time of collectives and copies that run beside computation, and waiting for them",
-    "starting each instruction, and the host",
+    "It leaves out what hand-written kernels wait for memory.",
+    "It leaves out collectives, copies between memories, and gathers by a SparseCore, which run "
+    "beside the rest, and the wait for them.",
+    "It leaves out what it takes to start an instruction. Trust ratios more than times.",
 )
+"""What the account does not say."""
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
@@ -124,9 +126,11 @@ class Account:
     def dearest(self, count: int) -> list[Row]:
         return sorted(self.rows, key=lambda row: -(row.cycles or 0))[:count]
 
-    def share_of(self, *kinds: str) -> float:
-        """Of the time, what these kinds take."""
-        return sum(self.by_kind().get(kind, 0.0) for kind in kinds) / self.seconds
+    def by_part_and_kind(self) -> dict[str, dict[str, float]]:
+        return {
+            part: Account(tuple(row for row in self.rows if row.part == part), self.clock).by_kind()
+            for part in self.by_part()
+        }
 
 
 def of_dump(folder: Path, clock: float, schedules: Path | None) -> Account | None:

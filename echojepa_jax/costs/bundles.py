@@ -104,6 +104,8 @@ def cycles(text: str) -> int:
     def run(statements: tuple[_Statement, ...]) -> None:
         nonlocal clock
         for one in statements:
+            if one.condition and not one.otherwise and _read(one.condition, known) == 0:
+                continue  # it leaves its register as it is
             clock += 1
             known[one.result] = _evaluated(one, known, written)
             written[one.result] = clock
