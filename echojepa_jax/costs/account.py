@@ -162,7 +162,31 @@ def account(text: str, clock: float, schedules: Mapping[str, Path]) -> Account:
       ValueError: the text has no entry computation.
     """
     bodies = hlo.computations(text)
-    return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", schedules)), clock)
+    found = _with_twins(bodies, schedules)
+    return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", found)), clock)
+
+
+def _with_twins(bodies: hlo.Bodies, schedules: Mapping[str, Path]) -> dict[str, Path]:
+    """The same, and for kernels that the compiler has met before, the schedule of the first one."""
+    twins: dict[tuple[str, ...], Path] = {}
+    kernels = [
+        (one.name, _kernel_key(one))
+        for lines in bodies.values()
+        for line in lines
+        if "tpu_custom_call" in line and (one := hlo.instruction(line)) and is_kernel(one)
+    ]
+    for name, key in kernels:
+        if name in schedules:
+            twins[key] = schedules[name]
+    same = {name: twins[key] for name, key in kernels if key in twins}
+    return {**same, **schedules}
+
+
+def _kernel_key(one: hlo.Instruction) -> tuple[str, ...]:
+    """What kernels have in common that are compiled once: a name, and shapes of arrays."""
+    operands = re.search(r"operand_layout_constraints=\{(.*?)\}, [a-z]", one.line)
+    stem = re.sub(r"[.\d]+$", "", one.name)
+    return stem, re.sub(r":?S\(\d+\)", "", one.shape), operands[1] if operands else ""
 
 
 def _rows(
