@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from echojepa_jax.costs import bundles, hlo
+from echojepa_jax.costs.chips import Chip
 
 COLLECTIVES = "collectives"
 PRODUCTS, KERNELS, OTHER_KERNELS = "matrix products", "attention kernels", "other kernels"
@@ -44,6 +45,8 @@ LEFT_OUT = (
     "It leaves out what it takes to start an instruction. Trust ratios more than times.",
 )
 """What the account does not say."""
+
+UNTOLD = "the compiler has told no cycles: there is no account"
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
@@ -133,7 +136,7 @@ class Account:
         }
 
 
-def of_dump(folder: Path, clock: float, schedules: Path | None) -> Account | None:
+def of_dump(folder: Path, chip: Chip, schedules: Path | None) -> Account | None:
     """The account of the one program that was compiled with this folder for its dump.
 
     Args:
@@ -146,28 +149,31 @@ def of_dump(folder: Path, clock: float, schedules: Path | None) -> Account | Non
     for file in folder.glob("*after_codegen.txt"):
         text = file.read_text()
         if _CYCLES.search(text):
-            return account(text, clock, found)
+            return account(text, chip, found)
     return None
 
 
-def account(text: str, clock: float, schedules: Mapping[str, Path]) -> Account:
+def account(text: str, chip: Chip, schedules: Mapping[str, Path]) -> Account:
     """The account of a program.
 
     Args:
       text: of the program after code generation, with the compiler's estimates.
-      clock: of the device, cycles a second.
+      chip: that it is for.
       schedules: of kernels, see `bundles.schedules`.
 
     Raises:
       ValueError: the text has no entry computation.
     """
     bodies = hlo.computations(text)
-    found = _with_twins(bodies, schedules)
-    return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", found)), clock)
+    kernels = {
+        name: bundles.cycles(path.read_text(), chip.delay)
+        for name, path in _with_twins(bodies, schedules).items()
+    }
+    return Account(tuple(_rows(bodies, hlo.entry(text), 1, "", kernels)), chip.clock)
 
 
 def _with_twins(bodies: hlo.Bodies, schedules: Mapping[str, Path]) -> dict[str, Path]:
-    """The same, and for kernels that the compiler has met before, the schedule of the first one."""
+    """Of a program's kernels; those that the compiler has met before have that of the first one."""
     twins: dict[tuple[str, ...], Path] = {}
     kernels = [
         (one.name, _kernel_key(one))
@@ -178,8 +184,7 @@ def _with_twins(bodies: hlo.Bodies, schedules: Mapping[str, Path]) -> dict[str, 
     for name, key in kernels:
         if name in schedules:
             twins[key] = schedules[name]
-    same = {name: twins[key] for name, key in kernels if key in twins}
-    return {**same, **schedules}
+    return {name: twins[key] for name, key in kernels if key in twins}
 
 
 def _kernel_key(one: hlo.Instruction) -> tuple[str, ...]:
@@ -190,11 +195,12 @@ def _kernel_key(one: hlo.Instruction) -> tuple[str, ...]:
 
 
 def _rows(
-    bodies: hlo.Bodies, name: str, runs: int, inside: str, schedules: Mapping[str, Path]
+    bodies: hlo.Bodies, name: str, runs: int, inside: str, kernels: Mapping[str, int]
 ) -> Iterator[Row]:
     """Of a computation that runs so often.
 
     inside: the op_name of the loop that it is in, for instructions that do not tell theirs.
+    kernels: the cycles of one run of each.
     """
     for line in bodies.get(name, []):
         found = hlo.instruction(line)
@@ -204,10 +210,10 @@ def _rows(
         told = found.op_name if found.op_name.startswith("jit(") else inside
         if found.opcode == "while":
             body, trips = hlo.loop(line, bodies) or ("", 1)
-            yield from _rows(bodies, body, runs * trips, told, schedules)
+            yield from _rows(bodies, body, runs * trips, told, kernels)
         elif found.opcode == "conditional":
             ways = [
-                list(_rows(bodies, way, runs, told, schedules))
+                list(_rows(bodies, way, runs, told, kernels))
                 for way in hlo.callees(
                     line, "branch_computations", "true_computation", "false_computation"
                 )
@@ -216,10 +222,10 @@ def _rows(
             yield from max(ways, key=lambda rows: sum(row.cycles or 0 for row in rows), default=[])
         elif found.opcode == "call":
             for callee in hlo.callees(line, "to_apply"):
-                yield from _rows(bodies, callee, runs, told, schedules)
+                yield from _rows(bodies, callee, runs, told, kernels)
         else:
             # A fusion's estimate is that of all it contains.
-            row = _row(bodies, found, runs, told, schedules)
+            row = _row(bodies, found, runs, told, kernels)
             if row:
                 yield row
 
@@ -229,12 +235,12 @@ def _row(
     one: hlo.Instruction,
     runs: int,
     told: str,
-    schedules: Mapping[str, Path],
+    kernels: Mapping[str, int],
 ) -> Row | None:
     cycles: int | None = None
     if is_kernel(one):
-        if one.name in schedules:
-            cycles = bundles.cycles(schedules[one.name].read_text()) * runs
+        if one.name in kernels:
+            cycles = kernels[one.name] * runs
     elif estimate := _CYCLES.search(one.line):
         cycles = int(estimate[1]) * runs
     else:

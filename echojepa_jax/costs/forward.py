@@ -83,7 +83,9 @@ def make_forward(
                 "mean",
                 mesh,
             ).compile(compiler_options=options)
-        account = accounts.of_dump(Path(folder), chip.clock, schedules)
+        account = accounts.of_dump(Path(folder), chip, schedules)
+    if not account:
+        say(accounts.UNTOLD)
     analysis: Any = compiled.memory_analysis()
     return Forward(
         chip,

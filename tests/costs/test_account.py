@@ -1,12 +1,15 @@
 """The account of a compiled program: what counts, how often, as which kind, and in which part."""
 
+import dataclasses
+
 import pytest
 
 from echojepa_jax.costs import account as accounts
 from echojepa_jax.costs import account_table
 from echojepa_jax.costs.chips import TPUS
 
-CLOCK = 1e9  # so that a million cycles are a millisecond
+# So that a million cycles are a millisecond.
+CHIP = dataclasses.replace(TPUS["v5e"], clock=1e9)
 
 LAYER = "jit(train_step)/jvp(target_encoder)/Encoder/stack/while/body/closed_call/blocks"
 BACK = "jit(train_step)/transpose(jvp(predictor))/Predictor/stack/while/body/closed_call"
@@ -137,7 +140,7 @@ def found(tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "dump" / "module_0001.jit_train_step.after_codegen.txt").write_text(PROGRAM)
     (tmp_path / "kernels" / "17-splash.7-01-final_bundles.txt").write_text(SCHEDULE)
-    account = accounts.of_dump(tmp_path / "dump", CLOCK, tmp_path / "kernels")
+    account = accounts.of_dump(tmp_path / "dump", CHIP, tmp_path / "kernels")
     assert account is not None
     return account
 
@@ -230,4 +233,4 @@ def test_the_table_says_what_is_known_and_what_is_left_out(found):
 
 def test_a_compiler_that_tells_nothing(tmp_path):
     (tmp_path / "x.after_codegen.txt").write_text("ENTRY %main (x: f32[8]) -> f32[8] {\n}\n")
-    assert accounts.of_dump(tmp_path, CLOCK, None) is None
+    assert accounts.of_dump(tmp_path, CHIP, None) is None

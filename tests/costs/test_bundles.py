@@ -81,7 +81,7 @@ def body(text, depth):
 
 def test_a_loop_counts_as_often_as_it_runs(schedules):
     plain, longer, deeper = (
-        bundles.cycles(schedules[name]) for name in ("plain", "longer", "deeper")
+        bundles.cycles(schedules[name], delay=4) for name in ("plain", "longer", "deeper")
     )
     # At every of the grid's 12 steps.
     assert longer - plain == 12 * 32 * body(schedules["plain"], 2)
@@ -90,7 +90,7 @@ def test_a_loop_counts_as_often_as_it_runs(schedules):
 
 def test_steps_of_the_grid_count_and_what_runs_at_some_of_them(schedules):
     plain, wider, seldom = (
-        bundles.cycles(schedules[name]) for name in ("plain", "wider", "seldom")
+        bundles.cycles(schedules[name], delay=4) for name in ("plain", "wider", "seldom")
     )
     # Twice the steps, and the sine at as many of them or twice as many.
     assert wider == pytest.approx(2 * plain, rel=0.01)
@@ -129,7 +129,7 @@ of several lines */ }
 
 def test_branches_on_counters_are_followed_and_those_on_data_are_not():
     # Ten runs of 22 bundles, two of which are skipped in all but one; and the first and the last.
-    assert bundles.cycles(SCHEDULE) == 2 + 10 * 22 - 9 * 2
+    assert bundles.cycles(SCHEDULE, delay=4) == 2 + 10 * 22 - 9 * 2
 
 
 def test_files_of_schedules(tmp_path):
