@@ -96,7 +96,8 @@ def _plan(schedules: Path) -> str:
     make = partial(plans.make_plan, schedules=schedules if with_account else None)
     found = (plans.largest_batch if SWEEP.value else make)(config, devices, chip, say)
     if found is None:
-        return "does not fit: not even one clip a chip; try more chips, or a smaller model"
+        none = "does not fit: not even one clip a chip; try more chips, or a smaller model"
+        return json.dumps({"fits": False, "verdict": none}) if JSON.value else none
     if JSON.value:
         return json.dumps(plans.as_json(found, VIDEOS.value, DEAREST.value), indent=2)
     last = _printed(plans.table(found, VIDEOS.value, DEAREST.value))
