@@ -73,6 +73,7 @@ def _plan(schedules: Path) -> str:
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
+    from echojepa_jax.probes.encode import encode_clips
     from echojepa_jax.train import config as configs
 
     if TOPOLOGY.value:
@@ -88,7 +89,9 @@ def _plan(schedules: Path) -> str:
         print(line, file=sys.stderr, flush=True)
 
     if FORWARD.value:
-        of_encoder = forward.make_forward(config, devices[0], chip, FORWARD.value, schedules, say)
+        of_encoder = forward.make_forward(
+            encode_clips, config, devices[0], chip, FORWARD.value, schedules, say
+        )
         if JSON.value:
             return json.dumps(forward.as_json(of_encoder, DEAREST.value), indent=2)
         return _printed(forward.table(of_encoder, DEAREST.value))
@@ -96,7 +99,8 @@ def _plan(schedules: Path) -> str:
     make = partial(plans.make_plan, schedules=schedules if with_account else None)
     found = (plans.largest_batch if SWEEP.value else make)(config, devices, chip, say)
     if found is None:
-        return "does not fit: not even one clip a chip; try more chips, or a smaller model"
+        none = "does not fit: not even one clip a chip; try more chips, or a smaller model"
+        return json.dumps({"fits": False, "verdict": none}) if JSON.value else none
     if JSON.value:
         return json.dumps(plans.as_json(found, VIDEOS.value, DEAREST.value), indent=2)
     last = _printed(plans.table(found, VIDEOS.value, DEAREST.value))

@@ -55,10 +55,10 @@ def lines(
 
 def left_out(account: Account) -> list[str]:
     """What the account does not say, as sentences."""
-    found = [f"The account leaves out {', '.join(LEFT_OUT[:-1])}, and {LEFT_OUT[-1]}."]
+    found = list(LEFT_OUT)
     if missing := account.without_cost:
         names = ", ".join(sorted({row.name for row in missing}))
-        found.append(f"It also leaves out kernels whose schedule was not found: {names}.")
+        found.append(f"The schedules of these kernels were not found, they are left out: {names}.")
     return found
 
 
@@ -78,6 +78,7 @@ def as_json(
             if part in flops
         },
         "by_kind": account.by_kind(),
+        "by_part_and_kind": account.by_part_and_kind(),
         "collectives_by_data_sheets": sent,
         "clock": account.clock,
         "dearest": [

@@ -15,7 +15,6 @@ from pathlib import Path
 Value = int | None
 """A number, or the truth as 0 and 1; None = not known."""
 
-_DELAY = 4  # bundles behind a branch that run before it has its effect
 _FILE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
 _BUNDLE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})? *: *>* *\{", re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -81,8 +80,12 @@ def schedules(folder: Path) -> dict[str, Path]:
     return {_FILE.sub(r"\1", path.name): path for path in files}
 
 
-def cycles(text: str) -> int:
-    """How many bundles of a schedule run, each as often as it does."""
+def cycles(text: str, delay: int) -> int:
+    """How many bundles of a schedule run, each as often as it does.
+
+    Args:
+      delay: bundles behind a branch that run before it has its effect.
+    """
     bundles, places = _parse(text)
     wanted = _interesting(bundles)
     # Where there is something to do; what lies between is only counted.
@@ -104,6 +107,8 @@ def cycles(text: str) -> int:
     def run(statements: tuple[_Statement, ...]) -> None:
         nonlocal clock
         for one in statements:
+            if one.condition and not one.otherwise and _read(one.condition, known) == 0:
+                continue  # it leaves its register as it is
             clock += 1
             known[one.result] = _evaluated(one, known, written)
             written[one.result] = clock
@@ -120,7 +125,7 @@ def cycles(text: str) -> int:
         if branch and _taken(branch[0], known):
             target = places[branch[1]]
             # The delay is over, or the program.
-            until = min(place + _DELAY, len(stops))
+            until = min(place + delay, len(stops))
             for late in stops[place:until]:
                 run(late[0])
             count += until - place

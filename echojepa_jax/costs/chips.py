@@ -10,7 +10,8 @@ class Chip:
     flops: dense bfloat16 products, FLOP/s. memory: bytes. bandwidth: of that memory, bytes/s.
     links: bytes/s that it can send to its neighbours over all links together, in one direction.
     joined: how many are joined by such links; 0 = as many as there are. network: bytes/s that one
-    can send beyond those. clock: of a TPU, cycles/s; 0 = not needed.
+    can send beyond those. Of TPUs, clock: cycles/s, and delay: bundles of instructions that a core
+    still starts behind a branch.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Chip:
     joined: int = 0
     network: float = 0.0
     clock: float = 0.0
+    delay: int = 0
 
     def send(self, devices: int) -> float:
         """Bytes/s that each of so many devices can send around a ring of them, at most.
@@ -38,14 +40,15 @@ GIB = 2**30
 # TPUs by the name in a topology such as "v5e:4x4". Clocks are what the products need: a chip has 8
 # units of 128 x 128 (v4, v5p), 4 of them (v5e), or as much as 4 of 256 x 256 (v6e, and each core of
 # a v7x: the compiler counts so many products a cycle), each with two FLOPs a place and cycle.
+# Delays are those of schedules that libtpu 0.0.52 makes.
 TPUS = {
-    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 300e9, clock=1.05e9),
-    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9, clock=1.5e9),
-    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9, clock=1.75e9),
-    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 448e9, clock=1.75e9),
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 300e9, clock=1.05e9, delay=1),
+    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9, clock=1.5e9, delay=4),
+    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9, clock=1.75e9, delay=4),
+    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 448e9, clock=1.75e9, delay=4),
     # A chip is two devices to JAX, one for each of its cores, so this is half of what the data
     # sheet says of a chip: 2307 TFLOP/s, 192 GiB, 7380 GB/s, and 1200 GB/s of links both ways.
-    "v7x": Chip("TPU v7x core", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, clock=2.2e9),
+    "v7x": Chip("TPU v7x core", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, clock=2.2e9, delay=6),
 }
 # Machines of eight GPUs that are joined by NVLink; each GPU has a network card (200 Gb/s with an
 # A100, else 400) to those of other machines.

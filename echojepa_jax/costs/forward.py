@@ -16,7 +16,6 @@ from echojepa_jax.costs import account_table, flops
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.units import scaled
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.probes.encode import encode_clips
 from echojepa_jax.train.program import COMPILER_OPTIONS, attention_of
 from echojepa_jax.train.state import init_params, make_networks
 
@@ -40,6 +39,7 @@ class Forward:
 
 
 def make_forward(
+    encode: Any,
     config: ConfigDict,
     device: jax.Device,
     chip: Chip,
@@ -50,6 +50,7 @@ def make_forward(
     """Compiles a config's encoder for a TPU that need not be there, in bfloat16.
 
     Args:
+      encode: what `embed` runs, `probes.encode.encode_clips`.
       schedules: the folder of `ahead.prepare_environment`.
     """
     config = config.copy_and_resolve_references()
@@ -74,7 +75,7 @@ def make_forward(
         options: dict[str, Any] = dict(COMPILER_OPTIONS["tpu"])
         options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         with jax.set_mesh(mesh):
-            compiled = encode_clips.lower(
+            compiled = encode.lower(
                 params,
                 placed(pixels, PartitionSpec(mesh.axis_names)),
                 networks.encoder,
@@ -83,7 +84,9 @@ def make_forward(
                 "mean",
                 mesh,
             ).compile(compiler_options=options)
-        account = accounts.of_dump(Path(folder), chip.clock, schedules)
+        account = accounts.of_dump(Path(folder), chip, schedules)
+    if not account:
+        say(accounts.UNTOLD)
     analysis: Any = compiled.memory_analysis()
     return Forward(
         chip,

@@ -125,7 +125,9 @@ def make_plan(
     say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
     with tempfile.TemporaryDirectory() as folder:
         text, memory = compiled_program(program, Path(folder), on_gpus)
-        account = accounts.of_dump(Path(folder), chip.clock, schedules) if schedules else None
+        account = accounts.of_dump(Path(folder), chip, schedules) if schedules else None
+    if schedules and not account:
+        say(accounts.UNTOLD)
     return Plan(
         config,
         chip,

@@ -1,5 +1,7 @@
 """Plans: for TPUs that are not there, for GPUs, and the largest batch."""
 
+import json
+
 import jax
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from echojepa_jax.costs import ahead
 from echojepa_jax.costs import plan as plans
+from echojepa_jax.costs.account import PARTS
 from echojepa_jax.costs.chips import GPUS, TPUS
 from echojepa_jax.costs.collectives import Collective
 from echojepa_jax.costs.flops import ClipFlops
@@ -31,7 +34,12 @@ def numbers_of(text):
 
 
 def test_a_tpu_slice_that_is_not_there():
-    done = run_plan("--topology=v5e:2x2", "--videos=1000", **{"mesh.fsdp": 4, "mesh.replica": 1})
+    done = run_plan(
+        "--topology=v5e:2x2",
+        "--videos=1000",
+        "--dearest=3",
+        **{"mesh.fsdp": 4, "mesh.replica": 1},
+    )
     assert done.returncode == 0, done.stderr
     assert "4 x TPU v5e, mesh replica 1 x fsdp 4, global batch 8 (2 a chip)" in done.stdout
     assert "memory of a chip (compiled)" in done.stdout
@@ -40,6 +48,65 @@ def test_a_tpu_slice_that_is_not_there():
     assert "48 clips = 0.0 passes over 1,000 videos" in done.stdout
     assert done.stdout.splitlines()[-1] == "fits: 0% of a chip's memory"
     assert numbers_of(done.stdout)["of"] == "17.18 GB"
+    assert " at 30% and " in done.stdout
+    assert " at 50% of the peak" in done.stdout
+    assert "account of a step on a chip (the compiler's ESTIMATE" in done.stdout
+    assert "the dearest 3 instructions" in done.stdout
+    assert "It leaves out what hand-written kernels wait for memory." in done.stdout
+
+
+def test_json_says_the_same(tiny_json):
+    found = json.loads(tiny_json)
+    assert found["fits"] is True
+    assert found["verdict"] == "fits: 0% of a chip's memory"
+    assert found["chips"] == 4
+    assert found["memory"]["peak"] > found["memory"]["state"] > 0
+    assert found["collectives"]["all-gather"]["runs"] > 0
+    assert set(found["seconds"]["at_share_of_peak"]) == {"0.3", "0.5"}
+    account = found["account"]
+    for sums in (account["by_part"], account["by_kind"]):
+        assert sum(sums.values()) == pytest.approx(account["seconds"])
+    # Kernels have their schedules, and every part of the step is known by its name.
+    assert account["by_kind"]["attention kernels"] > 0
+    assert account["by_kind"]["matrix products"] > 0
+    assert len(account["left_out"]) == 3
+    assert set(account["by_part"]) == set(PARTS) - {"encoder"}
+    assert 0 < account["of_peak"] < 1
+
+
+@pytest.fixture(scope="module")
+def tiny_json():
+    """What plan says as JSON, of a model of the kind that is shipped."""
+    done = run_plan("--topology=v5p:2x2x1", "--json", **{"mesh.fsdp": 4, "mesh.replica": 1})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_forward_pass_alone():
+    done = run_plan("--topology=v5e:2x2", "--forward=8", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    account = found["account"]
+    assert found["clips"] == 8
+    assert set(account["by_part"]) == {"encoder", "outside the layers"}
+    assert account["by_kind"]["attention kernels"] > 0
+    assert found["flops"] == pytest.approx(
+        account["of_peak"] * account["seconds"] * TPUS["v5e"].flops
+    )
+
+
+def test_a_chip_of_two_devices():
+    ahead.prepare_environment()
+    devices = ahead.tpu_devices("v7x:2x2x1")
+    assert len(devices) == 8
+    assert 2 * TPUS["v7x"].flops == pytest.approx(2307e12)
+
+
+@pytest.mark.parametrize("name", TPUS)
+def test_clocks_are_those_that_the_peak_needs(name):
+    chip = TPUS[name]
+    products = {"v4": 8, "v5p": 8, "v5e": 4, "v6e": 16, "v7x": 16}[name] * 128 * 128
+    assert chip.clock == pytest.approx(chip.flops / 2 / products, rel=0.03)
 
 
 def test_gpus_are_estimated_and_said_to_be():
@@ -58,6 +125,8 @@ def test_gpus_are_estimated_and_said_to_be():
         ([], "give either --topology or --gpus"),
         (["--gpus=3"], "config field 'optim.global_batch'"),
         (["--topology=v5e:2x2", "--gpu=a100"], "--gpu is for --gpus"),
+        (["--gpus=2", "--forward=8"], "--forward needs the compiler of a TPU: name a --topology"),
+        (["--topology=v5e:2x2", "--sweep", "--dearest=3"], "--sweep makes no account"),
         (["--gpus=2", "--config.model.attention=fused"], "config field 'model.attention'"),
     ],
 )
