@@ -3,10 +3,11 @@
   pip install libtpu
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
+  pip install jax-cuda13-plugin nvidia-cuda-nvcc
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
 
-For a TPU slice the training step is compiled as it would be there, on any machine: memory and
-collectives are the compiler's. For GPUs the collectives are those of a compilation for as many
+The training step is compiled as it would be there, on any machine: memory and collectives are the
+compiler's. Where the compiler for GPUs is not installed, their collectives are those of as many
 simulated devices, and memory is an estimate. Times are estimates from data sheets.
 """
 
@@ -27,6 +28,10 @@ SWEEP = flags.DEFINE_bool("sweep", False, "find the largest global batch that fi
 VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes over it")
 
 
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def job() -> str:
     from echojepa_jax.costs import ahead
     from echojepa_jax.utils.errors import UserError
@@ -39,6 +44,7 @@ def job() -> str:
 
     import jax
 
+    from echojepa_jax.costs import gpu
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
@@ -48,13 +54,18 @@ def job() -> str:
         devices = ahead.tpu_devices(TOPOLOGY.value)
         chip = TPUS[TOPOLOGY.value.partition(":")[0]]
     else:
-        devices, chip = jax.devices(), GPU_CHIPS[GPU.value]
+        chip = GPU_CHIPS[GPU.value]
+        try:
+            devices = gpu.gpu_devices(GPU.value, GPUS.value)
+        except gpu.NoCompilerError as error:
+            say(f"memory will be an estimate: {error}")
+            devices = jax.devices()
     config = CONFIG.value
     if not config.data.sources:
         config.data.sources = ("videos:.",)  # a plan needs no data
     configs.check(config, len(devices))
     make = plans.largest_batch if SWEEP.value else plans.make_plan
-    found = make(config, devices, chip, lambda line: print(line, file=sys.stderr, flush=True))
+    found = make(config, devices, chip, say)
     if found is None:
         return "does not fit: not even one clip a chip; try more chips, or a smaller model"
     *lines, last = plans.table(found, VIDEOS.value).splitlines()
