@@ -20,7 +20,13 @@ from echojepa_jax.costs import flops, gpu
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.train.program import COMPILER_OPTIONS, Program, attention_of, make_program, memory_of
+from echojepa_jax.train.program import (
+    COMPILER_OPTIONS,
+    Program,
+    attention_of,
+    make_program,
+    memory_of,
+)
 from echojepa_jax.train.state import make_networks
 
 # Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
