@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 
 from echojepa_jax.models.blocks import WEIGHT_INIT, Mlp, depth_scaled
 from echojepa_jax.ops.attention import attention
+from echojepa_jax.ops.gelu import gelu
 
 KINDS = ("linear", "mlp", "attentive")
 FUSIONS = ("early", "late")
@@ -125,7 +126,7 @@ class Head(nn.Module):
             x = jnp.sum(x * weight, axis=1) / jnp.sum(weight, axis=1)
             x = _norm("norm")(x)
             if self.kind == "mlp":
-                x = nn.gelu(_dense(self.hidden, "hidden")(x), approximate=False)
+                x = gelu(_dense(self.hidden, "hidden")(x))
         return _dense(self.outputs, "out")(x)
 
 
