@@ -19,6 +19,10 @@ from echojepa_jax.costs.chips import GPUS
 # The oldest cuDNN that JAX's CUDA plugin accepts.
 CUDNN = (9, 12, 0)
 
+# Products go to cuBLAS: without a card to try tilings of its own on, the compiler sometimes finds
+# none and gives up. (It reserves some megabytes for cuBLAS to work in; cuDNN's are not known.)
+OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:

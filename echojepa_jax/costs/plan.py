@@ -135,6 +135,8 @@ def compiled_program(program: Program, on_gpus: str = "") -> tuple[str, Memory]:
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
     state, batch = (_bytes_per_device(tree) for tree in (program.state, program.batch))
     with tempfile.TemporaryDirectory() as folder:
+        if platform == "gpu":
+            options |= gpu.OPTIONS
         if platform == "tpu":
             # The text of a program for a v5p cannot be had from JAX: its own check fails.
             options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
