@@ -4,11 +4,13 @@
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8 --dearest=10
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:2x2 --forward=32
+
+  pip install jax-cuda13-plugin nvidia-cuda-nvcc
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
 
-For a TPU slice the training step is compiled as it would be there, on any machine: memory and
-collectives are the compiler's, and so is the account of where the time goes. For GPUs the
-collectives are those of a compilation for as many simulated devices, and memory is an estimate.
+The training step is compiled as it would be there, on any machine: memory and collectives are the
+compiler's, and so is, for TPUs, the account of where the time goes. Where the compiler for GPUs is
+not installed, their collectives are those of as many simulated devices, and memory is an estimate.
 Other times are estimates from data sheets.
 """
 
@@ -40,6 +42,10 @@ VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes ov
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
 
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def job() -> str:
     from echojepa_jax.utils.errors import UserError
 
@@ -69,7 +75,7 @@ def _plan(schedules: Path) -> str:
 
     import jax
 
-    from echojepa_jax.costs import forward
+    from echojepa_jax.costs import forward, gpu
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
@@ -80,13 +86,15 @@ def _plan(schedules: Path) -> str:
         devices = ahead.tpu_devices(TOPOLOGY.value)
         chip = TPUS[TOPOLOGY.value.partition(":")[0]]
     else:
-        devices, chip = jax.devices(), GPU_CHIPS[GPU.value]
+        chip = GPU_CHIPS[GPU.value]
+        try:
+            devices = gpu.gpu_devices(GPU.value, GPUS.value)
+        except gpu.NoCompilerError as error:
+            say(f"memory will be an estimate: {error}")
+            devices = jax.devices()
     config = CONFIG.value
     if not config.data.sources:
         config.data.sources = ("videos:.",)  # a plan needs no data
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     if FORWARD.value:
         of_encoder = forward.make_forward(

@@ -26,6 +26,9 @@ _OPERATION = re.compile(r"= (.+?) (" + "|".join(KINDS) + r")(-start)?\(")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 # Who takes part: lists of devices, or so many groups of so many; nothing = all.
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+# The same as axes of a mesh: "mesh['a'=2,'b'=4] {'b'}" are groups of 4; "'b':(2)2" is a part of b.
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'(?:=(\d+)|:\(\d+\)(\d+))?")
 _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)")
 
 
@@ -93,6 +96,10 @@ def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int, float]]:
 
 def _together(line: str) -> int:
     """How many devices take part in the collective of that line; 0 = all."""
+    if groups := _MESH_GROUPS.search(line):
+        axes, joined = (_AXIS.findall(text) for text in groups.groups())
+        sizes = {name: int(size) for name, size, _ in axes}
+        return math.prod(int(part) if part else sizes[name] for name, _, part in joined)
     groups = _GROUPS.search(line)
     if not groups:
         return 0

@@ -1,14 +1,15 @@
 """Does a config fit a machine, what does a step send, and how long will it all take at best?
 
 Memory and collectives are read from the program that the compiler makes of the real step. Times are
-estimates from data sheets, and so is the memory of GPUs, for which nothing can be compiled without
-one: both are named so.
+estimates from data sheets, and so is the memory of GPUs where their compiler is not installed: both
+are named so.
 """
 
 import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ import jax
 from ml_collections import ConfigDict
 
 from echojepa_jax.costs import account as accounts
-from echojepa_jax.costs import account_table, flops
+from echojepa_jax.costs import account_table, flops, gpu
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
 from echojepa_jax.costs.units import scaled
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.train.program import COMPILER_OPTIONS, Program, attention_of, make_program
+from echojepa_jax.train.program import (
+    COMPILER_OPTIONS,
+    Program,
+    attention_of,
+    make_program,
+    memory_of,
+)
 from echojepa_jax.train.state import make_networks
 
 # Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
@@ -117,7 +124,7 @@ def make_plan(
     """
     mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
     on_gpus, compiled_for = "", config
-    if meshes.platform_of(mesh) != "tpu":
+    if meshes.platform_of(mesh) == "cpu":
         on_gpus = attention_of(config, make_networks(config), "gpu")
         compiled_for = config.copy_and_resolve_references()
         compiled_for.model.attention = "auto"  # simulated devices have no kernels of GPUs
@@ -150,12 +157,19 @@ def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple
     platform = meshes.platform_of(program.mesh)
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
     state, batch = (_bytes_per_device(tree) for tree in (program.state, program.batch))
+    if platform == "gpu":
+        options |= gpu.OPTIONS
     if platform == "tpu":
         # The text of a program for a v5p cannot be had from JAX: its own check fails.
         options |= {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
     with jax.set_mesh(program.mesh):
-        compiled = program.lower().compile(compiler_options=options)
-    if platform != "tpu":
+        with gpu.cudnn_is_there(program.mesh) if platform == "gpu" else nullcontext():
+            lowered = program.lower()
+        compiled = lowered.compile(compiler_options=options)
+    if platform == "gpu":
+        temporaries = max(0, memory_of(compiled) - state - batch)
+        return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=True)
+    if platform == "cpu":
         temporaries = _estimated_temporaries(program, on_gpus)
         return compiled.as_text() or "", Memory(state, batch, temporaries, compiled=False)
     (file,) = folder.glob(_DUMPED)

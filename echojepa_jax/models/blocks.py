@@ -21,15 +21,21 @@ LAYER_NORM_EPS = 1e-6
 # The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
 WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
 
+
+def _keeping(*names: str) -> Any:
+    return jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(*names),
+        # What cuDNN's forward kernel makes has no name.
+        lambda primitive, *_, **__: primitive.name.startswith("dot_product_attention_fwd"),
+    )
+
+
 # What a block keeps from its forward pass for its backward pass; the rest is computed again.
 REMAT_POLICIES: dict[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.save_only_these_names("attention"),
-        # What cuDNN's forward kernel makes has no name.
-        lambda primitive, *_, **__: primitive.name.startswith("dot_product_attention_fwd"),
-    ),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": _keeping("attention"),
+    # By name: JAX's own policy for products does not look into `linear` with its own gradient.
+    "dots": _keeping("attention", "dense"),
 }
 
 
@@ -47,7 +53,7 @@ class Dense(nn.Module):
         rows = self.order.features if self.order else x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (rows, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return linear(x.astype(self.dtype), kernel, bias, self.order)
+        return checkpoint_name(linear(x.astype(self.dtype), kernel, bias, self.order), "dense")
 
 
 class LayerNorm(nn.Module):

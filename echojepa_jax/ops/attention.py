@@ -116,7 +116,7 @@ def self_attention(
         )
         return per_device(kernel, qkv, cos, sin)
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
-    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
     out = attention(query, key, value, backend=backend, segments=segments)
     return rearrange(out, "b n h d -> b n (h d)")
 

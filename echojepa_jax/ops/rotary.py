@@ -56,17 +56,24 @@ def swap_matrix(channels: int) -> np.ndarray:
 
 
 @jax.named_scope("rotary")
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, flip: bool = False) -> jax.Array:
     """Rotates queries or keys by the angles of their positions.
 
     Args:
       x: [B, N, heads, d].
       cos, sin: float32 [B or 1, N, d] from `rotary_angles`.
+      flip: for GPUs, and an even d: swap neighbours where they are read. The values are the same.
 
     Returns:
       [B, N, heads, d] in the dtype of `x`; computed in float32.
     """
-    # A matrix product swaps neighbours exactly, and quicker than shifts of a short last axis.
-    swap = jnp.asarray(swap_matrix(x.shape[-1]), x.dtype)
-    partner = jnp.matmul(x, swap, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
-    return (x.astype(jnp.float32) * cos[:, :, None] + partner * sin[:, :, None]).astype(x.dtype)
+    if flip:
+        # Their compiler does all of it in one pass, and would write a product's result to memory.
+        pairs = x.reshape(*x.shape[:-1], -1, 2)
+        partner = jnp.flip(pairs, axis=-1).reshape(x.shape)
+    else:
+        # A matrix product swaps neighbours exactly, and quicker than shifts of a short last axis.
+        swap = jnp.asarray(swap_matrix(x.shape[-1]), x.dtype)
+        partner = jnp.matmul(x, swap, precision=jax.lax.Precision.HIGHEST)
+    turned = partner.astype(jnp.float32) * sin[:, :, None]
+    return (x.astype(jnp.float32) * cos[:, :, None] + turned).astype(x.dtype)

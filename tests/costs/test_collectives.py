@@ -85,6 +85,37 @@ def test_what_a_tpus_compiler_writes():
     assert "all-reduce" not in by_kind(found)
 
 
+GPU = """HloModule jit_train_step, is_scheduled=true, num_partitions=8
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %g = ((f32[12]{0}, /*index=1*/bf16[9]{0}), (f32[48]{0}, bf16[36]{0})) all-gather-start(%a, %b), \
+replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}, dimensions={0}
+  %h = (f32[48]{0}, bf16[36]{0}) all-gather-done(%g)
+  %s = ((f32[64,48]{1,0}), (f32[16,48]{1,0})) reduce-scatter-start(%x), \
+replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}, to_apply=%add
+  %t = (f32[16,48]{1,0}) reduce-scatter-done(%s)
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"24"},"known_init_step":{"init":"0","step":"1"}}
+  %r = f32[594]{0} all-reduce-start(%q), replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+  %d = f32[594]{0} all-reduce-done(%r)
+  %e = f32[50]{0} all-reduce-start(%q), replica_groups=mesh['a'=8] {'a':(1)2,'a':(4)2}
+  %l = f32[]{0} all-reduce-start(%q), replica_groups=mesh['a'=8] {'a'}, to_apply=%add
+}
+"""
+
+
+def test_what_a_gpus_compiler_writes():
+    # Lines of the real program, shortened.
+    assert set(collectives(GPU)) == {
+        Collective("all-gather", ("f32[48]", "bf16[36]"), 264, 24, 4),
+        Collective("reduce-scatter", ("f32[16,48]",), 3_072, 24, 4),
+        Collective("all-reduce", ("f32[594]",), 2_376, 1, 2),
+        Collective("all-reduce", ("f32[50]",), 200, 1, 4),
+    }
+
+
 @pytest.mark.parametrize(
     ("kind", "sent"),
     [

@@ -89,8 +89,12 @@ def test_what_cudnn_cannot_do_is_done_by_xla_and_said(caplog, dtype, head_dims, 
     assert choose("auto", "gpu", "bfloat16", (32, 64, 88)) == "cudnn"
 
 
-@pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("attention", 1), ("full", 2)])
-def test_what_cudnn_has_computed_is_kept_by_remat(monkeypatch, remat, forwards):
+@pytest.mark.parametrize(
+    ("remat", "forwards", "products"),
+    # Four layers and eight products for their gradients; a block's last one need not be repeated.
+    [("none", 1, 12), ("dots", 1, 12), ("attention", 1, 15), ("full", 2, 15)],
+)
+def test_what_has_been_computed_is_kept_by_remat(monkeypatch, remat, forwards, products):
     """Traced only: the checks for a GPU are taken out."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
@@ -104,3 +108,4 @@ def test_what_cudnn_has_computed_is_kept_by_remat(monkeypatch, remat, forwards):
     # The layers are a loop, whose body is written once.
     kinds = Counter(re.findall(r"dot_product_attention_(fwd|bwd)_wrapper", str(gradient)))
     assert kinds == {"fwd": forwards, "bwd": 1}
+    assert str(gradient).count("dot_general[") == products

@@ -1,5 +1,6 @@
 """The rotary embedding: its definition channel by channel, and what attention needs of it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,6 +40,19 @@ def test_every_channel_follows_the_formula(head_dim, channels):
         np.testing.assert_allclose(out[0, token, 0], wanted, atol=1e-5)
     left_over = 3 * channels
     np.testing.assert_array_equal(out[..., left_over:], x[..., left_over:])
+
+
+@pytest.mark.parametrize("head_dim", [8, 32, 64])
+def test_both_ways_of_swapping_neighbours_are_equal(head_dim):
+    x = jax.random.normal(jax.random.key(0), (2, 60, 3, head_dim), jnp.bfloat16)
+    cos, sin = rotary_angles(jnp.arange(60)[None], GRID, head_dim)
+
+    def value_and_pullback(flip):
+        out, pull = jax.vjp(lambda x: rotate(x, cos, sin, flip=flip), x)
+        return out, pull(out)
+
+    for one, other in zip(value_and_pullback(False), value_and_pullback(True), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_positions_go_with_ids_not_with_places():
