@@ -111,14 +111,22 @@ def self_attention(
         # Imported late: no other platform needs it.
         from echojepa_jax.ops import tpu_attention
 
-        kernel = functools.partial(
-            tpu_attention.self_attention, heads=heads, segments=tuple(segments)
-        )
-        return per_device(kernel, qkv, cos, sin)
+        if tpu_attention.fits(segments or qkv.shape[1:2], qkv.dtype):
+            kernel = functools.partial(
+                tpu_attention.self_attention, heads=heads, segments=tuple(segments)
+            )
+            return per_device(kernel, qkv, cos, sin)
+        _say_too_long(qkv.shape[1])
+        backend = "xla"
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
     query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
     out = attention(query, key, value, backend=backend, segments=segments)
     return rearrange(out, "b n h d -> b n (h d)")
+
+
+@functools.cache  # so that it is said once
+def _say_too_long(count: int) -> None:
+    log.info("%d tokens are too many for this TPU's attention kernel: XLA computes it", count)
 
 
 def attention(

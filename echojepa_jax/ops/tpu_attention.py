@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from echojepa_jax.ops import tpu_memory
 from echojepa_jax.ops.rotary import swap_matrix
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,12 @@ log = logging.getLogger(__name__)
 LANES = 128
 HEAD_CHANNELS = (32, 64, 128)  # that share a register without rest; others are padded
 _ROWS = 16  # tokens of bfloat16 in a register
-_BLOCKS = (4, 5, 3)  # registers of queries in a block: enough to keep the matrix units busy
+# Registers of queries in a block, and what else divides: many keep the matrix units busy, and few
+# need little memory.
+_BLOCKS = ((4, 5, 3), (2,), (1,))
+_SCORES = 4  # arrays of float32 scores that a block has in memory at a time, all in all
 _TOGETHER = 2  # heads that are computed side by side: one waits for its products, one does not
 _STAGED = 256  # tokens that are rotated at a time, so that they stay in registers
-_VMEM = 100 * 2**20
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
@@ -70,7 +73,12 @@ def self_attention(
         split = jnp.pad(qkv.reshape(batch, count, 3, heads, channels), spare)
         qkv = split.reshape(batch, count, 3 * many * wide)
         cos, sin = (jnp.pad(x, ((0, 0), (0, 0), (0, wide - channels))) for x in (cos, sin))
-    settings = _Settings(wide, channels**-0.5, tuple(segments) or (count,), interpret)
+    segments = tuple(segments) or (count,)
+    blocks = next(
+        some for some in _BLOCKS if some == _BLOCKS[-1] or _fit(segments, qkv.dtype, some)
+    )
+    needed = _needed(segments, qkv.dtype, blocks)
+    settings = _Settings(wide, channels**-0.5, segments, blocks, needed, interpret)
     out = _fused(qkv, cos, sin, settings)
     if padded:
         out = out.reshape(batch, count, many, wide)[:, :, :heads, :channels]
@@ -78,12 +86,35 @@ def self_attention(
     return out
 
 
+def fits(segments: Sequence[int], dtype: Any) -> bool:
+    """Whether the kernels have room for sequences of these lengths, laid end to end."""
+    return _fit(segments, dtype, _BLOCKS[-1])
+
+
+def _fit(segments: Sequence[int], dtype: Any, blocks: Sequence[int]) -> bool:
+    return tpu_memory.fits(_needed(segments, dtype, blocks))
+
+
+def _needed(segments: Sequence[int], dtype: Any, blocks: Sequence[int]) -> int:
+    """Bytes of vector memory of the backward kernel, which needs more than the forward one."""
+    # Twice four inputs, three results, and three arrays of keys and values; in float32, twice two
+    # of angles, three of queries, and two of gradients.
+    token = LANES * (14 * jnp.dtype(dtype).itemsize + 9 * 4)
+    scores = max(segments) * max(blocks) * LANES * 4
+    return (sum(segments) + LANES) * token + _SCORES * scores
+
+
 class _Settings(NamedTuple):
-    """channels: of a head. scale: of the scores. segments: lengths, see `ops.attention`."""
+    """channels: of a head. scale: of the scores. segments: lengths, see `ops.attention`.
+
+    blocks: one of `_BLOCKS`. needed: bytes of vector memory.
+    """
 
     channels: int
     scale: float
     segments: tuple[int, ...]
+    blocks: tuple[int, ...]
+    needed: int
     interpret: bool
 
 
@@ -118,11 +149,10 @@ class _Segment(NamedTuple):
     def columns(self) -> slice:
         return slice(self.column, self.column + self.length)
 
-    @property
-    def runs(self) -> list[_Run]:
+    def runs(self, blocks: Sequence[int]) -> list[_Run]:
         """Blocks of queries, of whole registers: the last one may go past the segment's end."""
         tiles = -(-self.length // LANES)
-        size = next((size for size in _BLOCKS if tiles % size == 0), _BLOCKS[0])
+        size = next((size for size in blocks if tiles % size == 0), blocks[0])
         times, rest = divmod(tiles, size)
         runs = (
             _Run(self.start, size * LANES, times),
@@ -161,11 +191,12 @@ def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) 
             pltpu.VMEM((rows, LANES), jnp.float32),
             pltpu.VMEM((keys, LANES), qkv.dtype),
             pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
-            pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32),
+            pltpu.VMEM((LANES, max(settings.blocks) * LANES), jnp.float32),
             pltpu.VMEM((rows, LANES), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("parallel", "parallel"),
+            vmem_limit_bytes=tpu_memory.limit(settings.needed),
         ),
         interpret=settings.interpret,
         name="attention_forward",
@@ -199,12 +230,13 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
             *(pltpu.VMEM((keys, LANES), qkv.dtype) for _ in range(2)),
             *(pltpu.VMEM((keys, LANES), jnp.float32) for _ in range(2)),
             pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
-            pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32),
+            pltpu.VMEM((LANES, max(settings.blocks) * LANES), jnp.float32),
             pltpu.VMEM((3, count, LANES), qkv.dtype),
             pltpu.SemaphoreType.DMA((3,)),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=tpu_memory.limit(settings.needed),
         ),
         interpret=settings.interpret,
         name="attention_backward",
@@ -300,14 +332,18 @@ def _aligned(start: Any, segment: _Segment) -> Any:
     return pl.multiple_of(start, math.gcd(segment.start, LANES))
 
 
-def _each_block(segments: Sequence[_Segment], work: Callable[[_Segment, Any, int], None]) -> None:
+def _each_block(
+    segments: Sequence[_Segment],
+    blocks: Sequence[int],
+    work: Callable[[_Segment, Any, int], None],
+) -> None:
     """Calls work(segment, first query, queries) for every block of queries."""
 
     def block(segment: _Segment, run: _Run, index: Any) -> None:
         work(segment, _aligned(run.start + index * run.size, segment), run.size)
 
     for segment in segments:
-        for run in segment.runs:
+        for run in segment.runs(blocks):
             _loop(run.times, functools.partial(block, segment, run))
 
 
@@ -387,7 +423,7 @@ def _forward_kernel(
         _each_head(channels, heads)
         rows[pl.ds(start, size)] = across[:, :size].T
 
-    _each_block(segments, block)
+    _each_block(segments, settings.blocks, block)
     out_ref[...] = rows[:count].astype(dtype)
 
 
@@ -461,7 +497,7 @@ def _backward_kernel(
         _each_head(channels, heads)
         of_queries[pl.ds(start, size)] = across[:, :size].T
 
-    _each_block(segments, block)
+    _each_block(segments, settings.blocks, block)
 
     clip, group, groups = pl.program_id(0), pl.program_id(1), pl.num_programs(1)
     copies = [

@@ -15,8 +15,9 @@ from einops import rearrange
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from echojepa_jax.ops import tpu_memory
+
 _LANES, _ROWS = 128, 16  # of a register of half precision
-_VMEM = 100 * 2**20
 
 
 class Order(NamedTuple):
@@ -54,7 +55,17 @@ def order_of(shape: tuple[int, ...], tubelet: int, patch: int) -> Order | None:
     """The order in which `tubelets` cuts clips [B, T, H, W, C] of that shape; None: it cannot."""
     order = Order(tubelet, patch, shape[-1])
     whole = patch % _ROWS == 0 and shape[-2] % _ROWS == 0
-    return order if whole and order.together <= _LANES else None
+    fits = whole and order.together <= _LANES and tpu_memory.fits(_needed(shape, order))
+    return order if fits else None
+
+
+def _needed(shape: tuple[int, ...], order: Order) -> int:
+    """Bytes of vector memory: twice the clip, twice some features, and the clip in float32."""
+    _, frames, height, width, colours = shape
+    strips = frames // order.tubelet * (height // order.patch)
+    clip = frames * colours * height * -(-width // _LANES) * _LANES
+    features = strips * (width // order.patch) * _LANES
+    return 2 * (2 * clip + 2 * features) + 4 * strips * width * _LANES
 
 
 def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Array:
@@ -102,7 +113,8 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
         out_shape=jax.ShapeDtypeStruct((batch, count, order.patch * _LANES), clips.dtype),
         scratch_shapes=[pltpu.VMEM((times * down * width, _LANES), jnp.float32)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=tpu_memory.limit(_needed(clips.shape, order)),
         ),
         interpret=interpret,
         name="tubelets",

@@ -98,13 +98,16 @@ def test_large_scores_neither_overflow_nor_vanish():
         np.testing.assert_allclose(got, other, rtol=1e-3, atol=1e-3 * abs(other).max())
 
 
-@given(st.lists(st.integers(1, 4000), min_size=1, max_size=4))
-def test_every_query_is_in_one_block_of_its_segment(counts):
+@given(
+    st.lists(st.integers(1, 4000), min_size=1, max_size=4),
+    st.sampled_from(tpu_attention._BLOCKS),
+)
+def test_every_query_is_in_one_block_of_its_segment(counts, blocks):
     start = 0
     for segment in tpu_attention._laid(counts):
         assert segment.start == start
         queries = []
-        for run in segment.runs:
+        for run in segment.runs(blocks):
             assert run.size % tpu_attention.LANES == 0
             for index in range(run.times):
                 first = run.start + index * run.size
@@ -175,3 +178,25 @@ def test_it_compiles_for_tpus_that_are_not_there(topology):
     qkv, gradient = of(2, 137, 384, dtype=jnp.bfloat16), of(2, 137, 128, dtype=jnp.bfloat16)
     compiled = jax.jit(both).lower(qkv, angles, angles, gradient).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 2**20, "nothing is copied around it"
+
+
+def test_sequences_that_fill_a_tpus_memory_are_left_to_xla(caplog, monkeypatch):
+    """As on a v4, whose cores have 16 MB for kernels, or with very long clips."""
+    monkeypatch.setattr(tpu_attention.tpu_memory, "vector_memory", lambda: 16 * 2**20)
+    assert tpu_attention.fits((80, 296), jnp.bfloat16)
+    assert not tpu_attention.fits((1176, 968), jnp.bfloat16)
+    qkv, _, cos, sin = inputs(1, 2144, 1, 32, jnp.bfloat16)
+    with caplog.at_level("INFO"):
+        text = str(jax.make_jaxpr(lambda x: ops.self_attention(x, cos, sin, 1, "fused"))(qkv))
+    assert "pallas_call" not in text
+    assert caplog.messages == [
+        "2144 tokens are too many for this TPU's attention kernel: XLA computes it"
+    ]
+
+
+@pytest.mark.parametrize(("topology", "size"), [("v4:2x2x1", 16), ("v5e:2x2", 128)])
+def test_the_mesh_tells_how_much_memory_a_kernel_may_use(topology, size):
+    ahead.prepare_environment()
+    with jax.set_mesh(meshes.make_mesh(ahead.tpu_devices(topology))):
+        found = jax.eval_shape(lambda: jnp.zeros(tpu_attention.tpu_memory.vector_memory() // 2**20))
+    assert found.shape == (size,)
