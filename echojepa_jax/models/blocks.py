@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from echojepa_jax.ops.attention import KEEP_RESIDUALS, self_attention
+from echojepa_jax.ops.attention import angles_for, self_attention
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.rotary import Grid, rotary_angles
@@ -105,8 +105,6 @@ class Attention(nn.Module):
         width = x.shape[-1]
         qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
         out = self_attention(qkv, cos, sin, self.heads, self.backend, self.segments)
-        if self.backend not in KEEP_RESIDUALS:  # or it would be kept twice
-            out = checkpoint_name(out, "attention")
         return Dense(width, depth_scaled(layer), self.dtype, name="out")(out)
 
 
@@ -200,7 +198,7 @@ class BlockStack(nn.Module):
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
         )
-        cos, sin = rotary_angles(ids, grid, x.shape[-1] // self.heads)
+        cos, sin = angles_for(self.attention, *rotary_angles(ids, grid, x.shape[-1] // self.heads))
         blocks = stack(
             self.heads,
             self.mlp_hidden,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from echojepa_jax.ops.rotary import rotate
 from echojepa_jax.parallel.mesh import per_device
@@ -27,9 +28,6 @@ PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "fused": "tpu"}
 BACKENDS = ("xla", *PLATFORM)
 _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "fused": "TPUs"}
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
-
-KEEP_RESIDUALS = ("cudnn",)
-"""Backends of which remat policies keep what the kernels themselves hand to their backward pass."""
 
 _MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
@@ -101,7 +99,7 @@ def self_attention(
 
     Args:
       qkv: [B, N, 3 D]: queries, keys, values; in each, head by head.
-      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`.
+      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, by way of `angles_for`.
       backend, segments: see `attention`.
 
     Returns:
@@ -117,11 +115,23 @@ def self_attention(
             )
             return per_device(kernel, qkv, cos, sin)
         _say_too_long(qkv.shape[1])
-        backend = "xla"
+        backend, channels = "xla", qkv.shape[-1] // 3 // heads
+        cos, sin = cos[..., :channels], sin[..., :channels]
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
     query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
     out = attention(query, key, value, backend=backend, segments=segments)
-    return rearrange(out, "b n h d -> b n (h d)")
+    out = rearrange(out, "b n h d -> b n (h d)")
+    # Remat policies keep what has this name; of cuDNN they keep its own results, not both.
+    return out if backend == "cudnn" else checkpoint_name(out, "attention")
+
+
+def angles_for(backend: str, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Angles of `rotary_angles` as that backend wants them, for all layers once."""
+    if backend == "fused":
+        from echojepa_jax.ops import tpu_attention
+
+        return tpu_attention.angles_of_group(cos, sin)
+    return cos, sin
 
 
 @functools.cache  # so that it is said once

@@ -3,21 +3,24 @@
 Nothing is rearranged in memory. A grid step takes the queries, keys and values of a *group* of
 heads that share the 128 lanes of a register (two heads of 64 channels, four of 32): all tokens of
 one clip, as columns of [B, N, 3 D]; and it writes columns of [B, N, D]. It rotates queries and
-keys, then goes through the queries block by block. Scores are held transposed, [keys, queries]:
-so the maximum and the sum over keys run over rows, where they are cheap, and the products with
-values and keys have the few channels of a head as their rows, not a whole register of lanes.
+keys, then goes through the queries block by block, and for each through the keys chunk by chunk.
+Scores are held transposed, [keys, queries]: so the maximum and the sum over keys run over rows,
+where they are cheap, and the products with values and keys have the few channels of a head as
+their rows, not a whole register of lanes.
 
-The backward kernel computes scores and weights again: it needs the projection and nothing else.
+The backward kernel computes the weights again, from the projection and from one number for each
+query and head that the forward kernel leaves: the logarithm of the sum that divides its weights.
 """
 
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -29,12 +32,10 @@ log = logging.getLogger(__name__)
 LANES = 128
 HEAD_CHANNELS = (32, 64, 128)  # that share a register without rest; others are padded
 _ROWS = 16  # tokens of bfloat16 in a register
-# Registers of queries in a block, and what else divides: many keep the matrix units busy, and few
-# need little memory.
-_BLOCKS = ((4, 5, 3), (2,), (1,))
-_SCORES = 4  # arrays of float32 scores that a block has in memory at a time, all in all
+_BLOCKS = (4, 5, 3)  # registers of queries in a block: enough to keep the matrix units busy
 _TOGETHER = 2  # heads that are computed side by side: one waits for its products, one does not
-_STAGED = 256  # tokens that are rotated at a time, so that they stay in registers
+_CHUNK = 256  # keys, or tokens to rotate, that are dealt with at a time: more fill up the registers
+_SCORES = 16  # arrays of a chunk's scores that a block has in memory at a time, all in all
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
@@ -50,6 +51,18 @@ def _padded_heads(heads: int, channels: int) -> tuple[int, int]:
             *(heads, channels, many, wide),
         )
     return many, wide
+
+
+def angles_of_group(cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Angles [B or 1, N, d] for all heads of a group, side by side: [B or 1, N, 128].
+
+    `self_attention` takes either; what is the same for all layers need not be made in each.
+    """
+    channels = cos.shape[-1]
+    wide = next(size for size in HEAD_CHANNELS if size >= channels)
+    spare = ((0, 0), (0, 0), (0, wide - channels))
+    cos, sin = (jnp.tile(jnp.pad(x, spare), (1, 1, LANES // wide)) for x in (cos, sin))
+    return cos, sin
 
 
 def self_attention(
@@ -68,17 +81,13 @@ def self_attention(
     batch, count, width = qkv.shape
     channels = width // 3 // heads
     many, wide = _padded_heads(heads, channels)
-    spare = ((0, 0), (0, 0), (0, 0), (0, many - heads), (0, wide - channels))
     if padded := (many, wide) != (heads, channels):
+        spare = ((0, 0), (0, 0), (0, 0), (0, many - heads), (0, wide - channels))
         split = jnp.pad(qkv.reshape(batch, count, 3, heads, channels), spare)
         qkv = split.reshape(batch, count, 3 * many * wide)
-        cos, sin = (jnp.pad(x, ((0, 0), (0, 0), (0, wide - channels))) for x in (cos, sin))
-    segments = tuple(segments) or (count,)
-    blocks = next(
-        some for some in _BLOCKS if some == _BLOCKS[-1] or _fit(segments, qkv.dtype, some)
-    )
-    needed = _needed(segments, qkv.dtype, blocks)
-    settings = _Settings(wide, channels**-0.5, segments, blocks, needed, interpret)
+    if cos.shape[-1] != LANES:
+        cos, sin = angles_of_group(cos, sin)
+    settings = _Settings(wide, channels**-0.5, tuple(segments) or (count,), interpret)
     out = _fused(qkv, cos, sin, settings)
     if padded:
         out = out.reshape(batch, count, many, wide)[:, :, :heads, :channels]
@@ -88,40 +97,31 @@ def self_attention(
 
 def fits(segments: Sequence[int], dtype: Any) -> bool:
     """Whether the kernels have room for sequences of these lengths, laid end to end."""
-    return _fit(segments, dtype, _BLOCKS[-1])
+    return tpu_memory.fits(_needed(segments, dtype))
 
 
-def _fit(segments: Sequence[int], dtype: Any, blocks: Sequence[int]) -> bool:
-    return tpu_memory.fits(_needed(segments, dtype, blocks))
-
-
-def _needed(segments: Sequence[int], dtype: Any, blocks: Sequence[int]) -> int:
+def _needed(segments: Sequence[int], dtype: Any) -> int:
     """Bytes of vector memory of the backward kernel, which needs more than the forward one."""
-    # Twice four inputs, three results, and three arrays of keys and values; in float32, twice two
+    # Twice five inputs, three results, and three arrays of keys and values; in float32, twice two
     # of angles, three of queries, and two of gradients.
-    token = LANES * (14 * jnp.dtype(dtype).itemsize + 9 * 4)
-    scores = max(segments) * max(blocks) * LANES * 4
+    token = LANES * (16 * jnp.dtype(dtype).itemsize + 9 * 4)
+    scores = _CHUNK * max(_BLOCKS) * LANES * 4
     return (sum(segments) + LANES) * token + _SCORES * scores
 
 
 class _Settings(NamedTuple):
-    """channels: of a head. scale: of the scores. segments: lengths, see `ops.attention`.
-
-    blocks: one of `_BLOCKS`. needed: bytes of vector memory.
-    """
+    """channels: of a head. scale: of the scores. segments: lengths, see `ops.attention`."""
 
     channels: int
     scale: float
     segments: tuple[int, ...]
-    blocks: tuple[int, ...]
-    needed: int
     interpret: bool
 
 
 class _Run(NamedTuple):
-    """Blocks of equal size, one after another: `times` of `size` queries, from token `start` on."""
+    """Blocks of equal size, one after another: `times` of `size` queries, the first one at `at`."""
 
-    start: int
+    at: int
     size: int
     times: int
 
@@ -138,27 +138,29 @@ class _Segment(NamedTuple):
     column: int
 
     @property
-    def tokens(self) -> slice:
-        return slice(self.start, self.start + self.length)
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.row, self.row + self.length)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.column, self.column + self.length)
-
-    def runs(self, blocks: Sequence[int]) -> list[_Run]:
+    def runs(self) -> list[_Run]:
         """Blocks of queries, of whole registers: the last one may go past the segment's end."""
         tiles = -(-self.length // LANES)
-        size = next((size for size in blocks if tiles % size == 0), blocks[0])
+        size = next((size for size in _BLOCKS if tiles % size == 0), _BLOCKS[0])
         times, rest = divmod(tiles, size)
-        runs = (
-            _Run(self.start, size * LANES, times),
-            _Run(self.start + times * size * LANES, rest * LANES, 1),
-        )
+        runs = (_Run(0, size * LANES, times), _Run(times * size * LANES, rest * LANES, 1))
         return [run for run in runs if run.times and run.size]
+
+    @property
+    def chunks(self) -> list["_Chunk"]:
+        ends = [*range(_CHUNK, self.length, _CHUNK), self.length]
+        return [
+            _Chunk(*(slice(at + first, at + end) for at in (self.start, self.row, self.column)))
+            for first, end in zip([0, *ends], ends, strict=False)
+        ]
+
+
+class _Chunk(NamedTuple):
+    """Some tokens of a segment: in the clip, among the keys as rows, and as columns."""
+
+    tokens: slice
+    rows: slice
+    columns: slice
 
 
 def _up(number: int, multiple: int) -> int:
@@ -175,77 +177,118 @@ def _laid(counts: Sequence[int]) -> list[_Segment]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) -> jax.Array:
-    batch, count, columns = qkv.shape
-    width = columns // 3
-    groups = width // LANES
-    segments = _laid(settings.segments)
-    rows, last = _spare_rows(count), segments[-1]
-    keys = last.row + _up(last.length, _ROWS)
-    call = pl.pallas_call(
-        functools.partial(_forward_kernel, settings=settings, segments=segments),
-        grid=(batch, groups),
-        in_specs=_inputs(qkv, cos, groups, settings),
-        out_specs=_group(count),
-        out_shape=jax.ShapeDtypeStruct((batch, count, width), qkv.dtype),
-        scratch_shapes=[
-            pltpu.VMEM((rows, LANES), jnp.float32),
-            pltpu.VMEM((keys, LANES), qkv.dtype),
-            pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
-            pltpu.VMEM((LANES, max(settings.blocks) * LANES), jnp.float32),
-            pltpu.VMEM((rows, LANES), jnp.float32),
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=tpu_memory.limit(settings.needed),
-        ),
-        interpret=settings.interpret,
-        name="attention_forward",
-    )
-    return call(qkv, qkv, qkv, cos, sin, _swap(settings, qkv.dtype))
+    return _run_forward(qkv, cos, sin, settings)[0]
 
 
 def _forward(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) -> Any:
-    return _fused(qkv, cos, sin, settings), (qkv, cos, sin)
+    out, sums = _run_forward(qkv, cos, sin, settings)
+    # Remat policies keep what has this name.
+    out, sums = checkpoint_name(out, "attention"), checkpoint_name(sums, "attention")
+    return out, (qkv, cos, sin, out, sums)
+
+
+def _run_forward(
+    qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings
+) -> tuple[jax.Array, jax.Array]:
+    """The result, and for the backward kernel the logarithms: [B, groups, heads, columns]."""
+    batch, count, columns = qkv.shape
+    width, heads = columns // 3, LANES // settings.channels
+    scratch = _Scratch.of(settings, count)
+    call = pl.pallas_call(
+        functools.partial(_forward_kernel, settings=settings),
+        grid=(batch, width // LANES),
+        in_specs=_inputs(qkv, cos),
+        out_specs=(_group(count), _sums(heads, scratch.columns)),
+        out_shape=(
+            jax.ShapeDtypeStruct((batch, count, width), qkv.dtype),
+            jax.ShapeDtypeStruct((batch, width // LANES, heads, scratch.columns), jnp.float32),
+        ),
+        scratch_shapes=[
+            scratch.of_queries(),
+            scratch.of_keys(qkv.dtype),
+            scratch.across(qkv.dtype),
+            scratch.block(),
+            scratch.of_queries(),
+        ],
+        compiler_params=_compiler_params(qkv, settings, "parallel"),
+        interpret=settings.interpret,
+        name="attention_forward",
+    )
+    return call(qkv, qkv, qkv, cos, sin, jnp.asarray(swap_matrix(LANES), qkv.dtype))
 
 
 def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
-    qkv, cos, sin = saved
+    qkv, cos, sin, out, sums = saved
     batch, count, columns = qkv.shape
-    groups = columns // 3 // LANES
-    segments = _laid(settings.segments)
-    rows, last = _spare_rows(count), segments[-1]
-    keys = last.row + _up(last.length, _ROWS)
-
+    scratch = _Scratch.of(settings, count)
     call = pl.pallas_call(
-        functools.partial(_backward_kernel, settings=settings, segments=segments),
-        grid=(batch, groups),
+        functools.partial(_backward_kernel, settings=settings),
+        grid=(batch, columns // 3 // LANES),
         in_specs=[
-            *_inputs(qkv, cos, groups, settings),
+            *_inputs(qkv, cos),
             _group(count),
+            _group(count),
+            _sums(LANES // settings.channels, scratch.columns),
         ],
         out_specs=pl.BlockSpec(memory_space=pl.ANY),
         out_shape=jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
         scratch_shapes=[
-            *(pltpu.VMEM((rows, LANES), jnp.float32) for _ in range(3)),
-            *(pltpu.VMEM((keys, LANES), qkv.dtype) for _ in range(2)),
-            *(pltpu.VMEM((keys, LANES), jnp.float32) for _ in range(2)),
-            pltpu.VMEM((LANES, last.column + _up(last.length, LANES)), qkv.dtype),
-            pltpu.VMEM((LANES, max(settings.blocks) * LANES), jnp.float32),
+            *(scratch.of_queries() for _ in range(3)),
+            *(scratch.of_keys(qkv.dtype) for _ in range(2)),
+            *(scratch.of_keys(jnp.float32) for _ in range(2)),
+            scratch.across(qkv.dtype),
+            scratch.block(),
             pltpu.VMEM((3, count, LANES), qkv.dtype),
             pltpu.SemaphoreType.DMA((3,)),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=tpu_memory.limit(settings.needed),
-        ),
+        # The copies that a group starts are awaited by the next one.
+        compiler_params=_compiler_params(qkv, settings, "arbitrary"),
         interpret=settings.interpret,
         name="attention_backward",
     )
-    of_qkv = call(qkv, qkv, qkv, cos, sin, _swap(settings, qkv.dtype), gradient)
+    swap = jnp.asarray(swap_matrix(LANES), qkv.dtype)
+    of_qkv = call(qkv, qkv, qkv, cos, sin, swap, out, gradient, sums)
     return of_qkv, jnp.zeros_like(cos), jnp.zeros_like(sin)
 
 
 _fused.defvjp(_forward, _backward)
+
+
+class _Scratch(NamedTuple):
+    """Sizes of arrays in vector memory: rows of queries and of keys, and columns of keys."""
+
+    queries: int
+    keys: int
+    columns: int
+
+    @classmethod
+    def of(cls, settings: _Settings, count: int) -> "_Scratch":
+        last = _laid(settings.segments)[-1]
+        return cls(
+            _spare_rows(count),
+            last.row + _up(last.length, _ROWS),
+            last.column + _up(last.length, LANES),
+        )
+
+    def of_queries(self) -> Any:
+        return pltpu.VMEM((self.queries, LANES), jnp.float32)
+
+    def of_keys(self, dtype: Any) -> Any:
+        return pltpu.VMEM((self.keys, LANES), dtype)
+
+    def across(self, dtype: Any) -> Any:
+        return pltpu.VMEM((LANES, self.columns), dtype)
+
+    def block(self) -> Any:
+        """Of a block of queries, laid across."""
+        return pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32)
+
+
+def _compiler_params(qkv: jax.Array, settings: _Settings, groups: Any) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(
+        dimension_semantics=("parallel", groups),
+        vmem_limit_bytes=tpu_memory.limit(_needed(settings.segments, qkv.dtype)),
+    )
 
 
 def _spare_rows(count: int) -> int:
@@ -258,19 +301,21 @@ def _group(count: int, first: int = 0) -> pl.BlockSpec:
     return pl.BlockSpec((None, count, LANES), lambda clip, group: (clip, 0, first + group))
 
 
-def _inputs(qkv: jax.Array, cos: jax.Array, groups: int, settings: _Settings) -> list[pl.BlockSpec]:
-    count, each = qkv.shape[1], int(cos.shape[0] > 1)
-    angles = pl.BlockSpec((None, count, settings.channels), lambda clip, _: (clip * each, 0, 0))
+def _sums(heads: int, columns: int) -> pl.BlockSpec:
+    """One number for each query of a group's heads, as columns."""
+    return pl.BlockSpec((None, None, heads, columns), lambda clip, group: (clip, group, 0, 0))
+
+
+def _inputs(qkv: jax.Array, cos: jax.Array) -> list[pl.BlockSpec]:
+    _, count, columns = qkv.shape
+    each = int(cos.shape[0] > 1)
+    angles = pl.BlockSpec((None, count, LANES), lambda clip, _: (clip * each, 0, 0))
     return [
-        *(_group(count, part * groups) for part in range(3)),
+        *(_group(count, part * columns // 3 // LANES) for part in range(3)),
         angles,
         angles,
         pl.BlockSpec((LANES, LANES), lambda *_: (0, 0)),
     ]
-
-
-def _swap(settings: _Settings, dtype: Any) -> jax.Array:
-    return jnp.asarray(swap_matrix(LANES), dtype)
 
 
 def _dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
@@ -298,24 +343,14 @@ def _turned_back(gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.
     return gradient * cos + _dot(high, swap) + _dot(low, swap)
 
 
-def _angles(cos_ref: Any, sin_ref: Any, tokens: slice) -> tuple[jax.Array, jax.Array]:
-    """Those of a group's heads, which are the same for all of them: [n, 128] each."""
-    heads = LANES // cos_ref.shape[-1]
-    cos, sin = (jnp.concatenate([x[tokens]] * heads, axis=-1) for x in (cos_ref, sin_ref))
-    return cos, sin
-
-
 def _lanes_of(head: Any, channels: int) -> jax.Array:
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     return (lane >= head * channels) & (lane < (head + 1) * channels)
 
 
-def _chunks(segment: _Segment) -> Iterator[tuple[slice, slice]]:
-    """Some tokens of a segment at a time: where they are in the clip, and among the keys."""
-    for at in range(0, segment.length, _STAGED):
-        count = min(_STAGED, segment.length - at)
-        start, row = segment.start + at, segment.row + at
-        yield slice(start, start + count), slice(row, row + count)
+def _own(head: Any, channels: int) -> Any:
+    """The rows of a head, where channels are rows."""
+    return pl.ds(head * channels, channels)
 
 
 def _loop(times: int, work: Callable[[Any], None]) -> None:
@@ -325,38 +360,27 @@ def _loop(times: int, work: Callable[[Any], None]) -> None:
         jax.lax.fori_loop(0, times, lambda index, _: work(index), None)
 
 
-def _aligned(start: Any, segment: _Segment) -> Any:
-    """The first query of a block, with what the compiler may know of it."""
-    if isinstance(start, int):
-        return start
-    return pl.multiple_of(start, math.gcd(segment.start, LANES))
-
-
-def _each_block(
-    segments: Sequence[_Segment],
-    blocks: Sequence[int],
-    work: Callable[[_Segment, Any, int], None],
-) -> None:
-    """Calls work(segment, first query, queries) for every block of queries."""
-
-    def block(segment: _Segment, run: _Run, index: Any) -> None:
-        work(segment, _aligned(run.start + index * run.size, segment), run.size)
-
-    for segment in segments:
-        for run in segment.runs(blocks):
-            _loop(run.times, functools.partial(block, segment, run))
-
-
-def _own(head: Any, channels: int) -> Any:
-    """The rows of a head, where channels are rows."""
-    return pl.ds(head * channels, channels)
-
-
 def _each_head(channels: int, work: Callable[[Sequence[Any]], None]) -> None:
     """Calls work(heads) for the heads of a group, some at a time."""
     heads = LANES // channels
     some = min(_TOGETHER, heads)
     _loop(heads // some, lambda index: work([index * some + one for one in range(some)]))
+
+
+def _each_block(segments: Sequence[_Segment], work: Callable[[_Segment, Any, Any], None]) -> None:
+    """Calls work(segment, queries, columns) for every block: where it is, as rows and columns."""
+
+    def block(segment: _Segment, run: _Run, index: Any) -> None:
+        at = run.at + index * run.size
+        start, column = segment.start + at, segment.column + at
+        if run.times > 1:  # the compiler is told what it cannot see
+            column = pl.multiple_of(column, LANES)
+            start = pl.multiple_of(start, math.gcd(segment.start, LANES))
+        work(segment, pl.ds(start, run.size), pl.ds(column, run.size))
+
+    for segment in segments:
+        for run in segment.runs:
+            _loop(run.times, functools.partial(block, segment, run))
 
 
 def _lay_across(ref: Any, segment: _Segment, columns: Any) -> None:
@@ -370,12 +394,6 @@ def _lay_across(ref: Any, segment: _Segment, columns: Any) -> None:
         columns[:, column : column + LANES] = some.T.astype(columns.dtype)
 
 
-def _weights(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Softmax over keys, in powers of 2: [keys, queries], and 1 / its sum: [1, queries]."""
-    weights = jnp.exp2(scores - jnp.max(scores, axis=0, keepdims=True))
-    return weights, 1 / jnp.sum(weights, axis=0, keepdims=True)
-
-
 def _forward_kernel(
     query_ref: Any,
     key_ref: Any,
@@ -384,6 +402,7 @@ def _forward_kernel(
     sin_ref: Any,
     swap_ref: Any,
     out_ref: Any,
+    sums_ref: Any,
     queries: Any,
     keys: Any,
     values: Any,
@@ -391,40 +410,66 @@ def _forward_kernel(
     rows: Any,
     *,
     settings: _Settings,
-    segments: Sequence[_Segment],
 ) -> None:
     """queries, rows: float32, with spare rows. keys: by segment. values, across: transposed."""
     count, channels, dtype = query_ref.shape[0], settings.channels, query_ref.dtype
-    swap = swap_ref[...]
+    segments, swap = _laid(settings.segments), swap_ref[...]
+    queries[count:] = jnp.zeros((queries.shape[0] - count, LANES), jnp.float32)
     for segment in segments:
-        for tokens, mine in _chunks(segment):
-            cos, sin = _angles(cos_ref, sin_ref, tokens)
+        for tokens, mine, _ in segment.chunks:
+            cos, sin = cos_ref[tokens], sin_ref[tokens]
             asked = _rotated(query_ref[tokens], cos, sin, swap)
             queries[tokens] = asked * (settings.scale * _LOG2_E)
             keys[mine] = _rotated(key_ref[tokens], cos, sin, swap).astype(dtype)
         _lay_across(value_ref, segment, values)
 
-    def block(segment: _Segment, start: Any, size: int) -> None:
-        asked = queries[pl.ds(start, size)].astype(dtype)
-
-        def scores(head: Any) -> jax.Array:
-            query = jnp.where(_lanes_of(head, channels), asked, 0)
-            return _dot(keys[segment.rows], query, transposed=True)
+    def block(segment: _Segment, where: Any, columns: Any) -> None:
+        asked = queries[where].astype(dtype)
 
         def heads(some: Sequence[Any]) -> None:
-            following = scores(some[0])
-            for head, after in zip(some, (*some[1:], None), strict=True):
-                weights, share = _weights(following)
-                if after is not None:
-                    following = scores(after)
-                out = _dot(values[_own(head, channels), segment.columns], weights.astype(dtype))
-                across[_own(head, channels), :size] = out * share
+            of_heads = [jnp.where(_lanes_of(head, channels), asked, 0) for head in some]
+            work = [(chunk, one) for chunk in segment.chunks for one in range(len(some))]
+
+            def scores(chunk: _Chunk, one: int) -> jax.Array:
+                return _dot(keys[chunk.rows], of_heads[one], transposed=True)
+
+            found: list[Any] = [None] * len(some)
+            following = scores(*work[0])
+            for (chunk, one), after in zip(work, [*work[1:], None], strict=True):
+                mine = following
+                if after:  # early, so that the matrix units have work
+                    following = scores(*after)
+                value = values[_own(some[one], channels), chunk.columns]
+                found[one] = _more(found[one], mine, value)
+            for head, (largest, total, out) in zip(some, found, strict=True):
+                across[_own(head, channels), : asked.shape[0]] = out / total
+                sums_ref[pl.ds(head, 1), columns] = largest + jnp.log2(total)
 
         _each_head(channels, heads)
-        rows[pl.ds(start, size)] = across[:, :size].T
+        rows[where] = across[:, : asked.shape[0]].T
 
-    _each_block(segments, settings.blocks, block)
+    _each_block(segments, block)
     out_ref[...] = rows[:count].astype(dtype)
+
+
+def _more(
+    found: tuple[jax.Array, jax.Array, jax.Array] | None, scores: jax.Array, value: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A softmax, in powers of 2, that has seen some more keys.
+
+    Args:
+      found: largest score, sum of weights, weighted sum of values so far; None = no keys yet.
+      scores: [keys, queries]. value: [channels, keys].
+    """
+    largest = jnp.max(scores, axis=0, keepdims=True)
+    if found:
+        largest = jnp.maximum(largest, found[0])
+    weights = jnp.exp2(scores - largest)
+    total, out = jnp.sum(weights, axis=0, keepdims=True), _dot(value, weights.astype(value.dtype))
+    if found:
+        fade = jnp.exp2(found[0] - largest)
+        total, out = total + found[1] * fade, out + found[2] * fade
+    return largest, total, out
 
 
 def _backward_kernel(
@@ -434,8 +479,10 @@ def _backward_kernel(
     cos_ref: Any,
     sin_ref: Any,
     swap_ref: Any,
-    gradient_ref: Any,
     out_ref: Any,
+    gradient_ref: Any,
+    sums_ref: Any,
+    of_qkv_ref: Any,
     queries: Any,
     gradients: Any,
     of_queries: Any,
@@ -449,16 +496,19 @@ def _backward_kernel(
     left: Any,
     *,
     settings: _Settings,
-    segments: Sequence[_Segment],
 ) -> None:
-    """The same, and `leaving`, [3, N, 128]: gradients of queries, keys, values on their way out."""
+    """The same, and `leaving`, [3, N, 128]: gradients of queries, keys, values on their way out.
+
+    Until its gradient takes its place, `of_queries` holds what of the result's gradient changes no
+    weight: summed over the channels of a head, the mean gradient of its weights.
+    """
     count, channels, dtype = query_ref.shape[0], settings.channels, query_ref.dtype
-    swap = swap_ref[...]
-    spare = queries.shape[0] - count
-    queries[count:] = jnp.zeros((spare, LANES), jnp.float32)
+    segments, swap = _laid(settings.segments), swap_ref[...]
+    spare = jnp.zeros((queries.shape[0] - count, LANES), jnp.float32)
+    queries[count:], gradients[count:] = spare, spare
     for segment in segments:
-        for tokens, mine in _chunks(segment):
-            cos, sin = _angles(cos_ref, sin_ref, tokens)
+        for tokens, mine, _ in segment.chunks:
+            cos, sin = cos_ref[tokens], sin_ref[tokens]
             asked = _rotated(query_ref[tokens], cos, sin, swap)
             queries[tokens] = asked * (settings.scale * _LOG2_E)
             key = _rotated(key_ref[tokens], cos, sin, swap)
@@ -469,54 +519,70 @@ def _backward_kernel(
             of_keys[mine] = jnp.zeros_like(key)
             of_values[mine] = jnp.zeros_like(key)
         _lay_across(of_queries, segment, keys_across)
+    of_queries[:count] = out_ref[...].astype(jnp.float32) * gradients[:count]
 
-    def block(segment: _Segment, start: Any, size: int) -> None:
-        asked = queries[pl.ds(start, size)].astype(dtype)
+    def block(segment: _Segment, where: Any, columns: Any) -> None:
+        size = where.size
         # Nothing comes back from the queries past the segment's end.
-        token = start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
+        token = where.start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
         inside = token < segment.start + segment.length
-        came = jnp.where(inside, gradients[pl.ds(start, size)], 0).astype(dtype)
+        asked = queries[where].astype(dtype)
+        came = jnp.where(inside, gradients[where], 0).astype(dtype)
+        across[:, :size] = jnp.where(inside, of_queries[where], 0).T
 
         def heads(some: Sequence[Any]) -> None:
-            to_values, to_keys = [], []
-            for head in some:
-                mine = _lanes_of(head, channels)
-                query, back = jnp.where(mine, asked, 0), jnp.where(mine, came, 0)
-                weights, share = _weights(_dot(keys[segment.rows], query, transposed=True))
-                weights *= share
-                of_weights = _dot(values[segment.rows], back, transposed=True)
-                mean = jnp.sum(weights * of_weights, axis=0, keepdims=True)
-                of_scores = (weights * (of_weights - mean)).astype(dtype)
-                to_values.append(_dot(weights.astype(dtype), back))
-                to_keys.append(_dot(of_scores, query))
-                own = _own(head, channels)
-                across[own, :size] = _dot(keys_across[own, segment.columns], of_scores)
-            of_values[segment.rows] += sum(to_values[1:], to_values[0])
-            of_keys[segment.rows] += sum(to_keys[1:], to_keys[0])
+            lanes = [_lanes_of(head, channels) for head in some]
+            query = [jnp.where(mine, asked, 0) for mine in lanes]
+            back = [jnp.where(mine, came, 0) for mine in lanes]
+            sums = [sums_ref[pl.ds(head, 1), columns] for head in some]
+            means = [
+                jnp.sum(across[_own(head, channels), :size], axis=0, keepdims=True) for head in some
+            ]
+            work = [(chunk, one) for chunk in segment.chunks for one in range(len(some))]
+
+            def products(chunk: _Chunk, one: int) -> tuple[jax.Array, jax.Array]:
+                scores = _dot(keys[chunk.rows], query[one], transposed=True)
+                return scores, _dot(values[chunk.rows], back[one], transposed=True)
+
+            to_queries: list[Any] = [None] * len(some)
+            following = products(*work[0])
+            for (chunk, one), after in zip(work, [*work[1:], None], strict=True):
+                scores, of_weights = following
+                if after:
+                    following = products(*after)
+                weights = jnp.exp2(scores - sums[one])
+                of_scores = (weights * (of_weights - means[one])).astype(dtype)
+                of_values[chunk.rows] += _dot(weights.astype(dtype), back[one])
+                of_keys[chunk.rows] += _dot(of_scores, query[one])
+                part = _dot(keys_across[_own(some[one], channels), chunk.columns], of_scores)
+                to_queries[one] = part if to_queries[one] is None else to_queries[one] + part
+            for head, total in zip(some, to_queries, strict=True):
+                across[_own(head, channels), :size] = total
 
         _each_head(channels, heads)
-        of_queries[pl.ds(start, size)] = across[:, :size].T
+        gradient = across[:, :size].T
+        of_queries[where] = jnp.where(inside, gradient, of_queries[where])
 
-    _each_block(segments, settings.blocks, block)
+    _each_block(segments, block)
 
     clip, group, groups = pl.program_id(0), pl.program_id(1), pl.num_programs(1)
     copies = [
         pltpu.make_async_copy(
             leaving.at[part],
-            out_ref.at[clip, :, pl.ds((part * groups + group) * LANES, LANES)],
+            of_qkv_ref.at[clip, :, pl.ds((part * groups + group) * LANES, LANES)],
             left.at[part],
         )
         for part in range(3)
     ]
 
     @pl.when(group > 0)
-    def _() -> None:
-        for copy in copies:  # those of the group before, of the same size
+    def wait_for_the_group_before() -> None:  # whose copies have the same sizes
+        for copy in copies:
             copy.wait()
 
     for segment in segments:
-        for tokens, mine in _chunks(segment):
-            cos, sin = _angles(cos_ref, sin_ref, tokens)
+        for tokens, mine, _ in segment.chunks:
+            cos, sin = cos_ref[tokens], sin_ref[tokens]
             # The products above left out these factors, which are the same for all.
             query, key = of_queries[tokens] * settings.scale, of_keys[mine] * _LN_2
             leaving[0, tokens] = _turned_back(query, cos, sin, swap).astype(dtype)
@@ -526,6 +592,6 @@ def _backward_kernel(
         copy.start()
 
     @pl.when(group == groups - 1)
-    def _() -> None:
+    def wait_for_the_last() -> None:
         for copy in copies:
             copy.wait()
