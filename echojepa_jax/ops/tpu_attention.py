@@ -34,8 +34,9 @@ HEAD_CHANNELS = (32, 64, 128)  # that share a register without rest; others are 
 _ROWS = 16  # tokens of bfloat16 in a register
 _BLOCKS = (4, 5, 3)  # registers of queries in a block: enough to keep the matrix units busy
 _TOGETHER = 2  # heads that are computed side by side: one waits for its products, one does not
+_FEW = 8  # rows in which a number for each query is held: those of a register
 _CHUNK = 256  # keys, or tokens to rotate, that are dealt with at a time: more fill up the registers
-_SCORES = 16  # arrays of a chunk's scores that a block has in memory at a time, all in all
+_SCORES = 4  # arrays of a chunk's scores that a block has in memory at a time, all in all
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
@@ -207,7 +208,8 @@ def _run_forward(
             scratch.of_queries(),
             scratch.of_keys(qkv.dtype),
             scratch.across(qkv.dtype),
-            scratch.block(),
+            scratch.block(LANES),
+            scratch.block(LANES // min(HEAD_CHANNELS) * _FEW),
             scratch.of_queries(),
         ],
         compiler_params=_compiler_params(qkv, settings, "parallel"),
@@ -237,7 +239,8 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
             *(scratch.of_keys(qkv.dtype) for _ in range(2)),
             *(scratch.of_keys(jnp.float32) for _ in range(2)),
             scratch.across(qkv.dtype),
-            scratch.block(),
+            scratch.block(LANES),
+            scratch.block(LANES // min(HEAD_CHANNELS) * _FEW),
             pltpu.VMEM((3, count, LANES), qkv.dtype),
             pltpu.SemaphoreType.DMA((3,)),
         ],
@@ -279,9 +282,9 @@ class _Scratch(NamedTuple):
     def across(self, dtype: Any) -> Any:
         return pltpu.VMEM((LANES, self.columns), dtype)
 
-    def block(self) -> Any:
+    def block(self, rows: int) -> Any:
         """Of a block of queries, laid across."""
-        return pltpu.VMEM((LANES, max(_BLOCKS) * LANES), jnp.float32)
+        return pltpu.VMEM((rows, max(_BLOCKS) * LANES), jnp.float32)
 
 
 def _compiler_params(qkv: jax.Array, settings: _Settings, groups: Any) -> pltpu.CompilerParams:
@@ -349,7 +352,7 @@ def _lanes_of(head: Any, channels: int) -> jax.Array:
 
 
 def _own(head: Any, channels: int) -> Any:
-    """The rows of a head, where channels are rows."""
+    """The rows of a head, where each has as many as it has channels."""
     return pl.ds(head * channels, channels)
 
 
@@ -407,11 +410,12 @@ def _forward_kernel(
     keys: Any,
     values: Any,
     across: Any,
+    few: Any,
     rows: Any,
     *,
     settings: _Settings,
 ) -> None:
-    """queries, rows: float32, with spare rows. keys: by segment. values, across: transposed."""
+    """queries, rows: with spare rows. keys: by segment. values, across, few: transposed."""
     count, channels, dtype = query_ref.shape[0], settings.channels, query_ref.dtype
     segments, swap = _laid(settings.segments), swap_ref[...]
     queries[count:] = jnp.zeros((queries.shape[0] - count, LANES), jnp.float32)
@@ -442,11 +446,15 @@ def _forward_kernel(
                 value = values[_own(some[one], channels), chunk.columns]
                 found[one] = _more(found[one], mine, value)
             for head, (largest, total, out) in zip(some, found, strict=True):
-                across[_own(head, channels), : asked.shape[0]] = out / total
-                sums_ref[pl.ds(head, 1), columns] = largest + jnp.log2(total)
+                across[_own(head, channels), : where.size] = out / total
+                few[_own(head, _FEW), : where.size] = jnp.broadcast_to(
+                    largest + jnp.log2(total), (_FEW, where.size)
+                )
 
         _each_head(channels, heads)
-        rows[where] = across[:, : asked.shape[0]].T
+        for head in range(LANES // channels):
+            sums_ref[head : head + 1, columns] = few[head * _FEW : head * _FEW + 1, : where.size]
+        rows[where] = across[:, : where.size].T
 
     _each_block(segments, block)
     out_ref[...] = rows[:count].astype(dtype)
@@ -492,6 +500,7 @@ def _backward_kernel(
     of_values: Any,
     keys_across: Any,
     across: Any,
+    few: Any,
     leaving: Any,
     left: Any,
     *,
@@ -529,12 +538,16 @@ def _backward_kernel(
         asked = queries[where].astype(dtype)
         came = jnp.where(inside, gradients[where], 0).astype(dtype)
         across[:, :size] = jnp.where(inside, of_queries[where], 0).T
+        for head in range(LANES // channels):
+            few[_own(head, _FEW), :size] = jnp.broadcast_to(
+                sums_ref[head : head + 1, columns], (_FEW, size)
+            )
 
         def heads(some: Sequence[Any]) -> None:
             lanes = [_lanes_of(head, channels) for head in some]
             query = [jnp.where(mine, asked, 0) for mine in lanes]
             back = [jnp.where(mine, came, 0) for mine in lanes]
-            sums = [sums_ref[pl.ds(head, 1), columns] for head in some]
+            sums = [few[_own(head, _FEW), :size][:1] for head in some]
             means = [
                 jnp.sum(across[_own(head, channels), :size], axis=0, keepdims=True) for head in some
             ]
