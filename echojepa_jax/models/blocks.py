@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from echojepa_jax.ops.attention import KEEP_RESIDUALS, self_attention
+from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import by_clip, whole
@@ -104,7 +105,7 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, layer: jax.Array) -> jax.Array:
         """x: [B, N, D]; layer: int scalar, 0-based."""
         hidden = Dense(self.hidden, WEIGHT_INIT, self.dtype, name="fc1")(x)
-        hidden = nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return Dense(x.shape[-1], depth_scaled(layer), self.dtype, name="fc2")(hidden)
 
 
