@@ -2,7 +2,8 @@
 
 xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
         scores take [B, heads, N, M] float32 of memory.
-mapped  the same, one head of one clip at a time, so that scores stay in the cache of a CPU.
+mapped  the same for CPUs, see `cpu_attention`: long sequences clip by clip, so that their scores
+        stay in the cache, and a gradient of its own.
 cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
 splash  flash attention in Pallas, on TPUs; sequences are padded to whole blocks, and the padding is
         masked by segment ids.
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from echojepa_jax.ops.cpu_attention import cpu_attention
 from echojepa_jax.ops.rotary import rotate
 from echojepa_jax.parallel.mesh import per_device
 from echojepa_jax.utils.errors import UserError
@@ -32,7 +34,6 @@ _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 KEEP_RESIDUALS = ("cudnn", "splash")
 """Backends of which remat policies keep what the kernels themselves hand to their backward pass."""
 
-_MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
 _LANES = 128  # columns of a TPU's registers: blocks of splash attention are multiples of it
@@ -143,8 +144,8 @@ def attention(
         pieces = zip(queries, keys, values, strict=True)
         return jnp.concatenate([attention(q, k, v, backend=backend) for q, k, v in pieces], axis=1)
     if present is None and not chunk:
-        if backend == "mapped" and query.shape[1] >= _MAPPED_TOKENS:
-            return per_device(_mapped_attention, query, key, value)
+        if backend == "mapped":
+            return cpu_attention(query, key, value)
         if backend == "splash":
             return per_device(splash_attention, query, key, value)
         if backend == "cudnn":
@@ -168,22 +169,6 @@ def _xla_attention(
         scores = jnp.where(present[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
-
-
-def _mapped_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    clips = query.shape[0]
-
-    def one(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        query, key, value = head
-        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32)
-        scores *= query.shape[-1] ** -0.5
-        weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-        # Divided after the product: there are fewer channels than keys.
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        return (weights.astype(value.dtype) @ value / total).astype(query.dtype)
-
-    heads = tuple(rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value))
-    return rearrange(jax.lax.map(one, heads), "(b h) n d -> b n h d", b=clips)
 
 
 def _no_cudnn(dtype: str, head_dims: Sequence[int]) -> str:
