@@ -2,8 +2,8 @@
 
 xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
         scores take [B, heads, N, M] float32 of memory.
-mapped  the same for CPUs, see `cpu_attention`: long sequences clip by clip, so that their scores
-        stay in the cache, and a gradient of its own.
+mapped  the same for CPUs, see `cpu_attention`: of long sequences a few clips at a time, so that
+        their scores stay in the cache, and with a gradient of its own.
 cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
 splash  flash attention in Pallas, on TPUs; sequences are padded to whole blocks, and the padding is
         masked by segment ids.

@@ -13,20 +13,21 @@ import jax.numpy as jnp
 from echojepa_jax.parallel.mesh import per_device
 
 _LONG = 256  # tokens from which on the scores of a batch do not fit the caches
+_CLIPS = 2  # at a time: 2 % of the demo's step less than one, all 16 are 4 % more
 
 
 def cpu_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Arguments and result as those of `attention`; long sequences clip by clip."""
+    """Arguments and result as those of `attention`; long sequences a few clips at a time."""
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     if query.shape[1] < _LONG:
         out = attend(*heads_first)
     else:
-        out = per_device(_clip_by_clip, *heads_first)
+        out = per_device(_few_at_a_time, *heads_first)
     return jnp.swapaxes(out, 1, 2)
 
 
-def _clip_by_clip(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda clip: attend(*clip), (query, key, value))
+def _few_at_a_time(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda clip: attend(*clip), (query, key, value), batch_size=_CLIPS)
 
 
 @jax.custom_vjp

@@ -66,7 +66,7 @@ def test_splash_on_a_mesh_in_half_precision_and_with_segments(monkeypatch):
 @pytest.mark.parametrize("count", [37, cpu_attention._LONG + 1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
 def test_cpu_attention_equals_xla_forward_and_backward(count, dtype, tolerance):
-    arrays = qkv(count, 3, 12, dtype)
+    arrays = [jnp.concatenate([x, x[::-1]])[:3] for x in qkv(count, 3, 12, dtype)]
     weight = jax.random.normal(jax.random.key(1), arrays[0].shape)
 
     def results(backend):
