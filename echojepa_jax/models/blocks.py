@@ -11,12 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 from echojepa_jax.ops.attention import KEEP_RESIDUALS, self_attention
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
+from echojepa_jax.ops.norm import layer_norm
 from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import by_clip, whole
 
 Initializer = Callable[..., jax.Array]
 
-LAYER_NORM_EPS = 1e-6
 # The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
 WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
 
@@ -57,11 +57,7 @@ class LayerNorm(nn.Module):
         """x: [B, N, D]. Returns the same shape in `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
-        return (normed * whole(scale) + whole(bias)).astype(self.dtype)
+        return layer_norm(x, whole(scale), whole(bias), self.dtype)
 
 
 def depth_scaled(layer: jax.Array) -> Initializer:

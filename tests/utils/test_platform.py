@@ -100,18 +100,19 @@ def large(x):  # two temporaries of 64 MB
     return jnp.sum(jnp.sort(jnp.sort(x[:, None] + x[None]), axis=0)[::7])
 
 x = jnp.arange(4096.0)
-for _ in range(3):
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     large(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-large(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_temporaries_of_a_step_are_not_mapped_anew():
     """On CPUs; each page of 4 kB that is new costs a fault."""
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # one device
     done = subprocess.run(
         [sys.executable, "-c", FAULTS], cwd=REPOSITORY, env=env, capture_output=True, text=True
     )
