@@ -11,13 +11,13 @@ from jax.ad_checkpoint import checkpoint_name
 from echojepa_jax.ops.attention import angles_for, self_attention
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
+from echojepa_jax.ops.norm import layer_norm
 from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.ops.tpu_tubelets import Order
 from echojepa_jax.parallel.mesh import by_clip, whole
 
 Initializer = Callable[..., jax.Array]
 
-LAYER_NORM_EPS = 1e-6
 # The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
 WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
 
@@ -66,17 +66,7 @@ class LayerNorm(nn.Module):
         """x: [B, N, D]. Returns the same shape in `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        x32 = x.astype(jnp.float32)
-        mean = jnp.mean(x32, axis=-1, keepdims=True)
-        if x.dtype == jnp.float32:
-            variance = jnp.mean((x32 - mean) ** 2, axis=-1, keepdims=True)
-        else:
-            # In one pass over memory, together with the mean. What cancels here is far below what
-            # half precision has rounded off: 2^-24 of the squares against 2^-9 of the numbers.
-            squares = jnp.mean(x32**2, axis=-1, keepdims=True)
-            variance = jnp.maximum(squares - mean**2, 0.0)
-        normed = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
-        return (normed * whole(scale) + whole(bias)).astype(self.dtype)
+        return layer_norm(x, whole(scale), whole(bias), self.dtype)
 
 
 def depth_scaled(layer: jax.Array) -> Initializer:

@@ -2,7 +2,8 @@
 
 xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
         scores take [B, heads, N, M] float32 of memory.
-mapped  the same, one head of one clip at a time, so that scores stay in the cache of a CPU.
+mapped  the same for CPUs, see `cpu_attention`: of long sequences a few clips at a time, so that
+        their scores stay in the cache, and with a gradient of its own.
 cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
 fused   a kernel of our own, on TPUs: rotation and attention in one, see ops/tpu_attention.py.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
+from echojepa_jax.ops.cpu_attention import cpu_attention
 from echojepa_jax.ops.rotary import rotate
 from echojepa_jax.parallel.mesh import per_device
 from echojepa_jax.utils.errors import UserError
@@ -29,7 +31,6 @@ BACKENDS = ("xla", *PLATFORM)
 _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "fused": "TPUs"}
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
-_MAPPED_TOKENS = 256  # the scores of shorter sequences fit a CPU's cache anyway
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
 _FUSED_HEAD_DIM = 128  # the lanes of a TPU's registers
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
@@ -171,8 +172,8 @@ def attention(
         pieces = zip(queries, keys, values, strict=True)
         return jnp.concatenate([attention(q, k, v, backend=backend) for q, k, v in pieces], axis=1)
     if present is None and not chunk:
-        if backend == "mapped" and query.shape[1] >= _MAPPED_TOKENS:
-            return per_device(_mapped_attention, query, key, value)
+        if backend == "mapped":
+            return cpu_attention(query, key, value)
         if backend == "cudnn":
             return per_device(_cudnn_attention, query, key, value)
     return _xla_attention(query, key, value, present, chunk)
@@ -194,22 +195,6 @@ def _xla_attention(
         scores = jnp.where(present[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
-
-
-def _mapped_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    clips = query.shape[0]
-
-    def one(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        query, key, value = head
-        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32)
-        scores *= query.shape[-1] ** -0.5
-        weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-        # Divided after the product: there are fewer channels than keys.
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        return (weights.astype(value.dtype) @ value / total).astype(query.dtype)
-
-    heads = tuple(rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value))
-    return rearrange(jax.lax.map(one, heads), "(b h) n d -> b n h d", b=clips)
 
 
 def _no_cudnn(dtype: str, head_dims: Sequence[int]) -> str:

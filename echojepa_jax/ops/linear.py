@@ -51,7 +51,7 @@ def _backward(
     of_x = by_clip(gradient @ _gathered(kernel, x, order).T)
 
     def summed(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        total = jnp.einsum("bnd,bnf->df", x, gradient, preferred_element_type=jnp.float32)
+        total = _product_over_tokens(x, gradient)
         return order.restore(total) if order else total
 
     of_kernel = sum_over_clips(summed, KERNEL_AXES, x, gradient)
@@ -59,6 +59,14 @@ def _backward(
         lambda g: jnp.sum(g, axis=(0, 1), dtype=jnp.float32), VECTOR_AXES, gradient
     )
     return of_x, of_kernel.astype(kernel.dtype), of_bias.astype(kernel.dtype)
+
+
+def _product_over_tokens(x: jax.Array, g: jax.Array) -> jax.Array:
+    """[b, N, D] and [b, N, F] -> float32 [D, F]."""
+    # CPUs transpose what comes first, in memory: the narrow one, so.
+    if x.shape[-1] > g.shape[-1]:
+        return _product_over_tokens(g, x).T
+    return jnp.einsum("bnd,bnf->df", x, g, preferred_element_type=jnp.float32)
 
 
 linear.defvjp(_forward, _backward)

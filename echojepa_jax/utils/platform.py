@@ -6,7 +6,7 @@ import jax
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from echojepa_jax.utils.allocator import keep_freed_memory
+from echojepa_jax.utils.allocator import keep_freed_memory, share_one_heap, split_heaps
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 
@@ -57,9 +57,11 @@ def prepare() -> None:
     Raises:
       UserError: see `default_backend`.
     """
+    share_one_heap()  # which platform it is, JAX tells when it has started its threads
     if default_backend() == "cpu":
         keep_freed_memory()
     else:
+        split_heaps()
         _keep_programs(epath.Path(cache_dir()))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from echojepa_jax.models.blocks import BlockStack
 from echojepa_jax.ops import attention as ops
+from echojepa_jax.ops import cpu_attention
 from echojepa_jax.utils.errors import UserError
 
 
@@ -19,18 +20,23 @@ def qkv(count, heads, head_dim, dtype=jnp.float32):
     return tuple(jax.random.normal(key, (2, count, heads, head_dim)).astype(dtype) for key in keys)
 
 
-def test_one_head_at_a_time_is_the_same():
-    arrays = qkv(ops._MAPPED_TOKENS + 1, 3, 12)
+@pytest.mark.parametrize("count", [37, cpu_attention._LONG + 1])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+def test_cpu_attention_equals_xla_forward_and_backward(count, dtype, tolerance):
+    arrays = [jnp.concatenate([x, x[::-1]])[:3] for x in qkv(count, 3, 12, dtype)]
     weight = jax.random.normal(jax.random.key(1), arrays[0].shape)
 
-    def gradients(backend):
+    def results(backend):
         def loss(*arrays):
-            return jnp.sum(ops.attention(*arrays, backend=backend) * weight)
+            out = ops.attention(*arrays, backend=backend)
+            return jnp.sum(out.astype(jnp.float32) * weight), out
 
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(*arrays)
+        found = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
+        assert all(x.dtype == dtype for x in jax.tree.leaves(found))
+        return [np.asarray(x, np.float32) for x in jax.tree.leaves(found)]
 
-    for mine, other in zip(*map(jax.tree.leaves, map(gradients, ("mapped", "xla"))), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-5)
+    for mine, wanted in zip(results("mapped"), results("xla"), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=tolerance)
 
 
 def test_segments_attend_to_themselves_only():

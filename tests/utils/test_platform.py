@@ -87,3 +87,34 @@ def test_whoever_has_named_a_folder_keeps_it(cache_settings, monkeypatch, tmp_pa
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
     platform._keep_programs(epath.Path(tmp_path))
     assert jax.config.jax_compilation_cache_dir == before
+
+
+FAULTS = """
+import resource
+from echojepa_jax.utils import platform
+platform.prepare()
+import jax, jax.numpy as jnp
+
+@jax.jit
+def large(x):  # two temporaries of 64 MB
+    return jnp.sum(jnp.sort(jnp.sort(x[:, None] + x[None]), axis=0)[::7])
+
+x = jnp.arange(4096.0)
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    large(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_temporaries_of_a_step_are_not_mapped_anew():
+    """On CPUs; each page of 4 kB that is new costs a fault."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # one device
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=REPOSITORY, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2000
