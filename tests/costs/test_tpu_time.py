@@ -1,19 +1,22 @@
-"""A guard: of a TPU's time in the layers, little may go into rotary and into moving data."""
+"""A guard: of a TPU's time in the layers, little may go into anything but products and attention.
+
+Before there were kernels for it, rotary and moving data took 59 % of it, and nobody saw it.
+"""
 
 import json
 
 import pytest
 
-from echojepa_jax.costs.account import MOVING, OPTIMIZER, OUTSIDE, ROTARY
+from echojepa_jax.costs.account import ELEMENTWISE, MOVING, OPTIMIZER, OUTSIDE, ROTARY
 from tests import programs
 
-MOST = 0.15
+MOST_MOVING, MOST_ELEMENTWISE = 0.1, 0.25
 
-# Two layers of the real widths and lengths, on few clips: it compiles sooner, with the same shares.
-FEW = {
+# Two layers of the real widths and lengths: they compile sooner, with nearly the same shares.
+TWO_LAYERS = {
     "model.depth": 2,
     "predictor.depth": 2,
-    "optim.global_batch": 8,
+    "optim.global_batch": 64,
     "mesh.replica": 1,
     "mesh.fsdp": 4,
 }
@@ -41,16 +44,17 @@ def test_what_a_share_is():
     assert share_in_layers(account, "rotary", "moving data") == pytest.approx(0.3)
 
 
-@pytest.mark.xfail(strict=True, reason="XLA rotates and rearranges for the attention kernel")
 def test_rotary_and_moving_data_take_little_of_a_v5e():
     done = programs.run(
         "plan",
         "--config=configs/vit_l.py",
         "--topology=v5e:2x2",
         "--json",
-        *programs.as_fields(FEW),
+        *programs.as_fields(TWO_LAYERS),
     )
     assert done.returncode == 0, done.stderr
     account = json.loads(done.stdout)["account"]
-    share = share_in_layers(account, ROTARY, MOVING)
-    assert share <= MOST, f"{share:.0%} of the time in the layers: {account['by_part_and_kind']}"
+    shares = share_in_layers(account, ROTARY, MOVING), share_in_layers(account, ELEMENTWISE)
+    assert shares[0] <= MOST_MOVING, account["by_part_and_kind"]
+    # Such as a GELU that the compiler cannot make a part of the products.
+    assert shares[1] <= MOST_ELEMENTWISE, account["by_part_and_kind"]
