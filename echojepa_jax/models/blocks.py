@@ -91,7 +91,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-        """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: [B or 1, N, D / heads]."""
+        """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: of `angles_for`."""
         width = x.shape[-1]
         qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
         out = self_attention(qkv, cos, sin, self.heads, self.backend, self.segments)

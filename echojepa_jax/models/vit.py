@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         grid = self.grid(*clips.shape[1:4])
         clips, order = clips.astype(self.dtype), None
         if self.attention == "fused":  # on TPUs, where shapes allow it
-            order = tpu_tubelets.order_of(clips.shape, self.tubelet, self.patch)
+            order = tpu_tubelets.order_of(clips, self.tubelet, self.patch)
         if order:
             tokens = per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips)
         else:

@@ -32,6 +32,7 @@ _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "fuse
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
 _CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
+_QUERIES = 512  # that XLA deals with at a time, of sequences that are too long for our kernel
 _FUSED_HEAD_DIM = 128  # the lanes of a TPU's registers
 _AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
 
@@ -59,9 +60,10 @@ def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[i
             if wanted == "auto":
                 log.info("%s: XLA computes attention", reason)
     if best == "fused" and max(head_dims) > _FUSED_HEAD_DIM:
-        best = "xla"
-        if wanted == "auto":
-            log.info("heads of %d channels are too wide for our kernel", max(head_dims))
+        best, reason = "xla", f"our kernel has no heads of {max(head_dims)} channels"
+        if wanted == "fused":
+            raise UserError(f"config field 'model.attention' = 'fused': {reason}: use 'auto'")
+        log.info("%s: XLA computes attention", reason)
     if wanted == "auto":
         return best
     if PLATFORM.get(wanted, platform) != platform or (wanted == "cudnn" and best == "xla"):
@@ -100,12 +102,14 @@ def self_attention(
 
     Args:
       qkv: [B, N, 3 D]: queries, keys, values; in each, head by head.
-      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, by way of `angles_for`.
+      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, or what `angles_for` makes of
+        them. They are constants: no gradient flows into them.
       backend, segments: see `attention`.
 
     Returns:
       [B, N, D], head by head, in the dtype of `qkv`.
     """
+    chunk = 0
     if backend == "fused":
         # Imported late: no other platform needs it.
         from echojepa_jax.ops import tpu_attention
@@ -116,11 +120,12 @@ def self_attention(
             )
             return per_device(kernel, qkv, cos, sin)
         _say_too_long(qkv.shape[1])
-        backend, channels = "xla", qkv.shape[-1] // 3 // heads
+        channels, chunk = qkv.shape[-1] // 3 // heads, _QUERIES
         cos, sin = cos[..., :channels], sin[..., :channels]
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
+    cos, sin = jax.lax.stop_gradient((cos, sin))
     query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
-    out = attention(query, key, value, backend=backend, segments=segments)
+    out = attention(query, key, value, chunk=chunk, backend=backend, segments=segments)
     out = rearrange(out, "b n h d -> b n (h d)")
     # Remat policies keep what has this name; of cuDNN they keep its own results, not both.
     return out if backend == "cudnn" else checkpoint_name(out, "attention")
@@ -170,7 +175,8 @@ def attention(
         ends = np.cumsum(segments)[:-1].tolist()
         queries, keys, values = (jnp.split(x, ends, axis=1) for x in (query, key, value))
         pieces = zip(queries, keys, values, strict=True)
-        return jnp.concatenate([attention(q, k, v, backend=backend) for q, k, v in pieces], axis=1)
+        some = [attention(q, k, v, chunk=chunk, backend=backend) for q, k, v in pieces]
+        return jnp.concatenate(some, axis=1)
     if present is None and not chunk:
         if backend == "mapped":
             return cpu_attention(query, key, value)

@@ -36,7 +36,9 @@ _BLOCKS = (4, 5, 3)  # registers of queries in a block: enough to keep the matri
 _TOGETHER = 2  # heads that are computed side by side: one waits for its products, one does not
 _FEW = 8  # rows in which a number for each query is held: those of a register
 _CHUNK = 256  # keys, or tokens to rotate, that are dealt with at a time: more fill up the registers
-_SCORES = 4  # arrays of a chunk's scores that a block has in memory at a time, all in all
+# Arrays of a chunk's scores that a block has in memory at a time, all in all: products of float32
+# are made of several of bfloat16.
+_SCORES, _EXACT_SCORES = 4, 24
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
@@ -72,12 +74,12 @@ def self_attention(
     sin: jax.Array,
     heads: int,
     segments: Sequence[int] = (),
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> jax.Array:
     """Rotary self-attention of one device, as `ops.attention.self_attention` describes it.
 
     Args:
-      interpret: run the kernel's program step by step on any platform, for tests.
+      interpret: run the kernel's program step by step on any platform, for tests; True, or how.
     """
     batch, count, width = qkv.shape
     channels = width // 3 // heads
@@ -106,8 +108,8 @@ def _needed(segments: Sequence[int], dtype: Any) -> int:
     # Twice five inputs, three results, and three arrays of keys and values; in float32, twice two
     # of angles, three of queries, and two of gradients.
     token = LANES * (16 * jnp.dtype(dtype).itemsize + 9 * 4)
-    scores = _CHUNK * max(_BLOCKS) * LANES * 4
-    return (sum(segments) + LANES) * token + _SCORES * scores
+    scores = _EXACT_SCORES if dtype == jnp.float32 else _SCORES
+    return (sum(segments) + LANES) * token + scores * _CHUNK * max(_BLOCKS) * LANES * 4
 
 
 class _Settings(NamedTuple):
@@ -116,7 +118,7 @@ class _Settings(NamedTuple):
     channels: int
     scale: float
     segments: tuple[int, ...]
-    interpret: bool
+    interpret: Any
 
 
 class _Run(NamedTuple):
@@ -338,7 +340,7 @@ def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> j
 
 
 def _turned_back(gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> jax.Array:
-    """What comes back through `_rotated`: float32 [n, 128]."""
+    """What comes back through `_rotated`: float32 [n, 128]. The swap is its own transpose."""
     turned = gradient * sin
     # In two parts, so that products of bfloat16 swap nearly all bits of float32.
     high = turned.astype(swap.dtype)

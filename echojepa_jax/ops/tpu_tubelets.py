@@ -51,21 +51,22 @@ class Order(NamedTuple):
         return rearrange(rows, "q (u c p) d -> (u p q c) d", u=u, p=p, c=c)
 
 
-def order_of(shape: tuple[int, ...], tubelet: int, patch: int) -> Order | None:
-    """The order in which `tubelets` cuts clips [B, T, H, W, C] of that shape; None: it cannot."""
-    order = Order(tubelet, patch, shape[-1])
-    whole = patch % _ROWS == 0 and shape[-2] % _ROWS == 0
-    fits = whole and order.together <= _LANES and tpu_memory.fits(_needed(shape, order))
+def order_of(clips: jax.Array, tubelet: int, patch: int) -> Order | None:
+    """The order in which `tubelets` cuts clips [B, T, H, W, C]; None: it cannot cut these."""
+    width, colours = clips.shape[-2:]
+    order = Order(tubelet, patch, colours)
+    whole = patch % _ROWS == 0 and width % _ROWS == 0
+    fits = whole and order.together <= _LANES and tpu_memory.fits(_needed(clips, order))
     return order if fits else None
 
 
-def _needed(shape: tuple[int, ...], order: Order) -> int:
+def _needed(clips: jax.Array, order: Order) -> int:
     """Bytes of vector memory: twice the clip, twice some features, and the clip in float32."""
-    _, frames, height, width, colours = shape
+    _, frames, height, width, colours = clips.shape
     strips = frames // order.tubelet * (height // order.patch)
     clip = frames * colours * height * -(-width // _LANES) * _LANES
     features = strips * (width // order.patch) * _LANES
-    return 2 * (2 * clip + 2 * features) + 4 * strips * width * _LANES
+    return 2 * clips.dtype.itemsize * (clip + features) + 4 * strips * width * _LANES
 
 
 def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Array:
@@ -91,7 +92,8 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
                 for frame in range(order.tubelet)
                 for colour in range(colours)
             ]
-            pieces.append(jnp.zeros((_LANES - order.together, width), jnp.float32))
+            if order.together < _LANES:
+                pieces.append(jnp.zeros((_LANES - order.together, width), jnp.float32))
             start = pl.multiple_of((time * down + index) * width, _ROWS)
             turned[pl.ds(start, width)] = jnp.concatenate(pieces, axis=0).T
 
@@ -114,7 +116,7 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
         scratch_shapes=[pltpu.VMEM((times * down * width, _LANES), jnp.float32)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=tpu_memory.limit(_needed(clips.shape, order)),
+            vmem_limit_bytes=tpu_memory.limit(_needed(clips, order)),
         ),
         interpret=interpret,
         name="tubelets",

@@ -199,10 +199,12 @@ def per_device(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Ar
 
     Args:
       function: of arrays [b, ...], to an array [b, ...].
-      arrays: [B, ...], or [1, ...]: the same for all clips.
+      arrays: [B, ...], and after the first one also [1, ...]: the same for all clips.
     """
     if not _fsdp_size():
         return function(*arrays)
-    specs = tuple(PartitionSpec() if len(x) == 1 else BATCH for x in arrays)
+    clips, *others = arrays
+    shared = PartitionSpec()
+    specs = (BATCH, *(shared if len(x) < len(clips) else BATCH for x in others))
     # What goes through a kernel has no type that says over which axes it varies.
     return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(*arrays)

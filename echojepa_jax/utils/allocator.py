@@ -1,25 +1,18 @@
 """Memory that is freed is kept for the next use instead of going back to the system."""
 
 import ctypes
-import os
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_ARENAS_A_CORE = 8  # glibc's own limit
 
 
 def share_one_heap() -> None:
     """Has threads that start from now on take memory from the heap of the first one.
 
     Comes before those of JAX start: heaps of their own are small, and large blocks are mapped
-    beside them, whatever `keep_freed_memory` says.
+    beside them, whatever `keep_freed_memory` says. It cannot be taken back.
     """
     _mallopt(_ARENA_MAX, 1)
-
-
-def split_heaps() -> None:
-    """Takes `share_one_heap` back: threads that start from now on need not wait for each other."""
-    _mallopt(_ARENA_MAX, _ARENAS_A_CORE * (os.cpu_count() or 1))
 
 
 def keep_freed_memory() -> None:

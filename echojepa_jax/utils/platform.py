@@ -1,14 +1,18 @@
 """Settings of JAX and of the process that depend on the platform; see also train/program.py."""
 
 import os
+from pathlib import Path
 
 import jax
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from echojepa_jax.utils.allocator import keep_freed_memory, share_one_heap, split_heaps
+from echojepa_jax.utils.allocator import keep_freed_memory, share_one_heap
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
+
+# The names of accelerators in /dev: of NVIDIA's, AMD's and Google's.
+_ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
 
 COMPILED = "compiled"
 """The folder of compiled programs."""
@@ -57,11 +61,12 @@ def prepare() -> None:
     Raises:
       UserError: see `default_backend`.
     """
-    share_one_heap()  # which platform it is, JAX tells when it has started its threads
+    # Which platform it is, JAX tells when it has started its threads: too late for their memory.
+    if not any(any(Path("/dev").glob(name)) for name in _ACCELERATORS):
+        share_one_heap()
     if default_backend() == "cpu":
         keep_freed_memory()
     else:
-        split_heaps()
         _keep_programs(epath.Path(cache_dir()))
 
 
