@@ -35,9 +35,9 @@ GPUS = flags.DEFINE_integer("gpus", 0, "a number of GPUs, instead of a topology"
 GPU = flags.DEFINE_enum("gpu", "h100", ["a100", "h100", "h200"], "which GPU")
 SWEEP = flags.DEFINE_bool("sweep", False, "find the largest global batch that fits")
 FORWARD = flags.DEFINE_integer(
-    "forward", 0, "plan a forward pass of the encoder on so many clips, as embed makes it", 0
+    "forward", 0, "plan the encoder's forward pass on this many clips, as in embed", 0
 )
-DEAREST = flags.DEFINE_integer("dearest", 0, "list so many of the dearest instructions", 0)
+DEAREST = flags.DEFINE_integer("dearest", 0, "list this many of the slowest instructions", 0)
 VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes over it")
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
@@ -57,7 +57,7 @@ def job() -> str:
         if flags.FLAGS[name].value and not TOPOLOGY.value:
             raise UserError(f"--{name} needs the compiler of a TPU: name a --topology")
     if SWEEP.value and (FORWARD.value or DEAREST.value):
-        raise UserError("--sweep makes no account: leave out --forward and --dearest")
+        raise UserError("--sweep cannot be used with --forward or --dearest: leave them out")
     with tempfile.TemporaryDirectory() as schedules:
         return _plan(Path(schedules))
 

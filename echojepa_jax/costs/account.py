@@ -39,14 +39,14 @@ _SCOPES = {
 """Names that the training step gives to its parts (train/step.py), and that of an encoder alone."""
 
 LEFT_OUT = (
-    "It leaves out what hand-written kernels wait for memory.",
-    "It leaves out collectives, copies between memories, and gathers by a SparseCore, which run "
-    "beside the rest, and the wait for them.",
-    "It leaves out what it takes to start an instruction. Trust ratios more than times.",
+    "The account leaves out the time that hand-written kernels wait for memory.",
+    "It leaves out collectives, copies between memories, and gathers by a SparseCore: they run at "
+    "the same time as the rest. It also leaves out the time that the rest waits for them.",
+    "It leaves out the time to start each instruction. Trust ratios more than times.",
 )
 """What the account does not say."""
 
-UNTOLD = "the compiler has told no cycles: there is no account"
+UNTOLD = "the compiler gave no cycle estimates: there is no account of where the time goes"
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}

@@ -60,7 +60,7 @@ def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[i
             if wanted == "auto":
                 log.info("%s: XLA computes attention", reason)
     if best == "fused" and max(head_dims) > _FUSED_HEAD_DIM:
-        best, reason = "xla", f"our kernel has no heads of {max(head_dims)} channels"
+        best, reason = "xla", f"our TPU kernel cannot handle heads of {max(head_dims)} channels"
         if wanted == "fused":
             raise UserError(f"config field 'model.attention' = 'fused': {reason}: use 'auto'")
         log.info("%s: XLA computes attention", reason)

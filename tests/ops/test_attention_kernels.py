@@ -56,7 +56,9 @@ def test_auto_is_the_platforms_fastest_and_what_is_not_there_is_an_error():
     assert best == {"cpu": "mapped", "gpu": "cudnn", "tpu": "fused"}
     assert choose("xla", "tpu") == "xla"
     assert choose("auto", "tpu", head_dims=(256,)) == "xla"
-    with pytest.raises(UserError, match="'fused': our kernel has no heads of 256 channels"):
+    with pytest.raises(
+        UserError, match="'fused': our TPU kernel cannot handle heads of 256 channels"
+    ):
         choose("fused", "tpu", head_dims=(256,))
     with pytest.raises(UserError, match=r"'fused' runs on TPUs; this is a GPU .*: use 'cudnn'"):
         choose("fused", "gpu")
