@@ -2,9 +2,9 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.
-Duration:  about 6 minutes, and 40 seconds more the first time, to make the data set.
-Expect:    on unseen patients, view accuracy rises from 0.78 (random weights) to 0.92, and the error
-           of the ejection fraction falls from 8.6 to 6.3 points. See README.
+Duration:  about 5 minutes, the making of the data set included.
+Expect:    on unseen patients, view accuracy rises from 0.78 (random weights) to 0.97, and the error
+           of the ejection fraction falls from 8.6 to 6.5 points. See README.
 """
 
 from ml_collections import ConfigDict
