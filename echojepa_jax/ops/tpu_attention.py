@@ -154,7 +154,7 @@ class _Segment(NamedTuple):
         ends = [*range(_CHUNK, self.length, _CHUNK), self.length]
         return [
             _Chunk(*(slice(at + first, at + end) for at in (self.start, self.row, self.column)))
-            for first, end in zip([0, *ends], ends, strict=False)
+            for first, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
 
 
