@@ -109,7 +109,10 @@ def _needed(segments: Sequence[int], dtype: Any) -> int:
     # of angles, three of queries, and two of gradients.
     token = LANES * (16 * jnp.dtype(dtype).itemsize + 9 * 4)
     scores = _EXACT_SCORES if dtype == jnp.float32 else _SCORES
-    return (sum(segments) + LANES) * token + scores * _CHUNK * max(_BLOCKS) * LANES * 4
+    # Where keys are columns, every sequence begins in a register of its own.
+    columns = sum(_up(count, LANES) for count in segments)
+    count = max(sum(segments) + LANES, columns)
+    return count * token + scores * _CHUNK * max(_BLOCKS) * LANES * 4
 
 
 class _Settings(NamedTuple):

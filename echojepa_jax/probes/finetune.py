@@ -1,4 +1,4 @@
-"""One update of heads on clips instead of features: the encoder is in the step, and may learn."""
+"""Training on clips instead of features: tokens of a batch, and an update of encoder and head."""
 
 from functools import partial
 from typing import Any
@@ -36,11 +36,18 @@ def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
-def _tokens(
-    params: Tree, clips: jax.Array, rng: jax.Array, encoder: Encoder, look: tuple[Colour, Colour],
-    keep: str,
+_HOW = ("encoder", "look", "keep")
+
+
+@partial(jax.jit, static_argnames=_HOW)
+def tokens_of_slots(
+    params: Tree, clips: jax.Array, rng: jax.Array, *, encoder: Encoder,
+    look: tuple[Colour, Colour], keep: str,
 ) -> jax.Array:  # fmt: skip
-    """uint8 [B, S, T, H, W, 3] -> [B, S, N, D]."""
+    """What `tokens_of` makes of every clip of an example: uint8 [B, S, T, H, W, 3] -> [B, S, N, D].
+
+    look: mean and standard deviation of a colour. rng: of stochastic depth.
+    """
     flat = rearrange(clips, "b s ... -> (b s) ...")
     return rearrange(
         tokens_of(encoder, params, flat, *look, keep, rngs={"drop_path": rng}),
@@ -49,25 +56,7 @@ def _tokens(
     )
 
 
-_STATIC = ("encoder", "look", "keep", "head", "kind")
-
-
-@partial(jax.jit, static_argnames=(*_STATIC, "parts"), donate_argnums=0)
-def frozen_step(
-    state: Tree, encoder_params: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array,
-    weight_decay: jax.Array, *, encoder: Encoder, look: tuple[Colour, Colour], keep: str,
-    head: Head, kind: str,
-    parts: int,
-) -> tuple[Tree, jax.Array]:  # fmt: skip
-    """`grid_step` on tokens that a frozen encoder makes of `batch["clips"]`."""
-    tokens = _tokens(encoder_params, batch["clips"], rng, encoder, look, keep)
-    heads, losses = grids.grid_step(
-        state["heads"], tokens, batch, learning_rate, weight_decay, head, kind, parts
-    )
-    return {"heads": heads}, losses
-
-
-@partial(jax.jit, static_argnames=(*_STATIC, "scale", "decay"), donate_argnums=0)
+@partial(jax.jit, static_argnames=(*_HOW, "head", "kind", "scale", "decay"), donate_argnums=0)
 def finetune_step(
     state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
     *, encoder: Encoder, look: tuple[Colour, Colour], keep: str, head: Head, kind: str,
@@ -88,7 +77,9 @@ def finetune_step(
     heads, trained = first(state["heads"]), state["encoder"]
 
     def loss(params: Tree) -> jax.Array:
-        tokens = _tokens(params["encoder"], batch["clips"], rng, encoder, look, keep)
+        tokens = tokens_of_slots(
+            params["encoder"], batch["clips"], rng, encoder=encoder, look=look, keep=keep
+        )
         return grids.loss_fn(params["head"], tokens, batch, head, kind)
 
     value, grads = jax.value_and_grad(loss)({"encoder": trained["params"], "head": heads["params"]})

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -329,57 +330,49 @@ def _epoch(
       The state after it, and the mean loss of every head, [G]; None if a signal stopped it.
     """
     config, source = setting.config, setting.source
+    # The encoder's kernels have to know over which devices its clips are split.
+    on_mesh = partial(jax.set_mesh, meshes.make_mesh(jax.local_devices()))
     updates = config.optim.epochs * setting.steps
-    common = {
-        "encoder": dataclasses.replace(
-            source.encoder,
-            drop_path=config.encoder.drop_path,
-            remat=config.encoder.remat,
-            # Here the compiler divides the step over devices, which it cannot do with kernels.
-            attention=source.encoder.attention if jax.local_device_count() == 1 else "xla",
-        ),
-        "look": (source.mean, source.std),
-        "keep": source.keep,
-        "head": setting.head,
-        "kind": setting.task.kind,
-    }
-    scale, decay = config.encoder.lr_scale, config.encoder.layer_decay
+    encoder = dataclasses.replace(
+        source.encoder, drop_path=config.encoder.drop_path, remat=config.encoder.remat
+    )
+    how = {"encoder": encoder, "look": (source.mean, source.std), "keep": source.keep}
     losses = []
     for i in with_progress(range(setting.steps), setting.steps, f"epoch {epoch + 1}: updates"):
         if stop_asked():
             return state, None
         batch = next(batches)
         done = epoch * setting.steps + i
-        rate, weight_decay = grids.rates(setting.grid, done + 1, updates)
-        if "tokens" in batch:
-            tokens = batch.pop("tokens")
+        rates = grids.rates(setting.grid, done + 1, updates)
+        rng = jax.random.fold_in(jax.random.key(config.seed), done)
+        if config.encoder.trainable:
+            with on_mesh():
+                state, loss = finetune.finetune_step(
+                    state,
+                    batch,
+                    rng,
+                    *rates,
+                    **how,
+                    head=setting.head,
+                    kind=setting.task.kind,
+                    scale=config.encoder.lr_scale,
+                    decay=config.encoder.layer_decay,
+                )
+        else:
+            if "clips" in batch:
+                with on_mesh():
+                    batch["tokens"] = finetune.tokens_of_slots(
+                        frozen, batch.pop("clips"), rng, **how
+                    )
             state["heads"], loss = grids.grid_step(
                 state["heads"],
-                tokens,
+                batch.pop("tokens"),
                 batch,
-                rate,
-                weight_decay,
+                *rates,
                 setting.head,
                 setting.task.kind,
                 config.optim.microbatches,
             )
-        else:
-            rng = jax.random.fold_in(jax.random.key(config.seed), done)
-            if config.encoder.trainable:
-                state, loss = finetune.finetune_step(
-                    state, batch, rng, rate, weight_decay, scale=scale, decay=decay, **common
-                )
-            else:
-                state, loss = finetune.frozen_step(
-                    state,
-                    frozen,
-                    batch,
-                    rng,
-                    rate,
-                    weight_decay,
-                    parts=config.optim.microbatches,
-                    **common,
-                )
         losses.append(loss)
     return state, np.mean(jax.device_get(losses), axis=0)
 

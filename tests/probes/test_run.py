@@ -14,7 +14,7 @@ import pytest
 
 from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
-from echojepa_jax.probes import training
+from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.errors import UserError
@@ -224,10 +224,19 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
 
 
 def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
-    tiny_probe, train_probe, tmp_path
+    tiny_probe, train_probe, tmp_path, monkeypatch
 ):
     config = tiny_probe(optim__epochs=1, data__augment=True, data__clips=1)
+    meshes, run = [], finetune.tokens_of_slots
+
+    def spy(*arguments, **others):
+        meshes.append(dict(jax.sharding.get_abstract_mesh().shape))
+        return run(*arguments, **others)
+
+    monkeypatch.setattr(finetune, "tokens_of_slots", spy)
     train_probe(config, tmp_path / "run")
+    # Kernels are told the devices.
+    assert meshes[0] == {"replica": jax.local_device_count(), "fsdp": 1}
     assert not (tmp_path / "run" / "encoder").exists()
     assert len(lines(tmp_path / "run")) == 4
 
