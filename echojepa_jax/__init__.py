@@ -4,6 +4,8 @@ import os
 import sys
 from glob import glob
 
+__version__ = "0.2.0.dev0"  # the one place: pyproject.toml reads it from here
+
 # Paths in buckets go through fsspec: TensorFlow, which etils would prefer, knows no s3://.
 os.environ.setdefault("EPATH_USE_TF", "false")
 # And are listed anew every time: other hosts, and TensorStore, write there as well.

@@ -7,11 +7,11 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from echojepa_jax.utils import shipped
 from echojepa_jax.utils.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -20,6 +20,25 @@ FLAGS = flags.FLAGS
 def speakable(argv: list[str]) -> list[str]:
     """`from` is a word of Python's, which config_flags cannot take as the name of a field."""
     return [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
+
+
+def with_config_found(argv: list[str]) -> list[str]:
+    """The words of a command line with the path of the config's file; lets it import shipped ones.
+
+    Raises:
+      UserError: there is no such config.
+    """
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-config") or not (equals or words[i + 1 :]):
+            continue
+        name, colon, rest = (value if equals else words[i + 1]).partition(":")
+        file = shipped.find(name)
+        shipped.let_import(file)
+        # What comes after a colon goes to the config's own function.
+        words[i : i + (1 if equals else 2)] = [f"{flag}={file}{colon}{rest}"]
+    return words
 
 
 def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
@@ -92,11 +111,13 @@ def _hosts() -> Any:
 def _parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake in it ends the program with one sentence."""
     try:
+        if "config" in FLAGS:
+            argv = with_config_found(argv)
         words = FLAGS(speakable(argv))
         if "config" in FLAGS and FLAGS["config"].present and not isinstance(FLAGS.config, str):
             _ = FLAGS.config.to_dict()  # loaded when it is first used: now
         return words
-    except flags.Error as error:
+    except (flags.Error, UserError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}")
     # A config file is a program, so anything can go wrong in it; config_flags adds errors of its
     # own for fields that the config lacks or that it cannot parse.
@@ -108,17 +129,14 @@ def _explain(argv: list[str], error: Exception) -> str:
     """The sentence about a config that does not load, or about a field on the command line."""
     from echojepa_jax.utils.fields import leaves, nearest
 
-    words = " ".join(argv)
-    if file := re.search(r"--?config[= ](\S+)", words):
-        if not Path(file[1]).is_file():
-            return f"--config={file[1]}: there is no such file; the shipped ones are in configs/"
+    for file in re.findall(r"^--?config=(.*)$", "\n".join(argv), re.MULTILINE)[:1]:
         try:
-            config = runpy.run_path(file[1])["get_config"]()
+            config = runpy.run_path(file)["get_config"]()
         except Exception as problem:  # again: of whatever kind
             reason = " ".join(str(problem).split())
-            return f"{file[1]} does not load: {type(problem).__name__}: {reason}"
+            return f"{file} does not load: {type(problem).__name__}: {reason}"
         fields = [name for name, _ in leaves(config)]
-        for name in re.findall(r"--?config\.([\w.]+)", words):
+        for name in re.findall(r"--?config\.([\w.]+)", " ".join(argv)):
             if not any(field == name or field.startswith(f"{name}.") for field in fields):
                 return f"the config has no field {name!r}{nearest(name, fields)}"
     return " ".join(str(error).split())

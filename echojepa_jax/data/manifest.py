@@ -13,7 +13,7 @@ from echojepa_jax.data.scan import scan
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 
-__all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine"]
+__all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 
 _NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride can do without"
 
@@ -45,16 +45,9 @@ def load(
       UserError: a source cannot be read, names a video twice or has none of the split; a patient is
         in two splits; too many files are unusable; no video is left.
     """
-    listed = _list(sources, split.lower())
-    good, rejected = scan(
-        [sample for samples in listed.values() for sample in samples],
-        cache_dir=cache_dir(),
-        workers=workers,
+    _, good, rejected = sort_out(
+        sources, split=split, quarantine=quarantine, need_rate=need_rate, workers=workers
     )
-    if need_rate:
-        rejected += [Rejected(s, _NO_RATE, "bad") for s in good if not s.fps]
-        good = [s for s in good if s.fps]
-    _report(listed, rejected, quarantine)
     unusable = [r for r in rejected if r.kind == "bad" or not expect_stills]
     total = len(good) + len(rejected)
     if len(unusable) > max_bad_share * total:
@@ -62,6 +55,29 @@ def load(
     if not good:
         raise UserError(f"No video is left of {', '.join(sources)}: {categories(rejected)}.")
     return good
+
+
+def sort_out(
+    sources: Sequence[str], *, split: str, quarantine: Path | None, need_rate: bool, workers: int
+) -> tuple[list[Sample], list[Sample], list[Rejected]]:
+    """`load` without its limits.
+
+    Returns:
+      All samples that the sources list; those that can be used, with the facts of their files; and
+      the others, with the reason.
+
+    Raises:
+      UserError: a source cannot be read, names a video twice or has none of the split; a patient is
+        in two splits.
+    """
+    by_source = _list(sources, split.lower())
+    listed = [sample for samples in by_source.values() for sample in samples]
+    good, rejected = scan(listed, cache_dir=cache_dir(), workers=workers)
+    if need_rate:
+        rejected += [Rejected(s, _NO_RATE, "bad") for s in good if not s.fps]
+        good = [s for s in good if s.fps]
+    _report(by_source, rejected, quarantine)
+    return listed, good, rejected
 
 
 def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 Label = float | str
 VIEW = "view"
+UNKNOWN: Label = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Example:
 
     name: of the video, or of the study, in its source. view: of the video; "" for a study.
     rows: for each view of the task (one, for a video) the samples that show it; () = missing.
-    label: a number, or the name of a class.
+    label: a number, or the name of a class; UNKNOWN where none was looked for.
     """
 
     name: str
@@ -72,16 +73,56 @@ def make_examples(
             f"{first.name} of {first.source}, which has {sorted(first.targets) or 'none'}"
         )
         if not labelled:
-            raise UserError(f"{said}: set task.target; echojepa_jax.api predicts without labels")
+            raise UserError(f"{said}: set task.target; echojepa_jax.predict needs no labels")
         if not skip_unlabelled:
             raise UserError(f"{said}: set task.target, or data.skip_unlabelled to leave them out")
         log.warning("%s: left out", said)
     if views:
         return _studies(labelled, target, views)
-    return [
-        Example(s.name, s.source, patient_of(s), s.study, s.split, s.view, ((row,),), label)
-        for row, s, label in labelled
-    ]
+    return [_example(s, s.name, s.view, ((row,),), label) for row, s, label in labelled]
+
+
+def unlabelled_examples(
+    samples: Sequence[Sample], views: Sequence[str]
+) -> tuple[list[Example], list[tuple[Sample, str]]]:
+    """Every video, or if `views` are named every study that shows one of them; labels are unknown.
+
+    Returns:
+      The examples, and the videos that have no part in any, each with the reason.
+
+    Raises:
+      UserError: a study that is predicted as a whole is of two patients.
+    """
+    if not views:
+        return [_example(s, s.name, s.view, ((row,),)) for row, s in enumerate(samples)], []
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    unused = []
+    for row, sample in enumerate(samples):
+        if not sample.study:
+            unused.append((sample, "its study is not known, and the probe predicts for studies"))
+        elif sample.view not in views:
+            view = f"its view, {sample.view}," if sample.view else "its view, which is not known,"
+            unused.append((sample, f"{view} is not one of the probe's"))
+        else:
+            groups[sample.source, sample.study].append(row)
+    examples = []
+    for (source, study), members in groups.items():
+        if len(patients := {samples[row].patient for row in members}) > 1:
+            raise UserError(
+                f"study {study} of {source} has more than one patient, {sorted(patients)}: give "
+                "each patient studies of their own"
+            )
+        shown = (tuple(row for row in members if samples[row].view == view) for view in views)
+        examples.append(_example(samples[members[0]], study, "", tuple(shown)))
+    return examples, unused
+
+
+def _example(
+    sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...], ...], label: Label = UNKNOWN
+) -> Example:
+    return Example(
+        name, sample.source, patient_of(sample), sample.study, sample.split, view, rows, label
+    )
 
 
 def _studies(
@@ -120,10 +161,7 @@ def _studies(
                     f"{sorted(map(str, values))}; a study is predicted as a whole"
                 )
         rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
-        label = members[0][2]
-        examples.append(
-            Example(study, source, patient_of(sample), study, sample.split, "", rows, label)
-        )
+        examples.append(_example(sample, study, "", rows, members[0][2]))
     return examples
 
 

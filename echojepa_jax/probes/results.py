@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from echojepa_jax.probes.examples import Example, Label
+from echojepa_jax.probes.examples import UNKNOWN, Example, Label
 from echojepa_jax.probes.metrics import class_scores, regression_scores, with_intervals
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.task import Task, class_name
@@ -66,6 +66,8 @@ def predictions(
 
 
 def _label(task: Task, example: Example) -> Any:
+    if example.label == UNKNOWN:
+        return ""
     if task.kind == "classification":
         return class_name(example.label, task.target)
     return repr(float(example.label))

@@ -8,9 +8,9 @@ import ast
 import runpy
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
+from echojepa_jax.utils import shipped
 from echojepa_jax.utils.errors import UserError
 
 
@@ -53,15 +53,17 @@ def stand_in() -> None:
 def load(path: str, fields: dict[str, str]) -> Any:
     """The config of a file, with fields such as {"optim.global_batch": "64"} changed.
 
+    Args:
+      path: or the name of a shipped config, see `shipped.find`.
+
     Raises:
       UserError: the file is not there, or has no such field.
     """
     # Late, for it wants `stand_in` to have been called.
     from echojepa_jax.utils.fields import leaves, nearest
 
-    if not Path(path).is_file():
-        raise UserError(f"--config={path}: there is no such file; the shipped ones are in configs/")
-    sys.path.insert(0, ".")  # configs import each other
+    path = shipped.find(path)
+    shipped.let_import(path)
     try:
         config = runpy.run_path(path)["get_config"]()
     except Exception as error:  # a config is a program: anything can go wrong in it

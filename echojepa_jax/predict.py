@@ -1,0 +1,46 @@
+"""Predict with a finished probe: a folder of files without labels becomes a table.
+
+  python -m echojepa_jax.predict --probe=runs/lvef --source=dicom:/data/archive \\
+      --out=predictions.csv
+  python -m echojepa_jax.predict --probe=runs/lvef --source=phantom:pediatric,patients=5 \\
+      --out=out/phantom.csv
+
+The table has a line for every file: the value or class, its spread over the clips of the video, the
+mean over the study, and why a file was left out. Probes of several views give a line for every
+study. Started again with the same words, it continues where it was. Where there are labels,
+echojepa_jax.probe --eval_only scores a probe on them.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from echojepa_jax import command_line
+
+PROBE = flags.DEFINE_string("probe", None, "workdir of a finished probe, fine-tuned or not")
+SOURCE = flags.DEFINE_multi_string("source", [], "'kind:path', see README; may be repeated")
+SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
+OUT = flags.DEFINE_string("out", None, "the table to write, a CSV file")
+WEIGHTS = flags.DEFINE_string("weights", "", "where the encoder is now; '' = where it was")
+WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads of this one", 0)
+
+
+def job() -> str:
+    from echojepa_jax.probes.table import predict_table
+    from echojepa_jax.utils.buckets import on_disk
+    from echojepa_jax.utils.platform import prepare
+
+    out, probe = on_disk(str(OUT.value), "out"), on_disk(str(PROBE.value), "probe")
+    prepare()
+    return predict_table(
+        probe,
+        SOURCE.value,
+        Path(out),
+        split=SPLIT.value,
+        weights_path=WEIGHTS.value,
+        workers=WORKERS.value,
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(job, needed=("probe", "source", "out"))

@@ -1,0 +1,396 @@
+"""What a finished probe says of files without labels: one table, made part by part.
+
+`predictions.csv` has a line for every file, in the order of the sources; for a probe of several
+views, a line for every study and one for every file that has no part in any. Columns:
+
+- `id, source, patient, study, view`: what the line is about; empty where it is not known.
+- `prediction`: a number in the target's unit, or the most probable class.
+- `spread`: the standard deviation of what is said of single clips: of the number, or of the
+  probability of that class. Empty where there is one clip.
+- `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
+  probable one after the mean), and their number; not for a probe of several views.
+- `status`: "ok"; "left out: ..." for a file that the scan refuses, "unreadable: ..." for one whose
+  pictures cannot be decoded, with the reason.
+- `p_CLASS`: the probability of each class; `study_p_CLASS`: its mean over the study.
+
+`predictions.csv.json` beside it says what it was made of and with. While the table is made there is
+`predictions.csv.partial`, with the outputs of each finished part; the same command continues after
+them and gets the same table, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from echojepa_jax import __version__
+from echojepa_jax.data import manifest
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.probes.examples import Example, unlabelled_examples
+from echojepa_jax.probes.predict import (
+    Outputs,
+    Source,
+    encode_videos,
+    outputs_of,
+    rows_of,
+    with_slots,
+)
+from echojepa_jax.probes.results import Row, predictions, write_csv
+from echojepa_jax.probes.run import encoder_path, make_source
+from echojepa_jax.probes.saved import (
+    ABOUT,
+    HEAD,
+    SavedProbe,
+    check_encoder,
+    load_probe,
+    patient_mark,
+)
+from echojepa_jax.probes.task import Task
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.fields import differences, read_config
+from echojepa_jax.utils.progress import with_progress
+from echojepa_jax.utils.writers import write_json
+
+log = logging.getLogger(__name__)
+
+PART = 128
+"""Examples of a part: what a kill may cost. A multiple of what a device works on at a time."""
+
+_KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is to be predicted, and what cannot be.
+
+    examples: of `samples`. left_out: with the reason. order: of all listed videos, by (source,
+    name).
+    """
+
+    samples: Sequence[Sample]
+    examples: Sequence[Example]
+    left_out: Sequence[tuple[Sample, str]]
+    order: dict[tuple[str, str], int]
+
+
+def predict_table(
+    folder: Path,
+    sources: Sequence[str],
+    out: Path,
+    *,
+    split: str = "",
+    weights_path: str = "",
+    workers: int = 0,
+) -> str:
+    """Writes the table, or continues to; returns what is in it, as a sentence.
+
+    Args:
+      folder: workdir of the finished probe.
+      split: only this split of sources that have splits; "" = everything.
+      weights_path: where the encoder is now; "" = where it was in training.
+      workers: processes that decode; 0 = threads of this one.
+
+    Raises:
+      UserError: the probe, its encoder, or a source cannot be used; `out` holds something else; not
+        one file could be read.
+    """
+    probe, config = load_probe(folder), read_config(folder / "config.json")
+    work = _listed(probe, sources, split, max(1, workers))
+    settings = {
+        "probe": _fingerprint((folder / ABOUT).read_bytes() + (folder / HEAD).read_bytes()),
+        "encoder": probe.encoder,
+        "sources": list(sources),
+        "data": manifest.fingerprint(work.samples),
+        "left_out": _fingerprint(repr([(s.name, why) for s, why in work.left_out]).encode()),
+    }
+    with _claimed(out) as partial:
+        if _is_complete(out, settings, partial):
+            Path(partial.name).unlink()
+            return f"{out} is complete: nothing to do"
+        parts = _continued(partial, settings)
+        config.data.workers = workers
+        if work.examples:
+            path = weights_path or encoder_path(folder, config)
+            weights = open_encoder(path)
+            check_encoder(probe, weights, folder, path)
+            source = make_source(config, weights, probe.clip, work.samples)
+            encoder = weights.params["encoder"]
+            _make_parts(probe, work, source, encoder, config.data.cache_gb * 1e9, parts, partial)
+        lines, read = _lines(probe, work, parts)
+        columns = _columns(probe.task, bool(probe.views))
+        write_csv(out, columns, [{name: line.get(name, "") for name in columns} for line in lines])
+        about = {
+            **settings,
+            "target": probe.task.target,
+            "unit": probe.task.unit,
+            "lines": len(lines),
+            "read": read,
+            "version": __version__,
+            "sha256": _fingerprint(out.read_bytes()),
+        }
+        write_json(_about(out), about)
+        Path(partial.name).unlink()
+    return _said(out, probe, lines, read)
+
+
+def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int) -> _Work:
+    listed, good, rejected = manifest.sort_out(
+        sources,
+        split=split,
+        quarantine=None,
+        need_rate=probe.clip.by != "stride",
+        workers=threads,
+    )
+    examples, unused = unlabelled_examples(good, probe.views)
+    known = sum(patient_mark(example) in probe.trained_on for example in examples)
+    if known:
+        log.warning(
+            "%d of %d lines are of patients that the probe was trained on: it knows their labels",
+            *(known, len(examples)),
+        )
+    left_out = [(r.sample, r.reason) for r in rejected] + unused
+    order = {(sample.source, sample.name): place for place, sample in enumerate(listed)}
+    return _Work(good, examples, left_out, order)
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def _make_parts(
+    probe: SavedProbe,
+    work: _Work,
+    source: Source,
+    encoder_params: Any,
+    memory: float,
+    parts: list[dict[str, Any]],
+    partial: BinaryIO,
+) -> None:
+    """Makes the parts that are missing in `parts`; writes each to `partial` as soon as it is whole.
+
+    Parts begin where they would have without an interruption, so a clip has the same place on its
+    device, and the same bits.
+    """
+    examples, size = work.examples, _part_size(work.examples, source, memory)
+    params = jax.device_put(
+        encoder_params, meshes.replicated(meshes.make_mesh(jax.local_devices()))
+    )
+    starts = range(sum(len(part["errors"]) for part in parts), len(examples), size)
+    count = len(parts) + len(starts)
+    if parts:
+        log.info("%d of %d parts are there already", len(parts), count)
+    for start in with_progress(starts, len(starts), "parts"):
+        some = examples[start : start + size]
+        what = f"part {len(parts) + 1} of {count}"
+        features = encode_videos(source, params, rows_of(some), what)
+        outputs, present = outputs_of(with_slots, probe.head, probe.params, some, features)
+        part = {
+            "first": start,
+            "values": outputs.values.tolist(),
+            "present": present.tolist(),
+            "errors": outputs.errors,
+        }
+        partial.write(json.dumps(part).encode() + b"\n")
+        partial.flush()
+        parts.append(part)
+
+
+def _part_size(examples: Sequence[Example], source: Source, memory: float) -> int:
+    """Examples of a part: as many as have room, in whole numbers of what a device takes."""
+    videos = max(len(rows_of([example])) for example in examples)
+    room = int(memory // (videos * source.bytes_per_video()))
+    return max(1, min(PART, room // 8 * 8 if room >= 8 else room))
+
+
+def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts that an interrupted program has left; writes the first line of a new file.
+
+    What is not whole is cut off.
+
+    Raises:
+      UserError: they are of another probe, or of other files.
+    """
+    partial.seek(0)
+    parts: list[dict[str, Any]] = []
+    whole = done = 0
+    for number, line in enumerate(partial):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        if number == 0:
+            if differ := differences(entry, settings):
+                raise UserError(
+                    f"{partial.name} was begun with another probe or other files; they differ in "
+                    f"{', '.join(differ)}: delete it, or name another --out"
+                )
+        elif entry["first"] != done:
+            break
+        else:
+            parts.append(entry)
+            done += len(entry["errors"])
+        whole += len(line)
+    partial.truncate(whole)
+    if not whole:
+        partial.write(json.dumps(settings).encode() + b"\n")
+        partial.flush()
+    return parts
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[BinaryIO]:
+    """The file of finished parts, held for one program.
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
+    path = out.with_name(f"{out.name}.partial")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process makes {out}: wait for it, or name another --out"
+            ) from error
+        except OSError:
+            pass  # some network file systems have no locks
+        try:
+            yield file
+        except BaseException:
+            # Nothing was begun: nothing is left.
+            if not file.tell():
+                path.unlink()
+            raise
+
+
+def _about(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def _fingerprint(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool:
+    """Whether the table is there and as it was written (F12).
+
+    Raises:
+      UserError: `out` is of other settings, was changed, or was not made here.
+    """
+    about = _about(out)
+    begun = partial.seek(0, 2) > 0
+    if not about.exists():
+        if out.exists() and not begun:
+            raise UserError(f"{out} is there already: name another --out")
+        return False
+    try:
+        found = json.loads(about.read_text())
+        mark = found.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
+    if differ := differences({name: found.get(name) for name in settings}, settings):
+        raise UserError(
+            f"{out} was made with another probe or other files; they differ in "
+            f"{', '.join(differ)}: name another --out"
+        )
+    if not out.exists():
+        return False
+    if _fingerprint(out.read_bytes()) != mark:
+        raise UserError(
+            f"{out} was changed since it was made: move it away to have it made again, or name "
+            "another --out"
+        )
+    return True
+
+
+# --- lines ------------------------------------------------------------------------------------
+
+
+def _lines(
+    probe: SavedProbe, work: _Work, parts: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the table, in the order of the sources, and how many have a prediction."""
+    lines: list[tuple[int, dict[str, Any]]] = []
+    rows: list[Row] = []
+    for part in parts:
+        some = work.examples[part["first"] : part["first"] + len(part["errors"])]
+        outputs = Outputs(np.array(part["values"], np.float32), part["errors"])
+        made, readable = predictions(probe.task, some, outputs, np.array(part["present"], bool))
+        rows += readable
+        for example, line in zip(some, made, strict=True):
+            sample = work.samples[rows_of([example])[0]]
+            place = work.order[sample.source, sample.name]
+            lines.append((place, line | {"patient": sample.patient}))
+    if not probe.views:
+        of_study = _study_cells(probe.task, rows)
+        for _, line in lines:
+            line |= of_study.get((line["source"], line["study"]), {})
+    for sample, why in work.left_out:
+        line = {name: getattr(sample, name) for name in ("source", "patient", "study", "view")}
+        status = f"left out: {why}"
+        place = work.order[sample.source, sample.name]
+        lines.append((place, {"id": sample.name, **line, "status": status}))
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])], len(rows)
+
+
+def _study_cells(task: Task, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is said of each study, by (source, study): the mean over its videos."""
+    groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for example, said in rows:
+        if example.study:
+            groups[example.source, example.study].append(said)
+    cells = {}
+    for key, members in groups.items():
+        mean = np.mean(members, axis=0)
+        cells[key] = {
+            "study_prediction": task.classes[mean.argmax()] if task.classes else repr(float(mean)),
+            "study_videos": len(members),
+        }
+        for name, share in zip(task.classes, np.atleast_1d(mean), strict=False):
+            cells[key][f"study_p_{name}"] = repr(float(share))
+    return cells
+
+
+def _columns(task: Task, of_studies: bool) -> list[str]:
+    study = [] if of_studies else ["study_prediction", "study_videos"]
+    shares = [f"p_{name}" for name in task.classes]
+    means = [] if of_studies else [f"study_{share}" for share in shares]
+    return [*_KNOWN, *study, "status", *shares, *means]
+
+
+def _said(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read: int) -> str:
+    """The last line of the program.
+
+    Raises:
+      UserError: not one file has a prediction.
+    """
+    reasons = Counter(line["status"].split(": ")[1] for line in lines if line["status"] != "ok")
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    if not read:
+        raise UserError(
+            f"not one of {len(lines)} files can be used ({why}); {out} says why of each"
+        )
+    what = "studies" if probe.views else "videos"
+    unit = f" ({probe.task.unit})" if probe.task.unit else ""
+    rest = f"; {len(lines) - read} have none ({why}): column 'status' says why" if why else ""
+    return f"{out} holds {probe.task.target}{unit} of {read} {what}{rest}"
