@@ -59,7 +59,7 @@ from echojepa_jax.probes.saved import (
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import differences, read_config
+from echojepa_jax.utils.fields import read_config
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.writers import write_json
 
@@ -67,6 +67,15 @@ log = logging.getLogger(__name__)
 
 PART = 128
 """Examples of a part: what a kill may cost. A multiple of what a device works on at a time."""
+
+_SETTINGS = {
+    "probe": "the probe",
+    "encoder": "the encoder",
+    "sources": "--source",
+    "data": "the videos",
+    "left_out": "the files that are left out",
+}
+"""What a table is made of, as a person would say it."""
 
 _KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread")
 
@@ -232,10 +241,10 @@ def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, An
         if not line.endswith(b"\n"):
             break
         if number == 0:
-            if differ := differences(entry, settings):
+            if differ := _differing(entry, settings):
                 raise UserError(
-                    f"{partial.name} was begun with another probe or other files; they differ in "
-                    f"{', '.join(differ)}: delete it, or name another --out"
+                    f"{partial.name} is the beginning of another table; what differs is {differ}: "
+                    "delete it, or name another --out"
                 )
         elif entry["first"] != done:
             break
@@ -287,6 +296,11 @@ def _about(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
+def _differing(found: dict[str, Any], settings: dict[str, Any]) -> str:
+    """What a table that is there was made of and this one is not; "" if it is the same."""
+    return ", ".join(_SETTINGS[name] for name in settings if found.get(name) != settings[name])
+
+
 def _fingerprint(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -308,11 +322,8 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
         mark = found.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
-    if differ := differences({name: found.get(name) for name in settings}, settings):
-        raise UserError(
-            f"{out} was made with another probe or other files; they differ in "
-            f"{', '.join(differ)}: name another --out"
-        )
+    if differ := _differing(found, settings):
+        raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
     if not out.exists():
         return False
     if _fingerprint(out.read_bytes()) != mark:

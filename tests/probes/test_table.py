@@ -1,0 +1,257 @@
+"""Predictions for files without labels: a table that tells everything, and survives a kill."""
+
+import csv
+import re
+import shutil
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from echojepa_jax.api import load_probe
+from echojepa_jax.data import manifest
+from echojepa_jax.probes import table
+from echojepa_jax.probes.clips import clip_spec
+from echojepa_jax.probes.config import make_head
+from echojepa_jax.probes.saved import SavedProbe
+from echojepa_jax.probes.table import predict_table
+from echojepa_jax.probes.task import Task
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.workdir import mark_done
+from echojepa_jax.utils.errors import UserError
+from tests import programs
+from tests.probes.conftest import PHANTOM
+
+# Every seed makes other patients.
+NEW = "phantom:pediatric,patients=10,views=2,seed=5"
+EF = Task("regression", "ef", mean=55.0, std=12.0)
+VIEWS = Task("classification", "view", classes=("A2C", "A4C", "PLAX", "PSAX"), commonest="A4C")
+
+
+@pytest.fixture
+def saved(tiny_probe, encoder_folder, tmp_path):
+    """A finished probe with a random head, which predicts as well as a trained one."""
+
+    def save(task=EF, **changes):
+        config, weights = tiny_probe(**changes), open_encoder(str(encoder_folder))
+        head = make_head(config, task.outputs)
+        width = weights.shape.width * (3 if config.head.tokens == "motion" else 1)
+        slots = head.views * head.clips
+        params = head.init(
+            jax.random.key(0), np.zeros((1, slots, 1, width)), np.ones((1, slots), bool)
+        )["params"]
+        # Far from zero, so that what is said of two videos differs.
+        params = jax.tree.map(lambda leaf: np.asarray(leaf) * 5, params)
+        probe = SavedProbe(
+            head=head,
+            params=params,
+            task=task,
+            clip=clip_spec(weights, 0, 0, "", 0.0, ""),
+            clips=config.data.clips,
+            views=tuple(config.task.views),
+            encoder=weights.fingerprints()["encoder"],
+            width=width,
+            tokens=config.head.tokens,
+            dtype="float32",
+        )
+        folder = tmp_path / "probe"
+        folder.mkdir(exist_ok=True)
+        probe.save(folder)
+        (folder / "config.json").write_text(config.to_json())
+        mark_done(folder, 1)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def lvef(saved):
+    return saved()
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two videos of patients nobody knows, a still, and a file that is no video."""
+    samples = manifest.load((NEW,), quarantine=None, workers=1)
+    (tmp_path / "clips").mkdir()
+    for name, sample in zip(("b", "d"), samples, strict=False):
+        shutil.copy(sample.path, tmp_path / "clips" / f"{name}.avi")
+    (tmp_path / "clips" / "a.avi").write_bytes(b"no video at all")
+    still = cv2.VideoWriter(
+        str(tmp_path / "clips" / "c.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32)
+    )
+    still.write(np.zeros((32, 32, 3), np.uint8))
+    still.release()
+    return tmp_path / "clips"
+
+
+def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, tmp_path):
+    out = tmp_path / "out" / "predictions.csv"
+    said = predict_table(lvef, [f"videos:{folder}"], out)
+    found = rows(out)
+    assert [line["id"] for line in found] == ["a.avi", "b.avi", "c.avi", "d.avi"]
+    probe = load_probe(lvef)
+    for line in (found[1], found[3]):
+        value = probe.predict(folder / line["id"])
+        assert float(line["prediction"]) == pytest.approx(value, rel=1e-5)
+        assert float(line["spread"]) > 0
+        assert line["status"] == "ok"
+        # A folder tells neither patients nor studies.
+        assert line["patient"] == line["study"] == line["study_prediction"] == ""
+    for line in (found[0], found[2]):
+        assert line["prediction"] == line["spread"] == ""
+    assert found[0]["status"].startswith("left out: ")
+    assert found[2]["status"] == "left out: still: the file holds one frame"
+    assert re.fullmatch(rf"{out} holds ef.* of 2 videos; 2 have none \(1 .*\): column .*", said)
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "predictions.csv",
+        "predictions.csv.json",
+    ]
+
+
+def test_means_over_studies(lvef, tmp_path):
+    out = tmp_path / "predictions.csv"
+    predict_table(lvef, [NEW], out)
+    found = rows(out)
+    samples = manifest.load((NEW,), quarantine=None, workers=1)
+    assert [(x["id"], x["patient"], x["study"], x["view"]) for x in found] == [
+        (s.name, s.patient, s.study, s.view) for s in samples
+    ]
+    for line in found:
+        values = [float(x["prediction"]) for x in found if x["study"] == line["study"]]
+        assert line["study_videos"] == str(len(values)) == "2"
+        assert float(line["study_prediction"]) == pytest.approx(np.mean(values), rel=1e-12)
+
+
+def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkeypatch, caplog):
+    whole, out = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    monkeypatch.setattr(table, "PART", 8)
+    predict_table(lvef, [NEW], whole)
+    encode, calls = table.encode_videos, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    monkeypatch.setattr(table, "encode_videos", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_table(lvef, [NEW], out)
+    assert not out.exists()
+    # As a kill may: in the middle of a line.
+    with (tmp_path / "killed.csv.partial").open("ab") as file:
+        file.write(b'{"first": 8, "val')
+    with pytest.raises(
+        UserError, match=r"is the beginning of another table; .* --source, the videos: "
+    ):
+        predict_table(lvef, [PHANTOM], out)
+    caplog.set_level("INFO")
+    predict_table(lvef, [NEW], out)
+    assert "1 of 3 parts are there already" in caplog.text
+    assert len(calls) == 4  # the first part was not made again
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "killed.csv.partial").exists()
+
+
+def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp_path):
+    out = tmp_path / "tables" / "predictions.csv"
+    predict_table(lvef, [PHANTOM], out)
+    before = out.read_bytes()
+    assert predict_table(lvef, [PHANTOM], out) == f"{out} is complete: nothing to do"
+    with pytest.raises(UserError, match=r"is another table; what differs is --source, the videos:"):
+        predict_table(lvef, [NEW], out)
+    assert out.read_bytes() == before
+    out.write_text("what somebody made of it")
+    with pytest.raises(UserError, match="was changed since it was made"):
+        predict_table(lvef, [PHANTOM], out)
+    assert out.read_text() == "what somebody made of it"
+    out.unlink()
+    predict_table(lvef, [PHANTOM], out)
+    assert out.read_bytes() == before
+    mine = out.with_name("mine.csv")
+    mine.write_text("somebody's")
+    with pytest.raises(UserError, match="is there already: name another --out"):
+        predict_table(lvef, [PHANTOM], mine)
+    with pytest.raises(UserError, match="it is a folder"):
+        predict_table(lvef, [PHANTOM], tmp_path)
+    saved(task=VIEWS)
+    with pytest.raises(UserError, match=r"what differs is the probe: "):
+        predict_table(lvef, [PHANTOM], out)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "mine.csv",
+        "predictions.csv",
+        "predictions.csv.json",
+    ]
+
+
+def test_classes_have_probabilities_of_videos_and_of_studies(saved, tmp_path):
+    out = tmp_path / "predictions.csv"
+    predict_table(saved(VIEWS, head__kind="linear"), [NEW], out)
+    found, classes = rows(out), VIEWS.classes
+    assert len({line["p_A4C"] for line in found}) == 20  # so that means are no copies
+    for line in found:
+        shares = {name: float(line[f"p_{name}"]) for name in classes}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert line["prediction"] == max(shares, key=shares.get)
+        study = [x for x in found if x["study"] == line["study"]]
+        means = {name: np.mean([float(x[f"p_{name}"]) for x in study]) for name in classes}
+        assert {n: float(line[f"study_p_{n}"]) for n in classes} == pytest.approx(means)
+        assert line["study_prediction"] == max(means, key=means.get)
+
+
+def test_one_clip_has_no_spread(saved, tmp_path):
+    predict_table(saved(data__clips=1), [NEW], tmp_path / "one.csv")
+    assert {line["spread"] for line in rows(tmp_path / "one.csv")} == {""}
+
+
+def test_several_views_make_a_line_for_every_study(saved, tmp_path, folder):
+    probe = saved(task__views=("A2C", "A4C"), head__streams=True)
+    out = tmp_path / "studies.csv"
+    said = predict_table(probe, [NEW, f"videos:{folder}"], out)
+    samples = manifest.load((NEW,), quarantine=None, workers=1)
+    found = {line["id"]: line for line in rows(out)}
+    studies = {s.study for s in samples if s.view in ("A2C", "A4C")}
+    assert {name for name, line in found.items() if line["status"] == "ok"} == studies
+    assert re.search(rf"holds ef.* of {len(studies)} studies; ", said)
+    for sample in samples:
+        if sample.view not in ("A2C", "A4C"):
+            status = f"left out: its view, {sample.view}, is not one of the probe's"
+            assert found[sample.name]["status"] == status
+    assert found["b.avi"]["status"].startswith("left out: its study is not known")
+
+
+def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
+    shutil.copytree(encoder_folder, lvef / "encoder")
+    (lvef / "manifest.json").write_text("{}")
+    config = (lvef / "config.json").read_text().replace(str(encoder_folder), "/nowhere")
+    (lvef / "config.json").write_text(config)
+    predict_table(lvef, [NEW], tmp_path / "fine.csv")
+    line = rows(tmp_path / "fine.csv")[0]
+    sample = manifest.load((NEW,), quarantine=None, workers=1)[0]
+    value = load_probe(lvef).predict(sample.path)
+    assert float(line["prediction"]) == pytest.approx(value, rel=1e-5)
+
+
+def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path):
+    out = tmp_path / "none.csv"
+    with pytest.raises(UserError, match=rf"not one of 1 files can be used .*; {out} says why"):
+        predict_table(lvef, [f"videos:{folder}/a.avi"], out)
+    assert rows(out)[0]["status"].startswith("left out: ")
+
+
+def test_the_program_on_one_device_gives_the_same_bytes(lvef, tmp_path):
+    predict_table(lvef, [NEW], tmp_path / "eight.csv")
+    flags = (f"--probe={lvef}", f"--source={NEW}", f"--out={tmp_path / 'one.csv'}")
+    done = programs.run("predict", *flags, devices=1)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert re.fullmatch(rf"{tmp_path / 'one.csv'} holds ef.* of 20 videos", last)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "eight.csv").read_bytes()
