@@ -99,10 +99,10 @@ def unlabelled_examples(
     unused = []
     for row, sample in enumerate(samples):
         if not sample.study:
-            unused.append((sample, "its study is not known, and the probe predicts for studies"))
+            unused.append((sample, "no study: the source does not tell it, and a probe needs it"))
         elif sample.view not in views:
-            view = f"its view, {sample.view}," if sample.view else "its view, which is not known,"
-            unused.append((sample, f"{view} is not one of the probe's"))
+            view = sample.view or "which the source does not tell"
+            unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
         else:
             groups[sample.source, sample.study].append(row)
     examples = []

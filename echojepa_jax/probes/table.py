@@ -20,7 +20,6 @@ them and gets the same table, bit for bit.
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import hashlib
 import json
@@ -62,6 +61,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import read_config
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.writers import write_json
+from echojepa_jax.weights.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 
@@ -131,27 +131,35 @@ def predict_table(
         parts = _continued(partial, settings)
         config.data.workers = workers
         if work.examples:
-            path = weights_path or encoder_path(folder, config)
-            weights = open_encoder(path)
-            check_encoder(probe, weights, folder, path)
+            weights = _encoder_of(probe, folder, weights_path or encoder_path(folder, config))
             source = make_source(config, weights, probe.clip, work.samples)
             encoder = weights.params["encoder"]
             _make_parts(probe, work, source, encoder, config.data.cache_gb * 1e9, parts, partial)
         lines, read = _lines(probe, work, parts)
         columns = _columns(probe.task, bool(probe.views))
-        write_csv(out, columns, [{name: line.get(name, "") for name in columns} for line in lines])
         about = {
             **settings,
             "target": probe.task.target,
             "unit": probe.task.unit,
             "lines": len(lines),
-            "read": read,
+            "predicted": read,
             "version": __version__,
-            "sha256": _fingerprint(out.read_bytes()),
         }
-        write_json(_about(out), about)
+        with _written(out):
+            cells = [{name: line.get(name, "") for name in columns} for line in lines]
+            write_csv(out, columns, cells)
+            write_json(_about(out), about | {"sha256": _fingerprint(out.read_bytes())})
         Path(partial.name).unlink()
     return _said(out, probe, lines, read)
+
+
+def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
+    try:
+        weights = open_encoder(path)
+    except UserError as error:
+        raise UserError(f"{error}: say with --weights where the encoder of {folder} is") from error
+    check_encoder(probe, weights, folder, path)
+    return weights
 
 
 def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int) -> _Work:
@@ -210,8 +218,7 @@ def _make_parts(
             "present": present.tolist(),
             "errors": outputs.errors,
         }
-        partial.write(json.dumps(part).encode() + b"\n")
-        partial.flush()
+        _append(partial, part)
         parts.append(part)
 
 
@@ -254,9 +261,23 @@ def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, An
         whole += len(line)
     partial.truncate(whole)
     if not whole:
-        partial.write(json.dumps(settings).encode() + b"\n")
-        partial.flush()
+        _append(partial, settings)
     return parts
+
+
+def _append(partial: BinaryIO, entry: dict[str, Any]) -> None:
+    with _written(Path(partial.name)):
+        partial.write(json.dumps(entry).encode() + b"\n")
+        partial.flush()
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Turns what a full or broken disk raises into UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -267,13 +288,13 @@ def _claimed(out: Path) -> Iterator[BinaryIO]:
       UserError: it cannot be written, or another process holds it.
     """
     path = out.with_name(f"{out.name}.partial")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if out.is_dir():
+        raise UserError(
+            f"--out={out} is a folder: name a file in it, such as {out}/predictions.csv"
+        )
+    with _written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -322,6 +343,8 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
         mark = found.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
+    if not found.get("predicted"):
+        return False  # it says of each file why it cannot be used, and perhaps that was mended
     if differ := _differing(found, settings):
         raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
     if not out.exists():

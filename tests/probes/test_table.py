@@ -179,7 +179,7 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
     mine.write_text("somebody's")
     with pytest.raises(UserError, match="is there already: name another --out"):
         predict_table(lvef, [PHANTOM], mine)
-    with pytest.raises(UserError, match="it is a folder"):
+    with pytest.raises(UserError, match="is a folder: name a file in it"):
         predict_table(lvef, [PHANTOM], tmp_path)
     saved(task=VIEWS)
     with pytest.raises(UserError, match=r"what differs is the probe: "):
@@ -223,9 +223,9 @@ def test_several_views_make_a_line_for_every_study(saved, tmp_path, folder):
     assert re.search(rf"holds ef.* of {len(studies)} studies; ", said)
     for sample in samples:
         if sample.view not in ("A2C", "A4C"):
-            status = f"left out: its view, {sample.view}, is not one of the probe's"
+            status = f"left out: other view: {sample.view}; the probe takes A2C, A4C"
             assert found[sample.name]["status"] == status
-    assert found["b.avi"]["status"].startswith("left out: its study is not known")
+    assert found["b.avi"]["status"].startswith("left out: no study: ")
 
 
 def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
@@ -245,6 +245,18 @@ def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path)
     with pytest.raises(UserError, match=rf"not one of 1 files can be used .*; {out} says why"):
         predict_table(lvef, [f"videos:{folder}/a.avi"], out)
     assert rows(out)[0]["status"].startswith("left out: ")
+    # Once the file is mended, the same command is no longer refused.
+    shutil.copy(folder / "b.avi", folder / "a.avi")
+    assert "of 1 videos" in predict_table(lvef, [f"videos:{folder}/a.avi"], out)
+
+
+def test_an_encoder_that_has_moved_is_asked_for(lvef, encoder_folder, tmp_path):
+    config = (lvef / "config.json").read_text().replace(str(encoder_folder), "/nowhere")
+    (lvef / "config.json").write_text(config)
+    with pytest.raises(UserError, match=r"/nowhere.*say with --weights where the encoder of"):
+        predict_table(lvef, [NEW], tmp_path / "moved.csv")
+    assert list(tmp_path.glob("moved*")) == [tmp_path / "moved.csv.partial"]
+    predict_table(lvef, [NEW], tmp_path / "moved.csv", weights_path=str(encoder_folder))
 
 
 def test_the_program_on_one_device_gives_the_same_bytes(lvef, tmp_path):
