@@ -1,0 +1,183 @@
+"""The package as a user gets it: one command, and a wheel that works in any folder."""
+
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import echojepa_jax
+from echojepa_jax.__main__ import PROGRAMS
+from echojepa_jax.utils import shipped
+from echojepa_jax.utils.errors import UserError
+from tests import programs
+from tests.conftest import SHRINK
+from tests.programs import REPOSITORY
+
+
+def project():
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def requirements(name):
+    """The lines of a requirement file and of those that it names."""
+    found = []
+    for line in (REPOSITORY / name).read_text().splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("-r "):
+            found += requirements(text.removeprefix("-r "))
+        elif text:
+            found.append(text)
+    return found
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def echojepa(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "echojepa_jax", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_command_lists_every_program_with_what_it_says_of_itself():
+    modules = {p.stem for p in Path(echojepa_jax.__file__).parent.glob("*.py")}
+    assert set(PROGRAMS.values()) == modules - {"__init__", "__main__", "api", "command_line"}
+    listed = echojepa()
+    assert listed.stdout == echojepa("--help").stdout
+    for name in PROGRAMS:
+        assert re.search(rf"^  echojepa {name} +[A-Z].*[.?]$", listed.stdout, re.MULTILINE)
+    assert echojepa("--version").stdout == f"echojepa_jax {echojepa_jax.__version__}\n"
+    wrong = echojepa("trian")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: there is no program 'trian'; the nearest is 'train'")
+    example = echojepa("predict", "--help")
+    assert example.returncode == 0
+    assert "predict --probe=runs/lvef --source=dicom:" in example.stdout
+
+
+def test_the_list_of_programs_waits_for_no_library():
+    code = (
+        "import sys; before = set(sys.modules); from echojepa_jax.__main__ import overview; "
+        "overview(); print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split()) - {"echojepa_jax"}
+    assert loaded <= set(sys.stdlib_module_names), loaded
+
+
+# --- shipped configs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["demo", "configs/demo.py", "configs/demo"])
+def test_a_shipped_config_is_found_from_any_folder(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shipped.find(words) == str(REPOSITORY / "configs" / "demo.py")
+    # A file of one's own of that name comes first.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.py").write_text("")
+    assert (shipped.find(words) == words) == words.endswith(".py")
+
+
+def test_probes_are_found_by_their_last_name():
+    assert shipped.find("lvef") == shipped.find("probes/lvef")
+    last = [name.rpartition("/")[2] for name in shipped.names()]
+    assert len(set(last)) == len(last)
+    with pytest.raises(UserError, match=r"--config=vit_x: .*; the nearest is 'vit_"):
+        shipped.find("vit_x")
+    with pytest.raises(UserError, match="there is no such file"):
+        shipped.find("/elsewhere/demo.py")
+
+
+# --- the wheel --------------------------------------------------------------------------------
+
+
+def test_extras_are_the_requirement_files():
+    extras = project()["project"]["optional-dependencies"]
+    dev = {name for name in extras["dev"] if not name.startswith("echojepa_jax[")}
+    wanted = set(requirements("requirements-dev.txt")) - set(requirements("requirements.txt"))
+    assert dev | set(extras["beam"]) == wanted
+    assert {"tpu", "cuda13", "torch", "buckets", "dev"} <= set(extras)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of the checkout, built in a copy of it, which a build would leave files in."""
+    copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+    for name in ("echojepa_jax", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, copy)
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return next(out.glob("*.whl"))
+
+
+def test_a_wheel_holds_every_file_and_needs_what_the_requirements_say(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        facts = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(facts).decode()
+    package, configs = REPOSITORY / "echojepa_jax", REPOSITORY / "configs"
+    files = [f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    wanted = {f.relative_to(REPOSITORY).as_posix() for f in files}
+    wanted |= {f"echojepa_jax/configs/{name}.py" for name in shipped.names()}
+    assert len(shipped.names()) == len(list(configs.rglob("*.py")))
+    assert {name for name in names if ".dist-info/" not in name} == wanted
+    assert f"\nVersion: {echojepa_jax.__version__}\n" in metadata
+    needed = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.MULTILINE)
+    bare = [re.sub(r"[\s\[].*|[<>=].*", "", name) for name in needed]
+    listed = [re.sub(r"[\s\[].*|[<>=].*", "", name) for name in requirements("requirements.txt")]
+    assert sorted(bare) == sorted(listed)
+
+
+def test_a_wheel_trains_in_an_empty_environment_elsewhere(wheel, tmp_path):
+    """By a config's name, and by a config of one's own that starts from a shipped one."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", wheel]
+    subprocess.run([python, *install], check=True, capture_output=True)
+    # What it depends on is installed beside these tests already: pointing at it takes no time.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    mine = tmp_path / "venv" / "lib" / version / "site-packages"
+    (mine / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["XLA_FLAGS"] = f"{programs.QUICK} {programs.simulated(1)}"
+
+    def run(*words):
+        done = subprocess.run(
+            [tmp_path / "venv" / "bin" / "echojepa", *words],
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=programs.TIMEOUT,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()[-1]
+
+    # With a worker process, which must find the program again.
+    fields = SHRINK | {"optim.epochs": 1, "data.workers": 1}
+    trained = run("train", "--config=demo", "--workdir=run", *programs.as_fields(fields))
+    assert trained.startswith("complete: step 3 of 3. ")
+    lines = ["from configs import demo", "", "def get_config():", "    config = demo.get_config()"]
+    lines += [f"    config.{name} = {value!r}" for name, value in fields.items()]
+    (elsewhere / "mine.py").write_text("\n".join([*lines, "    return config", ""]))
+    assert run("train", "--config=mine.py", "--workdir=run").startswith("run is complete")
