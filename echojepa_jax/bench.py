@@ -7,9 +7,9 @@
       --compare=decord
 
 Steps are made on random clips, after warming up. --compare=torch makes PyTorch's step of the same
-sizes in turn with ours (pip install torch transformers); with --data, --compare=decord reads the
-same frames of the same files with decord (pip install decord). Every field of the config can be set
-as in training. But for --data, JAX and the model's own libraries are all it needs.
+sizes in turn with ours (it needs the extra [torch]); with --data, --compare=decord reads the same
+frames of the same files with decord (pip install decord). Every field of the config can be set as
+in training. But for --data, JAX and the model's own libraries are all it needs.
 """
 
 import os
@@ -40,6 +40,7 @@ def job() -> str:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     plain_config.stand_in()
     from echojepa_jax.utils.errors import UserError
+    from echojepa_jax.utils.extras import pip_install
     from echojepa_jax.utils.platform import prepare
 
     of_the_other = ("steps",) if DATA.value else ("source", "clips")
@@ -73,7 +74,7 @@ def job() -> str:
         try:
             result = bench.measure(config, STEPS.value, COMPARE.value == "torch", say=say)
         except ImportError as error:
-            raise UserError(f"--compare=torch: {error}; pip install torch transformers") from error
+            raise UserError(f"--compare=torch: {error}; {pip_install('torch')}") from error
         print(bench.table(result))
         facts = result.facts
         last = f"{facts['clips_per_second']:.2f} clips/s, {facts['mfu']:.1%} of the peak"

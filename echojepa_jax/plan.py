@@ -1,17 +1,15 @@
 """Plan a training run before anyone pays for the machine: does it fit, and how long will it take?
 
-  pip install libtpu
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8 --dearest=10
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:2x2 --forward=32
-
-  pip install jax-cuda13-plugin nvidia-cuda-nvcc
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
 
 The training step is compiled as it would be there, on any machine: memory and collectives are the
-compiler's, and so is, for TPUs, the account of where the time goes. Where the compiler for GPUs is
-not installed, their collectives are those of as many simulated devices, and memory is an estimate.
-Other times are estimates from data sheets.
+compiler's, and so is, for TPUs, the account of where the time goes. The extra [tpu] installs the
+compiler for TPUs, `pip install jax-cuda13-plugin nvidia-cuda-nvcc` the one for GPUs. Where that one
+is missing, collectives are those of as many simulated devices, and memory is an estimate. Other
+times are estimates from data sheets.
 """
 
 import json

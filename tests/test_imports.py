@@ -30,6 +30,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    found.discard("echojepa_jax.__version__")  # of no room, and imports nothing
     return {name for name in found if name.startswith(("echojepa_jax", "configs"))}
 
 

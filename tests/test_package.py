@@ -1,5 +1,6 @@
 """The package as a user gets it: one command, and a wheel that works in any folder."""
 
+import json
 import os
 import re
 import shutil
@@ -173,10 +174,17 @@ def test_a_wheel_trains_in_an_empty_environment_elsewhere(wheel, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().splitlines()[-1]
 
+    # An environment may lie in a repository of other code, whose commit says nothing of this one.
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    commit = ["commit", "--quiet", "--allow-empty", "--message=mine"]
+    somebody = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    subprocess.run(["git", "-C", tmp_path, *somebody, *commit], check=True)
     # With a worker process, which must find the program again.
     fields = SHRINK | {"optim.epochs": 1, "data.workers": 1}
     trained = run("train", "--config=demo", "--workdir=run", *programs.as_fields(fields))
     assert trained.startswith("complete: step 3 of 3. ")
+    facts = json.loads((elsewhere / "run" / "manifest.json").read_text())
+    assert (facts["version"], facts["commit"]) == (echojepa_jax.__version__, "unknown")
     lines = ["from configs import demo", "", "def get_config():", "    config = demo.get_config()"]
     lines += [f"    config.{name} = {value!r}" for name, value in fields.items()]
     (elsewhere / "mine.py").write_text("\n".join([*lines, "    return config", ""]))

@@ -8,6 +8,7 @@ from jax.experimental import topologies
 
 from echojepa_jax.costs.chips import TPUS
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
 
 # Of all that the TPU compiler can write about its work, the final schedules: 0.2 GB for a step.
 _SCHEDULES = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
@@ -57,7 +58,7 @@ def tpu_devices(topology: str) -> list[jax.Device]:
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         missing = importlib.util.find_spec("libtpu") is None
-        hint = "pip install libtpu" if missing else "try another shape"
+        hint = pip_install("tpu") if missing else "try another shape"
         raise UserError(
             f"--topology={topology} cannot be compiled for ({reason}): {hint}"
         ) from error

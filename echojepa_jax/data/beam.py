@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from echojepa_jax.data.planning import GIGABYTES, Options, Shard, Work, planned
 from echojepa_jax.data.preparation import encoded, write_shard
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.utils.guarded import Guard
 
 
@@ -33,9 +34,7 @@ def make_with_beam(
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError(
-            f"--runner={runner} needs Apache Beam: pip install -r requirements-beam.txt"
-        ) from error
+        raise UserError(f"--runner={runner} needs Apache Beam: {pip_install('beam')}") from error
     try:
         chosen = PipelineOptions([f"--runner={runner}", *flags])
         pipeline = beam.Pipeline(options=chosen)

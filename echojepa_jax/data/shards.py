@@ -198,8 +198,7 @@ def about(folder: str) -> dict[str, Any]:
             "python -m echojepa_jax.prepare"
         ) from error
     except ImportError as error:
-        package = {"gs": "gcsfs", "s3": "s3fs"}.get(folder.partition(":")[0], "its driver")
-        raise UserError(f"{folder} needs one more package, {package}: {error}") from error
+        raise buckets.without_driver(folder, error) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if facts.get("version") != VERSION:

@@ -23,6 +23,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from echojepa_jax import __version__
 from echojepa_jax.parallel import hosts
 from echojepa_jax.train.checkpoint import DAMAGED
 from echojepa_jax.utils import buckets
@@ -306,6 +307,7 @@ def record(workdir: Workdir, facts: dict[str, Any], program: str) -> None:
         {
             "command": " ".join(["python", "-m", f"echojepa_jax.{program}", *sys.argv[1:]]),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "version": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -317,7 +319,10 @@ def record(workdir: Workdir, facts: dict[str, Any], program: str) -> None:
 
 def _commit() -> str:
     """The commit of the code that runs, or "unknown" outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2]
+    # An installed package may lie in an environment inside somebody else's repository.
+    if not (here / "pyproject.toml").exists():
+        return "unknown"
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True

@@ -8,8 +8,16 @@ from pathlib import Path
 from etils import epath
 
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
 
-_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+def without_driver(name: str, error: ImportError) -> UserError:
+    """What to say of a bucket whose driver is not installed."""
+    package = _DRIVERS.get(name.partition(":")[0])
+    how = f"{package}: {pip_install('buckets')}" if package else f"a driver of fsspec ({error})"
+    return UserError(f"{name} needs one more package, {how}")
 
 
 def is_remote(name: str) -> bool:
@@ -65,8 +73,7 @@ def explained(name: str, problem: str) -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        package = _PACKAGES.get(name.partition(":")[0], "a driver of fsspec")
-        raise UserError(f"{name} needs one more package, {package}: {error}") from error
+        raise without_driver(name, error) from error
     # Every driver has errors of its own.
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]

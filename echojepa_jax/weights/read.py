@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.pretrained import (
     PARTS,
@@ -231,7 +232,8 @@ def _open_pickle(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a file of PyTorch's: pip install torch, or name a .safetensors file"
+            f"{path} is a file of PyTorch, which is not installed: {pip_install('torch')}, or name "
+            "a .safetensors file"
         ) from error
     try:
         mapped = zipfile.is_zipfile(path)

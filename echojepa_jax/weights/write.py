@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.card import model_card
@@ -100,7 +101,7 @@ def _torch(weights: Pretrained, folder: Path) -> None:
     try:
         import torch
     except ImportError as error:
-        raise UserError("--format=torch needs PyTorch: pip install torch") from error
+        raise UserError(f"--format=torch needs PyTorch: {pip_install('torch')}") from error
     named = {
         part: {name: torch.from_numpy(np.array(a, order="C")) for name, a in tensors.items()}
         for part, tensors in _torch_parts(weights).items()
