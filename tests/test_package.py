@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import echojepa_jax
 from echojepa_jax.__main__ import PROGRAMS
@@ -101,6 +102,14 @@ def test_probes_are_found_by_their_last_name():
         shipped.find("vit_x")
     with pytest.raises(UserError, match="there is no such file"):
         shipped.find("/elsewhere/demo.py")
+
+
+def test_a_citation_names_what_it_must():
+    facts = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert (facts["title"], facts["license"]) == ("echojepa_jax", project()["project"]["license"])
+    for work in (facts, *facts["references"]):
+        assert work["title"]
+        assert all("name" in author or "family-names" in author for author in work["authors"])
 
 
 # --- the wheel --------------------------------------------------------------------------------

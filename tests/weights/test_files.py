@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from transformers import VJEPA2Model
 
@@ -44,7 +45,14 @@ def test_every_format_gives_back_every_bit_and_the_clip_input(tmp_path, form):
     back = read_weights(tmp_path / "out")
     assert_same(weights, back)
     assert back.clip == CLIP
-    assert (tmp_path / "out" / "model_card.md").read_text().count(str(CLIP.size)) > 0
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert card.count(str(CLIP.size)) > 0
+    # What a hub reads: between two lines of dashes, before everything else.
+    nothing, head, text = card.split("---\n", 2)
+    loaded_by = {"hf": "transformers", "torch": "pytorch"}.get(form, "echojepa_jax")
+    assert nothing == ""
+    assert yaml.safe_load(head)["library_name"] == loaded_by
+    assert text.lstrip().startswith("# EchoJEPA weights")
 
 
 def test_the_file_in_our_folder_can_be_named_as_well(tmp_path):
