@@ -79,50 +79,10 @@ def make_examples(
         log.warning("%s: left out", said)
     if views:
         return _studies(labelled, target, views)
-    return [_example(s, s.name, s.view, ((row,),), label) for row, s, label in labelled]
-
-
-def unlabelled_examples(
-    samples: Sequence[Sample], views: Sequence[str]
-) -> tuple[list[Example], list[tuple[Sample, str]]]:
-    """Every video, or if `views` are named every study that shows one of them; labels are unknown.
-
-    Returns:
-      The examples, and the videos that have no part in any, each with the reason.
-
-    Raises:
-      UserError: a study that is predicted as a whole is of two patients.
-    """
-    if not views:
-        return [_example(s, s.name, s.view, ((row,),)) for row, s in enumerate(samples)], []
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    unused = []
-    for row, sample in enumerate(samples):
-        if not sample.study:
-            unused.append((sample, "no study: the source does not tell it, and a probe needs it"))
-        elif sample.view not in views:
-            view = sample.view or "which the source does not tell"
-            unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
-        else:
-            groups[sample.source, sample.study].append(row)
-    examples = []
-    for (source, study), members in groups.items():
-        if len(patients := {samples[row].patient for row in members}) > 1:
-            raise UserError(
-                f"study {study} of {source} has more than one patient, {sorted(patients)}: give "
-                "each patient studies of their own"
-            )
-        shown = (tuple(row for row in members if samples[row].view == view) for view in views)
-        examples.append(_example(samples[members[0]], study, "", tuple(shown)))
-    return examples, unused
-
-
-def _example(
-    sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...], ...], label: Label = UNKNOWN
-) -> Example:
-    return Example(
-        name, sample.source, patient_of(sample), sample.study, sample.split, view, rows, label
-    )
+    return [
+        Example(s.name, s.source, patient_of(s), s.study, s.split, s.view, ((row,),), label)
+        for row, s, label in labelled
+    ]
 
 
 def _studies(
@@ -161,7 +121,10 @@ def _studies(
                     f"{sorted(map(str, values))}; a study is predicted as a whole"
                 )
         rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
-        examples.append(_example(sample, study, "", rows, members[0][2]))
+        label = members[0][2]
+        examples.append(
+            Example(study, source, patient_of(sample), study, sample.split, "", rows, label)
+        )
     return examples
 
 

@@ -7,6 +7,8 @@ views, a line for every study and one for every file that has no part in any. Co
 - `prediction`: a number in the target's unit, or the most probable class.
 - `spread`: the standard deviation of what is said of single clips: of the number, or of the
   probability of that class. Empty where there is one clip.
+- `padded`: frames of a clip that repeat the last one of a video that is too short; of a study, the
+  most.
 - `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
   probable one after the mean), and their number; not for a probe of several views.
 - `status`: "ok"; "left out: ..." for a file that the scan refuses, "unreadable: ..." for one whose
@@ -35,8 +37,9 @@ import numpy as np
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.probes.examples import Example, unlabelled_examples
+from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
 from echojepa_jax.probes.predict import (
     Outputs,
     Source,
@@ -77,7 +80,7 @@ _SETTINGS = {
 }
 """What a table is made of, as a person would say it."""
 
-_KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread")
+_KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread", "padded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,7 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
         need_rate=probe.clip.by != "stride",
         workers=threads,
     )
-    examples, unused = unlabelled_examples(good, probe.views)
+    examples, unused = _examples(good, probe.views)
     known = sum(patient_mark(example) in probe.trained_on for example in examples)
     if known:
         log.warning(
@@ -180,6 +183,47 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
     left_out = [(r.sample, r.reason) for r in rejected] + unused
     order = {(sample.source, sample.name): place for place, sample in enumerate(listed)}
     return _Work(good, examples, left_out, order)
+
+
+def _examples(
+    samples: Sequence[Sample], views: Sequence[str]
+) -> tuple[list[Example], list[tuple[Sample, str]]]:
+    """Every video, or if `views` are named every study that shows one of them; labels are unknown.
+
+    Returns:
+      The examples, and the videos that have no part in any, each with the reason.
+
+    Raises:
+      UserError: a study that is predicted as a whole is of two patients.
+    """
+    if not views:
+        return [_example_of(s, s.name, s.view, ((row,),)) for row, s in enumerate(samples)], []
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    unused = []
+    for row, sample in enumerate(samples):
+        if not sample.study:
+            unused.append((sample, "no study: the source does not tell it, and a probe needs it"))
+        elif sample.view not in views:
+            view = sample.view or "which the source does not tell"
+            unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
+        else:
+            groups[sample.source, sample.study].append(row)
+    examples = []
+    for (source, study), members in groups.items():
+        if len(patients := {samples[row].patient for row in members}) > 1:
+            raise UserError(
+                f"study {study} of {source} has more than one patient, {sorted(patients)}: give "
+                "each patient studies of their own"
+            )
+        shown = (tuple(row for row in members if samples[row].view == view) for view in views)
+        examples.append(_example_of(samples[members[0]], study, "", tuple(shown)))
+    return examples, unused
+
+
+def _example_of(sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...], ...]) -> Example:
+    return Example(
+        name, sample.source, patient_of(sample), sample.study, sample.split, view, rows, UNKNOWN
+    )
 
 
 # --- parts ------------------------------------------------------------------------------------
@@ -372,9 +416,11 @@ def _lines(
         made, readable = predictions(probe.task, some, outputs, np.array(part["present"], bool))
         rows += readable
         for example, line in zip(some, made, strict=True):
-            sample = work.samples[rows_of([example])[0]]
-            place = work.order[sample.source, sample.name]
-            lines.append((place, line | {"patient": sample.patient}))
+            videos = [work.samples[row] for row in rows_of([example])]
+            if line["status"] == "ok":
+                line["padded"] = max(_padded(video, probe.clip) for video in videos)
+            place = work.order[videos[0].source, videos[0].name]
+            lines.append((place, line | {"patient": videos[0].patient}))
     if not probe.views:
         of_study = _study_cells(probe.task, rows)
         for _, line in lines:
@@ -385,6 +431,14 @@ def _lines(
         place = work.order[sample.source, sample.name]
         lines.append((place, {"id": sample.name, **line, "status": status}))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])], len(rows)
+
+
+def _padded(sample: Sample, clip: ClipSpec) -> int:
+    """Frames that every clip of a video lacks; 0 unless it is shorter than a clip's window."""
+    _, padded = clip_frame_ids(
+        sample.frames, sample.fps, None, length=clip.frames, by=clip.by, value=clip.value
+    )
+    return padded
 
 
 def _study_cells(task: Task, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -77,17 +77,18 @@ def rows(path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two videos of patients nobody knows, a still, and a file that is no video."""
+    """Videos of patients nobody knows, a still, 5 frames, and a file that is no video."""
     samples = manifest.load((NEW,), quarantine=None, workers=1)
     (tmp_path / "clips").mkdir()
     for name, sample in zip(("b", "d"), samples, strict=False):
         shutil.copy(sample.path, tmp_path / "clips" / f"{name}.avi")
     (tmp_path / "clips" / "a.avi").write_bytes(b"no video at all")
-    still = cv2.VideoWriter(
-        str(tmp_path / "clips" / "c.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32)
-    )
-    still.write(np.zeros((32, 32, 3), np.uint8))
-    still.release()
+    for name, frames in (("c", 1), ("e", 5)):
+        path = str(tmp_path / "clips" / f"{name}.avi")
+        video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
+        for frame in range(frames):
+            video.write(np.full((32, 32, 3), 40 * frame, np.uint8))
+        video.release()
     return tmp_path / "clips"
 
 
@@ -95,7 +96,7 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
     out = tmp_path / "out" / "predictions.csv"
     said = predict_table(lvef, [f"videos:{folder}"], out)
     found = rows(out)
-    assert [line["id"] for line in found] == ["a.avi", "b.avi", "c.avi", "d.avi"]
+    assert [line["id"] for line in found] == ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]
     probe = load_probe(lvef)
     for line in (found[1], found[3]):
         value = probe.predict(folder / line["id"])
@@ -104,11 +105,13 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
         assert line["status"] == "ok"
         # A folder tells neither patients nor studies.
         assert line["patient"] == line["study"] == line["study_prediction"] == ""
+    # Four frames, each the fourth: of 0, 4, 8 and 12 a video of 5 frames lacks two.
+    assert [found[i]["padded"] for i in (1, 3, 4)] == ["0", "0", "2"]
     for line in (found[0], found[2]):
         assert line["prediction"] == line["spread"] == ""
     assert found[0]["status"].startswith("left out: ")
     assert found[2]["status"] == "left out: still: the file holds one frame"
-    assert re.fullmatch(rf"{out} holds ef.* of 2 videos; 2 have none \(1 .*\): column .*", said)
+    assert re.fullmatch(rf"{out} holds ef.* of 3 videos; 2 have none \(1 .*\): column .*", said)
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "predictions.csv",
         "predictions.csv.json",
