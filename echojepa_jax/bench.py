@@ -24,7 +24,9 @@ from echojepa_jax.utils import plain_config
 # Fields are taken out here: the library for config flags may be missing.
 sys.argv, FIELDS = plain_config.split_fields(sys.argv)
 
-CONFIG = flags.DEFINE_string("config", None, "what to measure: a file of configs/")
+CONFIG = flags.DEFINE_string(
+    "config", None, "what to measure: a file, or a shipped config by name: demo"
+)
 STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
 COMPARE = flags.DEFINE_enum(
     "compare", "", ["", "torch", "decord"], "another program to measure in turn"

@@ -23,7 +23,10 @@ from echojepa_jax import command_line
 # and need none of them.
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "what to train: a file of configs/", sys_argv=command_line.speakable(sys.argv)
+    "config",
+    None,
+    "what to train: a file, or a shipped config by name: demo",
+    sys_argv=command_line.speakable(sys.argv),
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run: checkpoints, metrics, report; or gs://..., s3://..."

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from echojepa_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "what to train: a file of configs/probes/", sys_argv=sys.argv
+    "config", None, "what to train: a file, or a shipped config by name: lvef", sys_argv=sys.argv
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EVAL_ONLY = flags.DEFINE_string("eval_only", None, "workdir of a finished probe to score")
