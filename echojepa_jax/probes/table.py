@@ -131,10 +131,10 @@ def predict_table(
         if _is_complete(out, settings, partial):
             Path(partial.name).unlink()
             return f"{out} is complete: nothing to do"
-        parts = _continued(partial, settings)
         config.data.workers = workers
+        weights = _encoder_of(probe, folder, weights_path or encoder_path(folder, config))
+        parts = _continued(partial, settings)
         if work.examples:
-            weights = _encoder_of(probe, folder, weights_path or encoder_path(folder, config))
             source = make_source(config, weights, probe.clip, work.samples)
             encoder = weights.params["encoder"]
             _make_parts(probe, work, source, encoder, config.data.cache_gb * 1e9, parts, partial)
