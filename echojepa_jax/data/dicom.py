@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +19,19 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from echojepa_jax.data.video_info import (
+    NO_POINTED_RATE,
     NO_REGION,
+    NON_SQUARE,
     NOT_2D,
+    RATES_DIFFER,
     STALE_REGION,
+    ULTRASOUND,
     VARIABLE_RATE,
     UnreadableVideo,
     VideoInfo,
@@ -33,6 +39,9 @@ from echojepa_jax.data.video_info import (
     fewer_frames,
     first_bytes,
     is_regular,
+    is_square,
+    not_ultrasound,
+    notes,
     possible_rate,
 )
 
@@ -42,6 +51,7 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "WindowCenter", "WindowWidth"),
     *("RescaleSlope", "RescaleIntercept", "SequenceOfUltrasoundRegions"),
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "PixelSpacing"),
+    *("FrameIncrementPointer", "Modality", "SOPClassUID", "PixelAspectRatio"),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
@@ -55,7 +65,33 @@ _PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
+_SYNTAX = "TransferSyntaxUID"
 _SMALLEST = 0.05  # share of the frame that a picture covers at least
+# Elements without which pixels have no meaning, whatever their coding.
+_NEEDED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
+# Storage classes that are made for another kind of machine, by what follows `_STORAGE`. Those for
+# any picture (secondary captures) and for ultrasound are not here: the element Modality decides.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_CLASSES = {
+    **dict.fromkeys(("1",), "CR"),
+    **dict.fromkeys(("1.1", "1.1.1"), "DX"),
+    **dict.fromkeys(("1.2", "1.2.1"), "MG"),
+    **dict.fromkeys(("2", "2.1", "2.2"), "CT"),
+    **dict.fromkeys(("4", "4.1", "4.3", "4.4"), "MR"),
+    **dict.fromkeys(("12.1", "12.1.1", "12.3", "13.1.1"), "XA"),
+    **dict.fromkeys(("12.2", "12.2.1"), "RF"),
+    **dict.fromkeys(("14.1", "14.2"), "IVOCT"),
+    **dict.fromkeys(("20", "5"), "NM"),
+    **dict.fromkeys(("128", "128.1", "130"), "PT"),
+}
+_ULTRASOUND_CLASSES = ("3", "3.1", "6", "6.1", "6.2")
+_NO_MACHINE = ("", "OT", "SC")  # codes of Modality that name none
+# How the rates of two elements may differ: one is a whole number of frames a second, the other a
+# time of few digits.
+_RATE_LEVELS, _RATE_SHARE = 0.5, 0.05
 
 logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
 warnings.filterwarnings("ignore", module="pydicom")
@@ -71,6 +107,7 @@ class _Header:
     columns: slice
     note: str
     spacing: tuple[float, float]
+    modality: str
     compressed: bool
     to_rgb: Callable[[np.ndarray], np.ndarray]
 
@@ -84,7 +121,8 @@ def probe(path: str) -> VideoInfo:
     with _opened(path) as (file, header):
         image = next(_images(file, header, [0]))
     height, width = image.shape[:2]
-    return VideoInfo(header.frames, header.fps, height, width, header.note, header.spacing)
+    facts = header.frames, header.fps, height, width
+    return VideoInfo(*facts, note=header.note, spacing=header.spacing, modality=header.modality)
 
 
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
@@ -157,9 +195,12 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
 
 
 def _header(dataset: pydicom.Dataset) -> _Header:
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or "Rows" not in dataset or "Columns" not in dataset:
+    syntax = dataset.file_meta.get(_SYNTAX)
+    if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
         raise UnreadableVideo("no frames: the DICOM file holds no image")
+    missing = [name for name in _NEEDED if dataset.get(name) is None]
+    if missing or syntax is None:
+        raise UnreadableVideo(f"incomplete: the header lacks {(missing or [_SYNTAX])[0]}")
     try:
         supported = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -168,37 +209,89 @@ def _header(dataset: pydicom.Dataset) -> _Header:
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
     check_size(int(dataset.Rows), int(dataset.Columns))
     rows, columns, spacing, note = _region(dataset)
-    fps, regular = _frame_rate(dataset)
-    if not regular:
-        note = VARIABLE_RATE
+    fps, timing = _frame_rate(dataset)
+    modality = _modality(dataset)
     return _Header(
         frames=int(dataset.get("NumberOfFrames") or 1),
         fps=fps,
         rows=rows,
         columns=columns,
-        note=note,
+        note=notes(
+            note,
+            *timing,
+            NON_SQUARE if _non_square(dataset, spacing) else "",
+            "" if modality == ULTRASOUND else not_ultrasound(modality),
+        ),
         spacing=spacing,
+        modality=modality,
         compressed=syntax.is_compressed,
         to_rgb=_to_rgb(dataset),
     )
 
 
-def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, bool]:
-    """Frames a second, and whether they are equally far apart.
+def _modality(dataset: pydicom.Dataset) -> str:
+    """The code of the kind of machine, such as "US" or "XA"; "" where the header does not tell.
 
-    From the time between frames (ms), else the cine or display rate, else 0; the first that a
-    machine can have. Times are written with few digits (33.333), so the rate is rounded to what
-    they can tell.
+    What the file is stored as counts first, where that is for one kind of machine only; a file that
+    names no machine is ultrasound if it has regions or is stored as that.
+    """
+    stored = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    kind = stored.removeprefix(_STORAGE)
+    if kind in _CLASSES:
+        return _CLASSES[kind]
+    said = str(dataset.get("Modality") or "").strip().upper()
+    if not re.fullmatch("[A-Z0-9]{0,8}", said):  # no code, and so perhaps a name
+        said = ""
+    if said not in _NO_MACHINE:
+        return said
+    shown = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")
+    return ULTRASOUND if shown else said
+
+
+def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
+    """Frames a second, and notes on them.
+
+    From the element that FrameIncrementPointer names, else the time between frames (ms), else the
+    cine or display rate, else 0; the first that a machine can have. Times are written with few
+    digits (33.333), so the rate is rounded to what they can tell.
     """
     vector = dataset.get("FrameTimeVector") or ()
-    later = vector[1:] if isinstance(vector, Sequence) else ()  # the first entry is always 0
-    mean_time = float(np.mean(later)) if later else 0.0
+    vector = list(vector) if isinstance(vector, Sequence) else []
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
     even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
-    for frame_time, regular in ((_positive(dataset, "FrameTime"), True), (mean_time, even)):
-        if frame_time > 0 and (fps := possible_rate(round(1000 / frame_time, 2))):
-            return fps, regular
-    rates = (_positive(dataset, key) for key in ("CineRate", "RecommendedDisplayFrameRate"))
-    return next(filter(None, map(possible_rate, rates)), 0.0), True
+    taken = {
+        "FrameTime": _rate_of(_positive(dataset, "FrameTime")),
+        "FrameTimeVector": _rate_of(float(np.mean(later)) if later else 0.0),
+        "CineRate": possible_rate(_positive(dataset, "CineRate")),
+    }
+    shown = possible_rate(_positive(dataset, "RecommendedDisplayFrameRate"))
+    pointed = [name for name in _pointed(dataset) if name in taken]
+    order = dict.fromkeys([*pointed, *taken])
+    source, fps = next(
+        ((name, taken[name]) for name in order if taken[name]), ("RecommendedDisplay", shown)
+    )
+    known = [rate for rate in taken.values() if rate]
+    differ = known and max(known) - min(known) > max(_RATE_LEVELS, _RATE_SHARE * max(known))
+    uneven_too = source == "FrameTime" and taken["FrameTimeVector"] and not even
+    misfit = bool(vector) and len(vector) not in (frames, frames - 1)
+    return fps, [
+        VARIABLE_RATE if source == "FrameTimeVector" and not even else "",
+        RATES_DIFFER if differ or uneven_too or misfit else "",
+        NO_POINTED_RATE if pointed and not taken[pointed[0]] else "",
+    ]
+
+
+def _rate_of(milliseconds: float) -> float:
+    """The rate of frames so far apart; 0 for what no machine makes."""
+    return possible_rate(round(1000 / milliseconds, 2)) if milliseconds > 0 else 0.0
+
+
+def _pointed(dataset: pydicom.Dataset) -> list[str]:
+    """The elements that FrameIncrementPointer names, in order."""
+    value = dataset.get("FrameIncrementPointer")
+    tags = value if isinstance(value, Sequence) else [] if value is None else [value]
+    return [keyword_for_tag(int(tag)) for tag in tags]
 
 
 def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
@@ -273,6 +366,13 @@ def _image_spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
     """The same for an image without regions."""
     pair = dataset.get("PixelSpacing")
     return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
+
+
+def _non_square(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> bool:
+    """Whether the header says that pixels are higher than wide, or wider than high."""
+    ratio = dataset.get("PixelAspectRatio") or (1, 1)
+    pair = spacing if all(spacing) else tuple(map(float, ratio))
+    return len(pair) == 2 and not is_square(*pair)
 
 
 def _to_rgb(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:

@@ -48,7 +48,8 @@ def load(
     _, good, rejected = sort_out(
         sources, split=split, quarantine=quarantine, need_rate=need_rate, workers=workers
     )
-    unusable = [r for r in rejected if r.kind == "bad" or not expect_stills]
+    faults = {"bad"} if expect_stills else {"bad", "still"}
+    unusable = [r for r in rejected if r.kind in faults]
     total = len(good) + len(rejected)
     if len(unusable) > max_bad_share * total:
         raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
@@ -196,7 +197,7 @@ def _report(
         quarantine(file, rejected, "scan")
     for source, samples in listed.items():
         mine = [r for r in rejected if r.sample.source == source]
-        bad = [r for r in mine if r.kind == "bad"]
+        bad = [r for r in mine if r.kind != "still"]
         log.info(
             "%s: %d videos, %d rejected%s, %d stills",
             source,

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.encode import Recording
 from echojepa_jax.data.readers import kind_of, read_source
 from echojepa_jax.data.sample import Rejected, Sample
-from echojepa_jax.data.video_info import NOT_2D, VARIABLE_RATE
+from echojepa_jax.data.video_info import NOT_2D, VARIABLE_RATE, each_note, has_region
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
@@ -335,8 +335,7 @@ def _recordings(
             if not reason and not hashed and not sample.name.isprintable():
                 reason = "unsafe name: it is no text"
             if isinstance(info, str) or reason:
-                still = reason.startswith("still:")
-                rejected.append(Rejected(sample, reason, "still" if still else "bad"))
+                rejected.append(Rejected(sample, reason, _kind_of(reason)))
             else:
                 good.append((scan.with_facts(sample, info), info))
     known: list[tuple[Sample, VideoInfo]] = []
@@ -370,7 +369,7 @@ def _recordings(
                 spacing=sample.spacing,
                 targets=_targets(sample, source, options),
                 clean=clean,
-                trusted=clean and (was_clean or (not info.note and _is_dicom(sample.path))),
+                trusted=clean and (was_clean or (has_region(info) and _is_dicom(sample.path))),
             )
         )
     _check_plan(recordings, shares, source)
@@ -451,6 +450,11 @@ def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], so
             )
 
 
+def _kind_of(reason: str) -> Literal["bad", "still", "other"]:
+    category = reason.partition(":")[0]
+    return "still" if category == "still" else "other" if "modality" in category else "bad"
+
+
 def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
     """Why a readable file is left out, "" if it is not."""
     if ".." in Path(sample.name).parts:
@@ -461,9 +465,12 @@ def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) ->
         return f"too short: {info.frames} frames of {options.min_frames}"
     if info.frames > options.max_frames:
         return f"too long: {info.frames} frames, more than {options.max_frames}"
-    if clean and info.note == NOT_2D:
+    if other := scan.of_another_machine(sample, info):
+        return other
+    noted = each_note(info.note)
+    if clean and NOT_2D in noted:
         return "not a sector: its regions are M-mode or spectral Doppler"
-    if info.note == VARIABLE_RATE:
+    if VARIABLE_RATE in noted:
         return "variable frame rate: frames are not equally far apart"
     if not (info.fps or sample.fps or sample.still or options.default_fps):
         return "no frame rate: the file tells none; --default_fps would stand for it"

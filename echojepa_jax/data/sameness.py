@@ -12,6 +12,7 @@ from typing import Any
 from echojepa_jax.data import decode
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.video_info import has_region
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.guarded import Failed, Guard
 
@@ -34,7 +35,7 @@ def copies(good: Sequence[tuple[Sample, VideoInfo]], guard: Guard) -> dict[str, 
     picture as a copy whose header lost its regions.
     """
     by_length: dict[int, list[Sample]] = {}
-    for sample, _ in sorted(good, key=lambda pair: bool(pair[1].note)):
+    for sample, _ in sorted(good, key=lambda pair: not has_region(pair[1])):
         by_length.setdefault(sample.frames, []).append(sample)
     groups = [group for group in by_length.values() if len(group) > 1]
     for limit in (_SKETCH_BYTES, None):

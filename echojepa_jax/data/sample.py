@@ -25,13 +25,15 @@ class Sample:
     grey: bool = False  # known to hold grey pictures only
     content: str = ""  # SHA-256 of the coded pictures
     still: bool = False  # the set consists of single pictures: one frame is no fault
+    modalities: tuple[str, ...] = ()  # DICOM's codes of the machines that are wanted; () = any
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of targets, by name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rejected:
-    """A sample that cannot be used: the reason, and whether it is bad or a mere still picture."""
+    """A sample that cannot be used: the reason, and whether it is bad, a mere still picture, or of
+    another kind of machine than was asked for."""
 
     sample: Sample
     reason: str
-    kind: Literal["bad", "still"]
+    kind: Literal["bad", "still", "other"]

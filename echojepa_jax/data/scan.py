@@ -19,10 +19,11 @@ from typing import TextIO
 from echojepa_jax.data import decode
 from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.video_info import REGION_NOTES, each_note
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v3.jsonl"  # raise the number whenever probing measures something else
+CACHE_FILE = "scan-v4.jsonl"  # raise the number whenever probing measures something else
 IN_FLIGHT = 1024
 """Files that the file system is asked about at a time."""
 
@@ -39,7 +40,8 @@ def scan(
 
     Returns:
       The usable samples with their measured facts, and the others with the reason; single-frame
-      files are among the others, as kind "still". Both lists keep the order of `samples`.
+      files are among the others, as kind "still", and files of another machine than the sample
+      wants, as kind "other". Both lists keep the order of `samples`.
 
     Raises:
       UserError: `cache_dir` cannot be written.
@@ -53,6 +55,9 @@ def scan(
             if isinstance(result, str):
                 rejected.append(Rejected(sample, result, "bad"))
                 continue
+            if reason := of_another_machine(sample, result):
+                rejected.append(Rejected(sample, reason, "other"))
+                continue
             notes.append((sample.path, result.note))
             if result.frames == 1 and not sample.still:
                 rejected.append(Rejected(sample, "still: the file holds one frame", "still"))
@@ -62,14 +67,28 @@ def scan(
     return good, rejected
 
 
+def of_another_machine(sample: Sample, info: VideoInfo) -> str:
+    """The reason why a DICOM is not of a kind that the sample's source wants, "" if it is."""
+    if not (sample.modalities and info.modality) or info.modality in sample.modalities:
+        return ""
+    wanted = " or ".join(sample.modalities)
+    return f"another modality: {info.modality}, not {wanted}; ',modality=any' takes it"
+
+
 def tell_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
-    """Counts what is odd about usable files: pairs of a path and a note, "" where there is none."""
+    """Counts what is odd about usable files.
+
+    Args:
+      notes: pairs of a path and what `video_info.notes` made.
+      more: what to add to notes on regions.
+    """
     by_note: dict[str, list[str]] = {}
     for path, note in notes:
-        if note:
-            by_note.setdefault(note, []).append(path)
+        for single in each_note(note):
+            by_note.setdefault(single, []).append(path)
     for note, paths in sorted(by_note.items()):
-        log.warning("scan: %d files, such as %s: %s%s", len(paths), paths[0], note, more)
+        said = f"{note}{more if note in REGION_NOTES else ''}"
+        log.warning("scan: %d files, such as %s: %s", len(paths), paths[0], said)
 
 
 def with_facts(sample: Sample, info: VideoInfo) -> Sample:
@@ -163,6 +182,7 @@ def _read_cache(path: Path) -> dict[Key | None, VideoInfo]:
                         width=int(entry["width"]),
                         note=str(entry["note"]),
                         spacing=(float(entry["spacing"][0]), float(entry["spacing"][1])),
+                        modality=str(entry["modality"]),
                     )
     return known
 

@@ -21,7 +21,8 @@ class VideoInfo:
 
     `height` and `width` are in pixels, after cropping to the ultrasound region. `spacing` is the
     distance of neighbouring pixels in mm, down and right. `note` says what a reader of the pixels
-    should know ("" = nothing).
+    should know: "" is nothing, several are joined as `notes` does. `modality` is DICOM's code of
+    the kind of machine, such as "US"; "" = unknown.
     """
 
     frames: int
@@ -30,18 +31,54 @@ class VideoInfo:
     width: int
     note: str = ""
     spacing: tuple[float, float] = (0.0, 0.0)
+    modality: str = ""
 
 
+ULTRASOUND = "US"
 # Notes on what was cropped away from a DICOM's frames, or why nothing was.
 NO_REGION = "no ultrasound region: the whole frame is used"
 STALE_REGION = "stale ultrasound region: the whole frame is used"
 NOT_2D = "no two-dimensional ultrasound region: the whole frame is used"
+REGION_NOTES = (NO_REGION, STALE_REGION, NOT_2D)
 # A note on frames that are not equally far apart in time.
 VARIABLE_RATE = "variable frame rate: the mean is used"
+# Notes on a header that tells times more than once.
+RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: the first in order is used"
+NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
+# Notes on how a file wants to be shown.
+NON_SQUARE = "non-square pixels: they are taken as they are stored"
 
 _RATES = (0.5, 10_000.0)  # frames a second that a recording may have; others are mistakes
+_SQUARE = 0.01  # by which height and width of a square pixel may differ
 _IRREGULAR = 0.02  # share of the distances between frames that may be odd ones
 MAX_FRAME_PIXELS = 2**25  # 8 K television; more is damage, or would not fit a worker's memory
+
+
+def notes(*parts: str) -> str:
+    """Several notes as one; "" are left out."""
+    return "; ".join(filter(None, parts))
+
+
+def each_note(note: str) -> list[str]:
+    """The single notes of `notes`."""
+    return note.split("; ") if note else []
+
+
+def has_region(info: VideoInfo) -> bool:
+    """Whether nothing says that a DICOM's frames are whole for want of an ultrasound region."""
+    return not set(each_note(info.note)) & set(REGION_NOTES)
+
+
+def not_ultrasound(modality: str) -> str:
+    """A note on a DICOM of another machine."""
+    if not modality:
+        return "the header tells no modality: it is taken for ultrasound"
+    return f"modality {modality}: no ultrasound, by its header"
+
+
+def is_square(height: float, width: float) -> bool:
+    """Whether pixels of these sides are squares, but for rounding."""
+    return abs(height - width) <= _SQUARE * max(height, width)
 
 
 def possible_rate(fps: float) -> float:

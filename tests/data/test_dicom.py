@@ -27,9 +27,18 @@ from pydicom.uid import (
 
 from echojepa_jax.data import decode
 from echojepa_jax.data.decode import UnreadableVideo
-from echojepa_jax.data.video_info import NO_REGION, STALE_REGION, VARIABLE_RATE
+from echojepa_jax.data.readers import read_source
+from echojepa_jax.data.scan import scan
+from echojepa_jax.data.video_info import (
+    NO_POINTED_RATE,
+    NO_REGION,
+    RATES_DIFFER,
+    STALE_REGION,
+    VARIABLE_RATE,
+    each_note,
+)
 
-ROOT = Path(__file__).parents[2]
+ROOT, DATA = Path(__file__).parents[2], Path(__file__).parent
 SECRET = "Doe^Jane"
 CINE_REGION = (84, 31, 595, 414)  # of color3d_jpeg_baseline.dcm: x0, y0, x1, y1
 
@@ -71,6 +80,7 @@ def make(
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
     for tag, value in tags.items():
         setattr(dataset, tag, value)
+    path.parent.mkdir(exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return str(path)
 
@@ -331,7 +341,88 @@ def test_frame_rate(tmp_path, grey, tags, fps):
 def test_frames_that_are_not_equally_far_apart_are_told(tmp_path, grey):
     for later, note in (([20, 20, 500, 500], VARIABLE_RATE), ([33, 33, 34, 33], NO_REGION)):
         times = [str(time) for time in (0, *later)]
-        assert decode.probe(make(tmp_path / "a.dcm", grey, FrameTimeVector=times)).note == note
+        info = decode.probe(make(tmp_path / "a.dcm", grey, FrameTimeVector=times))
+        assert note in each_note(info.note)
+        assert (VARIABLE_RATE in each_note(info.note)) == (note == VARIABLE_RATE)
+
+
+VECTOR, TIME = 0x00181065, 0x00181063
+EVEN, UNEVEN = ["0", *["40"] * 4], ["0", "20", "20", "60", "60"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "fps", "noted"),
+    [
+        ({"FrameIncrementPointer": VECTOR, "FrameTime": "20"}, 25, {RATES_DIFFER}),
+        ({"FrameIncrementPointer": [TIME, VECTOR], "FrameTime": "20"}, 50, {RATES_DIFFER}),
+        ({"FrameIncrementPointer": TIME, "FrameTime": "40.1", "CineRate": "25"}, 24.94, set()),
+        ({"FrameTime": "33.33", "CineRate": "25", "FrameTimeVector": None}, 30, {RATES_DIFFER}),
+        ({"CineRate": "30"}, 25, {RATES_DIFFER}),
+        (
+            {"FrameIncrementPointer": VECTOR, "FrameTimeVector": UNEVEN, "FrameTime": "40"},
+            *(25, {VARIABLE_RATE}),
+        ),
+        ({"FrameTimeVector": UNEVEN, "FrameTime": "40"}, 25, {RATES_DIFFER}),
+        ({"FrameTimeVector": ["0", "40", "40"]}, 25, {RATES_DIFFER}),  # of another cine
+        (
+            {"FrameIncrementPointer": VECTOR, "FrameTimeVector": None, "CineRate": "30"},
+            *(30, {NO_POINTED_RATE}),
+        ),
+        ({"FrameIncrementPointer": 0x00540010}, 25, set()),  # names no times
+    ],
+)
+def test_the_element_that_is_pointed_to_tells_the_rate(tmp_path, grey, tags, fps, noted):
+    info = decode.probe(make(tmp_path / "a.dcm", grey, **{"FrameTimeVector": EVEN} | tags))
+    assert info.fps == fps
+    assert set(each_note(info.note)) == {NO_REGION, *noted}
+
+
+def test_a_stale_frame_time_beside_the_vector_that_counts():
+    """Weasis 424. Times of the file: 5 of 20 ms, 6 of 40 ms."""
+    info = decode.probe(str(DATA / "frame_time_vector_by_pointer_stale_frame_time.dcm"))
+    assert info.fps == pytest.approx(1000 * 11 / 340, abs=0.01)
+    assert {VARIABLE_RATE, RATES_DIFFER} < set(each_note(info.note))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize(
+    ("tags", "modality"),
+    [
+        ({}, "US"),
+        ({"Modality": "XA"}, "XA"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.1"}, "XA"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.1", "Modality": None}, "XA"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2", "Modality": "OT"}, "OT"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2", "Modality": None}, ""),
+        ({"Modality": None}, "US"),
+        ({"Modality": "DOE^JANE"}, "US"),  # no code: what it is stored as
+    ],
+)
+def test_other_machines_are_named(tmp_path, grey, tags, modality):
+    info = decode.probe(make(tmp_path / "a.dcm", grey, **tags))
+    assert info.modality == modality
+    assert ("no ultrasound, by its header" in info.note) == (modality not in ("US", ""))
+    assert ("tells no modality" in info.note) == (modality == "")
+
+
+def test_dicom_folders_give_ultrasound_unless_asked(tmp_path, grey):
+    make(tmp_path / "a" / "us.dcm", grey)
+    make(tmp_path / "a" / "xa.dcm", grey, Modality="XA")
+    for source, names, reasons in (
+        ("dicom:{}", ["us.dcm"], ["another modality: XA, not US"]),
+        ("dicom:{},modality=any", ["us.dcm", "xa.dcm"], []),
+        (
+            "dicom:{},modality=XA",
+            ["xa.dcm"],
+            ["another modality: US, not XA; ',modality=any' takes it"],
+        ),
+        ("videos:{}", ["us.dcm", "xa.dcm"], []),
+    ):
+        listed = read_source(source.format(tmp_path / "a"))
+        good, rejected = scan(listed, cache_dir=tmp_path, workers=1)
+        assert [s.name for s in good] == names
+        assert [r.reason.partition(";")[0] for r in rejected] == reasons
+        assert all(r.kind == "other" for r in rejected)
 
 
 @pytest.mark.parametrize(
@@ -416,15 +507,17 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
     changed("h264.dcm", as_h264)
     changed("wrongsize.dcm", lambda dataset: setattr(dataset, "Rows", 21))
     changed("nophotometric.dcm", lambda dataset: dataset.__delattr__("PhotometricInterpretation"))
+    changed("nosigned.dcm", lambda dataset: dataset.__delattr__("PixelRepresentation"))
     (folder / "text.dcm").write_text(SECRET * 50)
     (folder / "magic.dcm").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "noise.dcm").write_bytes(b"\0" * 128 + b"DICM" + SECRET.encode() * 50)
     return {
         "nopixels.dcm": "no frames: ",
-        "norows.dcm": "no frames: ",
+        "norows.dcm": "incomplete: the header lacks Rows",
         "h264.dcm": "unsupported: DICOM transfer syntax MPEG-4 AVC/H.264",
         "wrongsize.dcm": "truncated: header says 5 frames, file holds 4",
-        "nophotometric.dcm": "damaged: ",
+        "nophotometric.dcm": "incomplete: the header lacks PhotometricInterpretation",
+        "nosigned.dcm": "incomplete: the header lacks PixelRepresentation",
         "text.dcm": "not a video file: ",
         "magic.dcm": "no frames: ",
         "noise.dcm": "no frames: ",
