@@ -46,6 +46,17 @@ def check_complete(path: str, container: str) -> None:
         raise UnreadableVideo("truncated: the end mark of the GIF is missing")
 
 
+def is_whole_riff(path: str) -> bool:
+    """Whether all chunks of an AVI end within the file."""
+    position, end = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < end:  # large files have several
+            file.seek(position)
+            head = file.read(8)
+            position += 8 + int.from_bytes(head[4:8], "little")
+    return position <= end
+
+
 def _reaches_frames(path: str) -> bool:
     """Whether an AVI goes on to its list of frames ("movi")."""
     position, end = 12, os.path.getsize(path)

@@ -47,6 +47,10 @@ RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: the first in o
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
 # Notes on how a file wants to be shown.
 NON_SQUARE = "non-square pixels: they are taken as they are stored"
+ODD_ANGLE = "to be shown at an odd angle: the pictures are taken as they are stored"
+# Notes on a video's container.
+BEGINS_LATE = "begins between key pictures: pictures that need earlier ones are left out"
+SEVERAL_TRACKS = "several video tracks: the one with the most frames is used"
 
 _RATES = (0.5, 10_000.0)  # frames a second that a recording may have; others are mistakes
 _SQUARE = 0.01  # by which height and width of a square pixel may differ

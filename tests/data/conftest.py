@@ -39,6 +39,7 @@ class Numbered:
         times: Sequence[int] | None = None,
         clock: int = 25,
         muxer: dict[str, str] | None = None,
+        aspect: tuple[int, int] = (1, 1),
         **options: str,
     ) -> str:
         """A video at 25 frames a second, or with the frames shown at `times` in 1 / `clock` s."""
@@ -48,6 +49,7 @@ class Numbered:
             stream: Any = container.add_stream(codec, rate=25, options=options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
             stream.codec_context.time_base = base
+            stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
             for k in range(frames):
                 frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
                 frame.pts, frame.time_base = (k if times is None else times[k]), base
