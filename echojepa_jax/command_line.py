@@ -54,6 +54,8 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
         )
+        # A message may quote a file name, which may be no text.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         for name in ("orbax", "jax", "matplotlib", "aiobotocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Python's own helper, which removes shared memory that a program has left, would say so

@@ -12,6 +12,7 @@ from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.data.scan import scan
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import shown
 
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 
@@ -91,8 +92,8 @@ def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:
         json.dumps(
             {
                 "stage": stage,
-                "source": r.sample.source,
-                "path": r.sample.path,
+                "source": shown(r.sample.source),
+                "path": shown(r.sample.path),
                 "kind": r.kind,
                 "reason": r.reason,
             }
@@ -129,7 +130,7 @@ def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
 
 def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
     """What must not be in two splits."""
-    yield ("patient", sample.patient) if sample.patient else ("file", sample.path)
+    yield ("patient", sample.patient) if sample.patient else ("file", shown(sample.path))
     if sample.content:
         yield "content", sample.content
 
@@ -160,7 +161,7 @@ def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
 
     files = Counter(sample.path for samples in listed.values() for sample in samples)
     if shared := [path for path, times in files.items() if times > 1]:
-        log.warning("%d files are listed more than once, such as %s", len(shared), shared[0])
+        log.warning("%d files are listed more than once, such as %s", len(shared), shown(shared[0]))
     return listed
 
 
@@ -170,7 +171,7 @@ def check_names(source: str, samples: Sequence[Sample]) -> None:
         raise UserError(f"Source {source!r} lists no video.")
     name, times = Counter(sample.name for sample in samples).most_common(1)[0]
     if times > 1:
-        paths = sorted({sample.path for sample in samples if sample.name == name})
+        paths = sorted({shown(sample.path) for sample in samples if sample.name == name})
         raise UserError(
             f"Source {source!r} lists the video {name!r} {times} times ({', '.join(paths[:3])}): "
             "list it once."
@@ -223,5 +224,5 @@ def _too_many(unusable: Sequence[Rejected], total: int, limit: float, file: Path
     return (
         f"{len(unusable)} of {total} files ({len(unusable) / total:.1%}) are unusable "
         f"({categories(unusable)}), more than data.max_bad_share = {limit:g} allows, the first "
-        f"being {first.sample.path} ({first.reason}); {listed}{hint}."
+        f"being {shown(first.sample.path)} ({first.reason}); {listed}{hint}."
     )

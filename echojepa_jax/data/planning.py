@@ -33,6 +33,7 @@ from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
 from echojepa_jax.utils.guarded import Guard
+from echojepa_jax.utils.names import original
 from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
@@ -276,7 +277,11 @@ def _rejected_of(work: Work) -> list[Rejected]:
         return []
     lines = map(json.loads, work.rejected.read_text("utf-8").splitlines())
     return [
-        Rejected(Sample("", line["path"], line["source"]), line["reason"], line["kind"])
+        Rejected(
+            Sample("", original(line["path"]), original(line["source"])),
+            line["reason"],
+            line["kind"],
+        )
         for line in lines
         if line["stage"] == "scan"
     ]
@@ -332,8 +337,6 @@ def _recordings(
             reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
             if not reason and has_splits and not sample.split:
                 reason = "no split: the source gives it to others only"
-            if not reason and not hashed and not sample.name.isprintable():
-                reason = "unsafe name: it is no text"
             if isinstance(info, str) or reason:
                 rejected.append(Rejected(sample, reason, _kind_of(reason)))
             else:
@@ -355,11 +358,12 @@ def _recordings(
     recordings = []
     for sample, info in good:
         patient, study = sample.patient, sample.study
-        who = patient or study or sample.name
+        name = original(sample.name)
+        who = patient or study or name
         recordings.append(
             Recording(
                 path=sample.path,
-                id=splits.pseudonym("video", sample.name, salt) if hashed else sample.name,
+                id=splits.pseudonym("video", name, salt) if hashed else sample.name,
                 frames=sample.frames,
                 fps=sample.fps or options.default_fps,
                 patient=splits.pseudonym("patient", patient, salt) if hashed else patient,

@@ -15,6 +15,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.video_info import has_region
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.guarded import Failed, Guard
+from echojepa_jax.utils.names import shown
 
 _SKETCH_BYTES = 2**16
 
@@ -52,7 +53,7 @@ def copies(good: Sequence[tuple[Sample, VideoInfo]], guard: Guard) -> dict[str, 
         for other in others:
             patients = {sample.patient for sample in (first, other)} - {""}
             whose = ", of another patient" if len(patients) > 1 else ""
-            left_out[other.name] = f"duplicate: the same pictures as {first.path}{whose}"
+            left_out[other.name] = f"duplicate: the same pictures as {shown(first.path)}{whose}"
     return left_out
 
 
@@ -76,9 +77,9 @@ def people(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] 
         patients = by_source.get(study) or by_header.get(study) or set()
         if len(patients) > 1 and sample.study:
             raise UserError(
-                f"{sample.source}: study {study!r} is of {len(patients)} patients, {sample.path} "
-                "among its files: give every study a name of its own, or name the patient of every "
-                "file (the column 'patient' of a CSV manifest)"
+                f"{sample.source}: study {study!r} is of {len(patients)} patients, "
+                f"{shown(sample.path)} among its files: give every study a name of its own, or "
+                "name the patient of every file (the column 'patient' of a CSV manifest)"
             )
         if len(patients) == 1:
             yield min(patients), study

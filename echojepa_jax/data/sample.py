@@ -9,8 +9,10 @@ from typing import Literal
 class Sample:
     """One video file. Empty strings and zeros mean unknown."""
 
-    name: str  # unique in its source: file name without extension, or path below the source's root
-    path: str  # absolute
+    # Unique in its source: file name without extension, or path below the source's root; printable
+    # text, see utils/names.py.
+    name: str
+    path: str  # absolute, as the file system knows it
     source: str  # the source string it came from, e.g. "echonet_dynamic:/data/EchoNet-Dynamic"
     patient: str = ""
     study: str = ""

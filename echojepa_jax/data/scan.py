@@ -21,6 +21,7 @@ from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.sample import Rejected, Sample
 from echojepa_jax.data.video_info import REGION_NOTES, each_note
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.progress import with_progress
 
 CACHE_FILE = "scan-v4.jsonl"  # raise the number whenever probing measures something else
@@ -88,7 +89,7 @@ def tell_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
             by_note.setdefault(single, []).append(path)
     for note, paths in sorted(by_note.items()):
         said = f"{note}{more if note in REGION_NOTES else ''}"
-        log.warning("scan: %d files, such as %s: %s", len(paths), paths[0], said)
+        log.warning("scan: %d files, such as %s: %s", len(paths), shown(paths[0]), said)
 
 
 def with_facts(sample: Sample, info: VideoInfo) -> Sample:
@@ -153,7 +154,7 @@ def _part_measured(
 
 def key_of(sample: Sample) -> Key | None:
     """What tells whether a file has changed; None if there is none, as probing will say."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         stat = os.stat(sample.path)
         return sample.path, stat.st_size, stat.st_mtime_ns
     return None

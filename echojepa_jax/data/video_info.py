@@ -122,7 +122,7 @@ def first_bytes(path: str) -> bytes:
             raise UnreadableVideo("not a video file: a folder or a special file")
         with open(path, "rb") as file:
             head = file.read(132)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # of a zero in the name
         raise UnreadableVideo("missing: no such file") from error
     except OSError as error:
         raise UnreadableVideo(f"unreadable: {error.strerror}") from error

@@ -34,6 +34,7 @@ from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.probes.encode import Encoded, encoded
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import differences
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.progress import SECONDS_BETWEEN_LINES, duration
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
@@ -246,6 +247,7 @@ def _identity(shard: Shard, samples: Sequence[Sample], clips: int) -> dict[str, 
     columns: dict[str, list[Any]] = {
         name: [getattr(samples[row], name) for row in rows] for name in _TEXTS
     }
+    columns["source"] = [shown(source) for source in columns["source"]]
     columns["row"] = rows
     columns["clip"] = [clip for _ in range(shard.first, shard.last) for clip in range(clips)]
     return columns

@@ -9,6 +9,7 @@ import numpy as np
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.rng import generator
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def label_of(sample: Sample, target: str) -> Label | None:
 
 def patient_of(sample: Sample) -> str:
     """Who it is; if that is unknown, its study, or else the video by itself."""
-    return sample.patient or f"{sample.source}#{sample.study or sample.name}"
+    return sample.patient or f"{shown(sample.source)}#{sample.study or sample.name}"
 
 
 def make_examples(
@@ -80,7 +81,7 @@ def make_examples(
     if views:
         return _studies(labelled, target, views)
     return [
-        Example(s.name, s.source, patient_of(s), s.study, s.split, s.view, ((row,),), label)
+        Example(s.name, shown(s.source), patient_of(s), s.study, s.split, s.view, ((row,),), label)
         for row, s, label in labelled
     ]
 
@@ -123,7 +124,7 @@ def _studies(
         rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
         label = members[0][2]
         examples.append(
-            Example(study, source, patient_of(sample), study, sample.split, "", rows, label)
+            Example(study, shown(source), patient_of(sample), study, sample.split, "", rows, label)
         )
     return examples
 

@@ -37,6 +37,7 @@ from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.program import attention_of, initial_params
 from echojepa_jax.train.state import Networks, make_networks
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.signals import Stopped
 from echojepa_jax.utils.writers import write_json
@@ -113,8 +114,8 @@ def video_features(
             ):
                 if error:
                     raise UserError(
-                        f"{samples[row].path} of the probe's source cannot be decoded ({error}): "
-                        "mend it, or take it out of the source"
+                        f"{shown(samples[row].path)} of the probe's source cannot be decoded "
+                        f"({error}): mend it, or take it out of the source"
                     )
                 if valid:
                     sums[row] += value

@@ -46,7 +46,8 @@ def write_page(
     page = environment.get_template(template).render(name=workdir.resolve().name, **values)
     path = workdir / file
     scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(page, encoding="utf-8")
+    # A source may be called by bytes that are no text.
+    scratch.write_text(page, encoding="utf-8", errors="backslashreplace")
     os.replace(scratch, path)
     return path
 

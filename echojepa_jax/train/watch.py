@@ -18,6 +18,7 @@ from echojepa_jax.train import health
 from echojepa_jax.train.state import Schedules
 from echojepa_jax.train.workdir import QUARANTINE, of_this_host
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 
@@ -140,17 +141,18 @@ class Watch:
         self._padded += int(np.count_nonzero(on_host["padded"]))
         for row in np.flatnonzero(on_host["error"] != ""):
             sample = self._samples[on_host["sample_ids"][row]]
-            self._unreadable_now.add(sample.path)
-            if sample.path in self._unreadable:
+            path = shown(sample.path)
+            self._unreadable_now.add(path)
+            if path in self._unreadable:
                 continue
-            self._unreadable.add(sample.path)
+            self._unreadable.add(path)
             reason = str(on_host["error"][row])
             manifest.quarantine(
                 self._workdir / of_this_host(QUARANTINE),
                 [manifest.Rejected(sample, reason, "bad")],
                 "decode",
             )
-            log.warning("step %d: skipped a clip of %s: %s", step, sample.path, reason)
+            log.warning("step %d: skipped a clip of %s: %s", step, path, reason)
         limit = self._config.data.max_bad_share
         # Every host sees its own part of the files.
         if len(self._unreadable_now) * jax.process_count() > limit * len(self._samples):

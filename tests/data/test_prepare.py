@@ -724,6 +724,14 @@ def test_tables_of_anybody(hearts, tmp_path, caplog):
     )
     assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
     assert "no patient has come to: test, val" in caplog.text
+    root = Path(shutil.copytree(hearts, tmp_path / "set"))  # keeps its names
+    with (root / "FileList.csv").open("ab") as file:
+        file.write(b"two\xe9,55,1,1,64,64,50,60,TRAIN\n")
+    shutil.copy(videos[2], os.fsdecode(os.fsencode(root) + b"/Videos/two\xe9.avi"))
+    (root / "Videos" / videos[2].name).unlink()
+    prepared(f"echonet_dynamic:{root}", tmp_path / "out" / "named", Options(size=64))
+    assert "two\\xe9" in {row["id"] for row in shards.rows(str(tmp_path / "out" / "named"))}
+    assert verify(tmp_path / "out" / "named", 1) == []
     table.write_text(f"path,ef,split\n{videos[0]},55,fold 1/2\n")
     with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
         prepared(f"csv:{table}", tmp_path / "out" / "third", options)

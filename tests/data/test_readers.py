@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from echojepa_jax.data.readers import csv_manifest, lists, read_source, tables
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import original, shown
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -126,6 +127,111 @@ def test_list(tmp_path):
         (f"{tmp_path}/set/f.avi", {}),
         (f"{tmp_path}/g.avi", {"label": 2.0}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "label"),
+    [
+        ('"a b.avi" 0.5', "a b.avi", 0.5),
+        ("'a b.avi' 1", "a b.avi", 1),
+        ('"a.avi"', "a.avi", None),
+        ('"a ""b"".avi" "2"', 'a "b".avi', 2),
+        ("'it''s.avi' 2", "it's.avi", 2),
+        ("it's a.avi 2", "it's a.avi", 2),
+        ("'tis.avi 2", "'tis.avi", 2),
+        ('"a".avi 2', '"a".avi', 2),
+        ("a b.avi::3", "a b.avi", 3),
+        ("a.avi :: -0.5", "a.avi", -0.5),
+        ('"a::b.avi"::4', "a::b.avi", 4),
+        ("a::b.avi 4", "a::b.avi", 4),
+        ("a.avi::a heart beats", "a.avi", None),
+        ("a.avi 0.5  # seen twice", "a.avi", 0.5),
+        ("clip #1.avi 3", "clip #1.avi", 3),
+        ("-a,b.avi 1", "-a,b.avi", 1),
+        ("a.avi nan", "a.avi", None),
+        ("a::b there.avi", "a::b there.avi", None),  # a file of this name is there
+        ("#there.avi 1", "#there.avi", 1),
+    ],
+)
+def test_lines_as_the_originals_readers_take_them(tmp_path, line, file, label):
+    write(tmp_path / "a::b there.avi", "")
+    write(tmp_path / "#there.avi", "")
+    text = f"\ufeff# a comment 1\r\n\r\n{line}\r\n  \r\n#another\r\nlast.avi 7\r\n"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    first, last = read_source(f"list:{tmp_path}/list.txt")
+    assert first.path == f"{tmp_path}/{file}"
+    assert first.targets == ({} if label is None else {"label": label})
+    assert (last.path, last.targets) == (f"{tmp_path}/last.avi", {"label": 7})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\"a 1.avi\" MISS 'b 2.avi' 0.5",
+        "a 1.avi::MISS::b 2.avi::0.5",
+        '"a 1.avi" :: MISS :: b 2.avi :: "0.5"',
+    ],
+)
+def test_lines_of_studies_in_quotes_or_with_colons(tmp_path, line):
+    write(tmp_path / "l", "# three views" + chr(10) + line)
+    samples = read_source(f"list_multiview:{tmp_path}/l")
+    assert [(s.name, s.view, s.targets) for s in samples] == [
+        ("a 1.avi", "view1", {"label": 0.5}),
+        ("b 2.avi", "view3", {"label": 0.5}),
+    ]
+    assert samples[0].study == samples[1].study == "a 1.avi b 2.avi"
+
+
+def test_labels_that_are_words_are_counted(tmp_path, caplog):
+    read_source(f"list:{write(tmp_path / 'l', 'a.avi::one word' + chr(10) + 'b.avi::2')}")
+    assert "1 labels are no numbers" in caplog.text
+
+
+ODD_NAMES = [
+    b"M\xfcller.avi", "Müller.avi".encode(), b"two\nlines.avi", b"a,b.avi", b'a "b".avi', b"-a.avi",
+    b"a\\xfc.avi", b"a\\b.avi", b" a.avi", b"a\ta.avi", "a\u2028b.avi".encode(), b"\xff\xfe",
+    b"%20.avi", b"a;b'c.avi", b"=1+1.avi", "心.avi".encode(), b"x" * 250 + b".avi", b"..avi",
+]  # fmt: skip
+
+
+def test_any_file_name_becomes_text_and_comes_back(tmp_path):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    odd = [name for name in ODD_NAMES if not name.startswith(b".")]
+    for name in odd:
+        with open(os.path.join(folder, name), "wb"):
+            pass
+    samples = read_source(f"videos:{tmp_path}/odd")
+    assert {os.fsencode(original(s.name)) for s in samples} == set(odd)
+    assert len({s.name for s in samples}) == len(odd)
+    for sample in samples:
+        assert sample.name.isprintable()
+        assert sample.name.encode().decode() == sample.name
+        assert os.path.exists(sample.path)
+        assert shown(os.path.basename(sample.path)) == sample.name
+    assert "two\\x0alines.avi" in names(f"videos:{tmp_path}/odd")
+    assert "M\\xfcller.avi" in names(f"videos:{tmp_path}/odd")
+    assert "Müller.avi" in names(f"videos:{tmp_path}/odd")
+
+
+@given(st.binary(max_size=20), st.text(max_size=10))
+def test_names_are_encoded_reversibly(data, text):
+    for name in (os.fsdecode(data), text, os.fsdecode(data) + text):
+        assert shown(name).isprintable()
+        assert original(shown(name)) == name
+
+
+def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
+    """`ls > list.txt` writes names as they are."""
+    (tmp_path / "list.txt").write_bytes(b"M\xfcller.avi 1\nb.avi 2\n")
+    (tmp_path / "m.csv").write_bytes(b'Path,Patient\nM\xfcller.avi,\xe4\n"two\nlines.avi",p\n')
+    for kind, file in (("list", "list.txt"), ("csv", "m.csv")):
+        first, second = read_source(f"{kind}:{tmp_path}/{file}")
+        assert os.fsencode(first.path) == os.fsencode(tmp_path) + b"/M\xfcller.avi"
+        assert first.name == "M\\xfcller.avi"
+    assert (first.patient, second.patient) == ("\\xe4", "p")
+    assert second.path == f"{tmp_path}/two\nlines.avi"
+    assert "m.csv: 2 texts are no UTF-8" in caplog.text
 
 
 def test_f15_list_labels_are_not_truncated(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.embeddings import EmbedSettings, embed
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import original
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 from tests.weights.measure_convert import random_weights
@@ -151,6 +153,32 @@ def test_f04_f16_a_video_that_cannot_be_decoded_keeps_its_row(weights, samples, 
     found = rows(tmp_path / "out")
     assert [row["embedding"] is None for row in found] == [row["row"] == 3 for row in found]
     assert all((row["error"] != "") == (row["row"] == 3) for row in found)
+
+
+ODD_NAMES = (b"M\xfcller.avi", b"two\nlines.avi", b"a,'b\" \\.avi", b"-a.avi")
+
+
+def test_any_file_name_goes_through(weights, samples, tmp_path):
+    """In a folder whose name is no text either; one that is damaged costs itself alone."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    for name in ODD_NAMES:
+        shutil.copy(samples[0].path, os.path.join(folder, name))
+    Path(os.fsdecode(folder + b"/\xff.avi")).write_bytes(b"no video")
+    listed = tmp_path / "quarantine.jsonl"
+    odd = manifest.load(
+        (f"videos:{os.fsdecode(folder)}",), quarantine=listed, max_bad_share=0.5, workers=1
+    )
+    settings = dataclasses.replace(SETTINGS, clips=1, tokens="all")
+    for _ in range(2):  # made, and found to be there
+        assert "4 clips of 4 videos" in embed(weights, odd, tmp_path / "out", settings)
+    found = rows(tmp_path / "out")
+    assert sorted(os.fsencode(original(row["name"])) for row in found) == sorted(ODD_NAMES)
+    assert all(row["name"].isprintable() and row["error"] == "" for row in found)
+    assert {original(row["source"]) for row in found} == {odd[0].source}
+    (line,) = map(json.loads, listed.read_text().splitlines())
+    assert os.fsencode(original(line["path"])) == folder + b"/\xff.avi"
+    assert line["path"].isprintable()
 
 
 def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_path):

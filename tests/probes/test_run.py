@@ -16,8 +16,10 @@ from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
 from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
+from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import original
 from echojepa_jax.utils.writers import read_lines
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
@@ -333,7 +335,7 @@ def table(tmp_path, cache):
 
     def make(**changes):
         path = tmp_path / "table.csv"
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "name", "patient", "study", "view", "split", "ef"])
             for i, s in enumerate(samples):
@@ -365,6 +367,22 @@ def test_f04_an_unreadable_test_video_keeps_its_line(
     assert [line["status"] == "ok" for line in found] == [i != 2 for i in range(20)]
     assert found[2]["status"].startswith("unreadable: ")
     assert found[2]["prediction"] == ""
+
+
+def test_any_file_name_is_scored_and_reported(lvef, table, tmp_path):
+    first = Path(manifest.load((PHANTOM,), quarantine=None, workers=1)[0].path)
+    odd = tmp_path / os.fsdecode(b"caf\xe9\n,.avi")
+    shutil.copy(first, odd)
+    source = table(row0={"path": str(odd), "name": ""})
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    folder.mkdir()
+    moved = Path(shutil.move(source.removeprefix("csv:"), folder))
+    score_on(lvef, [f"csv:{moved}"], "", "", tmp_path / "out")
+    found = lines(tmp_path / "out")
+    assert original(found[0]["id"]).endswith(odd.name)
+    assert {original(line["source"]) for line in found} == {f"csv:{moved}"}
+    assert all(line["status"] == "ok" for line in found)
+    write_probe_report(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

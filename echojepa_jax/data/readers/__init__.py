@@ -3,11 +3,13 @@
 The folder of a prepared set says itself what it is, so its path alone is a source as well.
 """
 
+import dataclasses
 import importlib
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.shards import is_prepared
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import as_unicode, shown
 
 # Files of this folder by the kind they read; each is imported when it is asked for.
 _READERS = {
@@ -54,4 +56,17 @@ def read_source(source: str) -> list[Sample]:
 def _read(kind: str, path: str, source: str) -> list[Sample]:
     module = importlib.import_module(f"{__name__}.{_READERS[kind]}")
     samples: list[Sample] = module.read(path, source)
-    return samples
+    # Prepared sets hold names as text already.
+    return samples if kind == "shards" else list(map(_as_text, samples))
+
+
+def _as_text(sample: Sample) -> Sample:
+    """Names and ids enter tables, so they become text; the path stays what the system knows."""
+    ids = sample.patient, sample.study, sample.view, sample.split
+    name, texts = shown(sample.name), tuple(map(as_unicode, ids))
+    if (name, texts) == (sample.name, ids):  # as of nearly all
+        return sample
+    patient, study, view, split = texts
+    return dataclasses.replace(
+        sample, name=name, patient=patient, study=study, view=view, split=split
+    )

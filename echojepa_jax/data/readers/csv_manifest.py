@@ -1,6 +1,7 @@
 """A CSV manifest: a header, then a row per video.
 
-The column `path` is needed; name, patient, study, view and split are understood; any other column
+The column `path` is needed; name, patient, study, view and split are understood, in any case; any
+other column
 whose cells are all numbers (or empty) is a target. A row's labels belong to its file alone, so the
 order of rows has no meaning.
 """
@@ -13,6 +14,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
 _TEXTS = ("patient", "study", "view", "split")
+_KNOWN = ("path", "name", *_TEXTS)
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ def read(path: str, source: str) -> list[Sample]:
       UserError: the table cannot be read, has no column `path`, or a row has no path.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    table = read_rows(path, required=["path"])
+    table = read_rows(path, required=["path"], any_case=_KNOWN)
     rows = [row for _, row in table]
     targets = _targets(path, table)
     for line, row in table:
@@ -51,7 +53,7 @@ def _targets(path: str, table: list[tuple[int, dict[str, str]]]) -> list[dict[st
     """Each row's numbers, of the columns that hold nothing else; the log names the others."""
     targets: list[dict[str, float]] = [{} for _ in table]
     ignored = []
-    for column in [c for c in (table[0][1] if table else ()) if c not in ("path", "name", *_TEXTS)]:
+    for column in [c for c in (table[0][1] if table else ()) if c not in _KNOWN]:
         values = []
         for line, row in table:
             try:

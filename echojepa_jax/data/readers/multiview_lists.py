@@ -1,12 +1,13 @@
 """The original code's lists of studies: `path path ... label` on a line, "MISS" for a missing view.
 
-"list_multiview:/data/train.txt,views=A4C+PLAX" names the views by position. Paths hold no spaces.
+"list_multiview:/data/train.txt,views=A4C+PLAX" names the views by position. A path with spaces is
+in quotes, or the line is `path::path::label`.
 """
 
 import os
 
 from echojepa_jax.data.readers.options import split_options
-from echojepa_jax.data.readers.tables import file_of, number, read_lines
+from echojepa_jax.data.readers.tables import file_of, list_lines, number, split_line
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
@@ -26,8 +27,8 @@ def read(path: str, source: str) -> list[Sample]:
     folder = os.path.dirname(path)
     views = options["views"].split("+") if options["views"] else []
     entries, lines = [], dict[str, int]()
-    for line, text in read_lines(path):
-        *files, last = text.split()
+    for line, text in list_lines(path):
+        *files, last = split_line(text)
         try:
             label = number(last)
         except ValueError as error:

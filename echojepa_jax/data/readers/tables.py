@@ -1,31 +1,50 @@
 """Read a CSV file with a header, and say exactly what is wrong with one that cannot be read."""
 
 import csv
+import logging
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.names import as_unicode
 
+log = logging.getLogger(__name__)
+
+_AS_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+# A part of a line in quotes, with a gap or nothing on both sides.
+_QUOTED = re.compile(r"""(?<![^\s:])(?:"(?:[^"]|"")*"|'(?:[^']|'')*')(?=\s|::|$)""")
 _MISSING = {"", "na", "n/a", "nan", "none", "null"}
 
 
-def read_rows(path: str, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: str, required: Sequence[str], any_case: Collection[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file as (line number, {column: text}); spaces around texts are dropped.
+
+    Args:
+      any_case: columns (in lower case) whose names may be written in any case.
 
     Raises:
       UserError: no such file, not CSV, a row longer than the header, or a required column missing.
     """
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", **_AS_TEXT) as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        _check_text(path, [cell for _, cells in [(1, header), *lines] for cell in cells])
     except OSError as error:
         raise UserError(f"The table {path} cannot be read: {error.strerror}.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"The table {path} is no CSV file in UTF-8: {error}.") from error
+    header = [
+        name.lower() if name.lower() in any_case and name.lower() not in header else name
+        for name in header
+    ]
     found = ", ".join(header) or "nothing"
     for column in required:
         if column not in header:
@@ -54,13 +73,77 @@ def read_lines(path: str) -> list[tuple[int, str]]:
       UserError: no such file, or no text.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, **_AS_TEXT) as file:
             lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
+        _check_text(path, [line for _, line in lines])
     except OSError as error:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"The list {path} is no text in UTF-8: {error}.") from error
     return [(number, line) for number, line in lines if line]
+
+
+def _check_text(path: str, texts: Sequence[str]) -> None:
+    """Warns of bytes that are no UTF-8: names of files may have some.
+
+    Raises:
+      UnicodeDecodeError: it is no text at all.
+    """
+    if any("\0" in text for text in texts):
+        raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "it holds zeros")
+    if odd := sum(text != as_unicode(text) for text in texts):
+        log.warning("%s: %d texts are no UTF-8; their bytes are kept as they are", path, odd)
+
+
+def list_lines(path: str) -> list[tuple[int, str]]:
+    """`read_lines` of a list of files, without comments: lines that begin with "#".
+
+    Raises:
+      UserError: no such file, or no text.
+    """
+    folder = os.path.dirname(path)
+    kept, comments = [], 0
+    for number, line in read_lines(path):
+        # A file may be called so.
+        named = [line, line.rsplit(maxsplit=1)[0], split_line(line)[0]]
+        if line.startswith("#") and not any(map(os.path.exists, _below(folder, named))):
+            comments += 1
+        else:
+            kept.append((number, line))
+    if comments:
+        log.info("%s: %d lines begin with # and are comments", path, comments)
+    return kept
+
+
+def _below(folder: str, names: Sequence[str]) -> list[str]:
+    return [os.path.join(folder, name) for name in names]
+
+
+def split_line(line: str) -> list[str]:
+    """The parts of a line of a list, between spaces, or between "::" where that stands in it.
+
+    A part may be in single or double quotes, in which a quote is written twice.
+    """
+    apart = re.compile(r"\s*::\s*" if "::" in _QUOTED.sub("", line) else r"\s+")
+    parts, place = [], 0
+    while place < len(line):
+        if quoted := _QUOTED.match(line, place):
+            mark = quoted[0][0]
+            parts.append(quoted[0][1:-1].replace(2 * mark, mark))
+            place = quoted.end()
+        else:
+            end = apart.search(line, place)
+            stop = end.start() if end else len(line)
+            parts.append(line[place:stop])
+            place = stop
+        if gap := apart.match(line, place):
+            place = gap.end()
+    return parts
+
+
+def is_quoted(line: str) -> bool:
+    """Whether a line begins with a part in quotes."""
+    return _QUOTED.match(line) is not None
 
 
 def column_number(row: dict[str, str], column: str, where: str) -> float | None:
