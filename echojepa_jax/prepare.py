@@ -42,6 +42,12 @@ DEFAULT_FPS = flags.DEFINE_float(
 SPLITS = flags.DEFINE_string(
     "splits", "", "shares of patients, for sources without splits; '' = train:0.8,val:0.1,test:0.1"
 )
+PATIENT_FROM = flags.DEFINE_string(
+    "patient_from",
+    "",
+    "regular expression that finds the patient in a file's name (its first group, or all it "
+    "finds), for sources that tell none: '^([^_]+)_'",
+)
 SALT_FILE = flags.DEFINE_string(
     "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"
 )
@@ -56,7 +62,7 @@ RUNNER = flags.DEFINE_string(
 BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "a flag for the runner; may be repeated")
 _OF_PREPARING: tuple[flags.FlagHolder[Any], ...] = (
     *(SOURCE, OUT, SIZE, SECTOR, MIN_FRAMES, MAX_FRAMES, DEFAULT_FPS, SPLITS, SALT_FILE, TARGETS),
-    *(SHARD_VIDEOS, FILE_SECONDS, RUNNER, BEAM_FLAG),
+    *(SHARD_VIDEOS, FILE_SECONDS, RUNNER, BEAM_FLAG, PATIENT_FROM),
 )
 
 
@@ -89,6 +95,7 @@ def job() -> str:
         targets=TARGETS.value,
         shard_videos=SHARD_VIDEOS.value,
         file_seconds=FILE_SECONDS.value,
+        patient_from=PATIENT_FROM.value,
     )
     out = on_disk(OUT.value, "out").absolute()
     work = planning.Work(out)

@@ -45,7 +45,6 @@ PUBLIC = (
 )
 # Ids that are pseudonyms already.
 PSEUDONYMOUS = (*PUBLIC, "mimic_iv_echo")
-DEFAULT_SPLITS = "train:0.8,val:0.1,test:0.1"
 _SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
@@ -64,8 +63,6 @@ GIGABYTES = 2.0  # of memory for one file
 _MOST_OF_ONE = (
     0.2  # share of the videos that one patient has at most, if ids are what they should be
 )
-# Of splits of sets whose ids are public anyway: the same ones for everybody who prepares them.
-_PUBLIC_SALT = b"echojepa_jax: public ids"
 STATE = "state"  # the folder of what became of the shards
 _SALT, _REJECTED = "salt", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
@@ -78,10 +75,11 @@ class Options:
     size: of the square frames in pixels. sector: keep nothing but the ultrasound sector: "always",
     "never", or "auto": of all but published sets. min_frames, max_frames: of a video that is kept.
     default_fps: of files that do not tell their frame rate; 0 = leave them out. splits: shares, for
-    sources without splits; "" = DEFAULT_SPLITS. salt_file: a secret of 16 bytes or more that ids
+    sources without splits; "" = the usual ones. salt_file: a secret of 16 bytes or more that ids
     are hashed with; "" = one is made, and ids that are pseudonyms already are kept. targets: labels
     to keep, with commas between; "" = all of public sets and lists, none of a CSV table.
-    shard_videos: videos of a shard. file_seconds: that one file may take.
+    shard_videos: videos of a shard. file_seconds: that one file may take. patient_from: a regular
+    expression that finds the patient in a file's name; "" = names tell none.
     """
 
     size: int = 224
@@ -94,6 +92,7 @@ class Options:
     targets: str = ""
     shard_videos: int = 256
     file_seconds: float = 300.0
+    patient_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _check(options: Options) -> None:
         raise UserError(f"--default_fps={options.default_fps:g} must not be negative")
     if options.max_frames < options.min_frames:
         raise UserError(f"--max_frames={options.max_frames} is below --min_frames")
-    splits.parse(options.splits or DEFAULT_SPLITS)
+    splits.parse(options.splits or splits.DEFAULT)
 
 
 def is_cleaned(source: str, options: Options) -> bool:
@@ -221,6 +220,10 @@ def make_plan(
     _check(options)
     listed = read_source(source)
     manifest.check_names(source, listed)
+    if options.patient_from:
+        listed = splits.patients_from(options.patient_from, listed)
+        people = len({sample.patient for sample in listed} - {""})
+        log.info("the names of %d files tell %d patients", len(listed), people)
     facts = {
         "source": source,
         "options": dataclasses.asdict(options),
@@ -246,12 +249,15 @@ def make_plan(
     manifest.quarantine(work.rejected, rejected, "scan")
     pq.write_table(pa.Table.from_pylist(table, _SCHEMA), work.private / _PLAN, compression="zstd")
     units = {name: unit for sample in listed for name, unit in sample.units.items()}
-    write_json(file, {**facts, "units": units})
+    own_splits = any(sample.split for sample in listed)
+    write_json(file, {**facts, "units": units, "own_splits": own_splits})
     return _as_shards(table), rejected
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], work: Work) -> None:
-    theirs, mine = ({"source": facts["source"], **facts["options"]} for facts in (before, now))
+    # What an earlier version did not know is as if it had not been given.
+    usual = dataclasses.asdict(Options())
+    theirs, mine = ({"source": f["source"], **usual, **f["options"]} for f in (before, now))
     if differ := differences(theirs, mine):
         raise UserError(
             f"{work.out} was begun with another {', '.join(differ)}: use the same, or another --out"
@@ -269,6 +275,11 @@ def units_of(work: Work) -> dict[str, str]:
     """The units of labels, by name, as the source has them."""
     units: dict[str, str] = json.loads((work.private / _FACTS).read_text())["units"]
     return units
+
+
+def has_own_splits(work: Work) -> bool:
+    """Whether the source gave the splits, so that none were made."""
+    return bool(json.loads((work.private / _FACTS).read_text()).get("own_splits"))
 
 
 def _rejected_of(work: Work) -> list[Rejected]:
@@ -337,6 +348,8 @@ def _recordings(
             reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
             if not reason and has_splits and not sample.split:
                 reason = "no split: the source gives it to others only"
+            if not reason and options.patient_from and not sample.patient:
+                reason = "no patient: --patient_from finds none in its name"
             if isinstance(info, str) or reason:
                 rejected.append(Rejected(sample, reason, _kind_of(reason)))
             else:
@@ -353,13 +366,12 @@ def _recordings(
     copies = sameness.copies(good, guard)
     rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
     good = [(sample, info) for sample, info in good if sample.name not in copies]
-    shares = splits.parse(options.splits or DEFAULT_SPLITS)
-    split_salt = salt if hashed else _PUBLIC_SALT
+    shares = splits.parse(options.splits or splits.DEFAULT)
+    split_salt = salt if hashed else splits.PUBLIC_SALT
     recordings = []
     for sample, info in good:
         patient, study = sample.patient, sample.study
         name = original(sample.name)
-        who = patient or study or name
         recordings.append(
             Recording(
                 path=sample.path,
@@ -369,7 +381,7 @@ def _recordings(
                 patient=splits.pseudonym("patient", patient, salt) if hashed else patient,
                 study=splits.pseudonym("study", study, salt) if hashed else study,
                 view=sample.view if shards.WORD.fullmatch(sample.view) else "",
-                split=sample.split or splits.split_of(who, shares, split_salt),
+                split=sample.split or splits.split_of(splits.who(sample), shares, split_salt),
                 spacing=sample.spacing,
                 targets=_targets(sample, source, options),
                 clean=clean,

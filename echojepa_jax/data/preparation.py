@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from echojepa_jax.data import manifest, shards
+from echojepa_jax.data import manifest, shards, splits
 from echojepa_jax.data.decode import UnreadableVideo
 from echojepa_jax.data.encode import JPEG_QUALITY, Encoded, Recording, encode
 from echojepa_jax.data.planning import (
@@ -22,6 +22,7 @@ from echojepa_jax.data.planning import (
     Options,
     Shard,
     Work,
+    has_own_splits,
     has_pseudonyms,
     is_cleaned,
     make_plan,
@@ -36,6 +37,11 @@ from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.writers import write_json
 
 log = logging.getLogger(__name__)
+
+_NAME_PATIENTS = (
+    "prepare them anew with --patient_from='REGEX of the name', such as '^([^_]+)_', or list them "
+    "in a CSV table with a column 'patient'"
+)
 
 MakeShards = Callable[[Work, Sequence[Shard], Options, Guard], None]
 
@@ -73,6 +79,11 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
             f"none of the {total} videos of {source} could be used; {work.rejected} says why"
         )
     reasons = Counter(r.reason.partition(":")[0] for r in (*rejected, *failed))
+    made_splits = not has_own_splits(work) and len({row["split"] for row in rows}) > 1
+    unknown = sum(not row["patient"] for row in rows) if made_splits else 0
+    if unknown:
+        said = splits.UNKNOWN_PATIENTS.format(count=unknown, total=len(rows))
+        log.warning("%s; %s", said, _NAME_PATIENTS)
     about = {
         "kind": origin_of(source),
         "size": options.size,
@@ -82,6 +93,7 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
         "units": units_of(work),
         "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
         "left_out": dict(reasons.most_common()),
+        "unknown_patients": unknown,
     }
     shards.write_index(work.out, rows, about)
     return f"{len(rows)} videos in {len(plan)} shards of {work.out}; {_told(reasons, work)}"

@@ -39,10 +39,13 @@ class Example:
 
 
 def label_of(sample: Sample, target: str) -> Label | None:
-    """A sample's label, None if it has none."""
+    """A sample's label, None if it has none; "EF" is "ef", unless it has both."""
     if target == VIEW:
         return sample.view or None
-    return sample.targets.get(target)
+    if target in sample.targets:
+        return sample.targets[target]
+    same = [name for name in sample.targets if name.casefold() == target.casefold()]
+    return sample.targets[same[0]] if len(same) == 1 else None
 
 
 def patient_of(sample: Sample) -> str:

@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from echojepa_jax.data import manifest
+from echojepa_jax.data import manifest, splits
 from echojepa_jax.data.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
@@ -236,9 +236,9 @@ def check_labels(
     Raises:
       UserError: a split is empty, a label is missing, or there is nothing to learn from.
     """
-    splits = (train_split, test_split)
-    chosen = [sample for sample in samples if sample.split in splits]
-    for split in splits:
+    both = (train_split, test_split)
+    chosen = [sample for sample in samples if sample.split in both]
+    for split in both:
         if not any(sample.split == split for sample in chosen):
             found = sorted({sample.split for sample in samples})
             raise UserError(
@@ -297,6 +297,7 @@ class OnlineProbe:
             need_rate=config.data.sample_by != "stride",
             workers=max(1, config.data.workers),
         )
+        samples = splits.divided(samples, {probe.train_split, probe.test_split})
         self._samples = check_labels(samples, source=probe.source, **self._labels)
         self._test = [s for s in self._samples if s.split == probe.test_split]
         known = {_patient(s) for s in trained_on} & {_patient(s) for s in self._test}

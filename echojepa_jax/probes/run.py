@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data import manifest
+from echojepa_jax.data import manifest, splits
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.probes import grid as grids
@@ -45,13 +45,18 @@ log = logging.getLogger(__name__)
 Tree = Any
 
 
-def load_samples(config: ConfigDict, workdir: Path, clip: ClipSpec) -> list[Sample]:
+def load_samples(
+    config: ConfigDict, workdir: Path, clip: ClipSpec, wanted: Collection[str]
+) -> list[Sample]:
     """The videos of a probe; what cannot be used is listed in the workdir.
+
+    Args:
+      wanted: splits that are asked for; a source that has none gets some, see `splits.divided`.
 
     Raises:
       UserError: see `manifest.load`.
     """
-    return manifest.load(
+    samples = manifest.load(
         config.data.sources,
         quarantine=workdir / workdirs.QUARANTINE,
         max_bad_share=config.data.max_bad_share,
@@ -59,6 +64,7 @@ def load_samples(config: ConfigDict, workdir: Path, clip: ClipSpec) -> list[Samp
         need_rate=clip.by != "stride",
         workers=max(1, config.data.workers),
     )
+    return splits.divided(samples, wanted)
 
 
 def make_source(
@@ -96,17 +102,18 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         area=tuple(data.crop_area),
         aspect=tuple(data.crop_aspect),
     )
-    samples = load_samples(config, workdir, clip)
+    names = [data[name] for name in ("train_split", "val_split", "test_split")]
+    samples = load_samples(config, workdir, clip, names)
     examples = make_examples(
         samples, task_config.target, tuple(task_config.views), data.skip_unlabelled
     )
-    splits = {
+    parts = {
         name: of_split(examples, data[name], f"config field 'data.{name}'")
         for name in ("train_split", "val_split", "test_split")
     }
-    train = share_of(splits["train_split"], data.train_share, config.seed)
-    val, test = splits["val_split"], splits["test_split"]
-    used = {name: [samples[row] for row in rows_of(part)] for name, part in splits.items()}
+    train = share_of(parts["train_split"], data.train_share, config.seed)
+    val, test = parts["val_split"], parts["test_split"]
+    used = {name: [samples[row] for row in rows_of(part)] for name, part in parts.items()}
     manifest.check_patients({data[name]: part for name, part in used.items()})
     task = fit_task(task_config.kind, task_config.target, train)
     for part in (val, test):
@@ -307,7 +314,7 @@ def score_on(
         (workdir / name).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
 
-    samples = load_samples(config, workdir, probe.clip)
+    samples = load_samples(config, workdir, probe.clip, {split.lower()} - {""})
     examples = make_examples(samples, probe.task.target, probe.views, config.data.skip_unlabelled)
     test = of_split(examples, split, "--split") if split else examples
     probe.task.encode([example.label for example in test])

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from echojepa_jax.data import records, shards
+from echojepa_jax.data import records, shards, splits
 from echojepa_jax.data.verify import SUMMARY
 from echojepa_jax.report import plots
 from echojepa_jax.report.measures import number
@@ -33,6 +33,7 @@ def write_summary(folder: Path) -> Path:
         "refused": (),
         "cards": _cards(about, rows),
         "splits": [(name, f"{count:,}") for name, count in about["splits"].items()],
+        "unknown_patients": unknown_patients(about),
         "left_out": [(reason, f"{count:,}") for reason, count in left_out.items()],
         "targets": _targets(about, rows),
         "histograms": _histograms(rows),
@@ -43,6 +44,14 @@ def write_summary(folder: Path) -> Path:
         "config": [],
     }
     return write_page(folder, "data.html.jinja", values, SUMMARY)
+
+
+def unknown_patients(about: Mapping[str, Any]) -> str:
+    """A sentence on videos whose patient is unknown, "" if there are none."""
+    count = about.get("unknown_patients", 0)  # sets that were prepared earlier do not tell
+    if not count:
+        return ""
+    return f"{splits.UNKNOWN_PATIENTS.format(count=count, total=about['videos']).capitalize()}."
 
 
 def _cards(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Card]:

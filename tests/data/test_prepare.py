@@ -646,6 +646,35 @@ def test_labels_that_are_not_there_are_a_sentence(hearts, tmp_path):
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="LV EF"))
 
 
+def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, tmp_path, caplog):
+    source = f"videos:{hearts}/Videos"
+    # Two patients of two views: files that are patients of their own come to several splits.
+    options = Options(size=64, sector="never", splits="train:0.5,test:0.5")
+    for k, pattern in enumerate(("", r"^(adult-\d+-\d+)", r"0000[01]")):
+        out = tmp_path / str(k)
+        salt = tmp_path / "salt"
+        salt.write_text("a secret that parts them so\n")
+        chosen = dataclasses.replace(options, salt_file=str(salt), patient_from=pattern)
+        caplog.clear()
+        prepared(source, out, chosen)
+        rows = shards.rows(str(out))
+        summary = write_summary(out).read_text()
+        unknown = "f 8 of 8 videos the patient is unknown"
+        assert (unknown in caplog.text) == (unknown in summary) == (pattern == "")
+        assert ("--patient_from='REGEX of the name'" in caplog.text) == (pattern == "")
+        if pattern:
+            people = {row["patient"]: set() for row in rows}
+            for row in rows:
+                people[row["patient"]].add(row["split"])
+            assert all(len(found) == 1 for found in people.values())
+            assert len(people) == (4 if k == 1 else 2)
+            assert verify(out, 1) == []
+    assert len(left_out(out)) == 4
+    assert set(left_out(out).values()) == {"no patient: --patient_from finds none in its name"}
+    with pytest.raises(UserError, match="was begun with another patient_from"):
+        prepared(source, out, dataclasses.replace(chosen, patient_from="0"))
+
+
 def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
     videos = sorted((hearts / "Videos").glob("*.avi"))
     table = tmp_path / "table.csv"

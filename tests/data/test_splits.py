@@ -2,13 +2,16 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from echojepa_jax.data import records, splits
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.video_info import UnreadableVideo
 from echojepa_jax.utils.errors import UserError
+from tests.data.test_dicom import make
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 SALTS = st.binary(min_size=16, max_size=40)
@@ -76,3 +79,83 @@ def test_any_record_comes_back(features):
 def test_bytes_that_are_no_record(data):
     with pytest.raises(UnreadableVideo, match="damaged"):
         records.unpack(data)
+
+
+# --- patients that names tell, and splits of sources without any ----------------------------------
+
+
+def listed(*names: str, **facts: str) -> list[Sample]:
+    return [Sample(name, f"/v/{name}", "videos:/v", **facts) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "patients"),
+    [
+        ("^([^_]+)_", ["p1", "p1", "p2", ""]),
+        ("^p[0-9]", ["p1", "p1", "p2", ""]),
+        ("p(?P<patient>[0-9])", ["1", "1", "2", ""]),
+        ("(x)?_a", ["", "", "", ""]),
+        ("[", None),
+        ("zzz", None),
+    ],
+)
+def test_patients_from_names(pattern, patients):
+    samples = listed("p1_a.avi", "p1_b.avi", "p2_a.avi", "other.avi")
+    if not any(patients or []):
+        with pytest.raises(UserError, match=r"^--patient_from="):
+            splits.patients_from(pattern, samples)
+    else:
+        assert [s.patient for s in splits.patients_from(pattern, samples)] == patients
+
+
+def test_names_do_not_overrule_a_source_that_names_patients():
+    with pytest.raises(UserError, match="names patients itself"):
+        splits.patients_from("^(a)", listed("a.avi", "b.avi", patient="p"))
+
+
+def test_a_source_without_splits_gets_those_of_preparation(caplog, tmp_path):
+    caplog.set_level("INFO")
+    samples = [Sample(f"{k}.avi", f"/v/{k}.avi", "csv:t", patient=f"p{k // 3}") for k in range(300)]
+    others = [Sample("x.avi", "/w/x.avi", "echo", split="train")]
+    assert splits.divided(samples, {"fold1", ""}) == samples
+    found = splits.divided([*samples, *others], {"test"})
+    shares = splits.parse(splits.DEFAULT)
+    assert [s.split for s in found[:300]] == [
+        splits.split_of(s.patient, shares, splits.PUBLIC_SALT) for s in samples
+    ]
+    assert found[300:] == others
+    assert all(len({s.split for s in found if s.patient == f"p{k}"}) == 1 for k in range(100))
+    assert {s.split for s in found} == {"train", "val", "test"}
+    counts = Counter(s.split for s in found[:300])
+    assert f"csv:t has no splits; they are made by patient: train {counts['train']} videos" in (
+        caplog.text
+    )
+    assert "unknown" not in caplog.text
+
+
+def test_a_study_goes_where_its_patient_goes(caplog):
+    samples = [
+        Sample("a", "/v/a", "csv:t", patient="p", study="s"),
+        Sample("b", "/v/b", "csv:t", study="s"),
+        *(Sample(f"c{k}", f"/v/c{k}", "csv:t", study="t") for k in range(20)),
+        Sample("d", "/v/d", "csv:t"),
+    ]
+    first, second, *third, _ = splits.divided(samples, {"test"})
+    assert first.split == second.split
+    assert len({s.split for s in third}) == 1
+    assert "of 21 of 23 videos the patient is unknown" in caplog.text
+
+
+def test_headers_tell_whom_a_table_does_not_name(tmp_path, caplog):
+    """Nobody learns the name: it decides on the split and is forgotten."""
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    samples = []
+    for k in range(12):
+        path = make(tmp_path / f"{k}.dcm", pixels, PatientID=f"MRN{k % 2}", PatientName="Doe^Jane")
+        samples.append(Sample(f"{k}.dcm", path, "csv:t"))
+    found = splits.divided(samples, {"test"})
+    shares = splits.parse(splits.DEFAULT)
+    for k, sample in enumerate(found):
+        assert sample.split == splits.split_of(f"MRN{k % 2}", shares, splits.PUBLIC_SALT)
+        assert sample.patient == ""
+    assert caplog.text == ""

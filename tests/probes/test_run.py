@@ -385,6 +385,19 @@ def test_any_file_name_is_scored_and_reported(lvef, table, tmp_path):
     write_probe_report(tmp_path / "out")
 
 
+def test_a_table_without_splits_gets_some_by_patient(lvef, table, tmp_path, caplog):
+    """And its column EF is the target ef."""
+    caplog.set_level("INFO")
+    source = table(**{f"row{i}": {"split": ""} for i in range(20)})
+    path = Path(source.removeprefix("csv:"))
+    path.write_text(path.read_text().replace("split,ef", "Split,EF"))
+    score_on(lvef, [source], "train", "", tmp_path / "out")
+    found = lines(tmp_path / "out")
+    assert 0 < len(found) < 20
+    assert {line["split"] for line in found} == {"train"}
+    assert f"made by patient: train {len(found)} videos" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "sentence"),
     [
