@@ -18,8 +18,17 @@ FLAGS = flags.FLAGS
 
 
 def speakable(argv: list[str]) -> list[str]:
-    """`from` is a word of Python's, which config_flags cannot take as the name of a field."""
-    return [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
+    """What config_flags can take.
+
+    `from` is a word of Python's, which cannot be the name of a field; bytes that are no text, as of
+    a folder's name in a tuple of sources, cannot stand in Python's code, but their escapes can.
+    """
+    words = [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
+    in_tuple = re.compile(r"--?config\.[\w.]+=\s*[(\[]")
+    return [
+        word.encode("utf-8", "backslashreplace").decode() if in_tuple.match(word) else word
+        for word in words
+    ]
 
 
 def with_config_found(argv: list[str]) -> list[str]:

@@ -180,7 +180,7 @@ def check_names(source: str, samples: Sequence[Sample]) -> None:
 
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
     if not any(sample.split for sample in samples):
-        log.info("%s is not divided into splits: all of it is used", source)
+        log.info("%s is not divided into splits: all of it is used", shown(source))
         return list(samples)
     kept = [sample for sample in samples if sample.split == split]
     if not kept:
@@ -201,7 +201,7 @@ def _report(
         bad = [r for r in mine if r.kind != "still"]
         log.info(
             "%s: %d videos, %d rejected%s, %d stills",
-            source,
+            shown(source),
             len(samples),
             len(bad),
             f" ({categories(bad)})" if bad else "",

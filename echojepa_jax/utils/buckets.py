@@ -9,6 +9,7 @@ from etils import epath
 
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
+from echojepa_jax.utils.names import as_unicode, shown
 
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -29,8 +30,10 @@ def on_disk(name: str, flag: str) -> Path:
     """The folder that a flag names.
 
     Raises:
-      UserError: it is in a bucket.
+      UserError: it is in a bucket, or its name is no text, which Arrow and Orbax cannot write to.
     """
+    if as_unicode(name) != name:
+        raise UserError(f"--{flag}={shown(name)} is no text in UTF-8: name another folder")
     if is_remote(name):
         raise UserError(f"--{flag}={name} must be on a disk: copy it to the bucket afterwards")
     return Path(name)

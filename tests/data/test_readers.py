@@ -214,13 +214,6 @@ def test_any_file_name_becomes_text_and_comes_back(tmp_path):
     assert "Müller.avi" in names(f"videos:{tmp_path}/odd")
 
 
-@given(st.binary(max_size=20), st.text(max_size=10))
-def test_names_are_encoded_reversibly(data, text):
-    for name in (os.fsdecode(data), text, os.fsdecode(data) + text):
-        assert shown(name).isprintable()
-        assert original(shown(name)) == name
-
-
 def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
     """`ls > list.txt` writes names as they are."""
     (tmp_path / "list.txt").write_bytes(b"M\xfcller.avi 1\nb.avi 2\n")
