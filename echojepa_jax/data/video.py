@@ -64,7 +64,7 @@ def probe(path: str) -> VideoInfo:
     with _opened(path, kind) as (container, stream):
         codec = stream.codec_context.codec
         counts_packets = codec.intra_only or codec.canonical_name in _PACKETS_ARE_FRAMES
-        whole = shown = decoded = slots = 0
+        whole = shown = decoded = slots = lost = 0
         first, cut, late = None, False, False
         times: list[int] = []
         for packet in container.demux(stream):
@@ -102,16 +102,15 @@ def probe(path: str) -> VideoInfo:
         if first.pts is not None:
             # What comes before the first picture that decodes needs pictures that are not there.
             kept = [time for time in times if time >= first.pts]
-            if counts_packets:
-                shown, late = shown - len(times) + len(kept), late or len(kept) < len(times)
-            times = kept
+            lost = len(times) - len(kept)
+            shown, times = shown - lost, kept
         fps = float(stream.average_rate or stream.base_rate or stream.guessed_rate or 0)
         if kind == "avi":
             fps *= whole / held
         note = notes(
             # An AVI has no times, only slots.
             "" if kind == "avi" or is_regular(times, 1) else VARIABLE_RATE,
-            BEGINS_LATE if late else "",
+            BEGINS_LATE if lost else "",
             SEVERAL_TRACKS if len(_tracks(container)) > 1 else "",
             NON_SQUARE if not is_square(1, float(stream.sample_aspect_ratio or 1)) else "",
             ODD_ANGLE if orientation.is_odd(first) else "",
