@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -191,7 +191,22 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
             stage = "pixel data"
             yield file, header
     except _PYDICOM_ERRORS as error:
-        raise UnreadableVideo(f"damaged: the DICOM {stage} cannot be read") from error
+        raise UnreadableVideo(_reason(error, stage)) from error
+
+
+def _reason(error: Exception, stage: str) -> str:
+    """Why pydicom gave up, in words of our own: its message may quote a name."""
+    if isinstance(error, OSError) and error.errno:
+        return f"unreadable: {os.strerror(error.errno)}"
+    if isinstance(error, NotImplementedError):
+        return f"unsupported: a DICOM {stage} of this form"
+    # Elements are attributes of a data set, or keys, as tags.
+    element = error.name if isinstance(error, AttributeError) else ""
+    if isinstance(error, KeyError) and isinstance(error.args[0], int):
+        element = keyword_for_tag(error.args[0])
+    if element and tag_for_keyword(element) is not None:
+        return f"incomplete: the header lacks {element}"
+    return f"damaged: the DICOM {stage} cannot be read"
 
 
 def _header(dataset: pydicom.Dataset) -> _Header:

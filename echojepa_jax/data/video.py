@@ -44,6 +44,10 @@ _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
 # Decoders that show nothing before they have all that it is made of. Others begin with whatever
 # comes first, and predict from a picture that is not there.
 _WAIT_FOR_KEYS = {"h264", "hevc", "mpeg2video"}
+_UNSUPPORTED = (
+    *(av.error.PatchWelcomeError, av.error.NotImplementedError),
+    *(av.error.DecoderNotFoundError, av.error.ExperimentalError),
+)
 # What decoders call an error. A Motion JPEG picture that ends too soon would else be half grey.
 _STRICT = {"mjpeg": {"err_detect": "explode"}}
 
@@ -164,7 +168,7 @@ def _decoded(stream: VideoStream, packet: Packet, k: int, late: bool) -> list[Vi
     except av.error.FFmpegError as error:
         if before_key:
             return []
-        raise UnreadableVideo(f"damaged: frame {k} does not decode") from error
+        raise _refused(error, f"frame {k} does not decode") from error
     if before_key and stream.codec_context.codec.canonical_name not in _WAIT_FOR_KEYS:
         frames = list(itertools.dropwhile(lambda frame: not frame.key_frame, frames))
     return frames
@@ -231,7 +235,16 @@ def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContain
             stream.codec_context.options = _STRICT.get(codec, {})
             yield container, stream
     except av.error.FFmpegError as error:
-        raise UnreadableVideo(f"damaged: {error.strerror}") from error
+        raise _refused(error, str(error.strerror)) from error
+
+
+def _refused(error: av.error.FFmpegError, problem: str) -> UnreadableVideo:
+    """What is wrong with a file of which FFmpeg says so."""
+    if isinstance(error, _UNSUPPORTED):
+        return UnreadableVideo("unsupported: FFmpeg knows this kind of video, but cannot decode it")
+    if isinstance(error, av.error.MemoryError):
+        return UnreadableVideo("too large: there is no memory for its frames")
+    return UnreadableVideo(f"damaged: {problem}")
 
 
 def _tracks(container: InputContainer) -> list[VideoStream]:

@@ -251,6 +251,17 @@ def without_tables(jpeg: bytes) -> bytes:
     return jpeg
 
 
+def test_what_no_decoder_knows_is_not_called_damaged(numbered):
+    """Colours in an odd proportion, and a code that nobody has given to a codec."""
+    path = numbered.mjpeg(frames=4)
+    data = Path(path).read_bytes()
+    for change in ((b"\1\x22\0", b"\1\x44\0"), (b"MJPG", b"XQ7Z")):
+        assert change[0] in data
+        Path(path).write_bytes(data.replace(*change))
+        with pytest.raises(UnreadableVideo, match=r"^unsupported: "):
+            decode.probe(path)
+
+
 def test_a_header_that_promises_too_much_of_a_whole_file(numbered):
     path = numbered.mjpeg()
     data = bytearray(Path(path).read_bytes())
