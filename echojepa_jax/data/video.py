@@ -100,9 +100,8 @@ def probe(path: str) -> VideoInfo:
         if cut:
             raise UnreadableVideo(f"truncated: the file ends within frame {whole}")
         if first is None:
-            if late:
-                raise UnreadableVideo("no frames: the video has no key picture to begin with")
-            raise UnreadableVideo("no frames: the video stream is empty")
+            why = "no picture decodes without earlier ones" if whole else "the stream is empty"
+            raise UnreadableVideo(f"no frames: {why}")
         if first.pts is not None:
             # What comes before the first picture that decodes needs pictures that are not there.
             kept = [time for time in times if time >= first.pts]

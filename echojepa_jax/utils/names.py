@@ -1,8 +1,8 @@
 """File names as text and back: a name may be any bytes, tables and reports hold text alone.
 
 What is no printable text is written as Python writes it: a byte that is no UTF-8, or a control
-character, as `\\xfc`; another character that cannot be seen as `\\u2028`; a backslash as two. All
-other names stay as they are.
+character, as `\\xfc`; another character that cannot be seen as `\\u2028`; and then a backslash as
+two. All other names stay as they are, but for those that read as if they had been written so.
 """
 
 import re
@@ -13,7 +13,7 @@ _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what Python makes of bytes that are 
 
 def shown(name: str) -> str:
     """A name of the file system as printable text, another one for every name."""
-    if name.isprintable() and "\\" not in name:
+    if name.isprintable() and not _ESCAPE.search(name):
         return name
     return "".join(map(_shown, name))
 

@@ -215,7 +215,7 @@ def test_a_video_cut_between_key_pictures_holds_what_decodes(name, numbered):
 
 def test_a_video_without_a_key_picture(numbered):
     cut = cut_before(numbered.write("a.mkv", "libx264", 20, g="40", sc_threshold="0"), 3)
-    with pytest.raises(UnreadableVideo, match=r"^no frames: .* no key picture"):
+    with pytest.raises(UnreadableVideo, match=r"^no frames: no picture decodes"):
         decode.probe(cut)
 
 

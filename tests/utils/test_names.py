@@ -30,6 +30,8 @@ def test_names_are_encoded_reversibly(data, text):
         ("Müller 心.avi", "Müller 心.avi"),
         (ODD, r"caf\xe9"),
         (r"caf\xe9", r"caf\\xe9"),
+        (r"a\b", r"a\b"),
+        ("a\nb\\", r"a\x0ab\\"),
         ("a\nb\tc\u2028d", r"a\x0ab\x09c\u2028d"),
         ("\U000e0001", r"\U000e0001"),
     ],
