@@ -43,7 +43,7 @@ REGION_NOTES = (NO_REGION, STALE_REGION, NOT_2D)
 # A note on frames that are not equally far apart in time.
 VARIABLE_RATE = "variable frame rate: the mean is used"
 # Notes on a header that tells times more than once.
-RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: the first in order is used"
+RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: what is pointed to counts first"
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
 # Notes on how a file wants to be shown.
 NON_SQUARE = "non-square pixels: they are taken as they are stored"

@@ -306,6 +306,15 @@ def test_csv(tmp_path, caplog):
     assert "north" not in warnings[0], "a cell may hold what must not reach a log"
 
 
+def test_columns_are_known_in_any_case_and_a_patient_by_another_name_is_told(tmp_path, caplog):
+    path = write(tmp_path / "m.csv", "Path,PATIENT,View,Split\na.avi,p,A4C,Test\n")
+    (sample,) = read_source(f"csv:{path}")
+    assert (sample.patient, sample.view, sample.split) == ("p", "A4C", "test")
+    assert caplog.text == ""
+    read_source(f"csv:{write(tmp_path / 'm.csv', 'path,Subject_ID' + chr(10) + 'a.avi,7')}")
+    assert "column 'Subject_ID' is not taken for the patient; call it 'patient'" in caplog.text
+
+
 def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
     path = write(tmp_path / "m.csv", "path,ef,id\na.avi,50,1_2\nb.avi,fifty,3\n")
     assert [s.targets for s in read_source(f"csv:{path}")] == [{}, {}]

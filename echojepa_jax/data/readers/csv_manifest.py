@@ -8,6 +8,7 @@ order of rows has no meaning.
 
 import logging
 import os
+import re
 
 from echojepa_jax.data.readers.tables import file_of, number, read_rows
 from echojepa_jax.data.sample import Sample
@@ -15,6 +16,7 @@ from echojepa_jax.utils.errors import UserError
 
 _TEXTS = ("patient", "study", "view", "split")
 _KNOWN = ("path", "name", *_TEXTS)
+_PEOPLE = re.compile("patient|subject|mrn", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,12 @@ def read(path: str, source: str) -> list[Sample]:
     table = read_rows(path, required=["path"], any_case=_KNOWN)
     rows = [row for _, row in table]
     targets = _targets(path, table)
+    columns = list(rows[0]) if rows else []
+    people = [column for column in columns if _PEOPLE.search(column)]
+    if people and "patient" not in columns:
+        log.warning(
+            "%s: column %r is not taken for the patient; call it 'patient'", path, people[0]
+        )
     for line, row in table:
         if not row["path"]:
             raise UserError(f"Line {line} of {path} has an empty column 'path'.")
