@@ -71,6 +71,9 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
 
     Args:
       wanted: splits that are asked for: none is made unless one of them is.
+
+    Raises:
+      UserError: there are too few patients, so that nobody comes to one of `wanted`.
     """
     shares = parse(DEFAULT)
     if not set(wanted) & set(shares):
@@ -85,6 +88,11 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
             counts = Counter(sample.split for sample in members)
             told = ", ".join(f"{name} {counts[name]} videos" for name in shares)
             log.info("%s has no splits; they are made by patient: %s", shown(source), told)
+            if empty := sorted(name for name in set(wanted) & set(shares) if not counts[name]):
+                raise UserError(
+                    f"{shown(source)} has no splits, and of those made by patient ({told}) "
+                    f"{empty[0]!r} is empty: write a column 'split' into the table"
+                )
         result += members
     return result
 

@@ -133,6 +133,14 @@ def test_a_source_without_splits_gets_those_of_preparation(caplog, tmp_path):
     assert "unknown" not in caplog.text
 
 
+def test_too_few_patients_for_a_split_are_a_sentence():
+    samples = [Sample(f"{k}", f"/v/{k}", "csv:t", patient="q") for k in range(5)]
+    (name,) = {sample.split for sample in splits.divided(samples, {"train"})}
+    assert name == "train"
+    with pytest.raises(UserError, match=r"train 5 videos, .* 'test' is empty: write a column"):
+        splits.divided(samples, {"train", "test"})
+
+
 def test_a_study_goes_where_its_patient_goes(caplog):
     samples = [
         Sample("a", "/v/a", "csv:t", patient="p", study="s"),
@@ -140,7 +148,7 @@ def test_a_study_goes_where_its_patient_goes(caplog):
         *(Sample(f"c{k}", f"/v/c{k}", "csv:t", study="t") for k in range(20)),
         Sample("d", "/v/d", "csv:t"),
     ]
-    first, second, *third, _ = splits.divided(samples, {"test"})
+    first, second, *third, _ = splits.divided(samples, {"train"})
     assert first.split == second.split
     assert len({s.split for s in third}) == 1
     assert "of 21 of 23 videos the patient is unknown" in caplog.text
@@ -153,7 +161,7 @@ def test_headers_tell_whom_a_table_does_not_name(tmp_path, caplog):
     for k in range(12):
         path = make(tmp_path / f"{k}.dcm", pixels, PatientID=f"MRN{k % 2}", PatientName="Doe^Jane")
         samples.append(Sample(f"{k}.dcm", path, "csv:t"))
-    found = splits.divided(samples, {"test"})
+    found = splits.divided(samples, {"train"})
     shares = splits.parse(splits.DEFAULT)
     for k, sample in enumerate(found):
         assert sample.split == splits.split_of(f"MRN{k % 2}", shares, splits.PUBLIC_SALT)
