@@ -8,8 +8,8 @@ banner burned into the pixels around the sector.
 
 import contextlib
 import dataclasses
+import functools
 import logging
-import math
 import os
 import re
 import struct
@@ -21,9 +21,10 @@ import numpy as np
 import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from echojepa_jax.data import dicom_layout, dicom_pixels
+from echojepa_jax.data.dicom_layout import Shape
+from echojepa_jax.data.dicom_pixels import Pixels
 from echojepa_jax.data.video_info import (
     NO_POINTED_RATE,
     NO_REGION,
@@ -45,24 +46,21 @@ from echojepa_jax.data.video_info import (
     possible_rate,
 )
 
-_COLOURS, _LUT = ("Red", "Green", "Blue"), "PaletteColorLookupTable"
 _TAGS = [
-    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "WindowCenter", "WindowWidth"),
-    *("RescaleSlope", "RescaleIntercept", "SequenceOfUltrasoundRegions"),
-    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "PixelSpacing"),
-    *("FrameIncrementPointer", "Modality", "SOPClassUID", "PixelAspectRatio"),
-    *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
-    *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
+    *dicom_pixels.TAGS,
+    *("SequenceOfUltrasoundRegions", "PixelSpacing", "PixelAspectRatio", "Modality", "SOPClassUID"),
+    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
+    "FrameIncrementPointer",
 ]
 # What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
 _PYDICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(InvalidDicomError, BytesLengthException, struct.error),
 )
-_PIXEL_DATA, _ITEM = (0x7FE0, 0x0010), (0xFFFE, 0xE000)
-# Of JPEG and JPEG-LS, and of JPEG 2000: they do not occur within a picture.
-_PICTURE_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+# Transfer syntaxes: pixels as they are, pictures in fragments, and run-length coded ones.
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_CODED = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
+_RLE = "1.2.840.10008.1.2.5"
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
 _SYNTAX = "TransferSyntaxUID"
@@ -108,7 +106,7 @@ class _Header:
     note: str
     spacing: tuple[float, float]
     modality: str
-    compressed: bool
+    pixels: Pixels
     to_rgb: Callable[[np.ndarray], np.ndarray]
 
 
@@ -118,8 +116,8 @@ def probe(path: str) -> VideoInfo:
     Raises:
       UnreadableVideo: not DICOM, no image, truncated, or an encoding that is not supported.
     """
-    with _opened(path) as (file, header):
-        image = next(_images(file, header, [0]))
+    with _opened(path) as (_, header):
+        image = next(_images(header, [0]))
     height, width = image.shape[:2]
     facts = header.frames, header.fps, height, width
     return VideoInfo(*facts, note=header.note, spacing=header.spacing, modality=header.modality)
@@ -131,10 +129,10 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
     Raises:
       UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
     """
-    with _opened(path) as (file, header):
+    with _opened(path) as (_, header):
         if ids[-1] >= header.frames:
             raise fewer_frames(header.frames, ids[-1])
-        yield from _images(file, header, ids)
+        yield from _images(header, ids)
 
 
 def coded(path: str) -> Iterator[bytes]:
@@ -164,15 +162,10 @@ def identity(path: str) -> tuple[str, str]:
     return patient or name, study
 
 
-def _images(file: BinaryIO, header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
+def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` as uint8 [H, W, 3]."""
-    # One plugin for every syntax: Pillow's colours are wrong for JPEGs with an Adobe marker, and a
-    # mixture would make pixels depend on what happens to be installed.
-    plugin = "pylibjpeg" if header.compressed else ""
     for k in ids:
-        # One call a frame: pydicom's iterator forgets after its first frame that colour is halved.
-        pixels = pixel_array(file, index=k, decoding_plugin=plugin)
-        yield header.to_rgb(pixels[header.rows, header.columns])
+        yield header.to_rgb(dicom_pixels.samples(header.pixels, k)[header.rows, header.columns])
 
 
 @contextlib.contextmanager
@@ -184,9 +177,10 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
     try:
         with open(path, "rb") as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            header = _header(dataset)
-            start = file.tell()
-            _check_pixel_data(file, dataset, header.frames)
+            pixels, start = _pixels(file, dataset)
+            stamp = os.fstat(file.fileno())
+            occurring = functools.partial(_occurring, path, stamp.st_size, stamp.st_mtime_ns)
+            header = _header(dataset, pixels, occurring)
             file.seek(start)
             stage = "pixel data"
             yield file, header
@@ -209,38 +203,71 @@ def _reason(error: Exception, stage: str) -> str:
     return f"damaged: the DICOM {stage} cannot be read"
 
 
-def _header(dataset: pydicom.Dataset) -> _Header:
+def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
+    """The pictures of a file, which stands at them, and where they begin."""
     syntax = dataset.file_meta.get(_SYNTAX)
     if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
         raise UnreadableVideo("no frames: the DICOM file holds no image")
     missing = [name for name in _NEEDED if dataset.get(name) is None]
     if missing or syntax is None:
         raise UnreadableVideo(f"incomplete: the header lacks {(missing or [_SYNTAX])[0]}")
-    try:
-        supported = get_decoder(syntax).is_available
-    except NotImplementedError:
-        supported = False
-    if not supported or syntax == DeflatedExplicitVRLittleEndian:
+    if syntax not in (*_NATIVE, *_CODED, _RLE):
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
-    check_size(int(dataset.Rows), int(dataset.Columns))
+    shape = Shape(
+        frames=max(0, int(dataset.get("NumberOfFrames") or 0)),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples=int(dataset.SamplesPerPixel),
+        bits=int(dataset.BitsAllocated),
+        photometric=str(dataset.PhotometricInterpretation).strip(),
+    )
+    check_size(shape.rows, shape.columns)
+    if not shape.rows * shape.columns:
+        raise UnreadableVideo(f"damaged: frames of {shape.rows} x {shape.columns} pixels")
+    table = tuple(dataset.get(f"ExtendedOffsetTable{name}") or b"" for name in ("", "Lengths"))
+    layout, start = dicom_layout.locate(file, shape, syntax != _RLE, table)
+    return dicom_pixels.opened(file, layout, dataset, shape), start
+
+
+@functools.lru_cache(maxsize=64)
+def _occurring(path: str, size: int, changed: int) -> np.ndarray:
+    """The samples that occur in any frame of a file of that size and time of change, ascending.
+
+    All frames are read, once: one scale holds for them all.
+    """
+    with open(path, "rb") as file:
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+        pixels, _ = _pixels(file, dataset)
+        counts = np.zeros(2**16, np.int64)
+        for k in range(len(pixels.layout.frames)):
+            counts += np.bincount(dicom_pixels.samples(pixels, k).ravel(), minlength=2**16)
+    return np.flatnonzero(counts)
+
+
+def _header(
+    dataset: pydicom.Dataset, pixels: Pixels, occurring: Callable[[], np.ndarray]
+) -> _Header:
+    to_rgb, depth = dicom_pixels.shown(dataset, pixels, occurring)
     rows, columns, spacing, note = _region(dataset)
     fps, timing = _frame_rate(dataset)
     modality = _modality(dataset)
     return _Header(
-        frames=int(dataset.get("NumberOfFrames") or 1),
+        frames=len(pixels.layout.frames),
         fps=fps,
         rows=rows,
         columns=columns,
         note=notes(
             note,
+            pixels.note,
+            depth,
             *timing,
             NON_SQUARE if _non_square(dataset, spacing) else "",
             "" if modality == ULTRASOUND else not_ultrasound(modality),
         ),
         spacing=spacing,
         modality=modality,
-        compressed=syntax.is_compressed,
-        to_rgb=_to_rgb(dataset),
+        pixels=pixels,
+        to_rgb=to_rgb,
     )
 
 
@@ -388,114 +415,3 @@ def _non_square(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> bool:
     ratio = dataset.get("PixelAspectRatio") or (1, 1)
     pair = spacing if all(spacing) else tuple(map(float, ratio))
     return len(pair) == 2 and not is_square(*pair)
-
-
-def _to_rgb(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """The map from decoded pixels [H, W] or [H, W, 3] to uint8 [H, W, 3]; one for all frames."""
-    photometric = dataset.PhotometricInterpretation
-    if photometric == "PALETTE COLOR":
-        return _palette(dataset)
-    if int(dataset.BitsAllocated) > 16:
-        raise UnreadableVideo("unsupported: DICOM pixels of more than 16 bits")
-    low, high = _stored_range(dataset)
-    if photometric == "MONOCHROME1":
-        low, high = high, low
-
-    def to_rgb(pixels: np.ndarray) -> np.ndarray:
-        if (low, high) != (0, 255):
-            levels = (pixels.astype(np.float32) - low) * (255 / (high - low))
-            pixels = np.clip(np.rint(levels), 0, 255)
-        pixels = pixels.astype(np.uint8)
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-
-    return to_rgb
-
-
-def _stored_range(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """The stored values that become black and white: the window of deep grey images, else all bits.
-
-    The window is DICOM's linear one (PS3.3 C.11.2.1.2), taken back through the rescale slope.
-    Eight-bit ultrasound is stored as it was shown, so it needs none.
-    """
-    bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation") or 0)
-    centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
-    if bits > 8 and dataset.SamplesPerPixel == 1 and math.isfinite(centre) and width > 1:
-        low = centre - 0.5 - (width - 1) / 2
-        slope = float(dataset.get("RescaleSlope") or 1)
-        intercept = float(dataset.get("RescaleIntercept") or 0)
-        return (low - intercept) / slope, (low + width - 1 - intercept) / slope
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def _first(value: object) -> float:
-    """The first of the numbers in an element that may hold several, one or none (then NaN)."""
-    numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    return float(numbers[0]) if numbers.size else float("nan")
-
-
-def _palette(dataset: pydicom.Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """The map of palette indices [H, W] to uint8 [H, W, 3]."""
-    entries, first, _ = dataset.RedPaletteColorLookupTableDescriptor
-    entries = entries or 2**16  # 16 bits cannot say 65,536
-    if "RedPaletteColorLookupTableData" in dataset:
-        endian = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
-        channels = [dataset[f"{colour}{_LUT}Data"].value for colour in _COLOURS]
-        dtype = np.dtype(f"{endian}u{2 if len(channels[0]) >= 2 * entries else 1}")
-        table = np.stack([np.frombuffer(data, dtype, count=entries) for data in channels], axis=-1)
-    else:  # in segments, which pydicom expands
-        table = apply_color_lut(np.arange(first, first + entries), dataset)
-    # Entries are either of 16 bits, or of 8 bits whatever the size they are stored in.
-    table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-    return lambda pixels: table[np.clip(pixels.astype(np.int32) - first, 0, entries - 1)]
-
-
-def _check_pixel_data(file: BinaryIO, dataset: pydicom.Dataset, frames: int) -> None:
-    """Raise UnreadableVideo unless `file`, standing at the pixel data, holds all of `frames`."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    endian = "<" if syntax.is_little_endian else ">"
-    head = file.read(8)
-    if len(head) < 8 or struct.unpack(f"{endian}HH", head[:4]) != _PIXEL_DATA:
-        raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
-    # In explicit VR the length follows two empty bytes.
-    length = struct.unpack(f"{endian}I", head[4:] if syntax.is_implicit_VR else file.read(4))[0]
-    if syntax.is_compressed:
-        fragments, begun, complete = _fragments(file)
-        held = (
-            max(frames, begun) if complete and fragments >= frames else min(fragments, frames - 1)
-        )
-    else:
-        frame_bytes = -(-_frame_bits(dataset) // 8)
-        held = min(length, os.fstat(file.fileno()).st_size - file.tell()) // frame_bytes
-    if held > frames:  # which ones are meant, nobody can tell
-        raise UnreadableVideo(
-            f"wrong NumberOfFrames: header says {frames} frames, file holds {held}"
-        )
-    if held < frames:
-        raise UnreadableVideo(f"truncated: header says {frames} frames, file holds {held}")
-
-
-def _frame_bits(dataset: pydicom.Dataset) -> int:
-    """The bits of one uncompressed frame; 4:2:2 shares each colour between two pixels."""
-    samples = int(dataset.SamplesPerPixel)
-    if dataset.PhotometricInterpretation == "YBR_FULL_422":
-        samples = 2
-    return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated)
-
-
-def _fragments(file: BinaryIO) -> tuple[int, int, bool]:
-    """Count the whole fragments of compressed pixel data, and those that begin a JPEG picture.
-
-    False where the file ends within them.
-    """
-    size, items, begun = os.fstat(file.fileno()).st_size, 0, 0
-    while len(head := file.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) != _ITEM:
-            return max(0, items - 1), begun, True  # the first item is the offset table
-        if file.tell() + length > size:
-            break
-        end = file.tell() + length
-        begun += file.read(4).startswith(_PICTURE_STARTS)
-        file.seek(end)
-        items += 1
-    return max(0, items - 1), begun, False

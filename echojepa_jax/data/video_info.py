@@ -45,6 +45,10 @@ VARIABLE_RATE = "variable frame rate: the mean is used"
 # Notes on a header that tells times more than once.
 RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: what is pointed to counts first"
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
+# Notes on pictures that are not what their header says.
+COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: these are believed"
+DEPTH_DIFFERS = "BitsStored or HighBit contradict the pixels: these are believed"
+WINDOW_UNUSED = "the window would leave nothing but black or white: it is not used"
 # Notes on how a file wants to be shown.
 NON_SQUARE = "non-square pixels: they are taken as they are stored"
 ODD_ANGLE = "to be shown at an odd angle: the pictures are taken as they are stored"

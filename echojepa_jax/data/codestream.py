@@ -1,0 +1,284 @@
+"""What a coded picture says of itself, and its pixels: JPEG, lossless JPEG, JPEG-LS, JPEG 2000.
+
+The codestream decides: how large a picture is, how deep, and what its channels are. A file's header
+is asked only for what the stream leaves open. Every kind has one decoder, whatever else happens to
+be installed, so that pixels do not depend on it (docs/data.md says why these), and all of them
+refuse a picture that ends too soon.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+
+import av
+import cv2
+import jpeg_ls
+import numpy as np
+import openjpeg
+import simplejpeg
+
+# What the decoders raise on damaged pictures.
+ERRORS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError, struct.error)
+STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+"""How coded pictures begin; within a picture these bytes do not occur."""
+
+RGB, YCBCR, YCBCR_PARTIAL, OPEN = "RGB", "YCbCr", "YCbCr of television's range", ""
+"""What three channels are. Of television's range: black is 16, white 235. OPEN: not told."""
+
+_JPEG, _LOSSLESS, _JPEG_LS, _JPEG_2000 = "JPEG", "lossless JPEG", "JPEG-LS", "JPEG 2000"
+# Frame headers by their markers: sequential, extended and progressive, also with arithmetic coding.
+_FRAMES = {
+    **dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC9, 0xCA), _JPEG),
+    **{0xC3: _LOSSLESS, 0xF7: _JPEG_LS},
+}
+_OTHER_FRAMES = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # hierarchical ones and the like
+_END = b"\xff\xd9"
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+
+av.logging.set_level(av.logging.PANIC)
+
+
+class Unsupported(ValueError):
+    """A kind of picture that no decoder at hand reads; str(e) names it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """What a codestream tells: `colours` is one of RGB, YCBCR and OPEN; `bits` are of a channel."""
+
+    kind: str
+    height: int
+    width: int
+    channels: int
+    bits: int
+    colours: str
+    start: int = 0  # of the codestream, where a container is around it
+
+    @property
+    def with_loss(self) -> bool:
+        """Whether it is a JPEG proper, whose colours are YCbCr unless something says otherwise."""
+        return self.kind == _JPEG
+
+
+def describe(data: bytes) -> Picture:
+    """The facts of a coded picture; its first few kilobytes are enough.
+
+    Raises:
+      Unsupported: a kind of JPEG that nobody writes. ValueError and other `ERRORS`: damaged.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return _describe_jpeg(data)
+    if data.startswith((b"\xff\x4f", STARTS[2])):
+        return _describe_jpeg_2000(data)
+    raise ValueError("neither JPEG nor JPEG 2000")
+
+
+def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
+    """Pixels of a coded picture: unsigned, [H, W], or RGB [H, W, 3]; 8 bits, or more in uint16.
+
+    Args:
+      colours: what three channels are, where the picture leaves that open.
+
+    Raises:
+      Unsupported: no decoder at hand reads it. ValueError and other `ERRORS`: damaged.
+    """
+    if picture.channels not in (1, 3):
+        raise Unsupported(f"pictures of {picture.channels} channels")
+    if picture.channels == 3 and picture.bits > 8 and picture.kind == _LOSSLESS:
+        raise Unsupported(f"lossless JPEG in colour of {picture.bits} bits")
+    colours = picture.colours or colours
+    if picture.kind == _JPEG_2000:
+        pixels = openjpeg.decode(data[picture.start :])
+        if pixels.dtype.kind == "i":  # the bits as they are: the header says what they mean
+            pixels = pixels.view(pixels.dtype.str.replace("i", "u")) & (2**picture.bits - 1)
+    elif picture.kind == _JPEG_LS:
+        pixels = _jpeg_ls(data, picture)
+    elif picture.bits > 8:
+        pixels = _deep_lossless(data, picture) if picture.kind == _LOSSLESS else _deep(data)
+    elif picture.kind == _LOSSLESS:
+        pixels = _turbo(_stored_as_is(data), picture)
+    else:
+        pixels = _turbo(data if colours != RGB or picture.colours else _marked(data), picture)
+        colours = RGB  # libjpeg-turbo has made it so
+    if pixels.shape[:2] != (picture.height, picture.width):
+        raise ValueError("another size than its header says")
+    return to_rgb(pixels, colours) if picture.channels == 3 else pixels
+
+
+def to_rgb(pixels: np.ndarray, colours: str) -> np.ndarray:
+    """RGB of pixels [H, W, 3] whose channels are `colours`; 8 bits, unless they are RGB already."""
+    if colours in (RGB, OPEN):
+        return pixels
+    if pixels.dtype != np.uint8:
+        raise Unsupported("YCbCr of more than 8 bits")
+    luma, blue, red = cv2.split(np.ascontiguousarray(pixels))
+    if colours == YCBCR_PARTIAL:
+        levels = np.arange(256)
+        luma = cv2.LUT(luma, _rounded((levels - 16) * (255 / 219)))
+        stretched = _rounded((levels - 128) * (255 / 224) + 128)
+        blue, red = cv2.LUT(blue, stretched), cv2.LUT(red, stretched)
+    return cv2.cvtColor(cv2.merge([luma, red, blue]), cv2.COLOR_YCrCb2RGB)
+
+
+def _rounded(levels: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+# --- what markers say -----------------------------------------------------------------------------
+
+
+def _segments(data: bytes, position: int, last: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the markers after `position`, and what they hold, up to the marker `last`."""
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            raise ValueError("no marker where there must be one")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fills up
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, data[position + 4 : position + 2 + length]
+        if marker == last:
+            return
+        position += 2 + length
+
+
+def _describe_jpeg(data: bytes) -> Picture:
+    jfif, adobe, colours, frame = False, -1, OPEN, None
+    for marker, held in _segments(data, 2, 0xDA):
+        if marker in _OTHER_FRAMES:
+            raise Unsupported(f"JPEG of the kind SOF{marker - 0xC0}")
+        if marker in _FRAMES:
+            frame = _FRAMES[marker], held
+        elif marker == 0xE0 and held.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker == 0xEE and held.startswith(b"Adobe"):
+            adobe = held[11]
+        elif marker == 0xE8 and held.startswith(b"mrfx"):
+            colours = RGB if held[4] else OPEN  # the decoder takes this transform back
+        elif marker == 0xE8 and held.startswith(b"SPIFF\0"):
+            # Of "RGB" nothing follows: CharLS writes it for whatever has three channels.
+            colours = YCBCR if held[18] in (3, 4) else OPEN
+    if frame is None:
+        raise ValueError("no frame header")
+    kind, held = frame
+    bits, height, width, channels = struct.unpack(">BHHB", held[:6])
+    ids, sampling = held[6 : 6 + 3 * channels : 3], held[7 : 6 + 3 * channels : 3]
+    if channels != 3:
+        colours = OPEN
+    else:
+        # As libjpeg decides: JFIF before Adobe's marker, and that before names.
+        if jfif:
+            colours = YCBCR
+        elif adobe >= 0:
+            colours = YCBCR if adobe else RGB
+        elif ids == b"RGB":
+            colours = RGB
+        elif len(set(sampling)) > 1:  # nobody halves the resolution of red and blue
+            colours = YCBCR
+    return Picture(kind, height, width, channels, bits, colours)
+
+
+def _describe_jpeg_2000(data: bytes) -> Picture:
+    start, colours = 0, OPEN
+    if not data.startswith(b"\xff\x4f"):  # in boxes
+        start = data.index(b"\xff\x4f\xff\x51")
+        box = data[:start].find(b"colr\1\0\0")  # an enumerated space
+        space = int.from_bytes(data[box + 7 : box + 11], "big") if box >= 0 else 0
+        colours = YCBCR if space == 18 else OPEN  # 16, RGB, is what OpenJPEG writes if not told
+    size = None
+    for marker, held in _segments(data, start + 2, 0x90):
+        if marker == 0x51:
+            right, below, left, above = struct.unpack(">4I", held[2:18])
+            channels = int.from_bytes(held[34:36], "big")
+            size = below - above, right - left, channels, (held[36] & 0x7F) + 1
+            if channels == 3 and len({held[37 + 3 * k : 39 + 3 * k] for k in range(3)}) > 1:
+                raise Unsupported("JPEG 2000 with colours of lower resolution")
+        elif marker == 0x52 and held[4]:  # the decoder takes the colour transform back
+            colours = RGB
+    if size is None:
+        raise ValueError("no SIZ marker")
+    return Picture(_JPEG_2000, *size, colours if size[2] == 3 else OPEN, start)
+
+
+# --- decoders -------------------------------------------------------------------------------------
+
+
+def _closed(data: bytes) -> bytes:
+    """The stream with its end, which some writers leave out; zeros fill up behind it."""
+    data = data.rstrip(b"\0")
+    if data.endswith(_END):
+        return data
+    return data + (b"\0" if data.endswith(b"\xff") else b"") + _END  # 255 is stored with a zero
+
+
+def _turbo(data: bytes, picture: Picture) -> np.ndarray:
+    """By libjpeg-turbo: JPEG, and lossless JPEG whose channels are RGB or grey."""
+    space = "GRAY" if picture.channels == 1 else "RGB"
+    data = _closed(data)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
+    except ValueError as error:
+        bare = _closed(data[:-2])
+        if "extraneous bytes before marker 0xd9" not in str(error) or bare == data:
+            raise
+        # The picture was whole, and zeros fill up before its end.
+        pixels = simplejpeg.decode_jpeg(bare, colorspace=space, strict=True)
+    return pixels[..., 0] if picture.channels == 1 else pixels
+
+
+def _marked(data: bytes) -> bytes:
+    """A JPEG that says it is RGB."""
+    return data[:2] + _ADOBE_RGB + data[2:]
+
+
+def _stored_as_is(data: bytes) -> bytes:
+    """A lossless JPEG without words on its colours: libjpeg-turbo converts none of these."""
+    position, parts = 2, [data[:2], _ADOBE_RGB]
+    for marker, held in _segments(data, 2, 0xDA):
+        segment = struct.pack(">BBH", 0xFF, marker, len(held) + 2) + held
+        position = data.index(segment, position) + len(segment)
+        if not 0xE0 <= marker <= 0xEF:
+            parts.append(segment)
+    return b"".join((*parts, data[position:]))
+
+
+def _deep_lossless(data: bytes, picture: Picture) -> np.ndarray:
+    """By FFmpeg: grey of 9 to 16 bits, which it moves to the upper bits."""
+    decoder = av.codec.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode"}
+    decoder.thread_count = 1
+    try:
+        frames = [*decoder.decode(av.Packet(_closed(data))), *decoder.decode(None)]
+    except av.error.FFmpegError as error:
+        raise ValueError("FFmpeg refuses it") from error
+    if len(frames) != 1:
+        raise ValueError("no picture")
+    return frames[0].to_ndarray() >> (16 - picture.bits)
+
+
+def _deep(data: bytes) -> np.ndarray:
+    """JPEG with loss of 12 bits, which only a decoder under the GPL reads.
+
+    It says nothing where a picture ends too soon; but then it goes on to read what follows.
+    """
+    try:
+        import libjpeg
+    except ImportError as error:
+        raise Unsupported(
+            "JPEG with loss of more than 8 bits (pip install pylibjpeg-libjpeg)"
+        ) from error
+    whole = _closed(data)
+    pixels, followed = (libjpeg.decode(d) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END))
+    if not np.array_equal(pixels, followed):
+        raise ValueError("ends too soon")
+    return pixels
+
+
+def _jpeg_ls(data: bytes, picture: Picture) -> np.ndarray:
+    decoded, info = jpeg_ls.decode_buffer(_closed(data))
+    pixels = np.frombuffer(decoded, np.uint8 if picture.bits <= 8 else "<u2")
+    shape = picture.height, picture.width, picture.channels
+    if info["interleave_mode"] == 0 and picture.channels > 1:  # plane by plane
+        return np.moveaxis(pixels.reshape(shape[2], *shape[:2]), 0, -1)
+    return pixels.reshape(shape if picture.channels > 1 else shape[:2])
