@@ -96,6 +96,8 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     elif picture.bits > 8:
         pixels = _deep_lossless(data, picture) if picture.kind == _LOSSLESS else _deep(data)
     elif picture.kind == _LOSSLESS:
+        if picture.bits < 8:
+            raise Unsupported(f"lossless JPEG of {picture.bits} bits")
         pixels = _turbo(_stored_as_is(data), picture)
     else:
         pixels = _turbo(data if colours != RGB or picture.colours else _marked(data), picture)
@@ -219,6 +221,10 @@ def _turbo(data: bytes, picture: Picture) -> np.ndarray:
     try:
         pixels = simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
     except ValueError as error:
+        if str(error).startswith(
+            ("Unsupported", "Sorry", "Not implemented", "Could not determine")
+        ):
+            raise Unsupported("a kind of JPEG that libjpeg-turbo does not read") from error
         bare = _closed(data[:-2])
         if "extraneous bytes before marker 0xd9" not in str(error) or bare == data:
             raise
@@ -254,7 +260,7 @@ def _deep_lossless(data: bytes, picture: Picture) -> np.ndarray:
         raise ValueError("FFmpeg refuses it") from error
     if len(frames) != 1:
         raise ValueError("no picture")
-    return frames[0].to_ndarray() >> (16 - picture.bits)
+    return frames[0].to_ndarray().astype(np.uint16) >> (16 - picture.bits)
 
 
 def _deep(data: bytes) -> np.ndarray:

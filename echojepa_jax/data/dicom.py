@@ -15,7 +15,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -46,7 +46,7 @@ from echojepa_jax.data.video_info import (
     possible_rate,
 )
 
-_TAGS = [
+_TAGS: list[Any] = [
     *dicom_pixels.TAGS,
     *("SequenceOfUltrasoundRegions", "PixelSpacing", "PixelAspectRatio", "Modality", "SOPClassUID"),
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
@@ -70,6 +70,7 @@ _NEEDED = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation"),
 )
+_NEEDED_OF_CODED = ("Rows", "Columns", "PhotometricInterpretation")
 # Storage classes that are made for another kind of machine, by what follows `_STORAGE`. Those for
 # any picture (secondary captures) and for ultrasound are not here: the element Modality decides.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -208,7 +209,9 @@ def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
     syntax = dataset.file_meta.get(_SYNTAX)
     if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
         raise UnreadableVideo("no frames: the DICOM file holds no image")
-    missing = [name for name in _NEEDED if dataset.get(name) is None]
+    # Coded pictures tell the others themselves.
+    needed = _NEEDED_OF_CODED if syntax in _CODED else _NEEDED
+    missing = [name for name in needed if dataset.get(name) is None]
     if missing or syntax is None:
         raise UnreadableVideo(f"incomplete: the header lacks {(missing or [_SYNTAX])[0]}")
     if syntax not in (*_NATIVE, *_CODED, _RLE):
@@ -217,14 +220,14 @@ def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
         frames=max(0, int(dataset.get("NumberOfFrames") or 0)),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        samples=int(dataset.SamplesPerPixel),
-        bits=int(dataset.BitsAllocated),
-        photometric=str(dataset.PhotometricInterpretation).strip(),
+        samples=int(dataset.get("SamplesPerPixel") or 0),
+        bits=int(dataset.get("BitsAllocated") or 0),
+        photometric=str(dataset.PhotometricInterpretation).strip(" \0").upper(),
     )
     check_size(shape.rows, shape.columns)
     if not shape.rows * shape.columns:
         raise UnreadableVideo(f"damaged: frames of {shape.rows} x {shape.columns} pixels")
-    table = tuple(dataset.get(f"ExtendedOffsetTable{name}") or b"" for name in ("", "Lengths"))
+    table = bytes(dataset.get("ExtendedOffsetTable") or b"")
     layout, start = dicom_layout.locate(file, shape, syntax != _RLE, table)
     return dicom_pixels.opened(file, layout, dataset, shape), start
 

@@ -42,7 +42,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """What the header says: `frames` 0 = it does not tell; `bits` are those allocated."""
+    """What the header says, 0 where it does not tell; `bits` are those allocated."""
 
     frames: int
     rows: int
@@ -52,15 +52,13 @@ class Shape:
     photometric: str
 
 
-def locate(
-    file: BinaryIO, shape: Shape, has_pictures: bool, table: tuple[bytes, bytes]
-) -> tuple[Layout, int]:
+def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tuple[Layout, int]:
     """The frames in `file`, which stands at the pixel data, and where these begin.
 
     Args:
       has_pictures: the transfer syntax is one of pictures that begin with a mark of their own (not
         RLE).
-      table: the extended offset table and its lengths, as they are in the file; empty = none.
+      table: the extended offset table, as it is in the file; empty = none.
 
     Raises:
       UnreadableVideo: there are no pixel data, or not as many frames as the header says.
@@ -138,6 +136,12 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
             else "unsupported: DICOM pixels of more than 16 bits"
         )
     pixels = shape.rows * shape.columns * (shape.bits // 8)
+    # What the label says of channels, where the number of bytes agrees with it.
+    labelled = 3 if shape.photometric.startswith(("RGB", "YBR")) else 1
+    if labelled != shape.samples and 0 <= length - max(1, shape.frames) * pixels * labelled < 2:
+        raise UnreadableVideo(
+            f"wrong SamplesPerPixel: header says {shape.samples}, the file holds {labelled}"
+        )
     whole = max(1, pixels * shape.samples)
     sizes = {whole: False}
     if shape.samples == 3 and shape.photometric.startswith("YBR") and shape.columns % 2 == 0:
@@ -164,7 +168,7 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
 
 
 def _fragmented(
-    file: BinaryIO, start: int, shape: Shape, has_pictures: bool, extended: tuple[bytes, bytes]
+    file: BinaryIO, start: int, shape: Shape, has_pictures: bool, extended: bytes
 ) -> Layout:
     items, ending = _items(file, start)
     table = b""
@@ -207,7 +211,8 @@ def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:
     """The items from `start` on, and how they end: at their "delimiter" or at the "end" of the file
     (or zeros up to it), "cut" in the middle of one, or before something "other".
     """
-    size, items, position = os.fstat(file.fileno()).st_size, [], start
+    size, position = os.fstat(file.fileno()).st_size, start
+    items: list[Piece] = []
     while True:
         file.seek(position)
         head = file.read(8)
@@ -235,13 +240,11 @@ def _tag(head: bytes) -> tuple[int, ...]:
     return struct.unpack("<HH", head[:4]) if len(head) >= 4 else ()
 
 
-def _by_table(
-    items: Sequence[Piece], frames: int, table: bytes, extended: tuple[bytes, bytes]
-) -> list[int]:
+def _by_table(items: Sequence[Piece], frames: int, table: bytes, extended: bytes) -> list[int]:
     """The fragments with which frames begin, by a table of offsets."""
     places = {position - items[0][0]: k for k, (position, _) in enumerate(items)}
     for offsets in (
-        np.frombuffer(extended[0][: len(extended[0]) // 8 * 8], "<u8").tolist(),
+        np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist(),
         np.frombuffer(table[: len(table) // 4 * 4], "<u4").tolist(),
     ):
         firsts = [places.get(offset, -1) for offset in offsets]

@@ -33,7 +33,7 @@ TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", _OVERLAY_BIT),
+    *("ExtendedOffsetTable", _OVERLAY_BIT),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
@@ -93,6 +93,8 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         note = COLOURS_DIFFER if odd else ""
         return Pixels(file, layout, shape, None, label or RGB, planar, note)
     picture = _described(dicom_layout.read(file, layout, 0), 0)
+    if picture.bits > 16:
+        raise UnreadableVideo("unsupported: DICOM pixels of more than 16 bits")
     colours, note = RGB, ""
     if picture.channels == 3:
         told = picture.colours or _told_by_another(file, layout)
@@ -102,7 +104,7 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         colours = told or assumed or RGB
         right = (colours == RGB) == (label == RGB)
         note = "" if label != OPEN and right else COLOURS_DIFFER
-    elif shape.samples != 1:
+    elif shape.samples > 1:
         note = COLOURS_DIFFER
     return Pixels(file, layout, shape, picture, colours, planar, note)
 
@@ -154,7 +156,7 @@ def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
     assert first is not None
     picture = _described(data, k)
     if (picture.channels, picture.bits) != (first.channels, first.bits):
-        raise UnreadableVideo(f"damaged: frame {k} is a picture of another kind than frame 0")
+        raise UnreadableVideo(f"mixed pictures: frame {k} has other channels or bits than frame 0")
     if (picture.height, picture.width) != (shape.rows, shape.columns):
         raise UnreadableVideo(
             f"wrong Rows and Columns: header says {shape.rows} x {shape.columns}, "
@@ -220,8 +222,11 @@ def shown(
     if photometric == "PALETTE COLOR" and pixels.channels == 1:
         return _palette(dataset), ""
     inverted = photometric == "MONOCHROME1" and pixels.channels == 1
-    signed = int(dataset.get("PixelRepresentation") or 0) == 1
-    said = int(dataset.BitsStored)
+    sign = dataset.get("PixelRepresentation")
+    if sign is None and pixels.bits > 8 and pixels.channels == 1:
+        raise UnreadableVideo("incomplete: the header lacks PixelRepresentation")
+    signed = sign == 1 and pixels.channels == 1  # there are no colours below black
+    said = _said_bits(dataset, pixels)
     if pixels.bits == 8 and not signed and (said >= 8 or pixels.picture is not None):
         table = np.arange(256)
         note = "" if said == 8 else DEPTH_DIFFERS
@@ -267,6 +272,12 @@ def _levels(
     return np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255), note
 
 
+def _said_bits(dataset: pydicom.Dataset, pixels: Pixels) -> int:
+    """BitsStored; where it is missing, what the coded picture says."""
+    said = dataset.get("BitsStored")
+    return pixels.bits if said is None else int(said)
+
+
 def _bits(lowest: int, highest: int) -> int:
     """The bits that hold these values, 8 at least; with a sign if there is one."""
     if lowest >= 0:
@@ -278,7 +289,7 @@ def _stored_bits(
     dataset: pydicom.Dataset, pixels: Pixels, signed: bool, present: np.ndarray
 ) -> tuple[int, int, str]:
     """The bits that a sample has, those below them, and a note."""
-    bits, said = pixels.bits, int(dataset.BitsStored)
+    bits, said = pixels.bits, _said_bits(dataset, pixels)
     stored = said if 1 <= said <= bits else bits
     used = int(np.bitwise_or.reduce(present))
     top = int(dataset.get("HighBit") or stored - 1)
@@ -337,8 +348,9 @@ def _palette(dataset: pydicom.Dataset) -> ToRgb:
         raise UnreadableVideo(f"incomplete: the header lacks {name}")
     entries, first, bits = dataset[name].value
     entries = (entries & 0xFFFF) or 2**16  # 16 bits cannot say 65,536
-    signed = int(dataset.get("PixelRepresentation") or 0) == 1
-    first = first if signed else first & 0xFFFF
+    # Of signed pixels some are below 0, and then entries begin there.
+    signed = dataset.get("PixelRepresentation") == 1 and (first < 0 or first >= 2**15)
+    first = (first + 2**15) % 2**16 - 2**15 if signed else first & 0xFFFF
     if f"Segmented{_COLOURS[0]}{_LUT}Data" in dataset and f"Red{_LUT}Data" not in dataset:
         table = apply_color_lut(np.arange(first, first + entries), dataset)  # in segments
     else:

@@ -484,31 +484,73 @@ def depth() -> None:
         ("8 in 16", GREY.astype(np.uint16), {"BitsStored": 8, "HighBit": 7}, GREY3, "", ""),
         ("16 bits", GREY.astype(np.uint16) * 257, {}, GREY3, "", ""),
         ("16 bits said to be 12", GREY.astype(np.uint16) * 257, stored, None, "", "wrong BitsSto"),
-        ("16 bits, upper 12", GREY.astype(np.uint16) * 257, stored | {"HighBit": 15}, None, "",
-         "wrong HighBit"),
+        (
+            "16 bits, upper 12",
+            GREY.astype(np.uint16) * 257,
+            stored | {"HighBit": 15},
+            None,
+            "",
+            "wrong HighBit",
+        ),
         ("nonsense of HighBit", deep, stored | {"HighBit": 3}, GREY3, "", ""),
         ("a window", deep, stored | window, GREY3, "", ""),
-        ("a window for 16 bits", deep, stored | {"WindowCenter": 40000, "WindowWidth": 60000},
-         GREY3, WINDOW_UNUSED, ""),
-        ("a window of dark ones", deep, stored | {"WindowCenter": -900, "WindowWidth": 400},
-         GREY3, WINDOW_UNUSED, ""),
-        ("a window of no width", deep, stored | {"WindowCenter": 0, "WindowWidth": 0},
-         GREY3, "", ""),
+        (
+            "a window for 16 bits",
+            deep,
+            stored | {"WindowCenter": 40000, "WindowWidth": 60000},
+            GREY3,
+            WINDOW_UNUSED,
+            "",
+        ),
+        (
+            "a window of dark ones",
+            deep,
+            stored | {"WindowCenter": -900, "WindowWidth": 400},
+            GREY3,
+            WINDOW_UNUSED,
+            "",
+        ),
+        (
+            "a window of no width",
+            deep,
+            stored | {"WindowCenter": 0, "WindowWidth": 0},
+            GREY3,
+            "",
+            "",
+        ),
         ("signed 12 bits", deep.astype(np.int16) - 2048, stored, GREY3, "", ""),
-        ("signed 12 bits, sign once", (deep.astype(np.int16) - 2048) & 0xFFF,
-         stored | {"PixelRepresentation": 1}, GREY3, "", ""),
+        (
+            "signed 12 bits, sign once",
+            (deep.astype(np.int16) - 2048) & 0xFFF,
+            stored | {"PixelRepresentation": 1},
+            GREY3,
+            "",
+            "",
+        ),
         ("signed, none below 0", deep.astype(np.int16), {}, GREY3, DEPTH_DIFFERS, ""),
         ("8 bits, said to be signed 16", GREY.astype(np.int16), {}, GREY3, DEPTH_DIFFERS, ""),
         ("signed 8 bits in 16", GREY.astype(np.int16) - 128, {}, GREY3, DEPTH_DIFFERS, ""),
         ("7 bits", GREY // 2, {"BitsStored": 7, "HighBit": 6}, GREY3, "", ""),
         ("8 bits said to be 7", GREY, {"BitsStored": 7, "HighBit": 6}, GREY3, DEPTH_DIFFERS, ""),
         ("no bits stored", GREY, {"BitsStored": 0}, GREY3, DEPTH_DIFFERS, ""),
-        ("graphics above the picture", deep | 0x8000, stored | {"OverlayBitPosition": 15}, GREY3,
-         "", ""),
+        (
+            "graphics above the picture",
+            deep | 0x8000,
+            stored | {"OverlayBitPosition": 15},
+            GREY3,
+            "",
+            "",
+        ),
         ("inverted 12 bits", deep, stored | {"label": "MONOCHROME1"}, 255 - GREY3, "", ""),
-        ("inverted with a window", deep, stored | window | {"label": "MONOCHROME1"}, 255 - GREY3,
-         "", ""),
-    ):  # fmt: skip
+        (
+            "inverted with a window",
+            deep,
+            stored | window | {"label": "MONOCHROME1"},
+            255 - GREY3,
+            "",
+            "",
+        ),
+    ):
         tags = dict(tags)
         label = tags.pop("label", "MONOCHROME2")
         case(
@@ -521,8 +563,11 @@ def depth() -> None:
         )
     rgb16 = COLOUR.astype(np.uint16) * 257
     case("colour of 16 bits", lambda path: make(path, rgb16, "RGB"), truth=COLOUR)
-    case("RLE of 16 bits", lambda path: coded(
-        path, [rle(f) for f in rgb16], "RGB", RLE, template=rgb16), truth=COLOUR)  # fmt: skip
+    case(
+        "RLE of 16 bits",
+        lambda path: coded(path, [rle(f) for f in rgb16], "RGB", RLE, template=rgb16),
+        truth=COLOUR,
+    )
     # The depth that a header says of coded pictures, against their own.
     eight = {"template": GREY.astype(np.uint16)}
     for name, encode, syntax in (
@@ -592,6 +637,7 @@ def palettes() -> None:
             tags.pop("syntax", ExplicitVRLittleEndian),
         )
         dataset = pydicom.dcmread(path)
+        dataset.PixelRepresentation = tags.pop("signed", 0)
         for name, data in zip(("Red", "Green", "Blue"), stored, strict=True):
             dataset[f"{name}PaletteColorLookupTableDescriptor"] = pydicom.DataElement(
                 f"{name}PaletteColorLookupTableDescriptor", "US", descriptor
@@ -606,7 +652,7 @@ def palettes() -> None:
     ) -> None:
         stored = [values[:, c].astype(dtype).tobytes() for c in range(3)]
         stored = [s + b"\0" * (len(s) % 2) for s in stored]
-        tags = {k: more.pop(k) for k in ("frames", "syntax") if k in more}
+        tags = {k: more.pop(k) for k in ("frames", "syntax", "signed") if k in more}
         expected = {"truth": truth} | more
         case(f"palette, {name}", lambda path: written(path, stored, descriptor, **tags), **expected)
 
@@ -620,20 +666,34 @@ def palettes() -> None:
     case_of("12 bits", table << 4 | table >> 4, "<u2", [128, 0, 12])
     case_of("12 bits, said to be 16", table << 4 | table >> 4, "<u2", [128, 0, 16])
     case_of("10 bits", table << 2 | table >> 6, "<u2", [128, 0, 10])
-    case_of("an odd number of 8 bits", table[:127], "u1", [127, 0, 8],
-            truth=table[np.minimum(index, 126)])  # fmt: skip
+    case_of(
+        "an odd number of 8 bits",
+        table[:127],
+        "u1",
+        [127, 0, 8],
+        truth=table[np.minimum(index, 126)],
+    )
     case_of("short by an entry that is not used", np.r_[table, table[:127]], "<u2", [256, 0, 8])
     case_of("short by an entry of 16 bits", np.r_[table, table[:127]] * 257, "<u2", [256, 0, 16])
     case_of("short by an entry of 8 bits", np.r_[table, table[:126]], "u1", [256, 0, 8])
-    case_of("short by a used entry", table[:60] * 257, "<u2", [128, 0, 16], truth=None,
-            reason="wrong palette: pixels use entry ")  # fmt: skip
+    case_of(
+        "short by a used entry",
+        table[:60] * 257,
+        "<u2",
+        [128, 0, 16],
+        truth=None,
+        reason="wrong palette: pixels use entry ",
+    )
     full = np.resize(table * 257, (2**16, 3))
     case_of("0 for 65536 entries", full, "<u2", [0, 0, 16])
     case_of("0 for 65536 entries of 8 bits", np.resize(table, (2**16, 3)), "u1", [0, 0, 8])
     case_of("0, but 256 entries", full[:256], "<u2", [0, 0, 16])
     case_of("16-bit indices", full[:1000], "<u2", [1000, 0, 16], frames=index.astype(np.uint16))
-    case_of("from 20 on", table[20:] * 257, "<u2", [108, 20, 16],
-            truth=table[np.maximum(index, 20)])  # fmt: skip
+    case_of("of pixels said to be signed", table * 257, "<u2", [128, 0, 16], signed=1)
+    case_of("from -20 on", np.r_[table[:20], table] * 257, "<u2", [148, 2**16 - 20, 16], signed=1)
+    case_of(
+        "from 20 on", table[20:] * 257, "<u2", [108, 20, 16], truth=table[np.maximum(index, 20)]
+    )
     case_of("big-endian", table * 257, ">u2", [128, 0, 16], syntax=ExplicitVRBigEndian)
     case(
         "palette, none",
@@ -723,11 +783,19 @@ def fragments() -> None:
         off=0.5,
     )
     endless = [p[:-2] for p in pictures]
-    case("jpeg, no end markers", lambda path: coded(path, endless, "YBR_FULL_422", JPEG),
-         truth=truth, off=0.5)  # fmt: skip
+    case(
+        "jpeg, no end markers",
+        lambda path: coded(path, endless, "YBR_FULL_422", JPEG),
+        truth=truth,
+        off=0.5,
+    )
     filled = [p[:-2] + bytes(4) + p[-2:] for p in pictures]
-    case("jpeg, zeros before its end", lambda path: coded(path, filled, "YBR_FULL_422", JPEG),
-         truth=truth, off=0.5)  # fmt: skip
+    case(
+        "jpeg, zeros before its end",
+        lambda path: coded(path, filled, "YBR_FULL_422", JPEG),
+        truth=truth,
+        off=0.5,
+    )
     halves = [lossless(f) for f in GREY]
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     for name, files in (("lossless", halves), ("lossless of 12 bits", deep)):
@@ -740,10 +808,145 @@ def fragments() -> None:
     cmyk = io.BytesIO()
     Image.fromarray(np.dstack([COLOUR[0], GREY[0]]), "CMYK").save(cmyk, "JPEG")
     four = [cmyk.getvalue()] * FRAMES
-    case("jpeg of four channels", lambda path: coded(path, four, "RGB", JPEG),
-         reason="unsupported: pictures of 4 channels")  # fmt: skip
-    case("noise", lambda path: coded(path, [b"\xff\xd8\xff\xdb" + b"x" * 99] * FRAMES, "RGB", JPEG),
-         reason="damaged: frame 0")  # fmt: skip
+    case(
+        "jpeg of four channels",
+        lambda path: coded(path, four, "RGB", JPEG),
+        reason="unsupported: pictures of 4 channels",
+    )
+    case(
+        "noise",
+        lambda path: coded(path, [b"\xff\xd8\xff\xdb" + b"x" * 99] * FRAMES, "RGB", JPEG),
+        reason="damaged: frame 0",
+    )
+
+
+def other_kinds() -> None:
+    pictures = [jpeg(f, "4:2:0") for f in COLOUR]
+    truth = np.stack([by_pillow(p) for p in pictures])
+
+    def without(path: Path, *names: str) -> None:
+        coded(path, pictures, "YBR_FULL_422", JPEG)
+        dataset = pydicom.dcmread(path)
+        for name in names:
+            delattr(dataset, name)
+        dataset.save_as(path)
+
+    meaningless = ("SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit")
+    for names in (("PixelRepresentation",), meaningless, (*meaningless, "PlanarConfiguration")):
+        case(
+            f"jpeg without {names[0]} and {len(names) - 1} more",
+            lambda path, names=names: without(path, *names),
+            truth=truth,
+            off=0.5,
+        )
+    deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
+
+    def unsigned(path: Path) -> None:
+        coded(path, deep, "MONOCHROME2", LOSSLESS, template=GREY.astype(np.uint16))
+        dataset = pydicom.dcmread(path)
+        del dataset.PixelRepresentation
+        dataset.save_as(path)
+
+    case(
+        "12 bits without PixelRepresentation",
+        unsigned,
+        reason="incomplete: the header lacks PixelRepresentation",
+    )
+    for label, samples in (("RGB", 1), ("YBR_FULL", 1), ("MONOCHROME2", 3)):
+        held = COLOUR if samples == 1 else GREY
+        case(
+            f"{samples} samples per pixel of {label}",
+            lambda path, held=held, label=label, samples=samples: make(
+                path, held, label, SamplesPerPixel=samples
+            ),
+            reason=f"wrong SamplesPerPixel: header says {samples}, the file holds",
+        )
+    for samples in (1, 3):
+        case(
+            f"jpeg with {samples} samples per pixel",
+            lambda path, samples=samples: coded(
+                path, pictures, "YBR_FULL_422", JPEG, SamplesPerPixel=samples
+            ),
+            truth=truth,
+            off=0.5,
+        )
+    case(
+        "signed 8 bits",
+        lambda path: make(path, (GREY.astype(int) - 128).astype(np.int8)),
+        truth=GREY3,
+    )
+    case(
+        "signed colours",
+        lambda path: make(path, COLOUR, "RGB", PixelRepresentation=1),
+        truth=COLOUR,
+    )
+    case(
+        "jpeg of signed colours",
+        lambda path: coded(path, pictures, "YBR_FULL_422", JPEG, PixelRepresentation=1),
+        truth=truth,
+        off=0.5,
+    )
+    case("label with a blank", lambda path: make(path, COLOUR, "RGB "), truth=COLOUR)
+    mixed = [*pictures[:3], jpeg(GREY[3])]
+    case(
+        "one grey jpeg of four",
+        lambda path: coded(path, mixed, "YBR_FULL_422", JPEG),
+        reason="mixed pictures: frame 3 has other channels",
+    )
+    for syntax in (ExplicitVRLittleEndian, LOSSLESS, J2K):
+        case(
+            f"jpegs under {syntax.name[:30]}",
+            lambda path, syntax=syntax: coded(path, pictures, "YBR_FULL_422", syntax),
+            truth=truth,
+            off=0.5,
+        )
+    case("uncompressed pixels under JPEG", as_if_jpeg, truth=COLOUR)
+    for sampling in ("440", "411"):
+        files = [imagecodecs.jpeg8_encode(f, level=97, subsampling=sampling) for f in COLOUR]
+        case(
+            f"jpeg of {sampling} as RGB",
+            lambda path, files=files: coded(path, [remarked(f, b"") for f in files], "RGB", JPEG),
+            truth=np.stack([by_pillow(f) for f in files]),
+            off=0.5,
+            note=COLOURS_DIFFER,
+        )
+    files = [
+        imagecodecs.jpeg2k_encode(f, level=0, codecformat="JP2", reversible=True) for f in COLOUR
+    ]
+    case("JP2 boxes", lambda path: coded(path, files, "YBR_RCT", J2K), truth=COLOUR)
+    high = [htj2k(f) for f in COLOUR]
+    high[1] = high[1][: len(high[1]) // 2] + b"\xff\xd9"
+    case(
+        "JPEG 2000 of high throughput, half of frame 1",
+        lambda path: coded(path, high, "YBR_RCT", HTJ2K),
+        reason="damaged: frame 1 does not decode",
+    )
+    many = [b"\xff\xd8" + adobe(1) + JFIF + p[2:] for p in pictures]
+    case(
+        "jpeg with every marker, as RGB",
+        lambda path: coded(path, many, "RGB", JPEG),
+        truth=truth,
+        off=0.5,
+        note=COLOURS_DIFFER,
+    )
+    for sof in (0xC5, 0xCB):
+        odd = [p.replace(b"\xff\xc0", bytes([0xFF, sof]), 1) for p in pictures]
+        case(
+            f"jpeg of kind {sof - 0xC0}",
+            lambda path, odd=odd: coded(path, odd, "RGB", JPEG),
+            reason=f"unsupported: JPEG of the kind SOF{sof - 0xC0}",
+        )
+
+
+def as_if_jpeg(path: Path) -> None:
+    make(path, COLOUR, "RGB")
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.file_meta.TransferSyntaxUID = JPEG
+    dataset.save_as(path, enforce_file_format=True)
+    raw = COLOUR.tobytes()
+    with path.open("ab") as file:
+        file.write(b"\xe0\x7f\x10\x00OB\0\0" + struct.pack("<I", len(raw)) + raw)
 
 
 def bytes_of_native() -> None:
@@ -767,7 +970,7 @@ def bytes_of_native() -> None:
 
 for add in (
     *(colours_of_jpegs, colours_without_loss, native_colours, depth),
-    *(palettes, fragments, bytes_of_native),
+    *(palettes, fragments, other_kinds, bytes_of_native),
 ):
     add()
 
