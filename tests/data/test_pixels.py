@@ -8,6 +8,7 @@ makes of it (Pillow); encoders are imagecodecs' and pydicom's, none of which we 
 import dataclasses
 import io
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1047,3 +1048,23 @@ def test_twelve_bits_in_the_upper_ones():
     stored = np.frombuffer(path.read_bytes()[-12 * 96 * 128 * 2 :], "<u2").reshape(12, 96, 128)
     video = decode.decode(str(path), np.arange(12))[..., 0]
     assert np.abs(video - (stored >> 4) * (255 / 4095)).max() <= 0.51
+
+
+# --- the decoder under another licence ------------------------------------------------------------
+
+
+def test_twelve_bits_with_loss_need_the_extra(tmp_path, monkeypatch):
+    deep = (GREY.astype(int) * 4095 // 255).astype(np.uint16)
+    pictures = [imagecodecs.jpeg8_encode(f, level=98, bitspersample=12) for f in deep]
+    tags: dict[str, Any] = {"template": deep, "BitsStored": 12, "HighBit": 11}
+    extended = UID("1.2.840.10008.1.2.4.51")
+    path = coded(tmp_path / "a.dcm", pictures, "MONOCHROME2", extended, **tags)
+    video = decode.decode(path, np.arange(FRAMES))
+    assert np.abs(video.astype(int) - GREY3).mean() < SOME_LOSS
+    pictures[2] = pictures[2][: len(pictures[2]) * 3 // 4] + b"\xff\xd9"
+    cut = coded(tmp_path / "b.dcm", pictures, "MONOCHROME2", extended, **tags)
+    with pytest.raises(UnreadableVideo, match=r"^damaged: frame 2 does not decode$"):
+        decode.decode(cut, np.arange(FRAMES))
+    monkeypatch.setitem(sys.modules, "libjpeg", None)
+    with pytest.raises(UnreadableVideo, match=r"^unsupported: JPEG with loss of more than 8 bits"):
+        decode.decode(path, np.array([1]))
