@@ -10,7 +10,6 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 
-import av
 import cv2
 import jpeg_ls
 import numpy as np
@@ -34,8 +33,6 @@ _FRAMES = {
 _OTHER_FRAMES = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # hierarchical ones and the like
 _END = b"\xff\xd9"
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
-
-av.logging.set_level(av.logging.PANIC)
 
 
 class Unsupported(ValueError):
@@ -84,8 +81,8 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     """
     if picture.channels not in (1, 3):
         raise Unsupported(f"pictures of {picture.channels} channels")
-    if picture.channels == 3 and picture.bits > 8 and picture.kind == _LOSSLESS:
-        raise Unsupported(f"lossless JPEG in colour of {picture.bits} bits")
+    if picture.channels == 3 and picture.bits > 8 and picture.kind in (_JPEG, _LOSSLESS):
+        raise Unsupported(f"{picture.kind} in colour of {picture.bits} bits")
     colours = picture.colours or colours
     if picture.kind == _JPEG_2000:
         pixels = openjpeg.decode(data[picture.start :])
@@ -94,7 +91,7 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     elif picture.kind == _JPEG_LS:
         pixels = _jpeg_ls(data, picture)
     elif picture.bits > 8:
-        pixels = _deep_lossless(data, picture) if picture.kind == _LOSSLESS else _deep(data)
+        pixels = _deep(data, picture)
     elif picture.kind == _LOSSLESS:
         if picture.bits < 8:
             raise Unsupported(f"lossless JPEG of {picture.bits} bits")
@@ -152,13 +149,14 @@ def _describe_jpeg(data: bytes) -> Picture:
             raise Unsupported(f"JPEG of the kind SOF{marker - 0xC0}")
         if marker in _FRAMES:
             frame = _FRAMES[marker], held
-        elif marker == 0xE0 and held.startswith(b"JFIF\0"):
+        # Shorter ones than are due say nothing, as libjpeg has it.
+        elif marker == 0xE0 and held.startswith(b"JFIF\0") and len(held) >= 14:
             jfif = True
-        elif marker == 0xEE and held.startswith(b"Adobe"):
+        elif marker == 0xEE and held.startswith(b"Adobe") and len(held) >= 12:
             adobe = held[11]
-        elif marker == 0xE8 and held.startswith(b"mrfx"):
+        elif marker == 0xE8 and held.startswith(b"mrfx") and len(held) >= 5:
             colours = RGB if held[4] else OPEN  # the decoder takes this transform back
-        elif marker == 0xE8 and held.startswith(b"SPIFF\0"):
+        elif marker == 0xE8 and held.startswith(b"SPIFF\0") and len(held) >= 19:
             # Of "RGB" nothing follows: CharLS writes it for whatever has three channels.
             colours = YCBCR if held[18] in (3, 4) else OPEN
     if frame is None:
@@ -207,11 +205,12 @@ def _describe_jpeg_2000(data: bytes) -> Picture:
 
 
 def _closed(data: bytes) -> bytes:
-    """The stream with its end, which some writers leave out; zeros fill up behind it."""
-    data = data.rstrip(b"\0")
-    if data.endswith(_END):
-        return data
-    return data + (b"\0" if data.endswith(b"\xff") else b"") + _END  # 255 is stored with a zero
+    """The stream with its end, which some writers leave out; bytes may fill up behind it."""
+    bare = data.rstrip(b"\0\xff")
+    if bare.endswith(_END):
+        return bare
+    bare = data.rstrip(b"\0")
+    return bare + (b"\0" if bare.endswith(b"\xff") else b"") + _END  # 255 is stored with a zero
 
 
 def _turbo(data: bytes, picture: Picture) -> np.ndarray:
@@ -249,33 +248,18 @@ def _stored_as_is(data: bytes) -> bytes:
     return b"".join((*parts, data[position:]))
 
 
-def _deep_lossless(data: bytes, picture: Picture) -> np.ndarray:
-    """By FFmpeg: grey of 9 to 16 bits, which it moves to the upper bits."""
-    decoder = av.codec.CodecContext.create("mjpeg", "r")
-    decoder.options = {"err_detect": "explode"}
-    decoder.thread_count = 1
-    try:
-        frames = [*decoder.decode(av.Packet(_closed(data))), *decoder.decode(None)]
-    except av.error.FFmpegError as error:
-        raise ValueError("FFmpeg refuses it") from error
-    if len(frames) != 1:
-        raise ValueError("no picture")
-    return frames[0].to_ndarray().astype(np.uint16) >> (16 - picture.bits)
-
-
-def _deep(data: bytes) -> np.ndarray:
-    """JPEG with loss of 12 bits, which only a decoder under the GPL reads.
+def _deep(data: bytes, picture: Picture) -> np.ndarray:
+    """JPEG and lossless JPEG of more than 8 bits, which only a large package reads.
 
     It says nothing where a picture ends too soon; but then it goes on to read what follows.
     """
     try:
-        import libjpeg
+        from imagecodecs import jpeg8_decode
     except ImportError as error:
-        raise Unsupported(
-            "JPEG with loss of more than 8 bits (pip install pylibjpeg-libjpeg)"
-        ) from error
+        what = f"{picture.kind} of {picture.bits} bits (pip install imagecodecs)"
+        raise Unsupported(what) from error
     whole = _closed(data)
-    pixels, followed = (libjpeg.decode(d) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END))
+    pixels, followed = (jpeg8_decode(d) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END))
     if not np.array_equal(pixels, followed):
         raise ValueError("ends too soon")
     return pixels

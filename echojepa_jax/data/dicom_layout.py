@@ -103,6 +103,13 @@ def beginning(file: BinaryIO, layout: Layout, k: int, size: int) -> bytes:
     return file.read(min(size, held))
 
 
+def unsupported_bits(bits: int) -> UnreadableVideo:
+    """The error for samples of so many bits."""
+    return UnreadableVideo(
+        f"unsupported: DICOM pixels of {'more than 16' if bits > 16 else bits} bits"
+    )
+
+
 def _pixel_data(file: BinaryIO) -> tuple[int, bool]:
     """Where the element of pixel data begins, and whether it is big-endian."""
     here = file.tell()
@@ -130,11 +137,7 @@ def _truncated(said: int, held: int) -> UnreadableVideo:
 def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list[Piece]], bool]:
     """The frames of uncompressed pixels, and whether their colours are halved."""
     if shape.bits not in (8, 16):
-        raise UnreadableVideo(
-            f"unsupported: DICOM pixels of {shape.bits} bits"
-            if shape.bits < 16
-            else "unsupported: DICOM pixels of more than 16 bits"
-        )
+        raise unsupported_bits(shape.bits)
     pixels = shape.rows * shape.columns * (shape.bits // 8)
     # What the label says of channels, where the number of bytes agrees with it.
     labelled = 3 if shape.photometric.startswith(("RGB", "YBR")) else 1

@@ -22,6 +22,8 @@ from echojepa_jax.data.dicom_layout import Layout, Shape
 from echojepa_jax.data.video_info import (
     COLOURS_DIFFER,
     DEPTH_DIFFERS,
+    DEPTH_UNTOLD,
+    MAX_FRAME_PIXELS,
     WINDOW_UNUSED,
     UnreadableVideo,
     notes,
@@ -89,12 +91,14 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
             raise UnreadableVideo("wrong PhotometricInterpretation: a palette for three channels")
         odd = shape.samples == 3 and (label == OPEN or shape.photometric in ("YBR_RCT", "YBR_ICT"))
         if is_rle and shape.bits not in (8, 16):
-            raise UnreadableVideo(f"unsupported: DICOM pixels of {shape.bits} bits")
+            raise dicom_layout.unsupported_bits(shape.bits)
         note = COLOURS_DIFFER if odd else ""
         return Pixels(file, layout, shape, None, label or RGB, planar, note)
     picture = _described(dicom_layout.read(file, layout, 0), 0)
+    if picture.height * picture.width > MAX_FRAME_PIXELS:
+        raise UnreadableVideo("damaged: frame 0 does not decode")
     if picture.bits > 16:
-        raise UnreadableVideo("unsupported: DICOM pixels of more than 16 bits")
+        raise dicom_layout.unsupported_bits(picture.bits)
     colours, note = RGB, ""
     if picture.channels == 3:
         told = picture.colours or _told_by_another(file, layout)
@@ -265,7 +269,7 @@ def _levels(
             bits = said
         # Every value of 12 bits is rare, of 11 usual; but 8 bits are not shown as dark ones of 16.
         elif bits == 8 or said - bits >= 2:
-            note = notes(note, DEPTH_DIFFERS)
+            note = notes(note, DEPTH_UNTOLD)
         else:
             bits = said
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if lowest < 0 else (0, 2**bits - 1)

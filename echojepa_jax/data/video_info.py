@@ -48,6 +48,7 @@ NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: ano
 # Notes on pictures that are not what their header says.
 COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: these are believed"
 DEPTH_DIFFERS = "BitsStored or HighBit contradict the pixels: these are believed"
+DEPTH_UNTOLD = "deep pixels without a window: those that occur tell what is white"
 WINDOW_UNUSED = "the window would leave nothing but black or white: it is not used"
 # Notes on how a file wants to be shown.
 NON_SQUARE = "non-square pixels: they are taken as they are stored"
