@@ -1081,7 +1081,7 @@ def test_deep_jpegs_need_the_extra(tmp_path, monkeypatch):
 def test_real_files_that_others_read():
     """With a marker that is too short, and with bytes of filling behind the picture."""
     video = decode.decode(real("SC_rgb_jpeg.dcm"), np.array([0]))
-    assert np.ptp(video.astype(int), axis=-1).max() < 4, "it is white, and not pink"
+    assert np.ptp(video.astype(int), axis=-1).mean() < 1, "it is white, and not pink"
     stored = imagecodecs.jpeg8_decode(pictures_in(Path(real("JPEG-LL.dcm")))[0]).astype(int)
     shown = decode.decode(real("JPEG-LL.dcm"), np.array([0]))[0, ..., 0]
     assert np.corrcoef(stored.ravel(), shown.ravel())[0, 1] > 0.99
