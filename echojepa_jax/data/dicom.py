@@ -14,6 +14,7 @@ import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from echojepa_jax.data import dicom_layout, dicom_pixels
+from echojepa_jax.data import dicom_dataset, dicom_layout, dicom_pixels
 from echojepa_jax.data.dicom_layout import Shape
 from echojepa_jax.data.dicom_pixels import Pixels
 from echojepa_jax.data.video_info import (
@@ -55,10 +56,10 @@ _TAGS: list[Any] = [
 # What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
 _PYDICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-    *(InvalidDicomError, BytesLengthException, struct.error),
+    *(InvalidDicomError, BytesLengthException, struct.error, zlib.error),
 )
 # Transfer syntaxes: pixels as they are, pictures in fragments, and run-length coded ones.
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.99", ".2"))
 _CODED = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
 _RLE = "1.2.840.10008.1.2.5"
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
@@ -156,7 +157,7 @@ def identity(path: str) -> tuple[str, str]:
     tags = ["PatientID", "PatientName", "StudyInstanceUID"]
     try:
         with open(path, "rb") as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
+            dataset, _ = dicom_dataset.read(file, tags)
         patient, name, study = (str(dataset.get(tag) or "").strip() for tag in tags)
     except _PYDICOM_ERRORS as error:
         raise UnreadableVideo("damaged: the DICOM header cannot be read") from error
@@ -173,13 +174,13 @@ def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
 def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
     """Open a DICOM file and read its header; whatever pydicom raises becomes UnreadableVideo."""
     if first_bytes(path)[128:132] != b"DICM":
-        raise UnreadableVideo("not a video file: named .dcm, but no DICOM content")
+        raise UnreadableVideo("not a video file: named .dcm, but it lacks DICOM's mark at byte 128")
     stage = "header"
     try:
-        with open(path, "rb") as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+        with open(path, "rb") as opened:
+            stamp = os.fstat(opened.fileno())
+            dataset, file = dicom_dataset.read(opened, _TAGS)
             pixels, start = _pixels(file, dataset)
-            stamp = os.fstat(file.fileno())
             occurring = functools.partial(_occurring, path, stamp.st_size, stamp.st_mtime_ns)
             header = _header(dataset, pixels, occurring)
             file.seek(start)
@@ -238,8 +239,8 @@ def _occurring(path: str, size: int, changed: int) -> np.ndarray:
 
     All frames are read, once: one scale holds for them all.
     """
-    with open(path, "rb") as file:
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+    with open(path, "rb") as opened:
+        dataset, file = dicom_dataset.read(opened, _TAGS)
         pixels, _ = _pixels(file, dataset)
         counts = np.zeros(2**16, np.int64)
         for k in range(len(pixels.layout.frames)):

@@ -5,7 +5,7 @@ have wrong tables or no end, and uncompressed colours take three bytes a pixel, 
 """
 
 import dataclasses
-import os
+import io
 import struct
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -78,7 +78,7 @@ def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tu
     if length == _UNDEFINED or (in_items and has_pictures):
         return _fragmented(file, start, shape, has_pictures, table), begin
     swapped = big_endian and rest[:2] == b"OW" and shape.bits == 8
-    size = os.fstat(file.fileno()).st_size
+    size = _size(file)
     pieces, halved = _native(start, length, size - start, shape)
     return Layout(pieces, False, halved, big_endian, swapped, start), begin
 
@@ -120,6 +120,10 @@ def _pixel_data(file: BinaryIO) -> tuple[int, bool]:
             if len(head) == 4 and struct.unpack(f"{endian}HH", head) == _PIXEL_DATA:
                 return position, endian == ">"
     raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, io.SEEK_END)
 
 
 def _wrong_count(said: int, held: int) -> UnreadableVideo:
@@ -214,7 +218,7 @@ def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:
     """The items from `start` on, and how they end: at their "delimiter" or at the "end" of the file
     (or zeros up to it), "cut" in the middle of one, or before something "other".
     """
-    size, position = os.fstat(file.fileno()).st_size, start
+    size, position = _size(file), start
     items: list[Piece] = []
     while True:
         file.seek(position)

@@ -224,7 +224,7 @@ def shown(
     """
     photometric = pixels.shape.photometric
     if photometric == "PALETTE COLOR" and pixels.channels == 1:
-        return _palette(dataset), ""
+        return _palette(dataset, ">" if pixels.layout.big_endian else "<"), ""
     inverted = photometric == "MONOCHROME1" and pixels.channels == 1
     sign = dataset.get("PixelRepresentation")
     if sign is None and pixels.bits > 8 and pixels.channels == 1:
@@ -345,7 +345,7 @@ def _first(value: object) -> float:
 # --- palettes -------------------------------------------------------------------------------------
 
 
-def _palette(dataset: pydicom.Dataset) -> ToRgb:
+def _palette(dataset: pydicom.Dataset, endian: str) -> ToRgb:
     """The map of palette indices [H, W] to uint8 [H, W, 3]."""
     name = f"Red{_LUT}Descriptor"
     if dataset.get(name) is None:
@@ -361,7 +361,6 @@ def _palette(dataset: pydicom.Dataset) -> ToRgb:
         for colour in _COLOURS:
             if not dataset.get(f"{colour}{_LUT}Data"):
                 raise UnreadableVideo(f"incomplete: the header lacks {colour}{_LUT}Data")
-        endian = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
         parts = [
             _entries(dataset[f"{colour}{_LUT}Data"].value, entries, bits, endian)
             for colour in _COLOURS

@@ -909,6 +909,13 @@ def other_kinds() -> None:
             off=0.5,
         )
     case("uncompressed pixels under JPEG", as_if_jpeg, truth=COLOUR)
+    case("deflated", deflated, truth=COLOUR)
+    for written, said in (("1.2.1", "1.2.2"), ("1.2.2", "1.2.1"), ("1.2.2", "1.2")):
+        case(
+            f"the byte order of {written}, said to be {said}",
+            lambda path, w=written, s=said: other_order(path, w, s),
+            truth=GREY3,
+        )
     for sampling in ("440", "411"):
         files = [imagecodecs.jpeg8_encode(f, level=97, subsampling=sampling) for f in COLOUR]
         case(
@@ -944,6 +951,26 @@ def other_kinds() -> None:
             lambda path, odd=odd: coded(path, odd, "RGB", JPEG),
             reason=f"unsupported: JPEG of the kind SOF{sof - 0xC0}",
         )
+
+
+def deflated(path: Path) -> None:
+    make(path, COLOUR, "RGB")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def other_order(path: Path, written: str, said: str) -> None:
+    """A data set in another byte order than its transfer syntax says."""
+    deep = GREY.astype(np.uint16) * 257
+    make(path, deep, syntax=UID(f"1.2.840.10008.{written}"))
+    data = path.read_bytes()
+    end = 144 + int.from_bytes(data[140:144], "little")
+    head = data[:end].replace(
+        f"1.2.840.10008.{written}\0".encode(), f"1.2.840.10008.{said}".ljust(20, "\0").encode()
+    )
+    assert len(head) == end
+    path.write_bytes(head + data[end:])
 
 
 def as_if_jpeg(path: Path) -> None:
