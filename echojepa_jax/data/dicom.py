@@ -23,7 +23,7 @@ import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from echojepa_jax.data import dicom_dataset, dicom_layout, dicom_pixels
+from echojepa_jax.data import dicom_dataset, dicom_layout, dicom_pixels, dicom_video
 from echojepa_jax.data.dicom_layout import Shape
 from echojepa_jax.data.dicom_pixels import Pixels
 from echojepa_jax.data.video_info import (
@@ -108,8 +108,7 @@ class _Header:
     note: str
     spacing: tuple[float, float]
     modality: str
-    pixels: Pixels
-    to_rgb: Callable[[np.ndarray], np.ndarray]
+    pictures: Callable[[Sequence[int]], Iterator[np.ndarray]]
 
 
 def probe(path: str) -> VideoInfo:
@@ -166,8 +165,8 @@ def identity(path: str) -> tuple[str, str]:
 
 def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` as uint8 [H, W, 3]."""
-    for k in ids:
-        yield header.to_rgb(dicom_pixels.samples(header.pixels, k)[header.rows, header.columns])
+    for image in header.pictures(ids):
+        yield image[header.rows, header.columns]
 
 
 @contextlib.contextmanager
@@ -180,9 +179,17 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
         with open(path, "rb") as opened:
             stamp = os.fstat(opened.fileno())
             dataset, file = dicom_dataset.read(opened, _TAGS)
-            pixels, start = _pixels(file, dataset)
-            occurring = functools.partial(_occurring, path, stamp.st_size, stamp.st_mtime_ns)
-            header = _header(dataset, pixels, occurring)
+            key = path, stamp.st_size, stamp.st_mtime_ns
+            if dataset.file_meta.get(_SYNTAX) in dicom_video.SYNTAXES:
+                pictures, start = _video(file, dataset)
+                header = _header(dataset, _decoding(*key), pictures, "")
+            else:
+                pixels, start = _pixels(file, dataset)
+                occurring = functools.partial(_occurring, *key)
+                to_rgb, note = dicom_pixels.shown(dataset, pixels, occurring)
+                pictures = functools.partial(_shown, pixels, to_rgb)
+                note = notes(pixels.note, note)
+                header = _header(dataset, len(pixels.layout.frames), pictures, note)
             file.seek(start)
             stage = "pixel data"
             yield file, header
@@ -248,30 +255,74 @@ def _occurring(path: str, size: int, changed: int) -> np.ndarray:
     return np.flatnonzero(counts)
 
 
+def _shown(pixels: Pixels, to_rgb: dicom_pixels.ToRgb, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    for k in ids:
+        yield to_rgb(dicom_pixels.samples(pixels, k))
+
+
+def _video(
+    file: BinaryIO, dataset: pydicom.Dataset
+) -> tuple[Callable[[Sequence[int]], Iterator[np.ndarray]], int]:
+    """What yields the frames of a video in a DICOM file, and where it begins."""
+    missing = [name for name in ("Rows", "Columns") if not dataset.get(name)]
+    if missing:
+        raise UnreadableVideo(f"incomplete: the header lacks {missing[0]}")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    data, start = dicom_layout.stream(file)
+
+    def pictures(ids: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = set(ids)
+        for k, image in enumerate(dicom_video.frames(data, dataset.file_meta[_SYNTAX].value)):
+            if image.shape[:2] != (rows, columns):
+                raise dicom_layout.wrong_size((rows, columns), k, image.shape[:2])
+            if k in wanted:
+                yield image
+            if k >= ids[-1]:
+                return
+
+    return pictures, start
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoding(path: str, size: int, changed: int) -> int:
+    """How many frames of the video in a DICOM file of that size and time of change decode."""
+    with open(path, "rb") as opened:
+        dataset, file = dicom_dataset.read(opened, _TAGS)
+        data, _ = dicom_layout.stream(file)
+    held = sum(1 for _ in dicom_video.frames(data, dataset.file_meta[_SYNTAX].value))
+    if not held:
+        raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
+    said = int(dataset.get("NumberOfFrames") or held)
+    if held != said:
+        wrong = dicom_layout.truncated if held < said else dicom_layout.wrong_count
+        raise wrong(said, held)
+    return held
+
+
 def _header(
-    dataset: pydicom.Dataset, pixels: Pixels, occurring: Callable[[], np.ndarray]
+    dataset: pydicom.Dataset,
+    frames: int,
+    pictures: Callable[[Sequence[int]], Iterator[np.ndarray]],
+    of_pixels: str,
 ) -> _Header:
-    to_rgb, depth = dicom_pixels.shown(dataset, pixels, occurring)
     rows, columns, spacing, note = _region(dataset)
     fps, timing = _frame_rate(dataset)
     modality = _modality(dataset)
     return _Header(
-        frames=len(pixels.layout.frames),
+        frames=frames,
         fps=fps,
         rows=rows,
         columns=columns,
         note=notes(
             note,
-            pixels.note,
-            depth,
+            of_pixels,
             *timing,
             NON_SQUARE if _non_square(dataset, spacing) else "",
             "" if modality == ULTRASOUND else not_ultrasound(modality),
         ),
         spacing=spacing,
         modality=modality,
-        pixels=pixels,
-        to_rgb=to_rgb,
+        pictures=pictures,
     )
 
 

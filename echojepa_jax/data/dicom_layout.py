@@ -96,11 +96,39 @@ def read(file: BinaryIO, layout: Layout, k: int) -> bytes:
     return b"".join(parts)
 
 
+def stream(file: BinaryIO) -> tuple[bytes, int]:
+    """The bytes of all fragments in `file`, which stands at the pixel data, and where these begin.
+
+    Raises:
+      UnreadableVideo: there are none, or the file ends within one.
+    """
+    begin, _ = _pixel_data(file)
+    file.seek(begin + 4)
+    items, ending = _items(file, begin + (12 if file.read(2) in _VRS else 8))
+    if ending == "cut":
+        raise UnreadableVideo("truncated: the file ends within its video")
+    if len(items) < 2:
+        raise UnreadableVideo("no frames: the DICOM file holds no fragments")
+    parts = []
+    for start, size in items[1:]:
+        file.seek(start)
+        parts.append(file.read(size))
+    return b"".join(parts), begin
+
+
 def beginning(file: BinaryIO, layout: Layout, k: int, size: int) -> bytes:
     """The first `size` bytes of frame `k`, or fewer if its first piece is shorter."""
     start, held = layout.frames[k][0]
     file.seek(start)
     return file.read(min(size, held))
+
+
+def wrong_size(said: Sequence[int], k: int, held: Sequence[int]) -> UnreadableVideo:
+    """The error for frame `k` of another height and width than are said."""
+    return UnreadableVideo(
+        f"wrong Rows and Columns: header says {said[0]} x {said[1]}, "
+        f"frame {k} has {held[0]} x {held[1]}"
+    )
 
 
 def unsupported_bits(bits: int) -> UnreadableVideo:
@@ -126,12 +154,14 @@ def _size(file: BinaryIO) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-def _wrong_count(said: int, held: int) -> UnreadableVideo:
+def wrong_count(said: int, held: int) -> UnreadableVideo:
+    """The error for another number of frames than is said, where the file is whole."""
     # Which ones are meant, nobody can tell.
     return UnreadableVideo(f"wrong NumberOfFrames: header says {said} frames, file holds {held}")
 
 
-def _truncated(said: int, held: int) -> UnreadableVideo:
+def truncated(said: int, held: int) -> UnreadableVideo:
+    """The error for fewer frames than are said, where the file ends too soon."""
     return UnreadableVideo(f"truncated: header says {said} frames, file holds {held}")
 
 
@@ -165,9 +195,9 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
     frames = shape.frames or max(1, length // size)
     held = min(length, rest) // size
     if held > frames and not fits:
-        raise _wrong_count(frames, held)
+        raise wrong_count(frames, held)
     if held < frames:
-        raise _truncated(frames, held)
+        raise truncated(frames, held)
     return [[(start + k * size, size)] for k in range(frames)], sizes[size]
 
 
@@ -196,17 +226,17 @@ def _fragmented(
     starts = sum(begun)
     said = shape.frames or starts or len(items)
     if ending == "cut" or not items:
-        raise _truncated(max(1, said), min(starts or len(items), max(1, said) - 1))
+        raise truncated(max(1, said), min(starts or len(items), max(1, said) - 1))
     if len(items) == said:
         return Layout([[item] for item in items], True)
     if starts > said:
-        raise _wrong_count(said, starts)
+        raise wrong_count(said, starts)
     if len(items) < said:
         if ending == "other":
             raise UnreadableVideo(f"damaged: what follows frame {len(items) - 1} is no fragment")
         if ending == "delimiter":
-            raise _wrong_count(said, starts or len(items))
-        raise _truncated(said, len(items))
+            raise wrong_count(said, starts or len(items))
+        raise truncated(said, len(items))
     firsts = [k for k, begins in enumerate(begun) if begins]
     if starts != said or firsts[0] != 0:
         firsts = _by_table(items, said, table, extended)

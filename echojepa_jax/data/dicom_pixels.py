@@ -162,10 +162,8 @@ def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
     if (picture.channels, picture.bits) != (first.channels, first.bits):
         raise UnreadableVideo(f"mixed pictures: frame {k} has other channels or bits than frame 0")
     if (picture.height, picture.width) != (shape.rows, shape.columns):
-        raise UnreadableVideo(
-            f"wrong Rows and Columns: header says {shape.rows} x {shape.columns}, "
-            f"frame {k} has {picture.height} x {picture.width}"
-        )
+        size = picture.height, picture.width
+        raise dicom_layout.wrong_size((shape.rows, shape.columns), k, size)
     try:
         return codestream.decode(data, picture, pixels.colours)
     except codestream.Unsupported as error:

@@ -74,7 +74,7 @@ def strange(folder: Path, whole, hearts) -> set[str]:
     make(folder / "huge.dcm", grey, FrameTime=20.0, Rows=60_000, Columns=60_000)
     assert MAX_FRAME_PIXELS < 60_000**2
     make(folder / "syntax.dcm", grey, FrameTime=20.0)
-    for name, syntax in (("syntax", UID("1.2.840.10008.1.2.4.100")), ("liar", JPEG2000Lossless)):
+    for name, syntax in (("syntax", UID("1.2.840.10008.1.2.4.94")), ("liar", JPEG2000Lossless)):
         dataset = pydicom.dcmread(whole["dcm"])
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset["PixelData"].is_undefined_length = True

@@ -494,14 +494,15 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
         change(dataset)
         dataset.save_as(folder / name)
 
-    def as_h264(dataset: Dataset) -> None:
-        dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")
+    def as_h264(dataset: Dataset, syntax: str = "1.2.840.10008.1.2.4.102") -> None:
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
         dataset.PixelData = encapsulate([b"not really"])
         dataset["PixelData"].is_undefined_length = True
 
     changed("nopixels.dcm", lambda dataset: dataset.__delattr__("PixelData"))
     changed("norows.dcm", lambda dataset: dataset.__delattr__("Rows"))
     changed("h264.dcm", as_h264)
+    changed("jpip.dcm", lambda dataset: as_h264(dataset, "1.2.840.10008.1.2.4.94"))
     changed("wrongsize.dcm", lambda dataset: setattr(dataset, "Rows", 21))
     changed("nophotometric.dcm", lambda dataset: dataset.__delattr__("PhotometricInterpretation"))
     changed("nosigned.dcm", lambda dataset: dataset.__delattr__("PixelRepresentation"))
@@ -511,7 +512,8 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
     return {
         "nopixels.dcm": "no frames: ",
         "norows.dcm": "incomplete: the header lacks Rows",
-        "h264.dcm": "unsupported: DICOM transfer syntax MPEG-4 AVC/H.264",
+        "h264.dcm": "damaged: frame 0 does not decode",
+        "jpip.dcm": "unsupported: DICOM transfer syntax JPIP",
         "wrongsize.dcm": "truncated: header says 5 frames, file holds 4",
         "nophotometric.dcm": "incomplete: the header lacks PhotometricInterpretation",
         "nosigned.dcm": "incomplete: the header lacks PixelRepresentation",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import imagecodecs
 import numpy as np
 import pydicom
@@ -234,7 +235,7 @@ class Case:
     write: Callable[[Path], Any]
     truth: np.ndarray | None = None
     off: float = NO_LOSS
-    reason: str = ""
+    reason: str | tuple[str, ...] = ""
     note: str = ""
 
 
@@ -953,6 +954,65 @@ def other_kinds() -> None:
         )
 
 
+def videos() -> None:
+    # Smooth, because speckle is what such codecs lose; and x265 breaks on pictures below 64 rows.
+    smooth = COLOUR[:, :16].repeat(4, axis=1).repeat(2, axis=2)
+    for codec, syntax in (("mpeg2video", "100"), ("libx264", "102"), ("libx265", "107")):
+        for form in ("bare", "mp4"):
+            if form == "mp4" and codec == "mpeg2video":
+                continue
+            stream = video_stream(smooth, codec, form)
+
+            def write(path: Path, stream=stream, syntax=syntax, **how: Any) -> None:
+                how = {"template": smooth} | how
+                coded(
+                    path, [stream], "YBR_PARTIAL_420", UID(f"1.2.840.10008.1.2.4.{syntax}"), **how
+                )
+
+            name = f"{codec}, {form}"
+            case(name, write, truth=smooth, off=12.0)
+            case(f"{name}, in pieces", lambda p, w=write: w(p, pieces=3), truth=smooth, off=12.0)
+            case(
+                f"{name}, a third is missing",
+                lambda p, h=stream[: len(stream) * 2 // 3], s=syntax: coded(
+                    p, [h], "YBR_PARTIAL_420", UID(f"1.2.840.10008.1.2.4.{s}"), template=smooth
+                ),
+                reason=("damaged: frame 0 ", "no frames: "),
+            )
+            case(
+                f"{name}, said to have 6",
+                lambda p, w=write: w(p, said=6),
+                reason=f"truncated: header says 6 frames, file holds {FRAMES}",
+            )
+            case(
+                f"{name}, said to have 3",
+                lambda p, w=write: w(p, said=3),
+                reason=f"wrong NumberOfFrames: header says 3 frames, file holds {FRAMES}",
+            )
+            case(
+                f"{name}, cut", lambda p, w=write: w(p, ending="cut"), reason="truncated: the file"
+            )
+            case(
+                f"{name} of another size",
+                lambda p, w=write: w(p, template=np.zeros((1, 40, 48, 3), np.uint8)),
+                reason="wrong Rows and Columns: header says 40 x 48, frame 0 has 64 x 96",
+            )
+
+
+def video_stream(frames: np.ndarray, codec: str, form: str) -> bytes:
+    """H.264 and the like, bare or in an MP4."""
+    out = io.BytesIO()
+    bare = {"mpeg2video": "mpeg2video", "libx264": "h264", "libx265": "hevc"}[codec]
+    with av.open(out, "w", format=bare if form == "bare" else "mp4") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
 def deflated(path: Path) -> None:
     make(path, COLOUR, "RGB")
     dataset = pydicom.dcmread(path)
@@ -1005,7 +1065,7 @@ def bytes_of_native() -> None:
 
 for add in (
     *(colours_of_jpegs, colours_without_loss, native_colours, depth),
-    *(palettes, fragments, other_kinds, bytes_of_native),
+    *(palettes, fragments, other_kinds, videos, bytes_of_native),
 ):
     add()
 
