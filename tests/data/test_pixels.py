@@ -972,9 +972,10 @@ def videos() -> None:
             name = f"{codec}, {form}"
             case(name, write, truth=smooth, off=12.0)
             case(f"{name}, in pieces", lambda p, w=write: w(p, pieces=3), truth=smooth, off=12.0)
+            half = stream[: len(stream) // 2]
             case(
-                f"{name}, a third is missing",
-                lambda p, h=stream[: len(stream) * 2 // 3], s=syntax: coded(
+                f"{name}, half is missing",
+                lambda p, h=half, s=syntax: coded(
                     p, [h], "YBR_PARTIAL_420", UID(f"1.2.840.10008.1.2.4.{s}"), template=smooth
                 ),
                 reason=("damaged: frame 0 ", "no frames: "),
