@@ -56,6 +56,15 @@ def test_dicom_folder_without_its_directory_file(tree):
     assert "DICOMDIR" not in names(f"dicom:{tree}")
 
 
+def test_a_folder_may_be_called_as_an_option(tmp_path):
+    write(tmp_path / "a,b=1" / "x.dcm", "")
+    for more in ("", "/*.dcm", "/x.dcm"):
+        assert names(f"dicom:{tmp_path}/a,b=1{more}") == ["x.dcm"]
+        assert names(f"dicom:{tmp_path}/a,b=1{more},modality=any") == ["x.dcm"]
+    with pytest.raises(UserError, match="has no option 'modalities'; there is: modality=US"):
+        read_source(f"dicom:{tmp_path}/a,b=1,modalities=any")
+
+
 def test_glob_and_single_file(tree):
     assert names(f"videos:{tree}/a/*.mp4") == ["x.mp4"]
     assert names(f"videos:{tree}/**/*.[am]*") == ["a/x.mp4", "b.avi"]

@@ -23,9 +23,7 @@ def read(path: str, source: str) -> list[Sample]:
     Raises:
       UserError: there is no such folder or file, or an option is unknown.
     """
-    options = {"modality": ULTRASOUND}
-    if not os.path.lexists(os.path.expanduser(path)):  # a folder may be called "a,b=c"
-        path, options = split_options(path, options, source)
+    path, options = split_options(path, {"modality": ULTRASOUND}, source)
     codes = options["modality"].upper().split("+")
     wanted = () if codes == ["ANY"] else tuple(codes)
     return [

@@ -1,5 +1,6 @@
 """Options behind the path of a source: "camus:/data/CAMUS,key=value"."""
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -11,15 +12,18 @@ def split_options(
 ) -> tuple[str, dict[str, str]]:
     """The path itself, and the options, given or by default.
 
-    What stands behind a comma is an option if it is a word and an equals sign; any other comma is
-    part of the path.
+    What stands behind a comma is an option if it is a word and an equals sign, and there is nothing
+    of that name; any other comma is part of the path.
 
     Raises:
       UserError: an option is unknown.
     """
     options = dict(defaults)
-    while match := re.fullmatch(r"(.*),([a-z_]+)=([^,/]*|[^,]*)", path):
-        path, key, value = match.groups()
+    while match := re.fullmatch(r"(.*),([a-z_]+)=([^,/]*|[^,]*)", path, re.DOTALL):
+        before, key, value = match.groups()
+        if os.path.lexists(os.path.expanduser(f"{before},{key}={value.partition('/')[0]}")):
+            break
+        path = before
         if key not in defaults:
             known = ", ".join(f"{name}={value}" for name, value in defaults.items())
             raise UserError(f"Source {source!r} has no option {key!r}; there is: {known}.")
