@@ -12,6 +12,9 @@ from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel.mesh import whole
 
+USED_MASK_TOKENS = 1
+"""The first ones: the original picks a token by clip length, and there is one clip length."""
+
 
 class Predictor(nn.Module):
     """A narrow transformer over context tokens and mask tokens (method, section 3).
@@ -19,9 +22,8 @@ class Predictor(nn.Module):
     Attributes:
       out_width: width of the encoder whose embeddings are predicted.
       width, depth, heads, mlp_hidden: of the predictor itself.
-      mask_tokens: how many learned mask tokens there are. Only the first one is used: the original
-        picks it by clip length, and there is one clip length. The others exist because the released
-        checkpoints have them; AdamW decays them from zero to zero.
+      mask_tokens: how many learned mask tokens there are. Only the first one is used. The others
+        exist because the released checkpoints have them, and keep their bits in training.
       scan_layers, remat, dtype, attention: see `Encoder`.
     """
 

@@ -29,6 +29,7 @@ from echojepa_jax.data.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.units import unit_of
 from echojepa_jax.parallel.hosts import any_true, is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.probes.encode import tokens_of
@@ -48,7 +49,6 @@ RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
 VIEW_PATIENTS = 20  # with fewer in training, a view has no regression of its own
-UNITS = {"ef": "%", "esv": "mL", "edv": "mL", "rvsp": "mmHg"}  # for the report's axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,7 +376,7 @@ class OnlineProbe:
                 "true": fit.true.tolist(),
                 "predicted": fit.predicted.tolist(),
                 "predicted_init": at_init.predicted.tolist(),
-                "unit": UNITS.get(name, ""),
+                "unit": unit_of(self._test, name),
                 **fit.scores,
                 **{f"{score}_init": value for score, value in at_init.scores.items()},
             }

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest, splits
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.units import check_unit, of_errors, unit_of
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
@@ -115,7 +116,8 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     val, test = parts["val_split"], parts["test_split"]
     used = {name: [samples[row] for row in rows_of(part)] for name, part in parts.items()}
     manifest.check_patients({data[name]: part for name, part in used.items()})
-    task = fit_task(task_config.kind, task_config.target, train)
+    unit = unit_of((sample for part in used.values() for sample in part), task_config.target)
+    task = fit_task(task_config.kind, task_config.target, train, unit)
     for part in (val, test):
         task.encode([example.label for example in part])  # a class that training lacks is an error
     for name, part in (("train", train), ("val", val), ("test", test)):
@@ -254,13 +256,14 @@ def said(result: Mapping[str, Any]) -> str:
     """The main score of metrics.json, as a sentence."""
     task, test = result["task"], result["test"]
     name = "mae" if task["kind"] == "regression" else "accuracy"
-    score, unit = test["scores"][name], f" {task['unit']}" if task["unit"] else ""
+    score, unit = test["scores"][name], of_errors(task["unit"])
     interval = ""
     if score["low"] is not None:
         interval = f" (95 % interval {score['low']:.4g} to {score['high']:.4g})"
     unreadable = f"; {test['unreadable']} could not be read" if test["unreadable"] else ""
     return (
-        f"{task['target']}: {name.replace('mae', 'MAE')} {score['value']:.4g}{unit}{interval} on "
+        f"{task['target']}: {name.replace('mae', 'MAE')} {score['value']:.4g}{unit and ' ' + unit}"
+        f"{interval} on "
         f"{test['examples']} examples of {test['patients']} patients{unreadable}"
     )
 
@@ -318,6 +321,7 @@ def score_on(
     examples = make_examples(samples, probe.task.target, probe.views, config.data.skip_unlabelled)
     test = of_split(examples, split, "--split") if split else examples
     probe.task.encode([example.label for example in test])
+    probe = with_unit(probe, unit_of((samples[row] for row in rows_of(test)), probe.task.target))
     facts = {
         "data": {
             "fingerprint": manifest.fingerprint(samples),
@@ -332,6 +336,17 @@ def score_on(
     write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
     source = make_source(config, weights, probe.clip, samples)
     return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])
+
+
+def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:
+    """The probe, scored on labels in that unit; a probe that knows none takes it.
+
+    Raises:
+      UserError: the probe was trained on labels in another unit.
+    """
+    check_unit(probe.task.unit, unit, probe.task.target)
+    known = probe.task.unit or unit
+    return dataclasses.replace(probe, task=dataclasses.replace(probe.task, unit=known))
 
 
 def encoder_path(folder: Path, config: ConfigDict) -> str:

@@ -13,14 +13,12 @@ from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-UNITS = {"ef": "%", "lvef": "%", "esv": "mL", "edv": "mL", "rvsp": "mmHg", "heart_rate": "/min"}
-"""Of targets by name, for people to read."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Scaling and classes, which come from the training split alone.
 
+    unit: of a regression's target, as its sources say; "" = they do not.
     mean, std: of the targets of a regression. classes: names, in the order of the outputs.
     commonest: the class that most training examples have.
     """
@@ -31,15 +29,12 @@ class Task:
     std: float = 1.0
     classes: tuple[str, ...] = ()
     commonest: str = ""
+    unit: str = ""
 
     @property
     def outputs(self) -> int:
         """Numbers that a head gives."""
         return max(1, len(self.classes))
-
-    @property
-    def unit(self) -> str:
-        return UNITS.get(self.target.lower(), "")
 
     def encode(self, labels: Sequence[Label]) -> np.ndarray:
         """Labels as the loss takes them: z-scores, float32 [n], or class numbers, int32 [n].
@@ -79,8 +74,8 @@ def class_name(label: Label, target: str) -> str:
     return str(int(label))
 
 
-def fit_task(kind: str, target: str, train: Sequence[Example]) -> Task:
-    """The task of a training split.
+def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -> Task:
+    """The task of a training split, whose sources give the target in `unit`.
 
     Raises:
       UserError: there is nothing to tell apart, or the labels are of another kind.
@@ -108,7 +103,7 @@ def fit_task(kind: str, target: str, train: Sequence[Example]) -> Task:
             values.min(),
             values.max(),
         )
-    return Task(kind, target, float(values.mean()), float(values.std()))
+    return Task(kind, target, float(values.mean()), float(values.std()), unit=unit)
 
 
 def _in_order(name: str) -> tuple[float, str]:

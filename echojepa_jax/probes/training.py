@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.pipeline import example_batches
 from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.models.heads import Head
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import finetune
@@ -432,13 +433,15 @@ def _log(
     writer.write(epoch, values)
     epochs, row = setting.config.optim.epochs, int(progress["best_head"])
     what = "MAE" if setting.task.kind == "regression" else "accuracy"
+    unit = of_errors(setting.task.unit)
     log.info(
-        "epoch %d/%d  val %s %.4g, best %.4g (%s at epoch %d)  %s left",
+        "epoch %d/%d  val %s %.4g, best %.4g%s (%s at epoch %d)  %s left",
         epoch,
         epochs,
         what,
         abs(scores.min()),
         abs(progress["best_score"]),
+        unit and f" {unit}",
         setting.grid[row].name,
         progress["best_epoch"],
         duration(seconds * (epochs - epoch)),

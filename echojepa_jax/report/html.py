@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import examples, pictures
 from echojepa_jax.report.measures import (
-    MINUS,
     Metrics,
     alarms,
     health_summary,
@@ -106,7 +106,7 @@ def _probe_cards(metrics: Metrics, probe: Mapping[str, Any]) -> list[Card]:
     for target, kind, series, before in probe_scores(metrics):
         now = last({"score": series}, "score")
         if kind == "mae":
-            unit = probe.get("regression", {}).get(target, {}).get("unit", "")
+            unit = of_errors(probe.get("regression", {}).get(target, {}).get("unit", ""))
             title, value, reference = "MAE", number(now, unit), number(before, unit)
         elif kind == "r2":
             title, value, reference = "R²", score(now), score(before)
@@ -114,6 +114,7 @@ def _probe_cards(metrics: Metrics, probe: Mapping[str, Any]) -> list[Card]:
             title, value, reference = "accuracy", percent(now), percent(before)
         note = "" if math.isnan(before) else f"{reference} at initialisation"
         if kind == "mae" and before > 0:
-            note += f" ({100 * (now / before - 1):+.1f} %)".replace("-", MINUS)
+            fall = 1 - now / before
+            note += f"; {percent(abs(fall))} {'less' if fall >= 0 else 'more'} now"
         cards.append(Card(f"{label(target)} {title}", value, note))
     return cards

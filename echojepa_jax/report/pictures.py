@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import examples, plots
 from echojepa_jax.report.measures import (
     HEALTH,
@@ -121,7 +122,8 @@ def probe_results(probe: Mapping[str, Any]) -> list[Picture]:
         limits = limits_of(values)
         unit, views = result["unit"], result["views"] or [""] * len(result["true"])
         for suffix, encoder in ENCODERS.items():
-            mae, r2 = number(result["mae" + suffix], unit), score(result["r2" + suffix])
+            mae = number(result["mae" + suffix], of_errors(unit))
+            r2 = score(result["r2" + suffix])
             title = f"{label(name)}, {encoder}: MAE {mae}, R² {r2}"
             alt = f"{title}; predicted over true values of {len(views)} videos."
             uri = plots.scatter(result["true"], result["predicted" + suffix], views, unit, limits)

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.report.measures import MINUS, Series, agreement, number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -162,9 +163,10 @@ def bland_altman(
         right.set_yticks(list(lines), texts)
         right.tick_params(length=0, labelsize=8.5)
         right.spines[:].set_visible(False)
-        suffix = f" ({unit})" if unit else ""
+        suffix, of_difference = (f" ({u})" if u else "" for u in (unit, of_errors(unit)))
         ax.set(
-            xlabel=f"mean of true and predicted{suffix}", ylabel=f"predicted {MINUS} true{suffix}"
+            xlabel=f"mean of true and predicted{suffix}",
+            ylabel=f"predicted {MINUS} true{of_difference}",
         )
         return _svg(figure)
 

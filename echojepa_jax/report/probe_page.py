@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import probe_pictures
 from echojepa_jax.report.measures import DASH, number, percent, read_series, score
 from echojepa_jax.report.page import (
@@ -164,14 +165,15 @@ def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
 
 def _row(row: Prediction, kind: str, unit: str) -> tuple[str, str, str, str]:
     if kind == REGRESSION:
-        return row.id, number(row.true, unit), number(row.predicted, unit), number(row.spread, unit)
+        spread = number(row.spread, of_errors(unit))
+        return row.id, number(row.true, unit), number(row.predicted, unit), spread
     return row.id, row.target, row.prediction, number(row.spread)
 
 
 def _text(name: str, value: float | None, unit: str = "") -> str:
     """A score as people write it; a dash if it is not defined."""
     if name in ("mae", "rmse"):
-        return number(_float(value), unit)
+        return number(_float(value), of_errors(unit))
     return percent(_float(value)) if name in SHARES else score(_float(value))
 
 

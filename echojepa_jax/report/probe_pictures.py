@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import plots
 from echojepa_jax.report.measures import MINUS, Metrics, Series, agreement, number
 from echojepa_jax.report.pictures import Picture, curves, limits_of
@@ -27,8 +28,9 @@ def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture
     true, predicted = [row.true for row in rows], [row.predicted for row in rows]
     groups = _views(rows)
     bias, low, high = agreement(true, predicted)
-    middle = number(bias, unit).replace("-", MINUS)
-    between = f"95 % limits of agreement {number(low)} to {number(high, unit)}".replace("-", MINUS)
+    off = of_errors(unit)
+    middle = number(bias, off).replace("-", MINUS)
+    between = f"95 % limits of agreement {number(low)} to {number(high, off)}".replace("-", MINUS)
     title = f"Predicted over true, {what}"
     spots = plots.scatter(true, predicted, groups, unit, limits_of([*true, *predicted]))
     return [
@@ -88,7 +90,8 @@ def _score_curves(
     if len(lines) > MAX_NAMED_HEADS:
         others = [series for name, series in lines.items() if name != first]
         lines = {first: lines[first]}
-    title = f"mean absolute error ({unit})".replace(" ()", "") if kind == REGRESSION else "accuracy"
+    title = f"mean absolute error ({of_errors(unit)})".replace(" ()", "")
+    title = title if kind == REGRESSION else "accuracy"
     note = "Each line is a head of the grid" + (f"; {first} is the chosen one." if chosen else ".")
     if left_out:
         note += f" Errors above {HOPELESS:g} times that of the baseline are left out."

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from echojepa_jax.models.predictor import USED_MASK_TOKENS
 from echojepa_jax.train.schedules import Schedule
-from echojepa_jax.utils.trees import by_rules
+from echojepa_jax.utils.trees import by_rules, path_text
 
-# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay.
+# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay, but
+# only those that are used: see `_without_unused`.
 DECAY_RULES = (
     (r"(^|/)(bias|scale)$", False),
     (r"(^|/)(kernel|mask_tokens)$", True),
@@ -35,11 +37,32 @@ def adamw(
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(*betas, eps=eps),
-        optax.add_decayed_weights(
-            lambda count: weight_decay(count + 1), mask=by_rules(params, DECAY_RULES)
+        _without_unused(
+            optax.add_decayed_weights(
+                lambda count: weight_decay(count + 1), mask=by_rules(params, DECAY_RULES)
+            )
         ),
         optax.scale_by_learning_rate(lambda count: learning_rate(count + 1)),
     )
+
+
+def _without_unused(decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Weight decay that leaves alone what has no gradient, the mask tokens that nobody uses.
+
+    PyTorch's optimizer passes over a parameter without a gradient, and every mask token is a
+    parameter of its own there. Adam's update of a gradient that was always zero is zero, so that
+    these rows keep their bits.
+    """
+
+    def seen(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if not path_text(path).endswith("mask_tokens"):
+            return leaf
+        return jnp.where(jnp.arange(len(leaf))[:, None] < USED_MASK_TOKENS, leaf, 0)
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        return decay.update(updates, state, jax.tree_util.tree_map_with_path(seen, params))
+
+    return optax.GradientTransformation(decay.init, update)
 
 
 def parameter_ema(momentum: Schedule) -> optax.GradientTransformation:

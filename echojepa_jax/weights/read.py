@@ -25,6 +25,7 @@ from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.weights import vjepa2
+from echojepa_jax.weights.hugging_face import check_network
 from echojepa_jax.weights.pretrained import (
     PARTS,
     ClipInput,
@@ -68,11 +69,12 @@ def read_weights(
       heads, predictor_heads: attention heads, which a file without a config does not tell; 0 = by
         the table of sizes.
       clip: the input, which a file without our config does not tell; None = V-JEPA 2's.
-      ignore: regular expressions of entries that are expected and not used.
+      ignore: regular expressions of entries that are expected and not used, and of fields of a
+        Hugging Face config that are not known and change nothing.
 
     Raises:
-      UserError: there is nothing there, it is damaged or of another kind, or entries are missing,
-        not understood, of another shape or not finite.
+      UserError: there is nothing there, it is damaged or of another kind, a config names another
+        network, or entries are missing, not understood, of another shape or not finite.
     """
     if not path.exists():
         raise UserError(f"{path} is not there: name a run, a folder of weights, or a file of them")
@@ -448,17 +450,24 @@ def _predictor_shape(path: Path, named: Mapping[str, Array], heads: int) -> Pred
 def _from_hugging_face(
     path: Path, config: dict[str, Any], tensors: Mapping[str, Array], ignore: Sequence[str]
 ) -> Pretrained:
+    check_network(path / CONFIG, config, partial(_is_expected, ignore=ignore))
     kept = {n: partial(tensors.__getitem__, n) for n in tensors if not _is_expected(n, ignore)}
     parts = {k: v for k, v in vjepa2.from_hugging_face(Lazy(kept)).items() if v}
     try:
         width, patch = config["hidden_size"], config["patch_size"]
+        if not isinstance(patch, int):
+            patch, other = patch
+            if patch != other:
+                raise UserError(
+                    f"{path / CONFIG}: patch_size is {[patch, other]}: it must be square"
+                )
         shape = EncoderShape(
             width=width,
             depth=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
             mlp_hidden=int(width * config["mlp_ratio"]),
             tubelet=config["tubelet_size"],
-            patch=patch if isinstance(patch, int) else patch[0],
+            patch=patch,
         )
         predictor = PredictorShape(
             width=config["pred_hidden_size"],

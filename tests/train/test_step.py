@@ -6,7 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import torch
 
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.state import (
@@ -130,3 +132,25 @@ def test_clipping_bounds_the_gradient():
 
     np.testing.assert_allclose(updates(1.0, 2.0), updates(2.0 / norm, 0.0), rtol=1e-5)
     np.testing.assert_array_equal(updates(1.0, 2 * norm), updates(1.0, 0.0))
+
+
+def test_mask_tokens_without_a_gradient_are_left_alone_as_pytorch_leaves_them():
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((4, 6)).astype(np.float32)
+    grads = [rng.standard_normal(6).astype(np.float32) for _ in range(3)]
+
+    tokens = [torch.nn.Parameter(torch.from_numpy(row.copy())) for row in start]
+    theirs = torch.optim.AdamW(tokens, lr=0.1, weight_decay=0.5)
+    params = {"mask_tokens": jnp.asarray(start)}
+    ours = adamw(params, lambda k: 0.1, lambda k: 0.5)
+    state = ours.init(params)
+    for grad in grads:
+        tokens[0].grad = torch.from_numpy(grad)
+        theirs.step()
+        mine = jnp.zeros((4, 6)).at[0].set(grad)
+        updates, state = jax.jit(ours.update)({"mask_tokens": mine}, state, params)
+        params = optax.apply_updates(params, updates)
+    wanted = np.stack([token.detach().numpy() for token in tokens])
+    np.testing.assert_array_equal(wanted[1:], start[1:])
+    np.testing.assert_array_equal(params["mask_tokens"][1:], start[1:])
+    np.testing.assert_allclose(params["mask_tokens"][0], wanted[0], atol=1e-5, rtol=0)

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import VJEPA2Model
+from transformers import VJEPA2Config, VJEPA2Model
 
 from echojepa_jax.models.pixels import normalise
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.hugging_face import check_network
 from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.stablehlo import write_stablehlo
@@ -291,6 +292,44 @@ def test_what_is_named_as_expected_is_left_out(tmp_path):
     ignore = ("^classifier$", "pos_embed")
     back = read_weights(tmp_path / "more.pt", ignore=ignore, **HEADS)
     assert back.fingerprints()["encoder"] == weights.fingerprints()["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"hidden_act": "gelu_new"}, r"hidden_act is 'gelu_new', not 'gelu'"),
+        ({"layer_norm_eps": 1e-5}, r"layer_norm_eps is 1e-05, not 1e-06"),
+        ({"qkv_bias": False}, r"qkv_bias is False, not True"),
+        ({"in_chans": 1}, r"in_chans is 1, not 3"),
+        ({"use_rope": False}, r"use_rope is False, not True"),
+        ({"hidden_act": "silu", "use_SiLU": True}, r"hidden_act is .*; use_SiLU is True"),
+        ({"interpolate_rope": True}, r"not known, .*: interpolate_rope = True\..* --ignore"),
+        ({"rope_theta": 1000.0}, r"not known, .*: rope_theta = 1000\.0\."),
+        ({"hierarchical_layers": [1, 2]}, r"not known, .*: hierarchical_layers = \[1, 2\]"),
+        ({"patch_size": [8, 4]}, r"patch_size is \[8, 4\]"),
+    ],
+)
+def test_a_hugging_face_config_of_another_network_is_refused_by_name(tmp_path, fields, sentence):
+    write_weights(random_weights(), tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_weights(tmp_path / "hf")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hugging_face_config_may_say_more_that_changes_nothing(tmp_path):
+    weights = random_weights()
+    write_weights(weights, tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "config.json"
+    more = {"interpolate_rope": False, "drop_path_rate": 0.1, "id2label": {"0": "a"}, "note": "x"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    with pytest.raises(UserError, match=r"note = 'x'"):
+        read_weights(tmp_path / "hf")
+    assert_same(weights, read_weights(tmp_path / "hf", ignore=("^note$",)))
+    VJEPA2Config().save_pretrained(tmp_path / "theirs")
+    theirs = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    check_network(path, theirs, lambda _: False)
 
 
 def test_f07_nothing_is_overwritten(tmp_path):

@@ -1,0 +1,83 @@
+"""Whether a config of transformers' VJEPA2Model names the network that is built here.
+
+The arrays of another network often have the same names and shapes: only the config tells that they
+mean something else.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from echojepa_jax.utils.errors import UserError
+
+# What the network here is. A config that lacks a field means the same: it did not exist yet.
+_FIXED: Mapping[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
+    "in_chans": 3,
+    "use_rope": True,
+    "pred_use_mask_tokens": True,
+    "use_SiLU": False,
+    "is_causal": False,
+    "num_distillation_outputs": 1,  # of V-JEPA 2.1; without its levels it changes nothing
+}
+
+_SIZES = frozenset(
+    (
+        *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("mlp_ratio", "pred_hidden_size", "pred_num_hidden_layers", "pred_num_attention_heads"),
+        *("pred_mlp_ratio", "pred_num_mask_tokens", "frames_per_clip", "crop_size"),
+    )
+)
+
+# Nothing of a forward pass: training, other heads, storage, labels, how a result is handed over.
+_HARMLESS = frozenset(
+    (
+        *("drop_path_rate", "attention_dropout", "attention_probs_dropout_prob"),
+        *("hidden_dropout_prob", "initializer_range", "pred_zero_init_mask_tokens"),
+        *("num_pooler_layers", "wide_SiLU", "uniform_power", "use_sdpa", "image_size"),
+        *("model_type", "model_name", "architectures", "auto_map", "transformers_version"),
+        *("_name_or_path", "_attn_implementation", "_attn_implementation_autoset"),
+        *("attn_implementation", "dtype", "torch_dtype", "use_cache", "return_dict", "torchscript"),
+        *("output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+        *("id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"),
+        "echojepa_jax",  # written by `write.py`
+    )
+)
+
+
+def check_network(
+    path: Path, config: Mapping[str, Any], is_expected: Callable[[str], bool]
+) -> None:
+    """Refuses the config of a network that computes something else than ours.
+
+    Args:
+      path: of the config, for the message.
+      is_expected: whether the user says of a field that it may be left out.
+
+    Raises:
+      UserError: names the fields that differ, or those that are not known and are not off (false,
+        null, zero or empty).
+    """
+    differ = [
+        f"{name} is {config[name]!r}, not {wanted!r}"
+        for name, wanted in _FIXED.items()
+        if name in config and config[name] != wanted
+    ]
+    if differ:
+        raise UserError(
+            f"{path} names another network than V-JEPA 2's, which is the one that is built here: "
+            f"{'; '.join(differ)}. These weights would compute something else"
+        )
+    known = _FIXED.keys() | _SIZES | _HARMLESS
+    unknown = [
+        f"{name} = {value!r}"
+        for name, value in config.items()
+        if name not in known and value and not is_expected(name)
+    ]
+    if unknown:
+        raise UserError(
+            f"{path} has fields that are not known, and that may change what the network "
+            f"computes: {'; '.join(unknown)}. Name those that do not with --ignore"
+        )
