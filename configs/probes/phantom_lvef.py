@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         size=0,
         sample_by="",
         sample_value=0.0,
-        clips=2,
+        clips=1,  # the phantom's videos are one clip long
         cache_gb=4.0,
         workers=0,
     )

@@ -14,7 +14,6 @@ from configs.probes import phantom_lvef
 
 def get_config() -> ConfigDict:
     config = phantom_lvef.get_config()
-    config.data.clips = 1
     config.task.update(kind="classification", target="view")
     config.head.update(kind="linear", tokens="mean")
     config.optim.update(learning_rates=(1e-1, 1e-2), weight_decays=(0.01, 0.1), epochs=40)

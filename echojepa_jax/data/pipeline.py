@@ -87,6 +87,7 @@ def evaluation_batches(
     clip: ClipSpec,
     global_batch: int,
     clips_per_sample: int = 1,
+    only: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -94,21 +95,25 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield this host's share of batches that hold every sample once, in the order of `samples`.
 
+    only: bool [samples, clips_per_sample], which of the clips are wanted; None is all.
+
     Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video,
     whole frames resized and cropped at the centre. The rows missing in the last batch have sample
     id -1 and valid False. A sample that cannot be decoded keeps its place: valid False and its
     reason in `error`. No masks: the id tuples are empty.
     """
     share = _share(global_batch, process_count)
+    wanted = np.ones((len(samples), clips_per_sample), bool) if only is None else only
     make = functools.partial(
         _evaluation_part,
         videos=_Videos.of(samples, clip),
         clip=clip,
+        clips=np.argwhere(wanted).astype(np.int32),
         clips_per_sample=clips_per_sample,
         global_batch=global_batch,
         first_position=process_index * share,
     )
-    steps = -(-len(samples) * clips_per_sample // global_batch)
+    steps = -(-int(np.count_nonzero(wanted)) // global_batch)
     return build(make, 0, steps, share, workers=workers, threads=threads)
 
 
@@ -259,15 +264,18 @@ def _evaluation_part(
     *,
     videos: _Videos,
     clip: ClipSpec,
+    clips: np.ndarray,
     clips_per_sample: int,
     global_batch: int,
     first_position: int,
 ) -> Batch:
-    """Build the `count` clips of a step that start at `offset` in this host's share."""
+    """Build the `count` clips of a step that start at `offset` in this host's share.
+
+    clips: int [n, 2], sample and number in it of every clip.
+    """
     batch = _blank(count, clip, videos.channels)
     first = step * global_batch + first_position + offset
-    for i in range(min(count, len(videos.paths) * clips_per_sample - first)):
-        row, part = divmod(first + i, clips_per_sample)
+    for i, (row, part) in enumerate(clips[first : first + count].tolist()):
         _fill(batch, i, videos, row, clip, None, (part, clips_per_sample))
     return batch
 

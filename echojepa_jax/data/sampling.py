@@ -93,3 +93,21 @@ def clip_frame_ids(
     ids = start + np.floor(np.arange(length) * distance + ROUNDING).astype(np.int64)
     padded = int(np.count_nonzero(ids >= frames))
     return np.minimum(ids, frames - 1).astype(np.int32), padded
+
+
+def first_alike(frames: int, fps: float, clip: ClipSpec, clips: int) -> np.ndarray:
+    """For each of several clips of a video, the first that shows the very same frames: int [clips].
+
+    A video that is no longer than a clip gives the same clip again and again.
+    """
+    starts = [
+        clip_frame_ids(
+            *(frames, fps, None),
+            length=clip.frames,
+            by=clip.by,
+            value=clip.value,
+            part=(part, clips),
+        )[0][0]
+        for part in range(clips)
+    ]
+    return np.array([starts.index(start) for start in starts])

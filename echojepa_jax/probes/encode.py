@@ -112,12 +112,14 @@ def encoded(
     std: Colour,
     clips_per_video: int,
     keep: str,
+    only: np.ndarray | None = None,
     clips_per_device: int = CLIPS_PER_DEVICE,
     workers: int = 0,
 ) -> Iterator[Encoded]:
     """Encodes `clips_per_video` clips of every sample, on all devices of this host.
 
     Args:
+      only: bool [samples, clips_per_video], which of them; None = all.
       keep: what of a clip's tokens, see `tokens_of`.
       clips_per_device: that a device works on at a time.
     """
@@ -128,6 +130,7 @@ def encoded(
         clip=clip,
         global_batch=clips_per_device * mesh.size,
         clips_per_sample=clips_per_video,
+        only=only,
         workers=workers,
     )
     waiting: tuple[dict[str, Any], jax.Array] | None = None

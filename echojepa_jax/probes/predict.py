@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.sampling import ClipSpec, first_alike
 from echojepa_jax.models.heads import Head
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.models.vit import Encoder
@@ -66,13 +66,17 @@ class Features:
     """Features of some samples.
 
     place: int [samples], where a sample is in `tokens`; -1 = it was not encoded.
-    tokens: float32 [n, C, N, D]. there: bool [n, C], which clips could be decoded.
+    tokens: float32 [m, N, D]. at: int [n, C], where in `tokens` a clip is.
+    there: bool [n, C], which clips could be decoded.
+    repeats: bool [n, C], which clips show the very frames of an earlier one of their video.
     errors: by sample, why clips of it could not.
     """
 
     place: np.ndarray
     tokens: np.ndarray
+    at: np.ndarray
     there: np.ndarray
+    repeats: np.ndarray
     errors: dict[int, str]
 
     def usable(self) -> np.ndarray:
@@ -82,18 +86,28 @@ class Features:
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [E, V C, N, D] and presence [E, V C] of samples int [E, V]; -1 = none."""
         place = np.where(rows >= 0, self.place[rows], -1)
-        tokens = rearrange(self.tokens[place], "e v c n d -> e (v c) n d")
+        tokens = rearrange(self.tokens[self.at[place]], "e v c n d -> e (v c) n d")
         present = self.there[place] & (place >= 0)[..., None]
         return tokens, rearrange(present, "e v c -> e (v c)")
 
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """bool [E, V C]: slots that are not the repeat of another one."""
+        place = np.where(rows >= 0, self.place[rows], -1)
+        return rearrange(~self.repeats[place], "e v c -> e (v c)")
+
 
 def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) -> Features:
-    """Encodes the samples `rows` once each; `what` says for whom in the log."""
+    """Encodes the samples `rows` once each; `what` says for whom in the log.
+
+    Clips of a video that cannot differ, as it is no longer than one, are encoded once.
+    """
     chosen = [source.samples[row] for row in rows]
+    alike = np.stack([first_alike(s.frames, s.fps, source.clip, source.clips) for s in chosen])
+    repeats = alike != np.arange(source.clips)
     place = np.full(len(source.samples), -1)
     place[list(rows)] = np.arange(len(rows))
     errors: dict[int, str] = {}
-    there = np.zeros(len(rows) * source.clips, bool)
+    there = np.zeros(np.count_nonzero(~repeats), bool)
     tokens = np.empty((len(there), source.tokens, source.width), np.float32)
     done = padded = 0
     batches = encoded(
@@ -105,9 +119,10 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
         std=source.std,
         clips_per_video=source.clips,
         keep=source.keep,
+        only=~repeats,
         workers=source.workers,
     )
-    count = -(-len(rows) * source.clips // (CLIPS_PER_DEVICE * jax.local_device_count()))
+    count = -(-len(there) // (CLIPS_PER_DEVICE * jax.local_device_count()))
     for batch in with_progress(batches, count, f"{what}: encoding batches"):
         tokens[done : done + len(batch.rows)] = batch.tokens
         padded += int(np.count_nonzero(batch.padded))
@@ -120,8 +135,13 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
         raise RuntimeError(f"{done} of {len(there)} clips were encoded")
     if padded:
         log.warning("%s: %d of %d clips end in repeated frames", what, padded, done)
-    tokens = rearrange(tokens, "(v c) n d -> v c n d", c=source.clips)
-    return Features(place, tokens, there.reshape(-1, source.clips), errors)
+    if repeats.any():
+        log.info(
+            "%s: %d of %d videos are too short for %d different clips, which are taken once",
+            *(what, np.count_nonzero(repeats.any(axis=1)), len(rows), source.clips),
+        )
+    at = np.take_along_axis(np.cumsum(~repeats).reshape(repeats.shape) - 1, alike, axis=1)
+    return Features(place, tokens, at, there[at], repeats, errors)
 
 
 def rows_of(examples: Sequence[Example]) -> list[int]:
@@ -179,7 +199,7 @@ def outputs_of(
     """Lets heads speak of every example once; an example of which nothing can be read is an error.
 
     Returns:
-      The outputs, and which slots were there: bool [E, S].
+      The outputs, and which slots were there with something of their own to tell: bool [E, S].
     """
     rows = slots(examples, features.usable(), None)
     size = EXAMPLES_PER_DEVICE * jax.local_device_count()
@@ -195,11 +215,12 @@ def outputs_of(
         out[~present.any(axis=1)] = 0
         values.append(out)
         presence.append(present)
+    own = features.own(rows)
     errors = []
     for example, there in zip(examples, np.concatenate(presence), strict=True):
         reasons = [features.errors[row] for row in rows_of([example]) if row in features.errors]
         errors.append("" if there.any() else reasons[0] if reasons else "no video of it")
-    return Outputs(np.concatenate(values), errors), np.concatenate(presence)
+    return Outputs(np.concatenate(values), errors), np.concatenate(presence) & own
 
 
 def outputs_by_encoding(
