@@ -19,7 +19,6 @@ import pytest
 
 from echojepa_jax.api import load_probe
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import channels_of
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.data.verify import verify
 from echojepa_jax.main import train
