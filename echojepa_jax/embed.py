@@ -51,7 +51,7 @@ def job() -> str:
 
     from echojepa_jax.data import manifest
     from echojepa_jax.probes.clips import clip_spec
-    from echojepa_jax.probes.embeddings import EmbedSettings, check_folder, embed
+    from echojepa_jax.probes.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
     from echojepa_jax.train.run_weights import open_encoder
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.platform import prepare
@@ -69,7 +69,7 @@ def job() -> str:
     samples = manifest.load(
         SOURCE.value,
         split=SPLIT.value,
-        quarantine=out / "quarantine.jsonl",
+        quarantine=out / QUARANTINE,
         max_bad_share=MAX_BAD_SHARE.value,
         expect_stills=EXPECT_STILLS.value,
         need_rate=clip.by != "stride",

@@ -1,9 +1,11 @@
 """An archive as embeddings: Parquet shards in input order, restartable, the same on any machine.
 
-A folder of embeddings holds `settings.json` (what was asked for, and of which weights), shards
+A folder of embeddings holds `_settings.json` (what was asked for, and of which weights), shards
 `embeddings-00000-of-00012.parquet` and so on, and if all tokens are wanted a
 `tokens-00000-of-00012.array_record` beside each. A shard appears under its name when it is whole.
 A second start verifies those that are there, by the checksums in them, and makes the others.
+Readers of Parquet that are given the folder pass over names that begin with "_". (Folders of
+earlier versions have a `settings.json`.)
 
 Columns of a shard, one row per clip: `source, name, patient, study, view, split` of the video;
 `row`, its place in the input, and `clip`, the number of the clip in it; `padded`, frames that
@@ -41,7 +43,8 @@ from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
 log = logging.getLogger(__name__)
 
-SETTINGS, STUDIES = "settings.json", "studies.parquet"
+SETTINGS, QUARANTINE, STUDIES = "_settings.json", "_quarantine.jsonl", "studies.parquet"
+_OLD_SETTINGS, _OLD_QUARANTINE = "settings.json", "quarantine.jsonl"
 _TEXTS = ("source", "name", "patient", "study", "view", "split")
 _KEY = b"echojepa_jax"  # of our entry in a Parquet file's metadata
 
@@ -173,8 +176,8 @@ def check_folder(out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out={out} cannot be used: {error.strerror}") from error
     # The list of refused files is made while the input is read; another host may be starting.
-    ours = {"quarantine.jsonl", f"{SETTINGS}.tmp"}
-    if names - ours and SETTINGS not in names:
+    ours = {QUARANTINE, _OLD_QUARANTINE, f"{SETTINGS}.tmp"}
+    if names - ours and not names & {SETTINGS, _OLD_SETTINGS}:
         raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
 
 
@@ -183,6 +186,8 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         path = out / SETTINGS
+        if not path.exists() and (out / _OLD_SETTINGS).exists():
+            path = out / _OLD_SETTINGS
         if not path.exists():
             write_json(path, asked)
             return

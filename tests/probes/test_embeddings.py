@@ -205,6 +205,20 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_folder_can_be_read_as_one_table_with_files_left_out(weights, samples, tmp_path):
+    write_weights(weights, tmp_path / "weights", "safetensors")
+    for sample in samples[:3]:
+        shutil.copy(sample.path, tmp_path)
+    (tmp_path / "bad.avi").write_bytes(b"none")
+    done = programs.run(
+        *("embed", f"--weights={tmp_path / 'weights'}", f"--source=videos:{tmp_path}"),
+        *(f"--out={tmp_path / 'out'}", "--max_bad_share=0.5"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bad.avi" in (tmp_path / "out" / "_quarantine.jsonl").read_text()
+    assert pq.read_table(tmp_path / "out").num_rows == 3
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
