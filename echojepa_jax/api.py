@@ -4,13 +4,15 @@ from echojepa_jax.api import load_encoder, load_probe
 
 encoder = load_encoder("out/encoder")
 embedding = encoder.embed("heart.avi")             # float32 [width]
+several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; arrays do as well
 probe = load_probe("runs/lvef")
 print(probe.predict("heart.dcm"))                  # 61.3
 """
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ import numpy as np
 from echojepa_jax.data import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.transforms import centre_box, cut
 from echojepa_jax.models.vit import Encoder as Network
 from echojepa_jax.probes.clips import clip_spec
-from echojepa_jax.probes.encode import encoded
+from echojepa_jax.probes.encode import CLIPS_PER_DEVICE, encoded, encoded_arrays
 from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
@@ -32,7 +35,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import read_config
 from echojepa_jax.weights.pretrained import Pretrained
 
-PathLike = str | Path
+PathLike = str | os.PathLike[str]
+Video = PathLike | np.ndarray
 
 log = logging.getLogger(__name__)
 
@@ -47,34 +51,61 @@ class Encoder:
     network: Network
     clip: ClipSpec
 
-    def tokens(self, path: PathLike, clips: int = 1) -> np.ndarray:
-        """All tokens of clips spread over a video or DICOM, float32 [clips, N, D].
+    def tokens(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
+        """All tokens of videos.
+
+        Args:
+          videos: a file (video or DICOM), or a clip as an array, uint8 [T, H, W, 3], [T, H, W, 1]
+            or [T, H, W], with T as in `clip.frames`; or several: a list of files or of arrays, or
+            an array [B, T, H, W, 3 or 1].
+          clips: how many are spread over each file; an array is one clip.
+
+        Returns:
+          float32 [clips, N, D] of one video, [B, clips, N, D] of several.
 
         Raises:
-          UserError: the file cannot be decoded.
+          UserError: a file cannot be decoded, or an array is no clip.
         """
-        return self._encode(path, clips, "all")
+        return self._encode(videos, clips, "all")
 
-    def embed(self, path: PathLike, clips: int = 1) -> np.ndarray:
-        """The mean over the tokens of `clips` clips spread over the file, float32 [D].
+    def embed(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
+        """The mean over the tokens of all clips of a video; for the rest see `tokens`.
+
+        Returns:
+          float32 [D] of one video, [B, D] of several.
 
         Raises:
-          UserError: the file cannot be decoded.
+          UserError: a file cannot be decoded, or an array is no clip.
         """
-        return self._encode(path, clips, "mean").mean(axis=(0, 1))
+        return self._encode(videos, clips, "mean").mean(axis=(-3, -2))
 
-    def _encode(self, path: PathLike, clips: int, keep: str) -> np.ndarray:
-        """float32 [clips, N, W], see `probes.encode.tokens_of`."""
-        try:
-            facts = decode.probe(str(path))
-        except decode.UnreadableVideo as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
-        if facts.frames < 2:
-            raise UserError(f"{path} is a still picture, and this is an encoder of videos")
-        sample = Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
+    def _encode(self, videos: Video | Sequence[Video], clips: int, keep: str) -> np.ndarray:
+        """float32 [clips, N, W] or [B, clips, N, W], see `probes.encode.tokens_of`."""
+        if isinstance(videos, str | os.PathLike):
+            return self._encode_files([videos], clips, keep)[0]
+        if not isinstance(videos, Sequence):
+            array = np.asarray(videos)
+            if array.ndim != 5:
+                return self._encode_arrays([array], clips, keep)[0]
+            videos = list(array)
+        if not len(videos):
+            raise UserError("there is no video to encode: the list is empty")
+        named = [isinstance(video, str | os.PathLike) for video in videos]
+        if all(named):
+            return self._encode_files([str(video) for video in videos], clips, keep)
+        if any(named):
+            raise UserError(
+                "a list holds files or arrays, not both: encode them one after the other"
+            )
+        return self._encode_arrays([np.asarray(video) for video in videos], clips, keep)
+
+    def _encode_files(self, paths: Sequence[PathLike], clips: int, keep: str) -> np.ndarray:
+        """float32 [B, clips, N, W]."""
+        samples = [_sample_of(path) for path in paths]
+        count = len(samples) * clips
         parts = list(
             encoded(
-                [sample],
+                samples,
                 self.weights.params["encoder"],
                 self.network,
                 clip=self.clip,
@@ -82,14 +113,67 @@ class Encoder:
                 std=self.weights.clip.std,
                 clips_per_video=clips,
                 keep=keep,
-                clips_per_device=-(-clips // jax.local_device_count()),
+                clips_per_device=min(CLIPS_PER_DEVICE, -(-count // jax.local_device_count())),
             )
         )
-        if any(part.padded.any() for part in parts):
-            log.warning("%s is shorter than a clip's window: it ends in repeated frames", path)
-        if errors := [error for part in parts for error in part.errors if error]:
-            raise UserError(f"{path} cannot be decoded: {errors[0]}")
-        return np.concatenate([part.tokens for part in parts])
+        for part in parts:
+            for row, padded, error in zip(part.rows, part.padded, part.errors, strict=True):
+                if error:
+                    raise UserError(f"{paths[row]} cannot be decoded: {error}")
+                if padded:
+                    log.warning(
+                        "%s is shorter than a clip's window: it ends in repeated frames", paths[row]
+                    )
+        tokens = np.concatenate([part.tokens for part in parts])
+        return tokens.reshape(len(samples), clips, *tokens.shape[1:])
+
+    def _encode_arrays(self, arrays: Sequence[np.ndarray], clips: int, keep: str) -> np.ndarray:
+        """float32 [B, 1, N, W]."""
+        if clips != 1:
+            raise UserError(f"clips={clips} is for files: an array is one clip")
+        tokens = encoded_arrays(
+            np.stack([self._clip_of(array) for array in arrays]),
+            self.weights.params["encoder"],
+            self.network,
+            self.weights.clip.mean,
+            self.weights.clip.std,
+            keep,
+        )
+        return tokens[:, None]
+
+    def _clip_of(self, array: np.ndarray) -> np.ndarray:
+        """uint8 [T, size, size, 3], resized and cropped at the centre as files are."""
+        frames, size = self.clip.frames, self.clip.size
+        grey = array[..., None] if array.ndim == 3 else array
+        if grey.ndim != 4 or grey.shape[0] != frames or grey.shape[3] not in (1, 3):
+            raise UserError(
+                f"an array of shape {list(array.shape)} is no clip of this encoder, which takes "
+                f"[{frames}, H, W, 3], [{frames}, H, W, 1] or [{frames}, H, W], or several of them "
+                f"as [B, {frames}, H, W, 3 or 1]"
+            )
+        if array.dtype != np.uint8:
+            raise UserError(
+                f"an array of {array.dtype} is no clip: pixels are uint8, 0 to 255, and are "
+                "normalised by the encoder"
+            )
+        out = np.empty((frames, size, size, grey.shape[3]), np.uint8)
+        cut(grey, centre_box(*grey.shape[1:3]), out)
+        return np.broadcast_to(out, (frames, size, size, 3))
+
+
+def _sample_of(path: PathLike) -> Sample:
+    """A file as the pipeline knows it.
+
+    Raises:
+      UserError: it cannot be read, or is a still.
+    """
+    try:
+        facts = decode.probe(str(path))
+    except decode.UnreadableVideo as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if facts.frames < 2:
+        raise UserError(f"{path} is a still picture, and this is an encoder of videos")
+    return Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
 
 
 @dataclasses.dataclass(frozen=True)

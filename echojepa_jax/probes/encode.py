@@ -145,6 +145,28 @@ def encoded(
             yield _fetched(*waiting)
 
 
+def encoded_arrays(
+    clips: np.ndarray, params: Any, encoder: Encoder, mean: Colour, std: Colour, keep: str
+) -> np.ndarray:
+    """`tokens_of` of clips that are in memory, uint8 [B, T, H, W, C], on all devices of this host.
+
+    Returns:
+      float32 [B, N, W].
+    """
+    mesh = meshes.make_mesh(jax.local_devices())
+    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
+    size = min(CLIPS_PER_DEVICE, -(-len(clips) // mesh.size)) * mesh.size
+    found = []
+    for start in range(0, len(clips), size):
+        part = clips[start : start + size]
+        # One shape for all, so that there is one program: what fills it up is cut off again.
+        whole = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (clips.ndim - 1)])
+        batch = jax.device_put(whole, meshes.batch_sharding(mesh))
+        tokens = encode_clips(params, batch, encoder, mean, std, keep, mesh)
+        found.append(np.asarray(tokens)[: len(part)])
+    return np.concatenate(found)
+
+
 def _fetched(batch: dict[str, Any], tokens: jax.Array) -> Encoded:
     there = batch["sample_ids"] >= 0
     values = np.array(tokens)

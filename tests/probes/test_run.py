@@ -14,6 +14,8 @@ import pytest
 
 from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
+from echojepa_jax.data.decode import decode
+from echojepa_jax.data.sampling import clip_frame_ids
 from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.report.probe_page import write_probe_report
@@ -437,6 +439,37 @@ def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder):
             assert probe.predict(sample.path) == pytest.approx(found[sample.name], rel=1e-4)
     with pytest.raises(UserError, match=r"nowhere\.avi cannot be read"):
         probe.predict("nowhere.avi")
+
+
+def test_the_api_takes_lists_arrays_and_batches(encoder_folder):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)[:3]
+    encoder = load_encoder(encoder_folder)
+    paths = [sample.path for sample in samples]
+    alone = np.stack([encoder.embed(path) for path in paths])
+    together = encoder.embed(paths)
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(encoder.embed([Path(p) for p in paths], clips=2).shape, (3, 24))
+    spec = {"length": 4, "by": "stride", "value": 4}
+    clips = [decode(s.path, clip_frame_ids(s.frames, s.fps, None, **spec)[0]) for s in samples]
+    np.testing.assert_allclose(encoder.embed(clips[0]), alone[0], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(encoder.embed(clips), alone, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(encoder.embed(np.stack(clips)), alone, atol=1e-5, rtol=1e-5)
+    grey = clips[0][..., 0]
+    np.testing.assert_allclose(encoder.embed(grey), alone[0], atol=1e-5, rtol=1e-5)
+    assert encoder.tokens(np.stack(clips)).shape == (3, 1, 32, 24)
+    for wrong, sentence in (
+        (clips[0][:3], r"an array of shape \[3, 112, 112, 3\] is no clip .*\[4, H, W, 3\]"),
+        (np.zeros((2, 4, 8, 8), np.uint8), r"shape \[2, 4, 8, 8\]"),
+        (np.zeros(7, np.uint8), r"shape \[7\]"),
+        (clips[0] / 255, "an array of float64 is no clip: pixels are uint8"),
+        ([], "the list is empty"),
+        ([paths[0], clips[0]], "files or arrays, not both"),
+        ([paths[0], "nowhere.avi"], r"nowhere\.avi cannot be read"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            encoder.embed(wrong)
+    with pytest.raises(UserError, match="an array is one clip"):
+        encoder.embed(clips[0], clips=2)
 
 
 @pytest.mark.parametrize(
