@@ -135,14 +135,19 @@ def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
         yield "content", sample.content
 
 
-def fingerprint(samples: Iterable[Sample]) -> str:
-    """SHA-256 of what `samples` are, in order, wherever the files lie."""
+def fingerprint(samples: Iterable[Sample], classes: str = "") -> str:
+    """SHA-256 of what `samples` are, in order, wherever the files lie.
+
+    classes: the name of labels that are texts, if these are what is learned.
+    """
     digest = hashlib.sha256()
     for s in samples:
         kind = kind_of(s.source)
         targets = sorted(s.targets.items())
         facts = [kind, s.name, s.frames, s.fps, s.height, s.width]
         facts += [s.split, s.patient, s.view, targets]
+        if classes in s.classes:
+            facts.append(s.classes[classes])
         digest.update(json.dumps(facts).encode() + b"\n")
     return digest.hexdigest()
 

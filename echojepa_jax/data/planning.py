@@ -409,6 +409,12 @@ def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> N
     """Raises UserError if a label that was asked for is not there, or has an impossible name."""
     found = {name for sample in listed for name in sample.targets}
     named = _named(options)
+    texts = {name for sample in listed for name in sample.classes}
+    if of_texts := sorted(named & texts):
+        raise UserError(
+            f"--targets={options.targets}: {of_texts[0]!r} of {source} holds texts, which may name "
+            "people; prepared sets hold numbers: number the classes in the table"
+        )
     if unknown := sorted(named - found):
         raise UserError(
             f"--targets={options.targets}: {source} has no label {unknown[0]!r}; it has "

@@ -29,6 +29,7 @@ class Sample:
     still: bool = False  # the set consists of single pictures: one frame is no fault
     modalities: tuple[str, ...] = ()  # DICOM's codes of the machines that are wanted; () = any
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of targets, by name
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # labels that are texts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

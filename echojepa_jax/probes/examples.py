@@ -42,10 +42,12 @@ def label_of(sample: Sample, target: str) -> Label | None:
     """A sample's label, None if it has none; "EF" is "ef", unless it has both."""
     if target == VIEW:
         return sample.view or None
-    if target in sample.targets:
-        return sample.targets[target]
-    same = [name for name in sample.targets if name.casefold() == target.casefold()]
-    return sample.targets[same[0]] if len(same) == 1 else None
+    for labels in (sample.targets, sample.classes):
+        if target in labels:
+            return labels[target]
+    labels = {**sample.classes, **sample.targets}
+    same = [name for name in labels if name.casefold() == target.casefold()]
+    return labels[same[0]] if len(same) == 1 else None
 
 
 def patient_of(sample: Sample) -> str:
@@ -74,7 +76,8 @@ def make_examples(
         first = unlabelled[0]
         said = (
             f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}, the first being "
-            f"{first.name} of {first.source}, which has {sorted(first.targets) or 'none'}"
+            f"{first.name} of {first.source}, which has "
+            f"{sorted({*first.targets, *first.classes}) or 'none'}"
         )
         if not labelled:
             raise UserError(f"{said}: set task.target; echojepa_jax.predict needs no labels")

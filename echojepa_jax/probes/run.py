@@ -140,7 +140,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     encoder_size = count_parameters(weights.params["encoder"])
     facts: dict[str, Any] = {
         "data": {
-            "fingerprint": manifest.fingerprint(samples),
+            "fingerprint": manifest.fingerprint(samples, task.target),
             "videos": len(samples),
             "sources": {s: sum(x.source == s for x in samples) for s in data.sources},
             "examples": {"train": len(train), "val": len(val), "test": len(test)},
@@ -324,7 +324,7 @@ def score_on(
     probe = with_unit(probe, unit_of((samples[row] for row in rows_of(test)), probe.task.target))
     facts = {
         "data": {
-            "fingerprint": manifest.fingerprint(samples),
+            "fingerprint": manifest.fingerprint(samples, probe.task.target),
             "videos": len(samples),
             "sources": {s: sum(x.source == s for x in samples) for s in sources},
             "examples": {"test": len(test)},

@@ -40,9 +40,10 @@ class Task:
         """Labels as the loss takes them: z-scores, float32 [n], or class numbers, int32 [n].
 
         Raises:
-          UserError: a class that training did not have.
+          UserError: a class that training did not have, or a text where a number is predicted.
         """
         if self.kind == "regression":
+            check_numbers(labels, self.target)
             return ((np.array(labels, np.float64) - self.mean) / self.std).astype(np.float32)
         names = [class_name(label, self.target) for label in labels]
         if absent := sorted(set(names) - set(self.classes)):
@@ -57,6 +58,16 @@ class Task:
         if self.kind == "regression":
             return outputs[..., 0].astype(np.float64) * self.std + self.mean
         return softmax(outputs.astype(np.float64), axis=-1)
+
+
+def check_numbers(labels: Sequence[Label], target: str) -> None:
+    """Raises UserError if a label of a regression is a text."""
+    # A text is not shown: it may be what must not reach a log.
+    if texts := sum(isinstance(label, str) for label in labels):
+        raise UserError(
+            f"{target!r} is a text in {texts} of {len(labels)} examples, which names a class: use "
+            "task.kind=classification, or write numbers alone into that column"
+        )
 
 
 def class_name(label: Label, target: str) -> str:
@@ -90,6 +101,7 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
             )
         names = Counter(class_name(label, target) for label in labels)
         return Task(kind, target, classes=classes, commonest=names.most_common(1)[0][0])
+    check_numbers(labels, target)
     values = np.array(labels, np.float64)
     if np.ptp(values) == 0:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 from pathlib import Path
 
@@ -292,6 +293,7 @@ def test_any_list_comes_back(tmp_path_factory, entries):
 
 
 def test_csv(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     text = (
         "path,patient,study,view,split,ef,site,age,name\n"
         '"videos/a,1.avi",p1,s1,A4C,TRAIN,55.25,north,61,first\n'
@@ -304,9 +306,11 @@ def test_csv(tmp_path, caplog):
     assert read_source(source) == [
         Sample(
             "first", f"{tmp_path}/videos/a,1.avi", source, "p1", "s1", "A4C", "train",
-            {"ef": 55.25, "age": 61.0},
+            {"ef": 55.25, "age": 61.0}, classes={"site": "north"},
         ),
-        Sample("second", "/far/b.avi", source, patient="p2", split="val"),
+        Sample(
+            "second", "/far/b.avi", source, patient="p2", split="val", classes={"site": "south"}
+        ),
         Sample("c.avi", f"{tmp_path}/c.avi", source),
     ]  # fmt: skip
     warnings = [r.getMessage() for r in caplog.records]
@@ -326,8 +330,21 @@ def test_columns_are_known_in_any_case_and_a_patient_by_another_name_is_told(tmp
 
 def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
     path = write(tmp_path / "m.csv", "path,ef,id\na.avi,50,1_2\nb.avi,fifty,3\n")
-    assert [s.targets for s in read_source(f"csv:{path}")] == [{}, {}]
+    caplog.set_level(logging.INFO)
+    samples = read_source(f"csv:{path}")
+    assert [s.targets for s in samples] == [{}, {}]
+    assert [s.classes for s in samples] == [{"ef": "50", "id": "1_2"}, {"ef": "fifty", "id": "3"}]
     assert "ef (line 3), id (line 2)" in caplog.text
+
+
+def test_csv_column_may_tell_its_unit(tmp_path):
+    path = write(tmp_path / "m.csv", "path,rvsp [kPa],ef [%],size\na.avi,4.2,55,3\n")
+    (sample,) = read_source(f"csv:{path}")
+    assert sample.targets == {"rvsp": 4.2, "ef": 55, "size": 3}
+    assert sample.units == {"rvsp": "kPa", "ef": "%"}
+    path = write(tmp_path / "m.csv", "path,rvsp [kPa],rvsp [mmHg]\na.avi,4.2,31.5\n")
+    with pytest.raises(UserError, match=r"two columns of 'rvsp': 'rvsp \[kPa\]' and 'rvsp \[mmHg"):
+        read_source(f"csv:{path}")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
 from echojepa_jax.data.decode import decode
 from echojepa_jax.data.sampling import clip_frame_ids
-from echojepa_jax.probes import finetune, training
+from echojepa_jax.probes import encode, finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.train.run_weights import open_encoder
@@ -332,21 +332,83 @@ def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
 
 @pytest.fixture
 def table(tmp_path, cache):
-    """A CSV source of the phantom's videos; call it with changes of its rows by name of a video."""
+    """A CSV source of the phantom's videos; call it with changes of rows by their number, and with
+    further columns as functions of a sample."""
     samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
 
-    def make(**changes):
+    def make(columns=None, **changes):
         path = tmp_path / "table.csv"
+        columns = columns or {"ef": lambda s: s.targets["ef"]}
+        known = ["path", "name", "patient", "study", "view", "split"]
         with path.open("w", newline="", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "name", "patient", "study", "view", "split", "ef"])
+            writer = csv.DictWriter(file, [*known, *columns])
+            writer.writeheader()
             for i, s in enumerate(samples):
-                row = {"path": s.path, "name": s.name, "patient": s.patient, "study": s.study}
-                row |= {"view": s.view, "split": s.split, "ef": s.targets["ef"]}
-                writer.writerow((row | changes.get(f"row{i}", {})).values())
+                row = {name: getattr(s, name) for name in known}
+                row |= {name: value(s) for name, value in columns.items()}
+                writer.writerow(row | changes.get(f"row{i}", {}))
         return f"csv:{path}"
 
     return make
+
+
+LINEAR = {"head__kind": "linear", "head__tokens": "mean", "optim__epochs": 1, "data__clips": 1}
+
+
+def is_reduced(sample):
+    return "reduced" if sample.targets["ef"] < 52 else "normal"
+
+
+def test_a_column_of_texts_is_predicted_as_classes(table, tiny_probe, train_probe, tmp_path):
+    source = table({"my_label": is_reduced})
+    settings = {"data__sources": (source,), "task__target": "my_label", "eval__by_study": False}
+    config = tiny_probe(task__kind="classification", **settings, **LINEAR)
+    assert train_probe(config, tmp_path / "run").startswith("my_label: accuracy")
+    samples = {s.name: s for s in manifest.load((PHANTOM,), quarantine=None, workers=1)}
+    for line in lines(tmp_path / "run"):
+        assert line["target"] == is_reduced(samples[line["id"]])
+        assert line["prediction"] in ("normal", "reduced")
+    with pytest.raises(UserError, match=r"'my_label' is a text in \d+ of \d+ examples"):
+        train_probe(tiny_probe(**settings, **LINEAR), tmp_path / "number")
+
+
+def test_units_are_those_of_the_source(lvef, table, tiny_probe, train_probe, tmp_path):
+    source = table({"rvsp [kPa]": lambda s: s.targets["ef"] / 10})
+    config = tiny_probe(data__sources=(source,), task__target="rvsp", **LINEAR)
+    assert re.match(r"rvsp: MAE [\d.]+ kPa \(95 %", train_probe(config, tmp_path / "run"))
+    assert metrics_of(tmp_path / "run")["task"]["unit"] == "kPa"
+    assert metrics_of(lvef)["task"]["unit"] == "%"
+    assert re.search(r"ef: MAE [\d.]+ points", score_on(lvef, [PHANTOM], "", "", tmp_path / "one"))
+    source = table({"ef [share]": lambda s: s.targets["ef"] / 100})
+    with pytest.raises(UserError, match="predicts 'ef' in %, but the source has it in share"):
+        score_on(lvef, [source], "", "", tmp_path / "two")
+
+
+def test_clips_that_cannot_differ_are_encoded_once(
+    tiny_probe, train_probe, tmp_path, monkeypatch, caplog
+):
+    # 60 frames, one clip of 4 that are 15 apart.
+    settings = {"data__sample_by": "stride", "data__sample_value": 15.0, "optim__epochs": 1}
+    settings |= {"head__kind": "linear", "head__tokens": "mean"}
+    count = []
+    real = encode.encode_clips
+
+    def counted(params, clips, *rest):
+        count.append(len(clips))
+        return real(params, clips, *rest)
+
+    monkeypatch.setattr(encode, "encode_clips", counted)
+    caplog.set_level(logging.INFO)
+    found = []
+    for clips in (1, 2):
+        train_probe(tiny_probe(**settings, data__clips=clips), tmp_path / str(clips))
+        found.append((sum(count), lines(tmp_path / str(clips))))
+        count.clear()
+    assert found[0][0] == found[1][0]
+    assert "are too short for 2 different clips, which are taken once" in caplog.text
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        assert one["spread"] == two["spread"] == ""
+        assert float(one["prediction"]) == pytest.approx(float(two["prediction"]), rel=1e-4)
 
 
 def test_f04_an_unreadable_test_video_keeps_its_line(

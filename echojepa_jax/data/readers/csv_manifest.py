@@ -1,8 +1,8 @@
 """A CSV manifest: a header, then a row per video.
 
-The column `path` is needed; name, patient, study, view and split are understood, in any case; any
-other column
-whose cells are all numbers (or empty) is a target. A row's labels belong to its file alone, so the
+The column `path` is needed; name, patient, study, view and split are understood, in any case. Any
+other column is a label: a number where all its cells are numbers (or empty), else a class. A unit
+may stand behind the name, as in `rvsp [mmHg]`. A row's labels belong to its file alone, so the
 order of rows has no meaning.
 """
 
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 
-from echojepa_jax.data.readers.tables import file_of, number, read_rows
+from echojepa_jax.data.readers.tables import file_of, is_missing, number, read_rows
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 
@@ -30,7 +30,7 @@ def read(path: str, source: str) -> list[Sample]:
     path = os.path.abspath(os.path.expanduser(path))
     table = read_rows(path, required=["path"], any_case=_KNOWN)
     rows = [row for _, row in table]
-    targets = _targets(path, table)
+    targets, classes, units = _labels(path, table)
     columns = list(rows[0]) if rows else []
     people = [column for column in columns if _PEOPLE.search(column)]
     if people and "patient" not in columns:
@@ -51,28 +51,52 @@ def read(path: str, source: str) -> list[Sample]:
             study=row.get("study", ""),
             view=row.get("view", ""),
             split=row.get("split", "").lower(),
-            targets=labels,
+            targets=numbers,
+            units=units,
+            classes=texts,
         )
-        for (name, file), row, labels in zip(files, rows, targets, strict=True)
+        for (name, file), row, numbers, texts in zip(files, rows, targets, classes, strict=True)
     ]
 
 
-def _targets(path: str, table: list[tuple[int, dict[str, str]]]) -> list[dict[str, float]]:
-    """Each row's numbers, of the columns that hold nothing else; the log names the others."""
+_UNIT = re.compile(r"(?P<name>.*\S)\s*\[(?P<unit>[^\[\]]+)\]")
+
+
+def _labels(
+    path: str, table: list[tuple[int, dict[str, str]]]
+) -> tuple[list[dict[str, float]], list[dict[str, str]], dict[str, str]]:
+    """Each row's numbers and its classes, by name, and units; the log names columns of classes.
+
+    Raises:
+      UserError: two columns differ by their units alone.
+    """
     targets: list[dict[str, float]] = [{} for _ in table]
-    ignored = []
+    classes: list[dict[str, str]] = [{} for _ in table]
+    units: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    texts = []
     for column in [c for c in (table[0][1] if table else ()) if c not in _KNOWN]:
+        match = _UNIT.fullmatch(column)
+        name = match["name"] if match else column
+        if name in columns:
+            raise UserError(f"{path} has two columns of {name!r}: {columns[name]!r} and {column!r}")
+        columns[name] = column
+        if match:
+            units[name] = match["unit"].strip()
         values = []
         for line, row in table:
             try:
                 values.append(number(row[column]))
             except ValueError:
-                ignored.append(f"{column} (line {line})")
+                texts.append(f"{name} (line {line})")
+                for labels, (_, cells) in zip(classes, table, strict=True):
+                    if not is_missing(cells[column]):
+                        labels[name] = cells[column]
                 break
         else:
-            for labels, value in zip(targets, values, strict=True):
+            for numbers, value in zip(targets, values, strict=True):
                 if value is not None:
-                    labels[column] = value
-    if ignored:
-        log.warning("%s: ignored columns that hold no numbers: %s", path, ", ".join(ignored))
-    return targets
+                    numbers[name] = value
+    if texts:
+        log.info("%s: columns of classes, as they hold texts: %s", path, ", ".join(texts))
+    return targets, classes, units
