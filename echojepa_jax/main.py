@@ -10,9 +10,12 @@ field of the config can be set by --config.section.field=value. Sources are 'kin
 'phantom:adult' (the embedded data set), or folders of prepared shards; docs/data.md lists all.
 """
 
+import logging
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -46,29 +49,34 @@ def train(config: ConfigDict, name: str | Path) -> str:
     Raises:
       UserError: whatever the user can mend.
     """
-    import jax
-
-    from echojepa_jax.parallel import hosts
-    from echojepa_jax.probes.online import OnlineProbe
-    from echojepa_jax.report.html import write_report
-    from echojepa_jax.train import config as configs
     from echojepa_jax.train import workdir as workdirs
-    from echojepa_jax.train.loop import run
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.platform import prepare, share_programs
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
     prepare()
-    configs.check(config, jax.device_count())
     workdir = workdirs.Workdir.of(str(name))
     path = workdir.path
+    report, files = f"{name}/report.html", ["report.html"]
+    nothing_to_do = f"{name} is complete: nothing to do. The report is {report}"
+    if workdirs.is_finished(workdir, config, files):
+        return nothing_to_do
+
+    import jax
+
+    from echojepa_jax.parallel import hosts
+    from echojepa_jax.probes.online import OnlineProbe
+    from echojepa_jax.report.html import write_report
+    from echojepa_jax.train import config as configs
+    from echojepa_jax.train.loop import run
+
+    configs.check(config, jax.device_count())
     with workdirs.claimed(workdir, config):
         workdir.share()
         share_programs(workdir.kept)
-        report = f"{name}/report.html"
-        if workdirs.is_done(workdir):
-            return f"{name} is complete: nothing to do. The report is {report}"
+        if workdirs.is_done(workdir, files):
+            return nothing_to_do
         probe = partial(OnlineProbe, config, path) if config.probe.source else None
         outcome = run(config, workdir, probe)
         where = f"step {outcome.step} of {outcome.last_step}"
@@ -90,7 +98,29 @@ def job() -> str:
     leave_on_sigterm(_say_stopped)
     take_the_gpu()
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
+    _without_phantom(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
     return train(CONFIG.value, str(WORKDIR.value))
+
+
+def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
+    """Takes the phantom's probe out of a config whose videos were replaced by others.
+
+    Args:
+      asked: the fields that stand on the command line.
+    """
+    probe = config.get("probe", {}).get("source", "")
+    if "data.sources" not in asked or "probe.source" in asked or not probe.startswith("phantom:"):
+        return
+
+    from echojepa_jax.data.readers import kind_of
+
+    if any(kind_of(source) == "phantom" for source in config.data.sources):
+        return
+    config.probe.source = ""
+    logging.getLogger(__name__).info(
+        "no online probe: that of the config is for the phantom, which is not trained on here; for "
+        "one, name labelled videos with --config.probe.source"
+    )
 
 
 def _say_stopped() -> None:

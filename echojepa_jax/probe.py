@@ -35,34 +35,41 @@ WEIGHTS = flags.DEFINE_string(
 )
 
 
+# What a finished run has left; see probes/results.py, saved.py and train/workdir.py.
+_LEFT = ("predictions.csv", "metrics.json", "report.html", "probe.json", "head.safetensors", "best")
+
+
 def train(config: ConfigDict, workdir: Path) -> str:
     """Trains a probe; returns the last line.
 
     Raises:
       UserError: whatever the user can mend.
     """
-    import jax
-
-    from echojepa_jax.probes import config as configs
-    from echojepa_jax.probes.results import METRICS, PREDICTIONS
-    from echojepa_jax.probes.run import run
-    from echojepa_jax.probes.saved import ABOUT, HEAD
-    from echojepa_jax.report.probe_page import write_probe_report
     from echojepa_jax.train import workdir as workdirs
-    from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
     from echojepa_jax.utils.errors import UserError
 
     _prepare()
     if "predictor" in config:
         raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
+    held, report = workdirs.Workdir(workdir), workdir / "report.html"
+    files = list(_LEFT)
+    if config.get("encoder", {}).get("trainable"):
+        files.append("encoder")
+    nothing_to_do = f"{workdir} is complete: nothing to do. The report is {report}"
+    if workdirs.is_finished(held, config, files):
+        return nothing_to_do
+
+    import jax
+
+    from echojepa_jax.probes import config as configs
+    from echojepa_jax.probes.run import run
+    from echojepa_jax.report.probe_page import write_probe_report
+    from echojepa_jax.train.run_weights import open_encoder
+
     configs.check(config, jax.local_device_count())
-    files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
-    files += [FINE_TUNED] * config.encoder.trainable
-    held = workdirs.Workdir(workdir)
     with workdirs.claimed(held, config):
-        report = workdir / "report.html"
         if workdirs.is_done(held, files):
-            return f"{workdir} is complete: nothing to do. The report is {report}"
+            return nothing_to_do
         said = run(config, workdir, open_encoder(config.weights))
         if not said:
             return "stopped by a signal. The same command continues after the last whole epoch."

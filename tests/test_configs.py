@@ -93,6 +93,7 @@ def test_the_readmes_own_data_command_is_accepted():
     ("changes", "sentence"),
     [
         ({"model.depht": 3}, r"unknown field 'model\.depht'; the nearest is 'model\.depth'"),
+        ({"optim.steps": 3}, r"number of steps is optim\.epochs x optim\.updates_per_epoch"),
         ({"optim.peak_lr": "0.1"}, r"'optim\.peak_lr' is '0\.1', but it must be of type float"),
         ({"log.tensorboard": 1}, r"must be of type bool"),
         ({"model.depth": True}, r"must be of type int"),

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from pydicom.data import get_testdata_file
 
-from echojepa_jax.main import train
+from echojepa_jax.main import _without_phantom, train
 from echojepa_jax.probes.online import OnlineProbe
 from echojepa_jax.train.loop import run
 from echojepa_jax.train.state import init_params, make_networks
@@ -113,12 +113,41 @@ def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, nu
         assert_identical(weights_of(workdir), uninterrupted)
 
 
-def test_f12_a_finished_run_says_so_and_changes_nothing(uninterrupted, whole, run_main):
+def test_f12_a_finished_run_says_so_and_changes_nothing(
+    uninterrupted, whole, run_main, monkeypatch
+):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     again = run_main(workdir=whole)
     assert again.returncode == 0
     assert f"{whole} is complete" in again.stdout
+    # At once, without what only training needs.
+    assert "echojepa_jax.train.workdir" in again.stderr
+    assert "echojepa_jax.train.loop" not in again.stderr
+    monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
+    other = run_main(workdir=whole, optim__peak_lr=1e-4)
+    assert re.search(rf"optim\.peak_lr .*--config\.init\.from={whole} lets start", other.stderr)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_own_videos_bring_no_probe_of_the_phantom(caplog):
+    from configs import demo
+
+    caplog.set_level(logging.INFO)
+    own = {"data.sources": ("videos:/mine",)}
+    for asked, wanted in (
+        ({}, True),
+        ({"data.sources": ("phantom:pediatric",)}, True),
+        (own | {"probe.source": "phantom:adult"}, True),
+        (own, False),
+    ):
+        config = demo.get_config()
+        for name, value in asked.items():
+            section, field = name.split(".")
+            config[section][field] = value
+        _without_phantom(config, asked)
+        assert bool(config.probe.source) == wanted
+        assert ("no online probe" in caplog.text) != wanted
 
 
 def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):

@@ -96,6 +96,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     Raises:
       UserError: the data, labels or weights cannot be used, or no head learned anything finite.
     """
+    started = workdirs.now()
     # --- data ---------------------------------------------------------------------------------
     data, task_config = config.data, config.task
     clip = dataclasses.replace(
@@ -154,13 +155,13 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
             "heads": len(setting.grid),
         },
     }
-    workdirs.record(workdirs.Workdir(workdir), facts, program="probe")
+    workdirs.record(workdirs.Workdir(workdir), facts, program="probe", started=started)
     log.info(
-        "encoder: all %s parameters of %s; %d heads of %s parameters",
+        "encoder: all %s parameters of %s; head: %s parameters, trained with %s",
         f"{encoder_size:,}",
         config.weights,
-        len(setting.grid),
         f"{head_size:,}",
+        _grid_told(config),
     )
 
     # --- training -------------------------------------------------------------------------------
@@ -268,6 +269,17 @@ def said(result: Mapping[str, Any]) -> str:
     )
 
 
+def _grid_told(config: ConfigDict) -> str:
+    """The grid, as a part of a sentence."""
+    rates, decays = config.optim.learning_rates, config.optim.weight_decays
+    if len(rates) * len(decays) == 1:
+        return f"learning rate {rates[0]:g} and weight decay {decays[0]:g}"
+    return (
+        f"each of {len(rates)} learning rates and {len(decays)} weight decays at once, of which "
+        "the best is kept"
+    )
+
+
 def _check_head(config: ConfigDict, width: int) -> None:
     """Raises UserError if the attention heads do not divide the width of the tokens."""
     heads = config.head.heads
@@ -295,6 +307,7 @@ def score_on(
     Raises:
       UserError: the probe, its encoder or the data cannot be used, or `workdir` holds something.
     """
+    started = workdirs.now()
     probe = load_probe(folder)
     config = read_config(folder / "config.json")
     path = weights_path or encoder_path(folder, config)
@@ -332,7 +345,7 @@ def score_on(
         "weights": {"encoder": probe.encoder},
         "probe": json.loads((folder / METRICS).read_text())["chosen"],
     }
-    workdirs.record(workdirs.Workdir(workdir), facts, program="probe")
+    workdirs.record(workdirs.Workdir(workdir), facts, program="probe", started=started)
     write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
     source = make_source(config, weights, probe.clip, samples)
     return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])

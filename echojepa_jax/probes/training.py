@@ -160,8 +160,14 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
                 progress = progress | {"epoch": np.int32(epoch + 1)}
             last.save(epoch + 1, state | {"progress": progress})
             last.wait()
-            seconds = (time.perf_counter() - started) / (epoch + 1 - first)
-            _log(setting, writer, epoch + 1, losses, val_losses, scores, progress, seconds)
+            # The first epoch compiles, and says nothing of those to come.
+            if epoch == first:
+                seconds, left = time.perf_counter() - started, ""
+                started = time.perf_counter()
+            else:
+                seconds = (time.perf_counter() - started) / (epoch - first)
+                left = f"  {duration(seconds * (config.optim.epochs - epoch - 1))} left"
+            _log(setting, writer, epoch + 1, losses, val_losses, scores, progress, seconds, left)
             if stop_asked() and epoch + 1 < config.optim.epochs:
                 return None
         if not np.isfinite(progress["best_score"]):
@@ -424,6 +430,7 @@ def _log(
     scores: np.ndarray,
     progress: dict[str, Any],
     seconds: float,
+    left: str,
 ) -> None:
     values = {"best_val_score": abs(float(progress["best_score"])), "seconds": seconds}
     for cell, loss, val_loss, score in zip(setting.grid, losses, val_losses, scores, strict=True):
@@ -435,7 +442,7 @@ def _log(
     what = "MAE" if setting.task.kind == "regression" else "accuracy"
     unit = of_errors(setting.task.unit)
     log.info(
-        "epoch %d/%d  val %s %.4g, best %.4g%s (%s at epoch %d)  %s left",
+        "epoch %d/%d  val %s %.4g, best %.4g%s (%s at epoch %d)%s",
         epoch,
         epochs,
         what,
@@ -444,7 +451,7 @@ def _log(
         unit and f" {unit}",
         setting.grid[row].name,
         progress["best_epoch"],
-        duration(seconds * (epochs - epoch)),
+        left,
     )
 
 

@@ -69,6 +69,7 @@ def run(
     Raises:
       UserError: the data, the weights or a checkpoint cannot be used, or the loss stays non-finite.
     """
+    started = workdirs.now()
     last_step = config.optim.epochs * config.optim.updates_per_epoch
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
     clip, masks = clip_spec(config), mask_specs(config)
@@ -130,7 +131,7 @@ def run(
         stop_asked = stack.enter_context(stop_signal())
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
-            workdirs.record(workdir, facts, program="main")
+            workdirs.record(workdir, facts, program="main", started=started)
             _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
         writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)

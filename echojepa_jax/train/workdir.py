@@ -269,8 +269,15 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
     if differ:
         raise UserError(
             f"{workdir.kept} was started with another config; it differs in {', '.join(differ)}: "
-            "use the same values, or another --workdir"
+            f"use the same values, or another --workdir{_way_out(workdir, config, differ)}"
         )
+
+
+def _way_out(workdir: Workdir, config: ConfigDict, differ: Sequence[str]) -> str:
+    """How to go on with other values of the optimizer, where weights may come from another run."""
+    if "init" not in config or not any(text.startswith("optim.") for text in differ):
+        return ""
+    return f", which --config.init.from={workdir.kept} lets start from the weights of this one"
 
 
 def _has_steps(workdir: Workdir) -> bool:
@@ -281,8 +288,16 @@ def _has_steps(workdir: Workdir) -> bool:
     return any(entry.name[0].isdigit() for entry in saved)
 
 
-def record(workdir: Workdir, facts: dict[str, Any], program: str) -> None:
+def now() -> str:
+    """The time, for `record`: a run takes it when it starts."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def record(workdir: Workdir, facts: dict[str, Any], program: str, started: str) -> None:
     """Writes what this run is made of: given facts, versions, commit, devices, and the command.
+
+    Args:
+      started: when the run began, by `now`; compiling may have taken minutes since.
 
     Raises:
       UserError: the run was started on other data or weights.
@@ -306,7 +321,7 @@ def record(workdir: Workdir, facts: dict[str, Any], program: str) -> None:
         path,
         {
             "command": " ".join(["python", "-m", f"echojepa_jax.{program}", *sys.argv[1:]]),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": started,
             "version": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
@@ -342,7 +357,23 @@ def is_marked(workdir: Path) -> bool:
     return (workdir / _DONE).exists()
 
 
-def is_done(workdir: Workdir, files: Sequence[str] = ("report.html",)) -> bool:
+def is_finished(workdir: Workdir, config: ConfigDict, files: Sequence[str]) -> bool:
+    """Whether this very run was finished before.
+
+    A program asks before it loads what only training needs, which takes seconds. Several hosts, and
+    who works in a bucket, look at `is_done` when they have met.
+
+    Raises:
+      UserError: as `claimed` and `is_done`.
+    """
+    alone = workdir.bucket is None and not jax.distributed.is_initialized()
+    if not alone or not is_marked(workdir.path):
+        return False
+    with claimed(workdir, config):
+        return is_done(workdir, files)
+
+
+def is_done(workdir: Workdir, files: Sequence[str]) -> bool:
     """True if the run was finished and what it produced is still there (F12).
 
     Args:

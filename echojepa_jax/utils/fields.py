@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def nearest(name: str, names: list[str]) -> str:
     """A hint at the field that was probably meant."""
+    # What other programs call so is a product here.
+    if re.search(r"(^|[._])(steps|iterations|iters)$", name) and "optim.epochs" in names:
+        told = "optim.epochs x optim.updates_per_epoch"
+        told = told if "optim.updates_per_epoch" in names else "set by optim.epochs"
+        return f"; the number of steps is {told}"
     by_leaf = {n.rsplit(".", 1)[-1]: n for n in names}
     close = difflib.get_close_matches(name, names, 1, 0.6) or [
         by_leaf[leaf]

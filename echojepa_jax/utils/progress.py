@@ -23,12 +23,17 @@ def duration(seconds: float) -> str:
 
 
 def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Passes `items` on, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds."""
+    """Passes `items` on, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds.
+
+    The first item is not taken for what the others will be like: programs are compiled for it.
+    """
     started = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    for done, item in enumerate(items):
         yield item
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
+        if done == 0:
+            started = now
+        elif now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - started) / done * (total - done)
-            log.info("%s: %d of %d, %s left", what, done, total, duration(left))
+            left = (now - started) / done * (total - done - 1)
+            log.info("%s: %d of %d, %s left", what, done + 1, total, duration(left))

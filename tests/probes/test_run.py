@@ -48,6 +48,9 @@ def lvef(finished, run_probe):
     if not finished.exists():
         done = run_probe("--config=configs/probes/phantom_lvef.py", f"--workdir={finished}")
         assert done.returncode == 0, done.stderr
+        assert re.search(r"head: \S+ parameters, trained with each of 2 learning", done.stderr)
+        # The first epoch compiles: it says nothing of the time that is left.
+        assert re.search(r"epoch 1/3  val MAE .* at epoch 1\)\n", done.stderr)
         assert re.search(r"epoch 3/3  val MAE .* 0s left", done.stderr)
         last = done.stdout.strip().splitlines()[-1]
         assert re.fullmatch(
