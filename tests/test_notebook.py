@@ -169,5 +169,5 @@ def test_its_settings_exist(notebook):
     assert named
     assert named <= set(FIELDS)
     assert (REPOSITORY / str(settings["CONFIG"])).is_file()
-    assert "YOUR_NAME" in str(settings["REPOSITORY"])  # a placeholder that section 2 refuses
+    assert settings["REPOSITORY"] == ""  # section 2 then looks for the code, or asks
     assert not Path(str(settings["WORKDIR"])).is_absolute()
