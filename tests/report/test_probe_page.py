@@ -205,13 +205,21 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_regression_scores(regression: str) -> None:
     text = text_of(regression)
-    assert "echojepa_jax probe report ef ef: MAE 5.20 % (95 % interval 4.80 to 5.70) on 200" in text
+    assert (
+        "echojepa_jax probe report ef ef: MAE 5.20 points (95 % interval 4.80 to 5.70) on 200"
+        in text
+    )
     assert "200 videos of 100 patients" in text
     assert 'class="verdict good"' in regression
-    assert "MAE 5.20 % 95 % interval 4.80 to 5.70; 9.90 % always the mean of training" in text
+    assert (
+        "MAE 5.20 points 95 % interval 4.80 to 5.70; 9.90 points always the mean of training"
+        in text
+    )
     assert f"R² {MINUS}0.04 95 % interval {MINUS}0.10 to 0.02" in text
-    assert f"Pearson's r {DASH} MAE, mean of a study 4.50 % 95 % interval 4.10 to 4.90;" in text
-    assert "9.80 % always the mean of training; 110 studies of 100 patients" in text
+    assert (
+        f"Pearson's r {DASH} MAE, mean of a study 4.50 points 95 % interval 4.10 to 4.90;" in text
+    )
+    assert "9.80 points always the mean of training; 110 studies of 100 patients" in text
     assert "Unreadable 23 videos" in text
     assert "weights.parameters 5,524,416" in text
     assert "1 scan bad truncated" in text
@@ -224,14 +232,14 @@ def test_regression_figures(regression: str) -> None:
     assert "predicted (%)" in scatter
     assert "mean of true and predicted (%)" in figure(regression, "Difference over mean of 200")
     # Every other study was two too high.
-    studies = "Difference over mean of 50 means of studies: bias 1.00 %, 95 % limits"
+    studies = "Difference over mean of 50 means of studies: bias 1.00 points, 95 % limits"
     assert f"{MINUS}1.96 SD" in figure(regression, studies)
 
 
 def test_worst_predictions_come_first(regression: str) -> None:
     text = text_of(regression)
     assert (
-        "Example Target Prediction Spread <script>alert(1)</script> 30.0 % 71.0 % 1.25 % "
+        "Example Target Prediction Spread <script>alert(1)</script> 30.0 % 71.0 % 1.25 points "
         f"…/far.avi 70.0 % 30.0 % {DASH} v" in text
     )
     table = regression.split("<h2>Worst")[1].split("</table>")[0]
@@ -249,9 +257,10 @@ def test_unreadable_examples_are_listed_up_to_twenty(regression: str) -> None:
 def test_learning_and_grid(regression: str) -> None:
     text = text_of(regression)
     assert f"Head {CHOSEN} after epoch 17 of 20 was chosen" in text
-    assert "validation score, MAE 5.10 %." in text
+    assert "validation score, MAE 5.10 points." in text
     assert (
-        f"Head Best validation MAE At epoch {CHOSEN} chosen 5.10 % 17 {HEADS[1]} 6.25 % 17 "
+        f"Head Best validation MAE At epoch {CHOSEN} chosen 5.10 points 17 "
+        f"{HEADS[1]} 6.25 points 17 "
         f"{DIVERGED} {DASH} {DASH}" in text
     )
     loss = figure(regression, "Loss over 20 epochs: training from 1.00 to 0.0500; validation")
@@ -275,7 +284,7 @@ def test_a_head_that_diverged_does_not_make_the_scale(tmp_path: Path) -> None:
     page = write_probe_report(tmp_path).read_text()
     assert "Errors above 1.5 times that of the baseline are left out." in page
     assert "000000" not in re.sub(r"#\w{6}", "", figure(page, "Validation score"))
-    assert "7,700,000 %" in page
+    assert "7,700,000 points" in page
 
 
 @pytest.mark.parametrize("page", ["regression", "classification"])
@@ -326,7 +335,7 @@ def test_metrics_alone_make_a_page_and_a_poor_score_is_said(tmp_path: Path) -> N
     (tmp_path / "metrics.json").write_text(json.dumps(result))
     (tmp_path / "config.json").write_text('{"task": {"views": ["A2C", "A4C"]}}')
     page = write_probe_report(tmp_path).read_text()
-    assert "ef: MAE 10.2 % on 200 studies of 100 patients; no better than a guess" in page
+    assert "ef: MAE 10.2 points on 200 studies of 100 patients; no better than a guess" in page
     assert 'class="verdict warn"' in page
     assert "<img" not in page
     assert "Learning" not in page

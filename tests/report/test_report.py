@@ -14,7 +14,7 @@ import pytest
 
 from echojepa_jax.report import examples
 from echojepa_jax.report.html import write_report
-from echojepa_jax.report.measures import DASH, MINUS, Series, number
+from echojepa_jax.report.measures import DASH, Series, number
 from echojepa_jax.report.plots import MAX_POINTS, _thin
 from echojepa_jax.utils.errors import UserError
 
@@ -210,14 +210,14 @@ def test_key_numbers(page: str) -> None:
     text = text_of(page)
     assert "complete: 468 of 468 steps" in text
     assert "alarming" not in text
-    assert f"EF MAE 5.50 % 8.00 % at initialisation ({MINUS}31.2 %)" in text
+    assert "EF MAE 5.50 points 8.00 points at initialisation; 31.2 % less now" in text
     assert "EF R² 0.70 0.08 at initialisation" in text
     assert "View accuracy 95.0 % 43.8 % at initialisation" in text
     assert "Data wait 3.1 %" in text
     assert "Padded clips 1.2 %" in text
     assert "Skipped steps 1 " in text
     assert "Quarantined 2 files and 1 single-frame stills" in text
-    assert "EF, encoder at initialisation: MAE 8.00 %, R² 0.08" in text
+    assert "EF, encoder at initialisation: MAE 8.00 points, R² 0.08" in text
     assert "parameters.encoder 5,524,416" in text
     assert "optim.updates_per_epoch 39" in text
 
