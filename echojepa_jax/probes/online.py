@@ -29,7 +29,7 @@ from echojepa_jax.data.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.prefetch import DeviceBatches
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.data.units import unit_of
+from echojepa_jax.data.units import of_errors, unit_of
 from echojepa_jax.parallel.hosts import any_true, is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.probes.encode import tokens_of
@@ -274,6 +274,12 @@ def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
     }
 
 
+def _told(scores: Mapping[str, float], unit: str) -> str:
+    """Scores, for a sentence."""
+    units = {"mae": unit and f" {unit}"}
+    return ", ".join(f"{name} {value:.3f}{units.get(name, '')}" for name, value in scores.items())
+
+
 class OnlineProbe:
     """Encodes the probe's videos and scores linear models on them; compares with random weights.
 
@@ -384,8 +390,8 @@ class OnlineProbe:
                 result["view"] = entry
             else:
                 result["regression"][name] = entry
-            trained = ", ".join(f"{score} {value:.3f}" for score, value in fit.scores.items())
-            random = ", ".join(f"{score} {value:.3f}" for score, value in at_init.scores.items())
+            unit = of_errors(unit_of(self._test, name))
+            trained, random = (_told(scored.scores, unit) for scored in (fit, at_init))
             log.info(
                 "probe of %s on %d videos of other patients: %s (random weights: %s)",
                 name,
