@@ -35,16 +35,13 @@ WEIGHTS = flags.DEFINE_string(
 )
 
 
-# What a finished run has left; see probes/results.py, saved.py and train/workdir.py.
-_LEFT = ("predictions.csv", "metrics.json", "report.html", "probe.json", "head.safetensors", "best")
-
-
 def train(config: ConfigDict, workdir: Path) -> str:
     """Trains a probe; returns the last line.
 
     Raises:
       UserError: whatever the user can mend.
     """
+    from echojepa_jax.probes.files import ABOUT, HEAD, METRICS, PREDICTIONS
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.utils.errors import UserError
 
@@ -52,9 +49,11 @@ def train(config: ConfigDict, workdir: Path) -> str:
     if "predictor" in config:
         raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
     held, report = workdirs.Workdir(workdir), workdir / "report.html"
-    files = list(_LEFT)
+    files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
     if config.get("encoder", {}).get("trainable"):
-        files.append("encoder")
+        from echojepa_jax.train.run_weights import FINE_TUNED
+
+        files.append(FINE_TUNED)
     nothing_to_do = f"{workdir} is complete: nothing to do. The report is {report}"
     if workdirs.is_finished(held, config, files):
         return nothing_to_do

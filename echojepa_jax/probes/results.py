@@ -19,8 +19,6 @@ from echojepa_jax.utils.names import as_unicode
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS, STUDIES, METRICS = "predictions.csv", "studies.csv", "metrics.json"
-
 # (example, prediction in the target's unit or probabilities)
 Row = tuple[Example, Any]
 

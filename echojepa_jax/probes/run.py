@@ -17,11 +17,9 @@ from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
+from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES
 from echojepa_jax.probes.predict import Source, outputs_by_encoding, rows_of, with_slots
 from echojepa_jax.probes.results import (
-    METRICS,
-    PREDICTIONS,
-    STUDIES,
     STUDY_COLUMNS,
     has_studies,
     prediction_columns,

@@ -16,13 +16,12 @@ from safetensors.numpy import load_file, save_file
 from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.files import ABOUT, HEAD
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import is_marked
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained
-
-ABOUT, HEAD = "probe.json", "head.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)

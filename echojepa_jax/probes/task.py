@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -120,4 +121,4 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
 
 def _in_order(name: str) -> tuple[float, str]:
     """Numbers by their value, then texts."""
-    return (float(name), "") if name.lstrip("-").isdecimal() else (np.inf, name)
+    return (float(name), "") if re.fullmatch(r"-?\d+", name) else (np.inf, name)

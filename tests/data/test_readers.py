@@ -337,6 +337,13 @@ def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
     assert "ef (line 3), id (line 2)" in caplog.text
 
 
+def test_csv_none_is_a_class_where_others_are(tmp_path):
+    path = write(tmp_path / "m.csv", "path,mr,x\na.avi,none,none\nb.avi,severe,3\nc.avi,,n/a\n")
+    samples = read_source(f"csv:{path}")
+    assert [s.classes for s in samples] == [{"mr": "none"}, {"mr": "severe"}, {}]
+    assert [s.targets for s in samples] == [{}, {"x": 3}, {}]
+
+
 def test_csv_column_may_tell_its_unit(tmp_path):
     path = write(tmp_path / "m.csv", "path,rvsp [kPa],ef [%],size\na.avi,4.2,55,3\n")
     (sample,) = read_source(f"csv:{path}")

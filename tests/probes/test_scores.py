@@ -35,6 +35,8 @@ def test_classes_are_sorted_and_the_commonest_is_the_guess():
     np.testing.assert_array_equal(task.encode(["PLAX", "A4C"]), [1, 0])
     numbers = fit_task("classification", "grade", examples([10.0, 2.0, 10.0]))
     assert numbers.classes == ("2", "10")
+    texts = fit_task("classification", "grade", examples(["--3", "none", "-1", "10", "2"]))
+    assert texts.classes == ("-1", "2", "10", "--3", "none")
     with pytest.raises(UserError, match=r"classes \['SSN'\] of 'view' do not occur in"):
         task.encode(["SSN"])
 

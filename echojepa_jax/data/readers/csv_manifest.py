@@ -90,7 +90,8 @@ def _labels(
             except ValueError:
                 texts.append(f"{name} (line {line})")
                 for labels, (_, cells) in zip(classes, table, strict=True):
-                    if not is_missing(cells[column]):
+                    # Of a valve, "none" is a grade.
+                    if not is_missing(cells[column]) or cells[column].lower() == "none":
                         labels[name] = cells[column]
                 break
         else:
