@@ -85,7 +85,8 @@ class Encoder:
             return self._encode_files([videos], clips, keep)[0]
         if not isinstance(videos, Sequence):
             array = np.asarray(videos)
-            if array.ndim != 5:
+            names = array.dtype.kind in "OU" and array.ndim == 1  # as a column of a table is
+            if array.ndim != 5 and not names:
                 return self._encode_arrays([array], clips, keep)[0]
             videos = list(array)
         if not len(videos):

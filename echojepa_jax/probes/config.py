@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "data.max_bad_share": (float, "of files that may be unusable before the run stops"),
     "data.expect_stills": (bool, "single-frame files are left out and do not count as unusable"),
     "task.kind": (str, "regression or classification"),
-    "task.target": (str, "a target of the sources, or 'view'"),
+    "task.target": (str, "a label of the sources, such as a column of a table, or 'view'"),
     "task.views": (tuple, "an example is a study with these views; () = an example is a video"),
     "head.kind": (str, "linear, mlp or attentive"),
     "head.tokens": (str, "of a clip that the head gets: all, mean, or motion (mean and changes)"),

@@ -33,6 +33,7 @@ from echojepa_jax.data.pipeline import training_batches
 from echojepa_jax.data.planning import Options, Work
 from echojepa_jax.data.readers import read_source
 from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.units import unit_of
 from echojepa_jax.data.verify import verify
 from echojepa_jax.report.data_page import write_summary
 from echojepa_jax.utils.errors import UserError
@@ -673,6 +674,18 @@ def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, t
     assert set(left_out(out).values()) == {"no patient: --patient_from finds none in its name"}
     with pytest.raises(UserError, match="was begun with another patient_from"):
         prepared(source, out, dataclasses.replace(chosen, patient_from="0"))
+
+
+def test_texts_are_no_labels_of_prepared_sets_and_numbers_keep_their_unit(hearts, tmp_path):
+    table = tmp_path / "table.csv"
+    video = min((hearts / "Videos").glob("*.avi"))
+    table.write_text(f"path,rvsp [kPa],who,split\n{video},4.2,Jane,train\n")
+    with pytest.raises(UserError, match=r"'who' of .* holds texts, .*: number the classes"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(targets="rvsp,who"))
+    options = dataclasses.replace(OPTIONS, targets="rvsp", splits="")
+    prepared(f"csv:{table}", tmp_path / "out", options)
+    (sample,) = read_source(str(tmp_path / "out"))
+    assert (sample.targets, unit_of([sample], "rvsp")) == ({"rvsp": pytest.approx(4.2)}, "kPa")
 
 
 def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
