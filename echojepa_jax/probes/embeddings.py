@@ -229,6 +229,7 @@ def _pieces(
     shard, end = next(shards)
     total, started = len(chosen) * settings.clips, time.monotonic()
     made, last_line = 0, started
+    compiled: tuple[int, float] | None = None  # clips made when the first batch was, and the time
     for batch in stream:
         start = 0
         while start < len(batch.rows):
@@ -239,8 +240,10 @@ def _pieces(
             if made == end and made < total:
                 shard, end = next(shards)
         now = time.monotonic()
-        if now - last_line >= SECONDS_BETWEEN_LINES:
-            last_line, rate = now, made / (now - started)
+        if compiled is None:
+            compiled = made, now
+        elif now - last_line >= SECONDS_BETWEEN_LINES:
+            last_line, rate = now, (made - compiled[0]) / (now - compiled[1])
             left = duration((total - made) / rate)
             log.info("embedding: %d of %d clips, %.1f clips/s, %s left", made, total, rate, left)
     log.info("embedded %d clips at %.1f clips/s", made, made / (time.monotonic() - started))
