@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from echojepa_jax.data.readers import kind_of, read_source
-from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.sample import Rejected, Sample, by_name
 from echojepa_jax.data.scan import scan
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
@@ -146,8 +146,8 @@ def fingerprint(samples: Iterable[Sample], classes: str = "") -> str:
         targets = sorted(s.targets.items())
         facts = [kind, s.name, s.frames, s.fps, s.height, s.width]
         facts += [s.split, s.patient, s.view, targets]
-        if classes in s.classes:
-            facts.append(s.classes[classes])
+        if text := by_name(s.classes, classes):
+            facts.append(text)
         digest.update(json.dumps(facts).encode() + b"\n")
     return digest.hexdigest()
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +30,17 @@ class Sample:
     modalities: tuple[str, ...] = ()  # DICOM's codes of the machines that are wanted; () = any
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of targets, by name
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # labels that are texts
+
+
+T = TypeVar("T")
+
+
+def by_name(labels: Mapping[str, T], name: str) -> T | None:
+    """A label (or its unit) by name, None if it is not there; "EF" is "ef", unless there are both."""
+    if name in labels:
+        return labels[name]
+    alike = [known for known in labels if known.casefold() == name.casefold()]
+    return labels[alike[0]] if len(alike) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.utils.errors import UserError
 
 
@@ -14,7 +14,7 @@ def unit_of(samples: Iterable[Sample], target: str) -> str:
     """
     found: dict[str, tuple[str, str]] = {}
     for sample in samples:
-        if unit := sample.units.get(target, ""):
+        if unit := by_name(sample.units, target):
             found.setdefault(_plain(unit), (unit, sample.source))
     if len(found) > 1:
         (one, first), (other, second) = list(found.values())[:2]

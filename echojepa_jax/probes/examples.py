@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.rng import generator
@@ -42,12 +42,8 @@ def label_of(sample: Sample, target: str) -> Label | None:
     """A sample's label, None if it has none; "EF" is "ef", unless it has both."""
     if target == VIEW:
         return sample.view or None
-    for labels in (sample.targets, sample.classes):
-        if target in labels:
-            return labels[target]
-    labels = {**sample.classes, **sample.targets}
-    same = [name for name in labels if name.casefold() == target.casefold()]
-    return labels[same[0]] if len(same) == 1 else None
+    number = by_name(sample.targets, target)
+    return by_name(sample.classes, target) if number is None else number
 
 
 def patient_of(sample: Sample) -> str:
