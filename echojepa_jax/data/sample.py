@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def by_name(labels: Mapping[str, T], name: str) -> T | None:
-    """A label (or its unit) by name, None if it is not there; "EF" is "ef", unless there are both."""
+    """A label or unit by name, None if it is not there; "EF" is "ef", unless there are both."""
     if name in labels:
         return labels[name]
     alike = [known for known in labels if known.casefold() == name.casefold()]
