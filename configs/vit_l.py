@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.model = dict(
+        family="v2",
         size="vit_large",
         width=0,
         depth=0,
@@ -69,6 +70,8 @@ def get_config() -> ConfigDict:
         ),
     )
 
+    # V-JEPA 2: masked tokens of the last layer alone.
+    config.objective = dict(levels=1, context_weight=0.0, context_ramp=(0, 0), by_distance=False)
     config.optim = dict(
         global_batch=1024,
         microbatches=1,

@@ -1,5 +1,6 @@
 """Pre-norm transformer blocks with rotary attention, stacked with or without scan and remat."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from echojepa_jax.ops.attention import angles_for, self_attention
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.norm import layer_norm
-from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.ops.tpu_tubelets import Order
 from echojepa_jax.parallel.mesh import by_clip, whole
 
@@ -170,11 +170,22 @@ class BlockStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, ids: jax.Array, grid: Grid, segments: Sequence[int] = ()
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        segments: Sequence[int] = (),
+        levels: Sequence[int] = (),
     ) -> jax.Array:
-        """x: [B, N, D]; ids: int [B or 1, N], the tokens' places on `grid`. Returns [B, N, D].
+        """Runs all blocks, or reports what some of them leave.
 
-        segments: lengths of the sequences that are laid end to end in `x`, see `self_attention`.
+        Args:
+          x: [B, N, D].
+          angles: cos, sin of the tokens' places, see ops/rotary.py.
+          segments: lengths of the sequences that are laid end to end in `x`, see `self_attention`.
+          levels: numbers of layers, 0-based and ascending, the last one among them.
+
+        Returns:
+          [B, N, D] of the last block; with `levels`, what each of them leaves: [L, B, N, D].
         """
         block: Any = Block
         if self.remat != "none":
@@ -188,8 +199,8 @@ class BlockStack(nn.Module):
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
         )
-        cos, sin = angles_for(self.attention, *rotary_angles(ids, grid, x.shape[-1] // self.heads))
-        blocks = stack(
+        cos, sin = angles_for(self.attention, *angles)
+        settings = (
             self.heads,
             self.mlp_hidden,
             self.dtype,
@@ -197,7 +208,26 @@ class BlockStack(nn.Module):
             self.depth,
             self.attention,
             tuple(segments),
-            name="blocks",
         )
-        x, _ = blocks(x, jnp.arange(self.depth), cos, sin)
-        return x
+        if levels and not self.is_initializing():
+            return self._levels(block(*settings, parent=None), x, cos, sin, levels)
+        x, _ = stack(*settings, name="blocks")(x, jnp.arange(self.depth), cos, sin)
+        return jnp.stack([x] * len(levels)) if levels else x
+
+    def _levels(
+        self, block: nn.Module, x: jax.Array, cos: jax.Array, sin: jax.Array, levels: Sequence[int]
+    ) -> jax.Array:
+        """One loop for the layers up to each level: a single one would have to keep all layers."""
+        params = self.variables["params"]["blocks"]
+
+        def layer(x: jax.Array, given: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+            mine, number = given
+            return block.apply({"params": mine}, x, number, cos, sin)  # type: ignore[return-value]
+
+        found = []
+        for start, end in itertools.pairwise([0, *(level + 1 for level in levels)]):
+            some = jax.tree.map(lambda leaf, cut=slice(start, end): leaf[cut], params)
+            unroll = 1 if self.scan_layers else end - start
+            x, _ = jax.lax.scan(layer, x, (some, jnp.arange(start, end)), unroll=unroll)
+            found.append(x)
+        return jnp.stack(found)

@@ -1,6 +1,6 @@
 """The predictor: from context embeddings and the places of the targets to target embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
-from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import whole
 
 USED_MASK_TOKENS = 1
@@ -60,16 +60,43 @@ class Predictor(nn.Module):
         Returns:
           M times [B, Kt, out_width].
         """
+        embedded = Dense(self.width, WEIGHT_INIT, self.dtype, name="embed")(context)
+        _, masked = self.through_blocks(
+            embedded,
+            context_ids,
+            target_ids,
+            lambda ids: rotary_angles(ids, grid, self.width // self.heads),
+        )
+        x = LayerNorm(self.dtype, name="norm")(jnp.concatenate(masked, axis=1))
+        out = Dense(self.out_width, WEIGHT_INIT, self.dtype, name="proj")(x)
+        return cut_at(out, [ids.shape[1] for ids in target_ids])
+
+    def through_blocks(
+        self,
+        embedded: jax.Array,
+        context_ids: Sequence[jax.Array],
+        target_ids: Sequence[jax.Array],
+        angles: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+        added: jax.Array | None = None,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """What the blocks make of context and mask tokens: M pieces of each.
+
+        Args:
+          embedded: context tokens, as wide as the predictor.
+          angles: of ids, see ops/rotary.py. added: [width], to all tokens.
+        """
         mask_tokens = self.param(
             "mask_tokens", nn.initializers.zeros, (self.mask_tokens, self.width), jnp.float32
         )
         mask_token = whole(mask_tokens)[0].astype(self.dtype)
         lengths = [ids.shape[1] for ids in context_ids]
-        contexts = _cut(Dense(self.width, WEIGHT_INIT, self.dtype, name="embed")(context), lengths)
         parts, ids = [], []
-        for known, here, there in zip(contexts, context_ids, target_ids, strict=True):
+        for known, here, there in zip(
+            cut_at(embedded, lengths), context_ids, target_ids, strict=True
+        ):
             parts += [known, jnp.broadcast_to(mask_token, (*there.shape, self.width))]
             ids += [here, there]
+        tokens = jnp.concatenate(parts, axis=1)
         x = BlockStack(
             self.depth,
             self.heads,
@@ -80,18 +107,15 @@ class Predictor(nn.Module):
             attention=self.attention,
             name="stack",
         )(
-            jnp.concatenate(parts, axis=1),
-            jnp.concatenate(ids, axis=1),
-            grid,
+            tokens if added is None else tokens + added.astype(self.dtype),
+            angles(jnp.concatenate(ids, axis=1)),
             [a.shape[1] + b.shape[1] for a, b in zip(context_ids, target_ids, strict=True)],
         )
         # Cut by lengths that are known beforehand, rather than gathered: slices are cheap.
-        pieces = _cut(x, [part.shape[1] for part in parts])
-        x = LayerNorm(self.dtype, name="norm")(jnp.concatenate(pieces[1::2], axis=1))
-        out = Dense(self.out_width, WEIGHT_INIT, self.dtype, name="proj")(x)
-        return _cut(out, [ids.shape[1] for ids in target_ids])
+        pieces = cut_at(x, [part.shape[1] for part in parts])
+        return pieces[0::2], pieces[1::2]
 
 
-def _cut(x: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
+def cut_at(x: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
     """Cuts [B, N, D] into pieces of these lengths."""
     return jnp.split(x, np.cumsum(lengths)[:-1].tolist(), axis=1)

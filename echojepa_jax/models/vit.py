@@ -12,7 +12,7 @@ from einops import rearrange
 
 from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
 from echojepa_jax.ops import tpu_tubelets
-from echojepa_jax.ops.rotary import Grid
+from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import per_device
 
 
@@ -26,7 +26,11 @@ class Size:
     mlp_hidden: int
 
 
-# Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it.
+V2, V21 = FAMILIES = "v2", "v2.1"
+"""Families of networks, as `model.family` names them: V-JEPA 2 and V-JEPA 2.1."""
+
+# Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it, and
+# that of the gigantic one 64/13, as those of V-JEPA 2.1.
 SIZES = {
     "vit_tiny": Size(192, 12, 3, 768),
     "vit_small": Size(384, 12, 6, 1536),
@@ -34,7 +38,7 @@ SIZES = {
     "vit_large": Size(1024, 24, 16, 4096),
     "vit_huge": Size(1280, 32, 16, 5120),
     "vit_giant": Size(1408, 40, 22, 6144),
-    "vit_gigantic": Size(1664, 48, 26, 6656),
+    "vit_gigantic": Size(1664, 48, 26, 8192),
 }
 
 
@@ -56,6 +60,20 @@ def tubelets(clips: jax.Array, tubelet: int, patch: int) -> jax.Array:
 def take_tokens(x: jax.Array, ids: jax.Array) -> jax.Array:
     """Picks tokens by id, clip by clip: x [B, N, D], ids int [B, K] -> [B, K, D]."""
     return jax.vmap(lambda tokens, rows: tokens[rows])(x, ids)
+
+
+def cut(
+    clips: jax.Array, tubelet: int, patch: int, attention: str
+) -> tuple[jax.Array, tpu_tubelets.Order | None]:
+    """Tubelets of clips [B, T, H, W, 3] by the fastest way, and the order of their features.
+
+    attention: the backend, which tells the platform. The order is None where it is that of
+    `tubelets`.
+    """
+    order = tpu_tubelets.order_of(clips, tubelet, patch) if attention == "fused" else None
+    if order is None:
+        return tubelets(clips, tubelet, patch), None
+    return per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips), order
 
 
 class Encoder(nn.Module):
@@ -103,14 +121,7 @@ class Encoder(nn.Module):
         Returns:
           float32 [B, K or N, width], after the final layer norm.
         """
-        grid = self.grid(*clips.shape[1:4])
-        clips, order = clips.astype(self.dtype), None
-        if self.attention == "fused":  # on TPUs, where shapes allow it
-            order = tpu_tubelets.order_of(clips, self.tubelet, self.patch)
-        if order:
-            tokens = per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips)
-        else:
-            tokens = tubelets(clips, self.tubelet, self.patch)
+        tokens, order = cut(clips.astype(self.dtype), self.tubelet, self.patch, self.attention)
         if ids is None:
             ids = jnp.arange(tokens.shape[1])[None]
         else:
@@ -126,6 +137,10 @@ class Encoder(nn.Module):
             self.drop_path,
             self.attention,
             name="stack",
-        )(embed(tokens), ids, grid, segments)
+        )(
+            embed(tokens),
+            rotary_angles(ids, self.grid(*clips.shape[1:4]), self.width // self.heads),
+            segments,
+        )
         # What leaves the encoder feeds a loss or a probe: full precision from here on.
         return LayerNorm(jnp.float32, name="norm")(x)

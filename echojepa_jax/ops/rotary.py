@@ -1,4 +1,6 @@
-"""3-D rotary position embedding of tokens on a (time, height, width) grid, as V-JEPA 2 has it."""
+"""3-D rotary position embedding of tokens on a (time, height, width) grid, of V-JEPA 2 and 2.1."""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ def axis_channels(head_dim: int) -> int:
 
 @jax.named_scope("rotary")
 def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and signed sines for tokens that sit at `ids` (method: V-JEPA 2, section 3).
+    """Cosines and signed sines for tokens that sit at `ids`, as V-JEPA 2 has them.
 
     Args:
       ids: int [..., N], token ids, time-major: id = (t * Hp + h) * Wp + w.
@@ -26,23 +28,52 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
       cos, sin: float32 [..., N, d] for `rotate`: a channel's partner is its neighbour, and the sine
       of an even channel is negative. Channels past 3 * axis_channels(d) stay (cos 1, sin 0).
     """
+    # Inherited slip: the angles are tiled [c, c] over the channels although the rotation pairs
+    # neighbours (which would ask for repeat). Every released V-JEPA 2 checkpoint was trained this
+    # way, so it stays.
+    return _angles(
+        places(ids, grid), head_dim, lambda angle: jnp.concatenate([angle, angle], axis=-1)
+    )
+
+
+@jax.named_scope("rotary")
+def scaled_rotary_angles(
+    ids: jax.Array, grid: Grid, head_dim: int, trained: int
+) -> tuple[jax.Array, jax.Array]:
+    """The same as V-JEPA 2.1 has them: a pair of channels shares its angle, a proper rotation.
+
+    Args:
+      trained: tokens along each side of the frames that the recipe was made for. Heights and widths
+        are scaled to it: the first and the last token of a side have the same places at any size.
+    """
+    time, *sides = places(ids, grid)
+    scaled = [
+        place * float(trained - 1) / max(1, count - 1)
+        for place, count in zip(sides, grid[1:], strict=True)
+    ]
+    return _angles((time, *scaled), head_dim, lambda angle: jnp.repeat(angle, 2, axis=-1))
+
+
+def places(ids: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Time, row and column of tokens on the grid, each int like `ids`."""
     _, height, width = grid
-    positions = (ids // (height * width), (ids // width) % height, ids % width)
+    return ids // (height * width), (ids // width) % height, ids % width
+
+
+def _angles(
+    positions: Sequence[jax.Array], head_dim: int, over_channels: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """over_channels: from the angles of half of an axis' channels, [.., c / 2], to all of them."""
     channels = axis_channels(head_dim)
     half = channels // 2
     frequencies = jnp.asarray(BASE ** (-np.arange(half) / half) if half else [], jnp.float32)
     signs = jnp.where(jnp.arange(channels) % 2 == 0, -1.0, 1.0)
-
     cos, sin = [], []
     for position in positions:
-        angle = position[..., None].astype(jnp.float32) * frequencies
-        # Inherited slip: the angles are tiled [c, c] over the channels although the rotation below
-        # pairs neighbours (which would ask for repeat). Every released V-JEPA 2 checkpoint was
-        # trained this way, so it stays.
-        angle = jnp.concatenate([angle, angle], axis=-1)
+        angle = over_channels(position[..., None].astype(jnp.float32) * frequencies)
         cos.append(jnp.cos(angle))
         sin.append(jnp.sin(angle) * signs)
-    rest = (*ids.shape, head_dim - 3 * channels)
+    rest = (*positions[0].shape, head_dim - 3 * channels)
     cos.append(jnp.ones(rest, jnp.float32))
     sin.append(jnp.zeros(rest, jnp.float32))
     return jnp.concatenate(cos, axis=-1), jnp.concatenate(sin, axis=-1)

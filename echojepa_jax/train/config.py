@@ -8,7 +8,8 @@ from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
-from echojepa_jax.models.vit import SIZES
+from echojepa_jax.models.v21 import LEVELS
+from echojepa_jax.models.vit import FAMILIES, SIZES, V2
 from echojepa_jax.ops.attention import BACKENDS
 from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.parallel.mesh import mesh_shape
@@ -19,6 +20,7 @@ from echojepa_jax.utils.fields import check_types, one_of, require
 # each mask specification, under names of your choice.
 FIELDS: dict[str, tuple[type, str]] = {
     "seed": (int, "of everything that is random: weights, order, windows, crops, masks"),
+    "model.family": (str, "of the networks and the objective: " + ", ".join(FAMILIES)),
     "model.size": (str, "a row of the table of sizes: " + ", ".join(SIZES)),
     "model.width": (int, "embedding width; 0 = as the size says"),
     "model.depth": (int, "number of blocks; 0 = as the size says"),
@@ -59,6 +61,16 @@ FIELDS: dict[str, tuple[type, str]] = {
     "data.max_bad_share": (float, "of files that may be unusable before the run stops"),
     "data.max_padded_share": (float, "of videos that may be shorter than the sampled window"),
     "data.expect_stills": (bool, "single-frame files are left out and do not count as unusable"),
+    "objective.levels": (int, "layers of the encoder that are predicted: 1, or 4 (v2.1)"),
+    "objective.context_weight": (float, "of the loss of visible tokens (v2.1); 0 in v2"),
+    "objective.context_ramp": (
+        tuple,
+        "steps at which that weight starts to grow from 0, and at which it is whole",
+    ),
+    "objective.by_distance": (
+        bool,
+        "visible tokens count less the farther they are from masked ones (v2.1)",
+    ),
     "optim.global_batch": (int, "clips of one update, over all devices"),
     "optim.microbatches": (int, "parts of the batch over which gradients are accumulated"),
     "optim.updates_per_epoch": (int, "updates that are called an epoch"),
@@ -160,6 +172,7 @@ def check(config: ConfigDict, devices: int) -> None:
     _check_numbers(values)
     mesh_shape(devices, config.mesh.replica, config.mesh.fsdp)
     _check_sizes(config, devices)
+    _check_objective(config)
     _check_optim(config)
     _check_probe(config, devices)
     _check_masks(config)
@@ -167,6 +180,7 @@ def check(config: ConfigDict, devices: int) -> None:
 
 def _check_choices(config: ConfigDict) -> None:
     choices = {
+        "model.family": (config.model.family, FAMILIES),
         "model.size": (config.model.size, SIZES),
         "model.remat": (config.model.remat, ("none", *REMAT_POLICIES)),
         "model.dtype": (config.model.dtype, ("bfloat16", "float32")),
@@ -258,6 +272,36 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         require(len(pair) == 2 and 0 < pair[0] <= pair[1], f"data.{field}", tuple(pair), rule)
     require(
         data.crop_area[1] <= 1, "data.crop_area", tuple(data.crop_area), "must end at 1 or less"
+    )
+
+
+def _check_objective(config: ConfigDict) -> None:
+    objective, depth = config.objective, config.model.depth or SIZES[config.model.size].depth
+    ramp = tuple(objective.context_ramp)
+    if config.model.family == V2:
+        for field, only in (
+            ("levels", 1),
+            ("context_weight", 0.0),
+            ("context_ramp", (0, 0)),
+            ("by_distance", False),
+        ):
+            value = ramp if field == "context_ramp" else objective[field]
+            rule = f"must be {only} with model.family=v2: the others are of v2.1"
+            require(value == only, f"objective.{field}", value, rule)
+        return
+    levels = objective.levels
+    require(levels in (1, LEVELS), "objective.levels", levels, f"must be 1 or {LEVELS}")
+    require(
+        levels == 1 or depth >= LEVELS,
+        "objective.levels",
+        levels,
+        f"needs an encoder of at least as many blocks: model.depth is {depth}",
+    )
+    require(
+        len(ramp) == 2 and 0 <= ramp[0] <= ramp[1],
+        "objective.context_ramp",
+        ramp,
+        "must be two numbers of steps, the smaller first",
     )
 
 

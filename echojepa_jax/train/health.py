@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.train.state import Networks, TrainState
-from echojepa_jax.train.step import Batch, in_parts, predict, target_embeddings
+from echojepa_jax.train.step import Batch, in_parts
 
 # An alarm is raised when a measure falls below (or rises above) these; see README.
 MIN_RANK_SHARE = 0.5
@@ -49,12 +49,12 @@ def measure(
 
     def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         clips = networks.normalise(part["clips"])
-        targets = target_embeddings(networks.encoder, state.target.ema, clips)
-        target_ids = part["target_ids"]
-        predictions = predict(networks, state.params, clips, part["context_ids"], target_ids)
+        targets, predictions = networks.objective.embed(
+            networks.encoder, networks.predictor, state.params, state.target.ema, clips, part
+        )
         return targets, [
             (prediction, take_tokens(targets, ids))
-            for prediction, ids in zip(predictions, target_ids, strict=True)
+            for prediction, ids in zip(predictions, part["target_ids"], strict=True)
         ]
 
     encoded = jax.lax.map(encode, in_parts(batch, parts))

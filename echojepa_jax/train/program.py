@@ -106,7 +106,6 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
             train_step,
             networks=networks,
             optimizer=optimizer,
-            exponent=config.optim.loss_exponent,
             microbatches=config.optim.microbatches,
         ),
         donate_argnums=0,

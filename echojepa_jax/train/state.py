@@ -10,21 +10,25 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
-from echojepa_jax.models.vit import SIZES, Encoder
+from echojepa_jax.models.v21 import EncoderV21, PredictorV21, trained_side
+from echojepa_jax.models.vit import SIZES, V21, Encoder
 from echojepa_jax.train import schedules
+from echojepa_jax.train.objectives.vjepa2 import VJepa2
+from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw, parameter_ema
 
 
 class Networks(NamedTuple):
-    """The encoder (context and target share the architecture), the predictor, and their input.
+    """The encoder (context and target share the architecture), the predictor, and their purpose.
 
-    mean, std: of pixels in 0..1, per colour.
+    mean, std: of pixels in 0..1, per colour. objective: what they are trained for.
     """
 
     encoder: Encoder
     predictor: Predictor
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
+    objective: VJepa2 | VJepa21 = VJepa2()
 
     def normalise(self, clips: jax.Array) -> jax.Array:
         """uint8 [..., 3] -> float32; see models/pixels.py."""
@@ -84,7 +88,12 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         "dtype": jnp.dtype(model.dtype),
         "attention": attention,
     }
-    encoder = Encoder(
+    new = model.family == V21
+    objective = make_objective(config)
+    more: dict[str, Any] = {}
+    if new:
+        more = {"levels": objective.levels, "trained_side": trained_side(model.patch)}
+    encoder = (EncoderV21 if new else Encoder)(
         width=width,
         depth=model.depth or size.depth,
         heads=model.heads or size.heads,
@@ -93,16 +102,32 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         patch=model.patch,
         **common,
     )
-    predictor = Predictor(
+    predictor = (PredictorV21 if new else Predictor)(
         out_width=width,
         width=config.predictor.width,
         depth=config.predictor.depth,
         heads=config.predictor.heads,
         mlp_hidden=config.predictor.mlp_hidden,
         mask_tokens=config.predictor.mask_tokens,
+        **more,
         **common,
     )
-    return Networks(encoder, predictor, tuple(config.data.mean), tuple(config.data.std))
+    look = tuple(config.data.mean), tuple(config.data.std)
+    return Networks(encoder, predictor, *look, objective)
+
+
+def make_objective(config: ConfigDict) -> VJepa2 | VJepa21:
+    """What a config trains for."""
+    exponent, settings = config.optim.loss_exponent, config.objective
+    if config.model.family != V21:
+        return VJepa2(exponent)
+    return VJepa21(
+        exponent,
+        settings.levels,
+        settings.context_weight,
+        tuple(settings.context_ramp),
+        settings.by_distance,
+    )
 
 
 def make_schedules(config: ConfigDict) -> Schedules:
@@ -145,7 +170,7 @@ def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> d
     encoder_key, predictor_key = jax.random.split(key)
     clips = jnp.zeros((1, frames, size, size, 3))
     ids = jnp.zeros((1, 1), jnp.int32)
-    context = jnp.zeros((1, 1, encoder.width))
+    context = jnp.zeros((1, 1, networks.objective.levels * encoder.width))
     grid = encoder.grid(frames, size, size)
     return {
         "encoder": encoder.init(encoder_key, clips, ids)["params"],

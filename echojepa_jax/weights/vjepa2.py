@@ -15,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.utils.errors import UserError
 
 Array = np.ndarray
@@ -99,6 +100,51 @@ def predictor_rows() -> tuple[Row, ...]:
         Row("predictor_proj.weight", "proj/kernel", LINEAR),
         Row("predictor_proj.bias", "proj/bias"),
     )
+
+
+# A modality's vector is [1, 1, D] there and [D] here, as a mask token's row is.
+_MODALITIES = (
+    Row("video_mod_embed", "video_embed", TOKEN),
+    Row("img_mod_embed", "image_embed", TOKEN),
+)
+
+
+def encoder_rows_v21(tubelet: int, patch: int) -> tuple[Row, ...]:
+    """The table of V-JEPA 2.1's context and target encoder."""
+    kept = [row for row in encoder_rows(tubelet, patch) if not row.torch.startswith("norm.")]
+    image = "patch_embed_img.proj", "patch_embed_image"
+    return (
+        *kept,
+        Row(f"{image[0]}.weight", f"{image[1]}/kernel", _tubelet_layout(1, patch)),
+        Row(f"{image[0]}.bias", f"{image[1]}/bias"),
+        *_MODALITIES,
+        *(
+            Row(f"norms_block.{level}.{theirs}", f"norm{level}/{ours}")
+            for level in range(LEVELS)
+            for theirs, ours in (("weight", "scale"), ("bias", "bias"))
+        ),
+    )
+
+
+def predictor_rows_v21(levels: int) -> tuple[Row, ...]:
+    """The table of V-JEPA 2.1's predictor. levels: that it takes in and predicts."""
+    rows = [*predictor_rows(), *_MODALITIES]
+    rows += [
+        Row("predictor_proj_context.weight", "proj_context/kernel", LINEAR),
+        Row("predictor_proj_context.bias", "proj_context/bias"),
+    ]
+    if levels == 1:
+        return tuple(rows)
+    # Two layers take the levels in, one after the other.
+    first = [
+        Row("predictor_embed.0.weight", "embed_levels/kernel", LINEAR),
+        Row("predictor_embed.0.bias", "embed_levels/bias"),
+    ]
+    second = [
+        dataclasses.replace(row, torch=row.torch.replace("predictor_embed.", "predictor_embed.2."))
+        for row in rows
+    ]
+    return (*first, *second)
 
 
 def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:

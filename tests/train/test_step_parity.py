@@ -9,21 +9,30 @@ import numpy as np
 import pytest
 
 from echojepa_jax.models.predictor import Predictor
+from echojepa_jax.models.v21 import EncoderV21, PredictorV21, levels_of, trained_side
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.train import schedules
+from echojepa_jax.train.objectives.vjepa2 import VJepa2
+from echojepa_jax.train.objectives.vjepa21 import VJepa21, root_distances
 from echojepa_jax.train.optim import adamw, parameter_ema
-from echojepa_jax.train.run_weights import shapes_of
-from echojepa_jax.train.state import Networks, Optimizer, new_state
-from echojepa_jax.train.step import loss_fn, target_embeddings, update
-from echojepa_jax.weights.pretrained import expected_shapes
-from echojepa_jax.weights.vjepa2 import encoder_rows, from_torch, predictor_rows, to_torch
+from echojepa_jax.train.state import Networks, Optimizer, init_params, new_state
+from echojepa_jax.train.step import update
+from echojepa_jax.weights.vjepa2 import (
+    encoder_rows,
+    encoder_rows_v21,
+    from_torch,
+    predictor_rows,
+    predictor_rows_v21,
+    to_torch,
+)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["scanned", "unrolled"])
 def networks(request, train_fixture):
     c = train_fixture.config
     common = {"scan_layers": request.param, "remat": "attention" if request.param else "none"}
-    encoder = Encoder(
+    new = "n_output_distillation" in c  # V-JEPA 2.1
+    encoder = (EncoderV21 if new else Encoder)(
         width=c["embed_dim"],
         depth=c["depth"],
         heads=c["num_heads"],
@@ -33,33 +42,54 @@ def networks(request, train_fixture):
         **common,
     )
     width = c["predictor_embed_dim"]
-    predictor = Predictor(
+    objective, more = VJepa2(), {}
+    if new:
+        ramp = (c["lambda_start"], c["lambda_end"]) if c["lambda_progressive"] else (0, 0)
+        # The recording begins in the middle of a run.
+        ramp = tuple(step - c["global_iteration"] for step in ramp) if any(ramp) else ramp
+        objective = VJepa21(
+            c["loss_exp"],
+            c["n_output_distillation"],
+            c["lambda_value"],
+            ramp,
+            c["weight_distance_loss"],
+        )
+        assert levels_of(c["depth"]) == tuple(c["hierarchical_layers"])
+        more = {"levels": objective.levels, "trained_side": trained_side(c["patch_size"])}
+    predictor = (PredictorV21 if new else Predictor)(
         out_width=c["embed_dim"],
         width=width,
         depth=c["predictor_depth"],
         heads=c["predictor_num_heads"],
         mlp_hidden=int(width * c["mlp_ratio"]),
         mask_tokens=c["num_mask_tokens"],
+        **more,
         **common,
     )
-    return Networks(encoder, predictor)
+    return Networks(encoder, predictor, objective=objective)
 
 
 @pytest.fixture(scope="module")
-def rows(train_fixture):
+def rows(train_fixture, networks):
     c = train_fixture.config
-    encoder = encoder_rows(c["tubelet_size"], c["patch_size"])
-    return {"encoder": encoder, "target_encoder": encoder, "predictor": predictor_rows()}
+    if isinstance(networks.encoder, EncoderV21):
+        encoder = encoder_rows_v21(c["tubelet_size"], c["patch_size"])
+        predictor = predictor_rows_v21(networks.objective.levels)
+    else:
+        encoder, predictor = encoder_rows(c["tubelet_size"], c["patch_size"]), predictor_rows()
+    return {"encoder": encoder, "target_encoder": encoder, "predictor": predictor}
 
 
 @pytest.fixture(scope="module")
 def initial(train_fixture, networks, rows):
-    encoder, predictor = shapes_of(networks)
-    like = {
-        part: expected_shapes(encoder, predictor, part.removeprefix("target_")) for part in rows
-    }
+    c = train_fixture.config
+    like = jax.eval_shape(
+        lambda: init_params(networks, jax.random.key(0), c["frames"], c["crop_size"])
+    )
     return {
-        part: from_torch(train_fixture.tree(f"init/{part}"), rows[part], like[part])
+        part: from_torch(
+            train_fixture.tree(f"init/{part}"), rows[part], like[part.removeprefix("target_")]
+        )
         for part in rows
     }
 
@@ -91,41 +121,98 @@ def fixture_schedules(fixture):
 
 def test_parity_outputs(train_fixture, networks, initial):
     clips = jnp.asarray(train_fixture.clips(0))
-    encoder, predictor = networks.encoder, networks.predictor
-    full = encoder.apply({"params": initial["encoder"]}, clips)
-    np.testing.assert_allclose(full, train_fixture["step0/encoder_full"], atol=1e-5, rtol=0)
-    targets = target_embeddings(encoder, initial["target_encoder"], clips)
-    np.testing.assert_allclose(targets, train_fixture["step0/targets_full"], atol=1e-5, rtol=0)
+    encoder, predictor, objective = networks.encoder, networks.predictor, networks.objective
+    several = {"levels": objective.levels} if objective.levels > 1 else {}
+    params, batch = {"params": initial["encoder"]}, batch_of(train_fixture, 0)
+    close = partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
+    # The target encoder has moved away from the encoder in the recordings of V-JEPA 2.1.
+    whose = "target_encoder" if isinstance(encoder, EncoderV21) else "encoder"
+    full = encoder.apply({"params": initial[whose]}, clips, **several)
+    close(full, train_fixture["step0/encoder_full"])
+    if "step0/encoder_last" in train_fixture.arrays:
+        last = encoder.apply({"params": initial["target_encoder"]}, clips)
+        close(last, train_fixture["step0/encoder_last"])
+    trained = {part: initial[part] for part in ("encoder", "predictor")}
+    targets, together = objective.embed(
+        encoder, predictor, trained, initial["target_encoder"], clips, batch
+    )
+    close(targets, train_fixture["step0/targets_full"])
 
     grid = encoder.grid(*clips.shape[1:4])
-    masks = zip(train_fixture.ids(0, "context"), train_fixture.ids(0, "target"), strict=True)
-    for k, (context_ids, target_ids) in enumerate(masks):
-        context = encoder.apply({"params": initial["encoder"]}, clips, context_ids)
-        wanted = train_fixture[f"step0/context_out{k}"]
-        np.testing.assert_allclose(context, wanted, atol=1e-5, rtol=0)
-        (out,) = predictor.apply(
+    masks = zip(batch["context_ids"], batch["target_ids"], together, strict=True)
+    for k, (context_ids, target_ids, predicted) in enumerate(masks):
+        context = encoder.apply(params, clips, context_ids, **several)
+        close(context, train_fixture[f"step0/context_out{k}"])
+        found = predictor.apply(
             {"params": initial["predictor"]}, context, [context_ids], [target_ids], grid
         )
-        wanted = train_fixture[f"step0/predictor_out{k}"]
-        np.testing.assert_allclose(out, wanted, atol=1e-5, rtol=0)
+        if isinstance(encoder, EncoderV21):
+            found, (visible,) = found
+            close(visible, train_fixture[f"step0/predictor_context_out{k}"])
+        close(found[0], train_fixture[f"step0/predictor_out{k}"])
+        close(predicted, train_fixture[f"step0/predictor_out{k}"])
+        if f"step0/context_distance{k}" in train_fixture.arrays:
+            distances = root_distances(context_ids, target_ids, grid)
+            close(distances, train_fixture[f"step0/context_distance{k}"])
+
+
+def gradients(networks, initial, batch):
+    """The loss of a batch, its parts, and gradients, all as means over clips."""
+    params = {part: initial[part] for part in ("encoder", "predictor")}
+    found = jax.value_and_grad(networks.objective.loss, has_aux=True)(
+        params,
+        networks.encoder,
+        networks.predictor,
+        initial["target_encoder"],
+        jnp.asarray(batch["clips"]),
+        batch,
+        jnp.int32(0),
+    )
+    (loss, parts), grads = jax.tree.map(lambda x: x / len(batch["clips"]), found)
+    return loss, parts, grads
+
+
+def check_gradients(fixture, prefix, grads, rows):
+    for part, tree in grads.items():
+        mine, theirs = to_torch(tree, rows[part]), fixture.tree(f"{prefix}/grad/{part}")
+        # What is never used has no gradient there and a zero one here.
+        assert set(theirs) <= set(mine)
+        assert not any(mine[name].any() for name in set(mine) - set(theirs))
+        for name, wanted in theirs.items():
+            np.testing.assert_allclose(mine[name], wanted, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 def test_parity_gradients(train_fixture, networks, initial, rows):
-    batch = batch_of(train_fixture, 0)
-    params = {part: initial[part] for part in ("encoder", "predictor")}
-    target = initial["target_encoder"]
-    grads, _ = jax.grad(loss_fn, has_aux=True)(
-        params, target, networks, jnp.asarray(batch["clips"]), batch, 1.0
+    loss, _, grads = gradients(networks, initial, batch_of(train_fixture, 0))
+    wanted = train_fixture["log/loss_lr_wd_momentum"][0, 0]
+    np.testing.assert_allclose(loss, wanted, atol=1e-5, rtol=0)
+    check_gradients(train_fixture, "step0", grads, rows)
+
+
+def test_parity_of_an_image_batch(train_fixture, networks, initial, rows):
+    if "image/clips" not in train_fixture.arrays:
+        return  # V-JEPA 2 has none
+    names = ("context", "target")
+    batch = {
+        f"{name}_ids": tuple(
+            train_fixture[key]
+            for key in sorted(train_fixture.arrays.files)
+            if key.startswith(f"image/{name}_indices")
+        )
+        for name in names
+    }
+    clips = train_fixture["image/clips"].astype(np.float32).transpose(0, 2, 3, 4, 1)
+    batch |= {"clips": clips, "valid": np.ones(len(clips), bool)}
+    total, pred, context, weight = train_fixture["image/losses"]
+    # Images have a lambda of their own, which is recorded without a ramp.
+    objective = networks.objective._replace(
+        context_weight=train_fixture.config["lambda_image"], ramp=(0, 0)
     )
-    for part, tree in grads.items():
-        mine = to_torch(jax.tree.map(lambda g: g / len(batch["clips"]), tree), rows[part])
-        theirs = train_fixture.tree(f"step0/grad/{part}")
-        # A mask token that is never used has no gradient there and a zero one here.
-        unused = set(mine) - set(theirs)
-        assert all(name.startswith("mask_tokens") and not mine[name].any() for name in unused)
-        assert set(theirs) <= set(mine)
-        for name, wanted in theirs.items():
-            np.testing.assert_allclose(mine[name], wanted, atol=1e-5, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(objective.context_weight_at(jnp.int32(0)), weight, rtol=1e-6)
+    loss, parts, grads = gradients(networks._replace(objective=objective), initial, batch)
+    close = partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
+    close([loss, parts["loss_by_mask"].mean(), parts["loss_context"]], [total, pred, context])
+    check_gradients(train_fixture, "image", grads, rows)
 
 
 def test_parity_steps(train_fixture, networks, initial, rows):
@@ -151,6 +238,11 @@ def test_parity_steps(train_fixture, networks, initial, rows):
         state, metrics = step(state, batch_of(train_fixture, i))
         loss, *_ = train_fixture["log/loss_lr_wd_momentum"][i]
         np.testing.assert_allclose(metrics["loss"], loss, atol=1e-5, rtol=0)
+        if "context_weight" in metrics:
+            _, pred, context, weight = train_fixture["log/loss_pred_context_lambda"][i]
+            np.testing.assert_allclose(metrics["loss_by_mask"].mean(), pred, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(metrics["loss_context"], context, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(metrics["context_weight"], weight, rtol=1e-6)
         assert metrics["skipped"] == 0
 
     final = {
@@ -166,7 +258,6 @@ def test_parity_steps(train_fixture, networks, initial, rows):
             np.testing.assert_allclose(mine[name], wanted, atol=2e-5, rtol=0, err_msg=name)
             # What the original's optimizer never touched keeps its bits, whatever the decay.
             if np.array_equal(wanted, before[name]):
-                assert name.startswith("mask_tokens.")
                 np.testing.assert_array_equal(mine[name], wanted, err_msg=name)
 
 

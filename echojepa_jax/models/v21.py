@@ -1,0 +1,176 @@
+"""Encoder and predictor of V-JEPA 2.1: what differs from V-JEPA 2 is here.
+
+Several layers of the encoder (levels) are targets, each after a norm of its own. Single images have
+a patch embedding of their own, and a learned vector tells images from videos. The rotation is a
+proper one, and frames of all sizes have the same places.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
+from echojepa_jax.models.predictor import Predictor, cut_at
+from echojepa_jax.models.vit import Encoder, cut, take_tokens
+from echojepa_jax.ops.gelu import gelu
+from echojepa_jax.ops.rotary import Grid, scaled_rotary_angles
+from echojepa_jax.parallel.mesh import whole
+
+LEVELS = 4
+MODALITIES = ("video", "image")
+COLOURS = 3
+# The original's giant has a third level that even spacing does not give (it would be 35).
+_UNEVEN = {48: (11, 23, 37, 47)}
+
+
+def levels_of(depth: int) -> tuple[int, ...]:
+    """The layers, 0-based, that an encoder of that depth has its levels at."""
+    if depth in _UNEVEN:
+        return _UNEVEN[depth]
+    return tuple(-(-depth * (i + 1) // LEVELS) - 1 for i in range(LEVELS))
+
+
+def trained_side(patch: int) -> int:
+    """Tokens along a side of the frames that places are scaled to: 256 or 252 pixels."""
+    return 18 if patch == 14 else 16
+
+
+class EncoderV21(Encoder):
+    """The same transformer as `Encoder`, with norms of levels, and images as another input.
+
+    A clip of a single frame is an image.
+    """
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """Tokens along time, height and width for clips of that size; an image has one in time."""
+        times = 1 if frames == 1 else frames // self.tubelet
+        return times, height // self.patch, width // self.patch
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: jax.Array,
+        ids: jax.Array | None = None,
+        segments: Sequence[int] = (),
+        levels: int = 1,
+    ) -> jax.Array:
+        """Embeds all tokens of the clips, or those at `ids`; for the arguments see `Encoder`.
+
+        Args:
+          levels: 4: of all levels, for training; 1: of the last one.
+
+        Returns:
+          float32 [B, K or N, levels x width], the first level first.
+        """
+        image = clips.shape[1] == 1
+        tubelet = 1 if image else self.tubelet
+        tokens, order = cut(clips.astype(self.dtype), tubelet, self.patch, self.attention)
+        if ids is None:
+            ids = jnp.arange(tokens.shape[1])[None]
+        else:
+            tokens = take_tokens(tokens, ids)
+        # Both inputs have parameters, whichever is used.
+        names = {"video": "patch_embed", "image": "patch_embed_image"}
+        frames = {"video": self.tubelet, "image": 1}
+        vectors = {kind: modality(self, kind, self.width) for kind in MODALITIES}
+        used = "image" if image else "video"
+        embed = Dense(self.width, WEIGHT_INIT, self.dtype, order, name=names[used])
+        x = embed(tokens) + vectors[used].astype(self.dtype)
+        if self.is_initializing():
+            (other,) = set(MODALITIES) - {used}
+            features = frames[other] * self.patch**2 * COLOURS
+            Dense(self.width, WEIGHT_INIT, self.dtype, name=names[other])(
+                jnp.zeros((1, 1, features), self.dtype)
+            )
+        left = BlockStack(
+            self.depth,
+            self.heads,
+            self.mlp_hidden,
+            self.scan_layers,
+            self.remat,
+            self.dtype,
+            self.drop_path,
+            self.attention,
+            name="stack",
+        )(
+            x,
+            scaled_rotary_angles(
+                ids,
+                self.grid(*clips.shape[1:4]),
+                self.width // self.heads,
+                trained_side(self.patch),
+            ),
+            segments,
+            levels_of(self.depth) if levels > 1 else (),
+        )
+        # What leaves the encoder feeds a loss or a probe: full precision from here on.
+        norms = [LayerNorm(jnp.float32, name=f"norm{level}") for level in range(LEVELS)]
+        if self.is_initializing():
+            for norm in norms[:-1]:
+                norm(x)
+        if levels == 1:
+            return norms[-1](left)
+        return jnp.concatenate([norm(x) for norm, x in zip(norms, left, strict=True)], axis=-1)
+
+
+class PredictorV21(Predictor):
+    """The same transformer as `Predictor`; it also says what the visible tokens are.
+
+    Attributes:
+      levels: of the encoder, which come in side by side and are predicted side by side.
+      trained_side: of the encoder's patch, see `trained_side`.
+    """
+
+    levels: int = LEVELS
+    trained_side: int = 16
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self,
+        context: jax.Array,
+        context_ids: Sequence[jax.Array],
+        target_ids: Sequence[jax.Array],
+        grid: Grid,
+        image: bool = False,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Predicts the target encoder's embeddings at `target_ids` and at `context_ids`.
+
+        Args:
+          context: [B, Kc_1 + ... + Kc_M, levels x width of the encoder].
+          context_ids: M times int [B, Kc]. target_ids: M times int [B, Kt].
+          grid: (T', Hp, Wp). image: the clips are images.
+
+        Returns:
+          M times [B, Kt, levels x out_width], and M times [B, Kc, levels x out_width].
+        """
+        if self.levels > 1:
+            wide = Dense(
+                context.shape[-1] // self.levels, WEIGHT_INIT, self.dtype, name="embed_levels"
+            )
+            context = gelu(wide(context))
+        embedded = Dense(self.width, WEIGHT_INIT, self.dtype, name="embed")(context)
+        vectors = {kind: modality(self, kind, self.width) for kind in MODALITIES}
+        visible, masked = self.through_blocks(
+            embedded,
+            context_ids,
+            target_ids,
+            lambda ids: scaled_rotary_angles(
+                ids, grid, self.width // self.heads, self.trained_side
+            ),
+            vectors["image" if image else "video"],
+        )
+        norm = LayerNorm(self.dtype, name="norm")
+        found = []
+        for name, parts in (("proj", masked), ("proj_context", visible)):
+            out = Dense(self.levels * self.out_width, WEIGHT_INIT, self.dtype, name=name)
+            lengths = [part.shape[1] for part in parts]
+            found.append(cut_at(out(norm(jnp.concatenate(parts, axis=1))), lengths))
+        return found[0], found[1]
+
+
+def modality(module: nn.Module, kind: str, width: int) -> jax.Array:
+    """The learned vector that is added to all tokens of videos, or of images: [width]."""
+    init = nn.initializers.normal(1e-6)
+    return whole(module.param(f"{kind}_embed", init, (width,), jnp.float32))
