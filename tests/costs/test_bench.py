@@ -15,7 +15,6 @@ from echojepa_jax.data import transforms
 from echojepa_jax.data.planning import Options
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program
-from echojepa_jax.train.step import loss_fn
 from echojepa_jax.utils import plain_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights import vjepa2
@@ -105,7 +104,8 @@ def test_pytorchs_step_computes_the_same_loss(tiny):
         module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in mine.items()})
     theirs._target.load_state_dict(theirs._encoder.state_dict())
     clips = program.networks.normalise(batch["clips"])
-    ours, _ = loss_fn(params, params["encoder"], program.networks, clips, batch, 1.0)
+    predictor, objective = program.networks.predictor, program.networks.objective
+    ours, _ = objective.loss(params, encoder, predictor, params["encoder"], clips, batch, 0)
     np.testing.assert_allclose(float(ours) / 8, float(theirs._plain_loss()), rtol=1e-5)
     before = [p.detach().clone() for p in theirs._target.parameters()]
     assert theirs.run() > 0

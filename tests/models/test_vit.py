@@ -116,7 +116,7 @@ def test_initialisation_shrinks_with_depth():
         ("vit_large", 304),
         ("vit_huge", 632),
         ("vit_giant", 1010),
-        ("vit_gigantic", 1600),
+        ("vit_gigantic", 1840),
     ],
 )
 def test_parameter_counts_of_the_size_table(size, millions):

@@ -12,6 +12,7 @@ import pytest
 from echojepa_jax.models.blocks import BlockStack
 from echojepa_jax.ops import attention as ops
 from echojepa_jax.ops import cpu_attention
+from echojepa_jax.ops.rotary import rotary_angles
 from echojepa_jax.utils.errors import UserError
 
 
@@ -111,10 +112,11 @@ def test_what_has_been_computed_is_kept_by_remat(monkeypatch, remat, forwards, p
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda *_: 90000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
     settings = dict(depth=2, heads=2, mlp_hidden=64, scan_layers=False, dtype=jnp.bfloat16)
-    x, ids, grid = jnp.zeros((1, 16, 64)), jnp.arange(16)[None], (1, 4, 4)
-    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, ids, grid)
+    x = jnp.zeros((1, 16, 64))
+    angles = rotary_angles(jnp.arange(16)[None], (1, 4, 4), 32)
+    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, angles)
     stack = BlockStack(remat=remat, attention="cudnn", **settings)
-    gradient = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(stack.apply(p, x, ids, grid))))(params)
+    gradient = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(stack.apply(p, x, angles))))(params)
     # The layers are a loop, whose body is written once.
     kinds = Counter(re.findall(r"dot_product_attention_(fwd|bwd)_wrapper", str(gradient)))
     assert kinds == {"fwd": forwards, "bwd": 1}

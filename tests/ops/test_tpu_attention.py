@@ -154,12 +154,13 @@ def kernels_that_count(jaxpr):
 @pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("attention", 1), ("full", 2)])
 def test_remat_keeps_what_the_backward_kernel_needs_and_no_more(capsys, remat, forwards):
     settings = dict(depth=2, heads=2, mlp_hidden=64, scan_layers=False, dtype=jnp.bfloat16)
-    x, ids, grid = jnp.zeros((1, 16, 128)), jnp.arange(16)[None], (1, 4, 4)
-    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, ids, grid)
+    x = jnp.zeros((1, 16, 128))
+    angles = rotary_angles(jnp.arange(16)[None], (1, 4, 4), 64)
+    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, angles)
     stack = BlockStack(remat=remat, attention="fused", **settings)
 
     def loss(params):
-        return jnp.sum(stack.apply(params, x, ids, grid))
+        return jnp.sum(stack.apply(params, x, angles))
 
     # The layers are a loop, whose body is written once.
     kinds = Counter(kernels_that_count(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))

@@ -10,6 +10,7 @@ import optax
 import pytest
 import torch
 
+from echojepa_jax.train.objectives.vjepa2 import VJepa2, clip_losses
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.state import (
     init_params,
@@ -18,7 +19,7 @@ from echojepa_jax.train.state import (
     make_schedules,
     new_state,
 )
-from echojepa_jax.train.step import clip_losses, loss_fn, train_step, update
+from echojepa_jax.train.step import train_step, update
 
 
 @pytest.fixture
@@ -59,7 +60,8 @@ def test_softmax_norms_and_losses_are_float32_where_products_are_bfloat16(tiny, 
     clips = networks.normalise(jnp.asarray(batch["clips"]))
 
     def loss(params):
-        return loss_fn(params, params["encoder"], networks, clips, batch, 1.0)[0]
+        encoder, predictor = networks.encoder, networks.predictor
+        return VJepa2().loss(params, encoder, predictor, params["encoder"], clips, batch, 0)[0]
 
     made = [
         (equation.primitive.name, out.aval)
@@ -113,8 +115,9 @@ def test_the_seeds_squared_loss_is_one_value_away(setting):
     np.testing.assert_allclose(clip_losses(a, b, 2.0), ((a - b) ** 2).mean((1, 2)) / 2, rtol=1e-6)
     networks, _, state, batch = setting
     clips = networks.normalise(batch["clips"])
-    grads = jax.grad(loss_fn, has_aux=True)(
-        state.params, state.target.ema, networks, clips, batch, 2.0
+    encoder, predictor, target = networks.encoder, networks.predictor, state.target.ema
+    grads = jax.grad(VJepa2(2.0).loss, has_aux=True)(
+        state.params, encoder, predictor, target, clips, batch, 0
     )[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
