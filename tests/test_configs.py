@@ -15,6 +15,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import count_parameters
 
 SHIPPED = ["demo", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
+SHIPPED += ["demo_v21", "vit_b_v21", "vit_b_v21_cooldown", "vit_l_v21", "vit_l_v21_cooldown"]
+SHIPPED += ["vit_l_v21_full"]
 
 
 def shipped(name):
@@ -33,8 +35,15 @@ def test_every_shipped_config_is_accepted_and_builds(name):
         lambda: init_params(networks, jax.random.key(0), config.data.frames, config.data.size)
     )
     encoder, predictor = (count_parameters(shapes[k]) / 1e6 for k in ("encoder", "predictor"))
-    if name.startswith("vit_l"):
-        assert encoder == pytest.approx(304, abs=0.5)
+    if name == "vit_l_v21_full":
+        # 42.6 M in the blocks, 7.7 M before and after them.
+        assert predictor == pytest.approx(42.6 + 7.7, abs=0.1)
+    elif name.startswith("vit_b"):
+        # As its authors count the public file.
+        assert encoder == pytest.approx(86.8, abs=0.05)
+        assert predictor == pytest.approx(22.2, abs=0.3)
+    elif name.startswith("vit_l"):
+        assert encoder == pytest.approx(304, abs=0.9)
         assert predictor == pytest.approx(22, abs=0.5)
     elif name.startswith("vit_g"):
         assert encoder == pytest.approx(1010, abs=5)
@@ -52,6 +61,9 @@ def test_every_shipped_config_is_accepted_and_builds(name):
         ("vit_l_cooldown", 24_000, 24_000, (1.75e-4 - 1.74e-4 / 24_000, 1e-6)),
         ("vit_g", 120_000, 120_000, (2.08e-5 + (1.094e-4 - 2.08e-5) / 1500, 1.094e-4)),
         ("vit_g_cooldown", 60_000, 60_000, (5.47e-5 - 5.4596e-5 / 60_000, 1.04e-7)),
+        ("vit_b_v21", 72_000, 90_000, (3.33e-5 + (1.75e-4 - 3.33e-5) / 12_000, 1.75e-4)),
+        ("vit_l_v21", 36_000, 45_000, (3.33e-5 + (1.75e-4 - 3.33e-5) / 12_000, 1.75e-4)),
+        ("vit_l_v21_cooldown", 9_000, 9_000, (1.75e-4 - 1.74e-4 / 9_000, 1e-6)),
     ],
 )
 def test_recipes_of_the_paper(name, updates, total, lr):
@@ -69,7 +81,7 @@ def test_recipes_of_the_paper(name, updates, total, lr):
         assert optim.peak_lr == pytest.approx(5.25e-4 * optim.global_batch / 3072, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["vit_l", "vit_g"])
+@pytest.mark.parametrize("name", ["vit_l", "vit_g", "vit_l_v21", "vit_b_v21"])
 def test_a_cooldown_starts_from_a_checkpoint_that_its_pretraining_keeps(name):
     kept, start = shipped(name).checkpoint.keep_every, shipped(f"{name}_cooldown").init.step
     assert start % kept == 0

@@ -26,9 +26,6 @@ class Size:
     mlp_hidden: int
 
 
-V2, V21 = FAMILIES = "v2", "v2.1"
-"""Families of networks, as `model.family` names them: V-JEPA 2 and V-JEPA 2.1."""
-
 # Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it, and
 # that of the gigantic one 64/13, as those of V-JEPA 2.1.
 SIZES = {

@@ -31,7 +31,8 @@ def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
         if name.startswith("stack/"):
             layers = decay ** (depth - jnp.arange(depth, dtype=jnp.float32))
             return layers.reshape(depth, *(1,) * (leaf.ndim - 1))
-        return jnp.float32(decay ** (depth + 1) if name.startswith("patch_embed/") else 1.0)
+        first = name.startswith("patch_embed") or name in ("video_embed", "image_embed")
+        return jnp.float32(decay ** (depth + 1) if first else 1.0)
 
     return jax.tree_util.tree_map_with_path(rate, params)
 

@@ -8,8 +8,9 @@ from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
+from echojepa_jax.models.family import FAMILIES, V2
 from echojepa_jax.models.v21 import LEVELS
-from echojepa_jax.models.vit import FAMILIES, SIZES, V2
+from echojepa_jax.models.vit import SIZES
 from echojepa_jax.ops.attention import BACKENDS
 from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.parallel.mesh import mesh_shape
@@ -117,7 +118,31 @@ MASK_FIELDS: dict[str, tuple[type, str]] = {
 }
 
 
+# Fields that configs of earlier versions lack, with the values that they meant.
+_SINCE: dict[str, dict[str, Any]] = {
+    "model": {"family": V2},
+    "objective": {
+        "levels": 1,
+        "context_weight": 0.0,
+        "context_ramp": (0, 0),
+        "by_distance": False,
+    },
+}
+
 TEXT_TUPLES = ("data.sources", "probe.targets")
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """The config of a run that an earlier version may have started, with all of today's fields.
+
+    One of another program, such as a probe's, stays as it is.
+    """
+    if "model" not in config:
+        return config
+    full = config.copy_and_resolve_references()
+    for section, fields in _SINCE.items():
+        full[section] = ConfigDict(fields | dict(full.get(section, {})))
+    return full
 
 
 def clip_spec(config: ConfigDict) -> ClipSpec:

@@ -280,6 +280,15 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
         said += "s, context and target,"
     if "predictor" in weights.params:
         found["predictor"] = weights.params["predictor"]
+        if weights.predictor_shape and weights.predictor_shape.out_width:
+            fresh = {name: state.params["predictor"][name] for name in ("proj", "proj_context")}
+            found["predictor"] = found["predictor"] | fresh
+            log.info(
+                "the predictor of %s predicts %d channels, as those of a larger encoder that it "
+                "was distilled from: its last layers start from random weights",
+                path,
+                weights.predictor_shape.out_width,
+            )
         said += f" and {count_parameters(found['predictor']):,} of the predictor"
     else:
         said += "; the predictor starts from random weights, as there is none"
@@ -306,8 +315,14 @@ def _check_shapes(path: str, weights: Pretrained, networks: Networks) -> None:
         f"{section}.{field} is {mine} here and {vars(theirs)[field]} there"
         for section, theirs, ours in pairs
         for field, mine in vars(ours).items()
-        if mine != vars(theirs)[field]
+        # The last layers of a distilled model's predictor are made anew.
+        if mine != vars(theirs)[field] and field != "out_width"
     ]
+    if weights.shape.family != shape.family:
+        raise UserError(
+            f"{path} (config field 'init.from') is of family {weights.shape.family}, and this "
+            f"config of family {shape.family}: set model.family, or choose other weights"
+        )
     if differ:
         raise UserError(
             f"{path} (config field 'init.from') does not fit this config's model: "

@@ -1,6 +1,5 @@
 """AdamW with a policy per parameter, and the target encoder's moving average, as optax chains."""
 
-import re
 from typing import Any
 
 import jax
@@ -13,12 +12,12 @@ from echojepa_jax.utils.trees import by_rules, path_text
 
 # Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay, but
 # only those that are used: see `_without_unused`.
+# Neither does what only images use (V-JEPA 2.1): it has no gradient.
 DECAY_RULES = (
+    (r"(^|/)(image_embed|patch_embed_image/kernel)$", False),
     (r"(^|/)(bias|scale)$", False),
-    (r"(^|/)(kernel|mask_tokens|video_embed|image_embed)$", True),
+    (r"(^|/)(kernel|mask_tokens|video_embed)$", True),
 )
-# Of V-JEPA 2.1, what only images use; see `_without_unused`.
-IMAGE_PARAMETERS = r"(^|/)(image_embed|patch_embed_image/kernel)$"
 
 
 def adamw(
@@ -50,7 +49,7 @@ def adamw(
 
 
 def _without_unused(decay: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Weight decay that leaves alone what has no gradient: unused mask tokens, and what images use.
+    """Weight decay that leaves alone what has no gradient: the mask tokens that nobody uses.
 
     PyTorch's optimizer passes over a parameter without a gradient, and every mask token is a
     parameter of its own there. Adam's update of a gradient that was always zero is zero, so that
@@ -58,10 +57,7 @@ def _without_unused(decay: optax.GradientTransformation) -> optax.GradientTransf
     """
 
     def seen(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        name = path_text(path)
-        if re.search(IMAGE_PARAMETERS, name):
-            return jnp.zeros_like(leaf)
-        if not name.endswith("mask_tokens"):
+        if not path_text(path).endswith("mask_tokens"):
             return leaf
         return jnp.where(jnp.arange(len(leaf))[:, None] < USED_MASK_TOKENS, leaf, 0)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from echojepa_jax.models.family import family_of
 from echojepa_jax.train import config as configs
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
@@ -123,7 +124,7 @@ def config_of_run(workdir: Path) -> ConfigDict:
       UserError: the folder is not one of a training run.
     """
     try:
-        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        config = configs.complete(ConfigDict(json.loads((workdir / "config.json").read_text())))
         if "head" in config:
             raise UserError(
                 f"{workdir} is the workdir of a probe, and keeps no encoder that was pretrained: "
@@ -151,6 +152,7 @@ def shapes_of(networks: Networks) -> tuple[EncoderShape, PredictorShape]:
             encoder.mlp_hidden,
             encoder.tubelet,
             encoder.patch,
+            family_of(encoder),
         ),
         PredictorShape(
             predictor.width,
@@ -158,6 +160,7 @@ def shapes_of(networks: Networks) -> tuple[EncoderShape, PredictorShape]:
             predictor.heads,
             predictor.mlp_hidden,
             predictor.mask_tokens,
+            networks.objective.levels,
         ),
     )
 

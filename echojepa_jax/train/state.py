@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from echojepa_jax.models.family import V21, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
-from echojepa_jax.models.v21 import EncoderV21, PredictorV21, trained_side
-from echojepa_jax.models.vit import SIZES, V21, Encoder
+from echojepa_jax.models.vit import SIZES, Encoder
 from echojepa_jax.train import schedules
 from echojepa_jax.train.objectives.vjepa2 import VJepa2
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
@@ -88,12 +88,8 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         "dtype": jnp.dtype(model.dtype),
         "attention": attention,
     }
-    new = model.family == V21
-    objective = make_objective(config)
-    more: dict[str, Any] = {}
-    if new:
-        more = {"levels": objective.levels, "trained_side": trained_side(model.patch)}
-    encoder = (EncoderV21 if new else Encoder)(
+    encoder = make_encoder(
+        model.family,
         width=width,
         depth=model.depth or size.depth,
         heads=model.heads or size.heads,
@@ -102,14 +98,17 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         patch=model.patch,
         **common,
     )
-    predictor = (PredictorV21 if new else Predictor)(
+    objective = make_objective(config)
+    predictor = make_predictor(
+        model.family,
+        levels=objective.levels,
+        patch=model.patch,
         out_width=width,
         width=config.predictor.width,
         depth=config.predictor.depth,
         heads=config.predictor.heads,
         mlp_hidden=config.predictor.mlp_hidden,
         mask_tokens=config.predictor.mask_tokens,
-        **more,
         **common,
     )
     look = tuple(config.data.mean), tuple(config.data.std)

@@ -188,6 +188,12 @@ class Watch:
                 f"loss/{name}": float(loss)
                 for name, loss in zip(self._mask_names, metrics["loss_by_mask"], strict=True)
             },
+            # Of V-JEPA 2.1: the loss of visible tokens, and its weight.
+            **{
+                name: float(metrics[name])
+                for name in ("loss_context", "context_weight")
+                if name in metrics
+            },
             "lr": float(self._schedules.learning_rate(updates)),
             "weight_decay": float(self._schedules.weight_decay(updates)),
             "ema_momentum": float(self._schedules.momentum(updates - 1)),

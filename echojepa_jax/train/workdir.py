@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax import __version__
 from echojepa_jax.parallel import hosts
+from echojepa_jax.train import config as configs
 from echojepa_jax.train.checkpoint import DAMAGED
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
@@ -248,9 +249,10 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     found = json.loads(path.read_text())
-    if not isinstance(found, dict) or set(found) != set(config):
+    there = configs.complete(ConfigDict(found)) if isinstance(found, dict) else None
+    if there is None or set(there) != set(config):
         raise UserError(f"{workdir.kept} is not of a training run: choose another --workdir")
-    theirs = _as_json(ConfigDict(found))
+    theirs = _as_json(there)
     differ = differences(theirs, mine)
     if differ and all(text.split()[0] in _PLACEMENT for text in differ):
         log.info("continuing with another %s", ", ".join(differ))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from echojepa_jax.models.family import V2, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder
@@ -22,7 +23,7 @@ PARTS = ("encoder", "context_encoder", "predictor")
 
 @dataclasses.dataclass(frozen=True)
 class EncoderShape:
-    """Sizes of an encoder, see `models.vit.Encoder`."""
+    """Sizes of an encoder, see `models.vit.Encoder`, and its family, see `models.family`."""
 
     width: int
     depth: int
@@ -30,17 +31,24 @@ class EncoderShape:
     mlp_hidden: int
     tubelet: int = 2
     patch: int = 16
+    family: str = V2
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorShape:
-    """Sizes of a predictor, see `models.predictor.Predictor`."""
+    """Sizes of a predictor, see `models.predictor.Predictor`.
+
+    levels: of the encoder that come in and are predicted. out_width: of one that is predicted; 0 =
+    as wide as the encoder. That of a distilled model is as wide as the encoder of its teacher.
+    """
 
     width: int
     depth: int
     heads: int
     mlp_hidden: int
     mask_tokens: int
+    levels: int = 1
+    out_width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Pretrained:
 
     def make_encoder(self, dtype: Any = jnp.float32, **settings: Any) -> Encoder:
         """The encoder (or context encoder) of these sizes; for `settings` see `Encoder`."""
-        return Encoder(**dataclasses.asdict(self.shape), dtype=dtype, **settings)
+        return make_encoder(**dataclasses.asdict(self.shape), dtype=dtype, **settings)
 
     def make_fast_encoder(self, dtype: str) -> Encoder:
         """The encoder in that type, with the fastest attention of this process's devices."""
@@ -85,7 +93,8 @@ class Pretrained:
         """The predictor of these sizes."""
         assert self.predictor_shape is not None, "there is a predictor"
         sizes = dataclasses.asdict(self.predictor_shape)
-        return Predictor(out_width=self.shape.width, dtype=dtype, **sizes)
+        sizes["out_width"] = sizes["out_width"] or self.shape.width
+        return make_predictor(self.shape.family, patch=self.shape.patch, dtype=dtype, **sizes)
 
     def only(self, *parts: str) -> "Pretrained":
         """The same with fewer parts."""
@@ -102,7 +111,8 @@ def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part:
     weights = Pretrained(shape, predictor, ClipInput(), {})
     key, ids = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
     if part == "predictor":
-        context = jnp.zeros((1, 1, shape.width))
+        levels = predictor.levels if predictor else 1
+        context = jnp.zeros((1, 1, levels * shape.width))
         init, inputs = weights.make_predictor().init, (context, [ids], [ids])
         return jax.eval_shape(lambda: init(key, *inputs, (1, 1, 1)))["params"]
     clips = jnp.zeros((1, shape.tubelet, shape.patch, shape.patch, 3))

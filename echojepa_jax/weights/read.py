@@ -21,6 +21,8 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
+from echojepa_jax.models.family import V2, V21
+from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
@@ -280,7 +282,7 @@ def _from_torch(
     shape = _encoder_shape(path, parts["encoder"], heads)
     predictor = None
     if "predictor" in parts:
-        predictor = _predictor_shape(path, parts["predictor"], predictor_heads)
+        predictor = _predictor_shape(path, parts["predictor"], shape.width, predictor_heads)
     return _build(path, parts, shape, predictor, clip)
 
 
@@ -293,7 +295,8 @@ def _build(
 ) -> Pretrained:
     params = {}
     for part in sorted(parts, key=PARTS.index):
-        rows = vjepa2.rows_of(part, shape.tubelet, shape.patch)
+        levels = predictor.levels if predictor else 1
+        rows = vjepa2.rows_of(part, shape.tubelet, shape.patch, shape.family, levels)
         try:
             params[part] = vjepa2.from_torch(
                 parts[part], rows, expected_shapes(shape, predictor, part)
@@ -433,15 +436,26 @@ def _encoder_shape(path: Path, named: Mapping[str, Array], heads: int) -> Encode
         if (size.width, size.depth, size.mlp_hidden) == (width, depth, hidden)
     ]
     heads = _heads(path, width, sizes[0].heads if sizes else 0, heads, "--heads")
-    return EncoderShape(width, depth, heads, hidden, tubelet, patch)
+    # Only V-JEPA 2.1 has norms of levels.
+    family = V21 if "norms_block.0.weight" in named else V2
+    return EncoderShape(width, depth, heads, hidden, tubelet, patch, family)
 
 
-def _predictor_shape(path: Path, named: Mapping[str, Array], heads: int) -> PredictorShape:
-    width, _ = _need(path, named, "predictor_embed.weight", 2)
+def _predictor_shape(
+    path: Path, named: Mapping[str, Array], encoder_width: int, heads: int
+) -> PredictorShape:
+    # Two layers take in what several levels say, one what the last one says.
+    several = "predictor_embed.0.weight" in named
+    embed = "predictor_embed.2.weight" if several else "predictor_embed.weight"
+    levels = LEVELS if several else 1
+    width, _ = _need(path, named, embed, 2)
+    outputs, _ = _need(path, named, "predictor_proj.weight", 2)
+    out_width = 0 if outputs == levels * encoder_width else outputs // levels
     hidden, _ = _need(path, named, "predictor_blocks.0.mlp.fc1.weight", 2)
     tokens = sum(name.startswith("mask_tokens.") for name in named)
     heads = _heads(path, width, 12 if width == 384 else 0, heads, "--predictor_heads")
-    return PredictorShape(width, _depth(named, "predictor_blocks"), heads, hidden, tokens)
+    depth = _depth(named, "predictor_blocks")
+    return PredictorShape(width, depth, heads, hidden, tokens, levels, out_width)
 
 
 # --- Hugging Face's config ------------------------------------------------------------------------

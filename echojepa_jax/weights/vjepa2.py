@@ -15,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from echojepa_jax.models.family import V2, V21
 from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.utils.errors import UserError
 
@@ -147,9 +148,17 @@ def predictor_rows_v21(levels: int) -> tuple[Row, ...]:
     return (*first, *second)
 
 
-def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:
-    """The table of a part: "encoder", "context_encoder" or "predictor"."""
-    return predictor_rows() if part == "predictor" else encoder_rows(tubelet, patch)
+def rows_of(
+    part: str, tubelet: int, patch: int, family: str = V2, levels: int = 1
+) -> tuple[Row, ...]:
+    """The table of a part: "encoder", "context_encoder" or "predictor".
+
+    family, levels: see `models.family`.
+    """
+    if part == "predictor":
+        return predictor_rows_v21(levels) if family == V21 else predictor_rows()
+    rows = encoder_rows_v21 if family == V21 else encoder_rows
+    return rows(tubelet, patch)
 
 
 def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) -> Tree:

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from echojepa_jax.models.family import V2
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.utils.writers import write_json
@@ -89,9 +90,10 @@ def save_tensors(tensors: dict[str, Array], folder: Path) -> None:
 
 def _torch_parts(weights: Pretrained) -> dict[str, dict[str, Array]]:
     """V-JEPA 2's names by part."""
-    shape = weights.shape
+    shape, predictor = weights.shape, weights.predictor_shape
+    how = shape.tubelet, shape.patch, shape.family, predictor.levels if predictor else 1
     return {
-        part: vjepa2.to_torch(tree, vjepa2.rows_of(part, shape.tubelet, shape.patch))
+        part: vjepa2.to_torch(tree, vjepa2.rows_of(part, *how))
         for part, tree in weights.params.items()
     }
 
@@ -128,6 +130,11 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
             "choose another --format"
         )
     shape, clip = weights.shape, weights.clip
+    if shape.family != V2:
+        raise UserError(
+            f"a VJEPA2Model is of family {V2}, and these weights are of family {shape.family}: "
+            "choose another --format"
+        )
     config = {
         "architectures": ["VJEPA2Model"],
         "model_type": "vjepa2",

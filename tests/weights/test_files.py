@@ -27,7 +27,7 @@ from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.stablehlo import write_stablehlo
 from echojepa_jax.weights.vjepa2 import rows_of, to_torch
 from echojepa_jax.weights.write import FORMATS, write_weights
-from tests.weights.measure_convert import TINY, measure, random_weights
+from tests.weights.measure_convert import PREDICTOR, TINY, measure, random_weights
 
 HEADS = {"heads": 2, "predictor_heads": 1}
 CLIP = ClipInput(4, 32, "duration", 1.2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -93,6 +93,41 @@ def test_f14_a_training_checkpoint_of_pytorch_there_and_back(tmp_path):
     del renamed["target_encoder"]
     torch.save(renamed, tmp_path / "ema.pt")
     assert_same(weights, read_weights(tmp_path / "ema.pt", **HEADS))
+
+
+def v21_weights(levels: int, out_width: int = 0) -> Pretrained:
+    """V-JEPA 2.1 as its public files have it, of few layers."""
+    shape = dataclasses.replace(TINY, family="v2.1")
+    predictor = dataclasses.replace(PREDICTOR, levels=levels, out_width=out_width)
+    context = random_weights(shape, predictor, ("encoder",)).params["encoder"]
+    context["norm0"]["scale"] += 1
+    weights = random_weights(shape, predictor)
+    return dataclasses.replace(weights, params={**weights.params, "context_encoder": context})
+
+
+# The full recipe, the echo recipe, and a distilled model, whose teacher is wider.
+@pytest.mark.parametrize(("levels", "out_width"), [(4, 0), (1, 0), (1, 40)])
+def test_a_training_checkpoint_of_vjepa21_there_and_back(tmp_path, levels, out_width):
+    weights = v21_weights(levels, out_width)
+    checkpoint = vjepa2_checkpoint(weights, tmp_path / "torch")
+    names = {name.removeprefix("module.backbone.") for name in checkpoint["encoder"]}
+    assert {"img_mod_embed", "patch_embed_img.proj.weight", "norms_block.3.bias"} <= names
+    image = checkpoint["encoder"]["module.backbone.patch_embed_img.proj.weight"]
+    assert list(image.shape) == [24, 3, 1, 8, 8]
+    torch.save(checkpoint, tmp_path / "latest.pt")
+    back = read_weights(tmp_path / "latest.pt", **HEADS)
+    assert_same(weights, back)
+    write_weights(back, tmp_path / "again", "torch")
+    again = torch.load(tmp_path / "again" / "model.pt", weights_only=True)
+    for part in ("encoder", "target_encoder", "predictor"):
+        assert len(again[part]) == len(checkpoint[part])
+        for name, value in again[part].items():
+            assert torch.equal(value, checkpoint[part][f"module.backbone.{name}"])
+    for form in ("orbax", "safetensors"):
+        write_weights(weights, tmp_path / form, form)
+        assert_same(weights, read_weights(tmp_path / form))
+    with pytest.raises(UserError, match=r"of family v2, and these weights are of family v2\.1"):
+        write_weights(weights, tmp_path / "hf", "hf")
 
 
 def test_a_plain_state_dict_is_an_encoder(tmp_path):
