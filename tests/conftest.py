@@ -36,8 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--train-fixture",
         type=Path,
-        default=REPOSITORY / "tests" / "data" / "train_steps_tiny.npz",
-        help="training steps of the original PyTorch code to be equal to (npz)",
+        help="training steps of the original PyTorch code to be equal to (npz); else those we have",
     )
     parser.addoption(
         "--probe-fixture",
@@ -86,11 +85,6 @@ _LONGEST = ("test_hosts", "test_main", "test_failure_modes", "test_vjepa2", "tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-
-
-@pytest.fixture(scope="session")
-def train_fixture(request: pytest.FixtureRequest) -> TrainFixture:
-    return TrainFixture(request.config.getoption("--train-fixture"))
 
 
 @pytest.fixture(scope="session")

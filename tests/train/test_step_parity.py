@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,39 @@ from echojepa_jax.weights.vjepa2 import (
     predictor_rows_v21,
     to_torch,
 )
+from tests.conftest import TrainFixture
+
+DATA = Path(__file__).parents[1] / "data"
+# V-JEPA 2; V-JEPA 2.1 with four levels, and with the last one: their twelve layers take long to
+# compile without a loop.
+RECORDED = (
+    ("train_steps_tiny", "scanned"),
+    ("train_steps_tiny", "unrolled"),
+    ("train_steps_v21_tiny", "scanned"),
+    ("train_steps_v21_distilled", "scanned"),
+)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["scanned", "unrolled"])
-def networks(request, train_fixture):
-    c = train_fixture.config
-    common = {"scan_layers": request.param, "remat": "attention" if request.param else "none"}
+def pytest_generate_tests(metafunc):
+    if "case" not in metafunc.fixturenames:
+        return
+    named = metafunc.config.getoption("--train-fixture")
+    cases = [(DATA / f"{name}.npz", how) for name, how in RECORDED]
+    if named:
+        cases = [(named, "scanned"), (named, "unrolled")]
+    names = [f"{path.stem}-{how}" for path, how in cases]
+    metafunc.parametrize("case", cases, ids=names, scope="module")
+
+
+@pytest.fixture(scope="module")
+def train_fixture(case):
+    return TrainFixture(case[0])
+
+
+@pytest.fixture(scope="module")
+def networks(case, train_fixture):
+    c, scanned = train_fixture.config, case[1] == "scanned"
+    common = {"scan_layers": scanned, "remat": "attention" if scanned else "none"}
     new = "n_output_distillation" in c  # V-JEPA 2.1
     encoder = (EncoderV21 if new else Encoder)(
         width=c["embed_dim"],
