@@ -2,10 +2,13 @@
 
   python -m echojepa_jax.convert --from=vjepa2_vitl.pt --to=weights/vit_l
   python -m echojepa_jax.convert --from=weights/vit_l --to=weights/vit_l_hf --format=hf
+  python -m echojepa_jax.convert --list
 
-What is read: V-JEPA 2 and EchoJEPA checkpoints of PyTorch, safetensors files, folders of Hugging
-Face's VJEPA2Model, and our own folders and runs. Every entry is used, or the conversion fails and
-lists what is left; nothing in a file is ever executed.
+--list prints the public files that are known: what they are and where to get them.
+
+What is read: V-JEPA 2, V-JEPA 2.1 and EchoJEPA checkpoints of PyTorch, safetensors files, folders
+of Hugging Face's VJEPA2Model, and our own folders and runs. Every entry is used, or the conversion
+fails and lists what is left; nothing in a file is ever executed.
 """
 
 import logging
@@ -28,20 +31,41 @@ HEADS = flags.DEFINE_integer(
 PREDICTOR_HEADS = flags.DEFINE_integer(
     "predictor_heads", 0, "attention heads of the predictor, if the file does not tell"
 )
+LIST = flags.DEFINE_bool("list", False, "print the public files of weights that are known")
 
 log = logging.getLogger(__name__)
 
 
 def job() -> str:
+    from pathlib import Path
+
     from echojepa_jax.train.run_weights import open_weights
     from echojepa_jax.utils.buckets import on_disk
+    from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.trees import count_parameters
+    from echojepa_jax.weights import known
     from echojepa_jax.weights.write import write_weights
 
+    public = known.table()
+    if LIST.value:
+        print(known.as_text(public))
+        told = sum(bool(one.sha256 or one.md5) for one in public)
+        return f"{len(public)} public files are known, {told} of them by their digests"
+    if not (FROM.value and TO.value):
+        raise UserError("--from and --to must be given, or --list; see --help")
     to = on_disk(str(TO.value), "to")
+    found = known.recognised(Path(str(FROM.value)), public)
+    if found:
+        log.info("this is %s: %s", found.name, found.where)
+    elif Path(str(FROM.value)).is_file():
+        log.info(
+            "this file is none of the public ones that are known (--list): sizes are read from its "
+            "arrays"
+        )
     weights = open_weights(
         str(FROM.value),
-        heads=HEADS.value,
+        heads=HEADS.value or (found.heads if found else 0),
+        clip=found.clip if found else None,
         predictor_heads=PREDICTOR_HEADS.value,
         ignore=IGNORE.value,
     )
@@ -59,4 +83,4 @@ def job() -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(job, needed=("from", "to"))
+    command_line.run(job, needed=())

@@ -1,0 +1,68 @@
+"""Starting from weights of V-JEPA 2.1: those of a distilled model, and of another family."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from echojepa_jax.train.loop import _start_from
+from echojepa_jax.train.run_weights import shapes_of
+from echojepa_jax.train.state import (
+    init_params,
+    make_networks,
+    make_optimizer,
+    make_schedules,
+    new_state,
+)
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.write import write_weights
+from tests.weights.measure_convert import random_weights
+
+V21 = {"model__family": "v2.1", "objective__context_weight": 0.5}
+
+
+@pytest.fixture
+def start(tiny, tmp_path):
+    """Starts a run of a tiny config from weights of V-JEPA 2.1 with heads of that width."""
+
+    def run(out_width=0, **changes):
+        config = tiny(**changes)
+        new = make_networks(tiny(**V21))
+        shape, predictor = shapes_of(new)
+        predictor = dataclasses.replace(predictor, out_width=out_width)
+        weights = random_weights(shape, predictor)
+        write_weights(weights, tmp_path / "weights", "safetensors")
+        config.init["from"] = str(tmp_path / "weights")
+        networks = make_networks(config)
+        params = init_params(networks, jax.random.key(0), 4, 32)
+        optimizer = make_optimizer(config, params, make_schedules(config))
+        fresh = new_state(params, optimizer)
+        return weights, fresh, _start_from(config, networks, fresh)
+
+    return run
+
+
+def test_a_distilled_models_heads_start_anew_and_this_is_said(start, caplog):
+    with caplog.at_level("INFO"):
+        weights, fresh, state = start(out_width=40, **V21)
+    said = [text for text in caplog.messages if "predicts 40 channels" in text]
+    assert len(said) == 1
+    assert "its last layers start from random weights" in said[0]
+    mine, theirs = state.params["predictor"], weights.params["predictor"]
+    for name in ("proj", "proj_context"):
+        kept = fresh.params["predictor"][name]
+        jax.tree.map(np.testing.assert_array_equal, mine[name], kept)
+    rest = {name for name in theirs if not name.startswith("proj")}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        {name: mine[name] for name in rest},
+        {name: theirs[name] for name in rest},
+    )
+    for tree in (state.params["encoder"], state.target.ema):
+        jax.tree.map(np.testing.assert_array_equal, tree, weights.params["encoder"])
+
+
+def test_another_family_is_one_sentence(start):
+    with pytest.raises(UserError, match=r"is of family v2\.1, and this config of family v2: set"):
+        start()
