@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.costs import flops
 from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.models.family import V2
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program, memory_of, shapes_of
 from echojepa_jax.utils.errors import UserError
@@ -152,8 +153,13 @@ def measure(
 
     Raises:
       ImportError: PyTorch or transformers is to be compared with, and not installed.
-      UserError: this PyTorch cannot compute on the same device.
+      UserError: this PyTorch cannot compute on the same device, or it has no such model.
     """
+    if compare_torch and config.model.family != V2:
+        raise UserError(
+            f"--compare=torch: transformers has no model of family {config.model.family}, only of "
+            f"{V2}"
+        )
     device = _torch_device() if compare_torch else ""
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
     peak, multiplied = matmul_peak(config.model.dtype)
