@@ -62,6 +62,7 @@ from echojepa_jax.probes.task import Task
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.fields import read_config
+from echojepa_jax.utils.names import shown
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained
@@ -215,14 +216,21 @@ def _examples(
                 f"study {study} of {source} has more than one patient, {sorted(patients)}: give "
                 "each patient studies of their own"
             )
-        shown = (tuple(row for row in members if samples[row].view == view) for view in views)
-        examples.append(_example_of(samples[members[0]], study, "", tuple(shown)))
+        seen = (tuple(row for row in members if samples[row].view == view) for view in views)
+        examples.append(_example_of(samples[members[0]], study, "", tuple(seen)))
     return examples, unused
 
 
 def _example_of(sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...], ...]) -> Example:
     return Example(
-        name, sample.source, patient_of(sample), sample.study, sample.split, view, rows, UNKNOWN
+        name,
+        shown(sample.source),
+        patient_of(sample),
+        sample.study,
+        sample.split,
+        view,
+        rows,
+        UNKNOWN,
     )
 
 
@@ -426,7 +434,8 @@ def _lines(
         for _, line in lines:
             line |= of_study.get((line["source"], line["study"]), {})
     for sample, why in work.left_out:
-        line = {name: getattr(sample, name) for name in ("source", "patient", "study", "view")}
+        line = {name: getattr(sample, name) for name in ("patient", "study", "view")}
+        line["source"] = shown(sample.source)
         status = f"left out: {why}"
         place = work.order[sample.source, sample.name]
         lines.append((place, {"id": sample.name, **line, "status": status}))

@@ -1,8 +1,10 @@
 """Predictions for files without labels: a table that tells everything, and survives a kill."""
 
 import csv
+import os
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import jax
@@ -79,17 +81,20 @@ def rows(path):
 def folder(tmp_path):
     """Videos of patients nobody knows, a still, 5 frames, and a file that is no video."""
     samples = manifest.load((NEW,), quarantine=None, workers=1)
-    (tmp_path / "clips").mkdir()
+    # The name of the folder is no UTF-8, as one from an old Windows.
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/clips\xfc"))
+    folder.mkdir()
     for name, sample in zip(("b", "d"), samples, strict=False):
-        shutil.copy(sample.path, tmp_path / "clips" / f"{name}.avi")
-    (tmp_path / "clips" / "a.avi").write_bytes(b"no video at all")
+        shutil.copy(sample.path, folder / f"{name}.avi")
+    (folder / "a.avi").write_bytes(b"no video at all")
     for name, frames in (("c", 1), ("e", 5)):
-        path = str(tmp_path / "clips" / f"{name}.avi")
+        path = str(folder / f"{name}.avi")
         video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
         for frame in range(frames):
             video.write(np.full((32, 32, 3), 40 * frame, np.uint8))
         video.release()
-    return tmp_path / "clips"
+        path.rename(folder / path.name)
+    return folder
 
 
 def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, tmp_path):
@@ -97,6 +102,7 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
     said = predict_table(lvef, [f"videos:{folder}"], out)
     found = rows(out)
     assert [line["id"] for line in found] == ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]
+    assert {line["source"] for line in found} == {f"videos:{tmp_path}/clips\\xfc"}
     probe = load_probe(lvef)
     for line in (found[1], found[3]):
         value = probe.predict(folder / line["id"])
