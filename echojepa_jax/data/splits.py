@@ -22,7 +22,7 @@ DEFAULT = "train:0.8,val:0.1,test:0.1"
 # Of splits of sets whose ids are public, or which stay where they are: the same ones for everybody.
 PUBLIC_SALT = b"echojepa_jax: public ids"
 UNKNOWN_PATIENTS = (
-    "of {count} of {total} videos the patient is unknown: their study, or else the file, stands "
+    "the patient of {count} of {total} videos is unknown: their study, or else the file, stands "
     "for one, so that one person's videos may be in two splits"
 )
 

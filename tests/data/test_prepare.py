@@ -660,7 +660,7 @@ def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, t
         prepared(source, out, chosen)
         rows = shards.rows(str(out))
         summary = write_summary(out).read_text()
-        unknown = "f 8 of 8 videos the patient is unknown"
+        unknown = "he patient of 8 of 8 videos is unknown"
         assert (unknown in caplog.text) == (unknown in summary) == (pattern == "")
         assert ("--patient_from='REGEX of the name'" in caplog.text) == (pattern == "")
         if pattern:

@@ -151,7 +151,7 @@ def test_a_study_goes_where_its_patient_goes(caplog):
     first, second, *third, _ = splits.divided(samples, {"train"})
     assert first.split == second.split
     assert len({s.split for s in third}) == 1
-    assert "of 21 of 23 videos the patient is unknown" in caplog.text
+    assert "the patient of 21 of 23 videos is unknown" in caplog.text
 
 
 def test_headers_tell_whom_a_table_does_not_name(tmp_path, caplog):
