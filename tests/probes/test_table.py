@@ -88,8 +88,8 @@ def folder(tmp_path):
         shutil.copy(sample.path, folder / f"{name}.avi")
     (folder / "a.avi").write_bytes(b"no video at all")
     for name, frames in (("c", 1), ("e", 5)):
-        path = str(folder / f"{name}.avi")
-        video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
+        path = tmp_path / f"{name}.avi"  # OpenCV takes no other names
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
         for frame in range(frames):
             video.write(np.full((32, 32, 3), 40 * frame, np.uint8))
         video.release()
