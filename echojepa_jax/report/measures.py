@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from echojepa_jax.train.health import MAX_COSINE, MAX_RELATIVE_ERROR, MIN_RANK_SHARE
+from echojepa_jax.train.health import (
+    MAX_COSINE,
+    MAX_RELATIVE_ERROR,
+    MIN_RANK_SHARE,
+    falls,
+)
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -148,7 +153,18 @@ def alarms(metrics: Metrics, judged_from: float) -> list[str]:
         if measure.alarm_below_best is not None and now < measure.alarm_below_best * best:
             share = f"{measure.alarm_below_best:g} times its best of {number(best)}"
             found.append(f"{measure.title}: {number(now)}, below {share}")
-    return found
+    return [*found, *_falls(metrics, judged_from)]
+
+
+def _falls(metrics: Metrics, judged_from: float) -> Iterator[str]:
+    """Sentences on sudden falls of the loss."""
+    if "loss" not in metrics:
+        return
+    seen: list[float] = []
+    for step, loss in zip(*metrics["loss"], strict=True):
+        if fall := falls(seen, float(loss), step > judged_from):
+            now, low, high = map(number, fall)
+            yield f"Loss: fell suddenly to {now} at step {step:,.0f}; {low} to {high} before"
 
 
 def agreement(true: Sequence[float], predicted: Sequence[float]) -> tuple[float, float, float]:

@@ -4,8 +4,10 @@ A collapsing run often has a *falling* loss: constant features are easy to predi
 come from the target encoder on one fixed batch, so that their course is comparable over the run.
 """
 
+import math
+import statistics
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ MAX_COSINE = 0.98
 MAX_RELATIVE_ERROR = 1.0
 # Health is judged from this share of the run on: before, nothing has been learned yet.
 JUDGED_FROM = 0.1
+# A fall of the loss: the median of so many lines of metrics against the band of those before them.
+FALL_RECENT, FALL_BEFORE, FALL_AT_LEAST = 3, 30, 20
 
 
 def effective_rank(features: jax.Array) -> jax.Array:
@@ -75,6 +79,39 @@ def measure(
         "cosine_similarity": pairs / max(1, count * (count - 1)),
         "relative_error": errors / jnp.maximum(trivial, 1e-12),
     }
+
+
+class Fall(NamedTuple):
+    """Of the loss: its median now, and the band that it was in before, from low to high."""
+
+    now: float
+    low: float
+    high: float
+
+
+def falls(seen: list[float], loss: float, judged: bool) -> Fall | None:
+    """Whether the loss has just fallen out of its band: a partial collapse often begins so.
+
+    The band holds eight in ten of the lines before the latest ones, without the lowest and the
+    highest tenth; it is left where their median is below it by its height. Each fall is found once.
+
+    Args:
+      seen: the lines before, which this function keeps: begin with an empty list.
+      loss: of the latest line of metrics.
+      judged: otherwise it is only kept.
+    """
+    if math.isfinite(loss):
+        seen.append(loss)
+    del seen[: -FALL_BEFORE - FALL_RECENT]
+    before, latest = seen[:-FALL_RECENT], seen[-FALL_RECENT:]
+    if not judged or len(before) < FALL_AT_LEAST:
+        return None
+    tenths = statistics.quantiles(before, n=10)
+    found = Fall(statistics.median(latest), tenths[0], tenths[-1])
+    if found.now >= found.low - (found.high - found.low):
+        return None
+    del seen[:-FALL_RECENT]
+    return found
 
 
 def alarms(now: dict[str, float], best_rank: float, started: bool) -> list[str]:

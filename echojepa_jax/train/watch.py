@@ -77,6 +77,10 @@ class Watch:
         self._padded = round((padded or [0.0])[-1] * self._clips)
         ranks = [line[RANK] for line in logged if line.get(RANK) and self._is_judged(line["step"])]
         self._best_rank = max(ranks, default=0.0)
+        self._losses: list[float] = []
+        for line in logged:
+            if "loss" in line:
+                health.falls(self._losses, line["loss"], self._is_judged(line["step"]))
         self._started: _Clock | None = None
 
     def _is_judged(self, step: int) -> bool:
@@ -216,3 +220,22 @@ class Watch:
         self._last = clock
         self._writer.write(step, values)
         log.info("step %d/%d  loss %.4f%s%s", step, self._last_step, values["loss"], speed, left)
+        self._judge_loss(step, float(values["loss"]))
+
+    def _judge_loss(self, step: int, loss: float) -> None:
+        """Warns if the loss falls suddenly, once for each fall (F19)."""
+        fall = health.falls(self._losses, loss, self._is_judged(step))
+        if fall is None or not hosts.is_first():
+            return
+        before = step - health.FALL_RECENT * self._config.log.every
+        log.warning(
+            "step %d: the loss fell suddenly to %.3g; it was between %.3g and %.3g. This may "
+            "be a partial collapse. To go back, start a new --workdir from a checkpoint before "
+            "step %d and with another seed: --config.init.from=%s --config.init.step=STEP "
+            "--config.seed=%d",
+            step,
+            *fall,
+            before,
+            self._workdir,
+            self._config.seed + 1,
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.report.measures import alarms, read_series
 from echojepa_jax.train.state import make_schedules
 from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.writers import MetricsWriter, read_lines
@@ -18,9 +19,10 @@ def start(tiny, tmp_path):
     config = tiny(log__every=10, data__max_bad_share=1.0)
     samples = [Sample(f"v{i}", f"/v{i}.avi", "videos:/") for i in range(8)]
 
-    def make(first_step):
+    def make(first_step, last_step=100):
         writer = MetricsWriter(tmp_path, first_step, tensorboard=False)
-        return Watch(config, tmp_path, writer, samples, make_schedules(config), first_step, 100)
+        schedules = make_schedules(config)
+        return Watch(config, tmp_path, writer, samples, schedules, first_step, last_step)
 
     return make
 
@@ -60,6 +62,29 @@ def test_f19_the_rank_is_judged_against_its_best_even_after_a_restart(start, cap
     again = start(30)  # what was written after step 30 is forgotten
     again.health(40, health_of(9.0))
     assert "less than half of its best, 20.0" in caplog.text
+
+
+def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp_path, caplog):
+    """As the original's authors met it: 0.62, and from one epoch to the next 0.45."""
+    rng = np.random.default_rng(0)
+    watch = start(0, last_step=1000)
+    for line in range(60):
+        # A slow decline and noise are no fall.
+        loss = 0.62 - 0.0005 * line + 0.01 * rng.standard_normal()
+        # Nor is a single line.
+        loss = loss if line < 45 and line != 40 else loss - 0.17
+        if line == 46:
+            watch.flush()
+            watch = start(460, last_step=1000)  # it goes on after a restart
+        watch.step(10 * (line + 1), metrics() | {"loss": np.float32(loss)}, clips(), 0.0)
+    watch.flush()
+    (warning,) = [r.message for r in caplog.records if "fell suddenly" in r.message]
+    assert "from a checkpoint before step 440 and with another seed" in warning
+    assert f"--config.init.from={tmp_path} --config.init.step=STEP --config.seed=1" in warning
+    series = read_series(read_lines(tmp_path / "metrics.jsonl"))
+    (told,) = alarms(series, judged_from=100.0)
+    assert told.startswith("Loss: fell suddenly to 0.4")
+    assert "at step 470" in told
 
 
 class UnderWay:
