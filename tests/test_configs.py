@@ -14,7 +14,7 @@ from echojepa_jax.train.state import init_params, make_networks, make_schedules
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import count_parameters
 
-SHIPPED = ["demo", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
+SHIPPED = ["demo", "demo_adapt", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
 SHIPPED += ["demo_v21", "vit_b_v21", "vit_b_v21_cooldown", "vit_l_v21", "vit_l_v21_cooldown"]
 SHIPPED += ["vit_l_v21_full"]
 
