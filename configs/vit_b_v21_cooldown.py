@@ -10,9 +10,8 @@ Expect:    as configs/vit_l_cooldown.py.
 
 from ml_collections import ConfigDict
 
-from configs import vit_b_v21
-from configs.vit_l_v21_cooldown import cooldown_of
+from configs import vit_b_v21, vit_l_v21_cooldown
 
 
 def get_config() -> ConfigDict:
-    return cooldown_of(vit_b_v21.get_config(), run="runs/vit_b_v21")
+    return vit_l_v21_cooldown.cooldown_of(vit_b_v21.get_config(), run="runs/vit_b_v21")

@@ -245,6 +245,8 @@ def test_f18_every_field_of_a_config_is_read(tiny, trained, tmp_path, monkeypatc
     recorder = Recorder.of(config)
     Recorder.read.clear()
     train(recorder, tmp_path / "run")
+    # What only V-JEPA 2.1 has.
+    make_networks(Recorder.of(tiny(model__family="v2.1")))
     assert fields - Recorder.read == set()
     assert {f"masks.{m}.{f}" for m in config.masks for f in configs.MASK_FIELDS} <= fields
     assert set(configs.FIELDS) <= fields
