@@ -16,6 +16,8 @@ import numpy as np
 import openjpeg
 import simplejpeg
 
+from echojepa_jax.utils.extras import pip_install
+
 # What the decoders raise on damaged pictures.
 ERRORS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError, struct.error)
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
@@ -256,7 +258,7 @@ def _deep(data: bytes, picture: Picture) -> np.ndarray:
     try:
         from imagecodecs import jpeg8_decode
     except ImportError as error:
-        what = f"{picture.kind} of {picture.bits} bits (pip install imagecodecs)"
+        what = f"{picture.kind} of {picture.bits} bits ({pip_install('deep_jpeg')})"
         raise Unsupported(what) from error
     whole = _closed(data)
     pixels, followed = (jpeg8_decode(d) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END))

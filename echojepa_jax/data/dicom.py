@@ -87,6 +87,8 @@ _CLASSES = {
     **dict.fromkeys(("20", "5"), "NM"),
     **dict.fromkeys(("128", "128.1", "130"), "PT"),
 }
+# Echocardiography, colour flow and duplex Doppler: codes of old machines.
+_RETIRED_ULTRASOUND = ("EC", "CD", "DD")
 _ULTRASOUND_CLASSES = ("3", "3.1", "6", "6.1", "6.2")
 _NO_MACHINE = ("", "OT", "SC")  # codes of Modality that name none
 # How the rates of two elements may differ: one is a whole number of frames a second, the other a
@@ -339,6 +341,8 @@ def _modality(dataset: pydicom.Dataset) -> str:
     said = str(dataset.get("Modality") or "").strip().upper()
     if not re.fullmatch("[A-Z0-9]{0,8}", said):  # no code, and so perhaps a name
         said = ""
+    if said in _RETIRED_ULTRASOUND:
+        return ULTRASOUND
     if said not in _NO_MACHINE:
         return said
     shown = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")

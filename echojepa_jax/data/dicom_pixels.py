@@ -257,8 +257,9 @@ def _levels(
     window = _window(dataset) if stored > 8 and pixels.channels == 1 else None
     if window is not None:
         low, high = window
-        edge = _DARK * (high - low)
-        if highest < low + edge or lowest > high - edge:
+        darkest, brightest = sorted(window)  # the other way round where the slope is negative
+        edge = _DARK * (brightest - darkest)
+        if highest < darkest + edge or lowest > brightest - edge:
             window, note = None, notes(note, WINDOW_UNUSED)
     if window is None:
         bits = _bits(lowest, highest)

@@ -163,10 +163,6 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _found(match: re.Match[str]) -> str:
-    return (match[1] if match.re.groups else match[0]) or ""
-
-
 def pseudonym(kind: str, text: str, salt: bytes) -> str:
     """Sixteen hex digits that stand for an id, or "" for "".
 

@@ -77,6 +77,7 @@ _SETTINGS = {
     "encoder": "the encoder",
     "sources": "--source",
     "data": "the videos",
+    "studies": "their studies or views",
     "left_out": "the files that are left out",
 }
 """What a table is made of, as a person would say it."""
@@ -126,6 +127,7 @@ def predict_table(
         "encoder": probe.encoder,
         "sources": list(sources),
         "data": manifest.fingerprint(work.samples),
+        "studies": _fingerprint(repr([(s.name, s.study, s.view) for s in work.samples]).encode()),
         "left_out": _fingerprint(repr([(s.name, why) for s, why in work.left_out]).encode()),
     }
     with _claimed(out) as partial:
@@ -395,13 +397,15 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
         mark = found.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
-    if not found.get("predicted"):
+    differ = _differing(found, settings)
+    changed = not out.exists() or _fingerprint(out.read_bytes()) != mark
+    if not found.get("predicted") and found["sources"] == settings["sources"] and not changed:
         return False  # it says of each file why it cannot be used, and perhaps that was mended
-    if differ := _differing(found, settings):
+    if differ:
         raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
     if not out.exists():
         return False
-    if _fingerprint(out.read_bytes()) != mark:
+    if changed:
         raise UserError(
             f"{out} was changed since it was made: move it away to have it made again, or name "
             "another --out"

@@ -227,6 +227,12 @@ def test_window_of_deep_grey(tmp_path):
     scaled["WindowWidth"] = [1001, 400]
     video = all_frames(make(tmp_path / "b.dcm", (deep + 1000) // 2, **scaled))
     assert video[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    # A negative slope turns dark and bright round, and leaves a window as useful as it was.
+    turned = window | {"RescaleSlope": -1, "RescaleIntercept": 1000}
+    turned |= {"WindowCenter": 500.5, "WindowWidth": 1001}
+    some = np.array([0, 200, 800], np.uint16).reshape(3, 1, 1)
+    video = all_frames(make(tmp_path / "c.dcm", some, **turned))
+    assert video[:, 0, 0, 0].tolist() == [255, 204, 51]
 
 
 def test_rgb(tmp_path, colour):
@@ -389,6 +395,7 @@ def test_a_stale_frame_time_beside_the_vector_that_counts():
     [
         ({}, "US"),
         ({"Modality": "XA"}, "XA"),
+        ({"Modality": "EC"}, "US"),  # echocardiography, a retired code
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.1"}, "XA"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.1", "Modality": None}, "XA"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2", "Modality": "OT"}, "OT"),

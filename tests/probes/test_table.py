@@ -158,7 +158,8 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
     with (tmp_path / "killed.csv.partial").open("ab") as file:
         file.write(b'{"first": 8, "val')
     with pytest.raises(
-        UserError, match=r"is the beginning of another table; .* --source, the videos: "
+        UserError,
+        match=r"is the beginning of another table; .* --source, the videos, their studies or views: ",
     ):
         predict_table(lvef, [PHANTOM], out)
     caplog.set_level("INFO")
@@ -174,7 +175,10 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
     predict_table(lvef, [PHANTOM], out)
     before = out.read_bytes()
     assert predict_table(lvef, [PHANTOM], out) == f"{out} is complete: nothing to do"
-    with pytest.raises(UserError, match=r"is another table; what differs is --source, the videos:"):
+    with pytest.raises(
+        UserError,
+        match=r"is another table; what differs is --source, the videos, their studies or views:",
+    ):
         predict_table(lvef, [NEW], out)
     assert out.read_bytes() == before
     out.write_text("what somebody made of it")
@@ -199,6 +203,21 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
         "predictions.csv",
         "predictions.csv.json",
     ]
+
+
+def test_f12_a_table_is_of_the_studies_that_its_source_tells(lvef, tmp_path):
+    table, out = tmp_path / "videos.csv", tmp_path / "predictions.csv"
+    paths = [sample.path for sample in manifest.load((NEW,), quarantine=None, workers=1)[:2]]
+
+    def told(*studies):
+        lines = [f"{path},one,{study}" for path, study in zip(paths, studies, strict=True)]
+        table.write_text("\n".join(["path,patient,study", *lines]) + "\n")
+        return [f"csv:{table}"]
+
+    predict_table(lvef, told("a", "a"), out)
+    assert {line["study_videos"] for line in rows(out)} == {"2"}
+    with pytest.raises(UserError, match="what differs is their studies or views:"):
+        predict_table(lvef, told("a", "b"), out)
 
 
 def test_classes_have_probabilities_of_videos_and_of_studies(saved, tmp_path):
@@ -254,6 +273,8 @@ def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path)
     with pytest.raises(UserError, match=rf"not one of 1 files can be used .*; {out} says why"):
         predict_table(lvef, [f"videos:{folder}/a.avi"], out)
     assert rows(out)[0]["status"].startswith("left out: ")
+    with pytest.raises(UserError, match="is another table; what differs is --source, the videos"):
+        predict_table(lvef, [NEW], out)
     # Once the file is mended, the same command is no longer refused.
     shutil.copy(folder / "b.avi", folder / "a.avi")
     assert "of 1 videos" in predict_table(lvef, [f"videos:{folder}/a.avi"], out)
