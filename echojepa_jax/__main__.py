@@ -1,6 +1,6 @@
 """The command `echojepa`, or `python -m echojepa_jax`: lists the programs, or runs one of them.
 
-Nothing but Python itself is imported before a program is chosen, so that the list comes at once.
+Nothing but Python itself is imported before a program is chosen, so that the list appears at once.
 """
 
 import ast

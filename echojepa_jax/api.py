@@ -64,7 +64,7 @@ class Encoder:
           float32 [clips, N, D] of one video, [B, clips, N, D] of several.
 
         Raises:
-          UserError: a file cannot be decoded, or an array is no clip.
+          UserError: a file cannot be decoded, or an array is not a clip.
         """
         return self._encode(videos, clips, "all")
 
@@ -75,7 +75,7 @@ class Encoder:
           float32 [D] of one video, [B, D] of several.
 
         Raises:
-          UserError: a file cannot be decoded, or an array is no clip.
+          UserError: a file cannot be decoded, or an array is not a clip.
         """
         return self._encode(videos, clips, "mean").mean(axis=(-3, -2))
 
@@ -148,13 +148,13 @@ class Encoder:
         grey = array[..., None] if array.ndim == 3 else array
         if grey.ndim != 4 or grey.shape[0] != frames or grey.shape[3] not in (1, 3):
             raise UserError(
-                f"an array of shape {list(array.shape)} is no clip of this encoder, which takes "
+                f"an array of shape {list(array.shape)} is not a clip for this encoder; it takes "
                 f"[{frames}, H, W, 3], [{frames}, H, W, 1] or [{frames}, H, W], or several of them "
                 f"as [B, {frames}, H, W, 3 or 1]"
             )
         if array.dtype != np.uint8:
             raise UserError(
-                f"an array of {array.dtype} is no clip: pixels are uint8, 0 to 255, and are "
+                f"an array of {array.dtype} is not a clip: pixels are uint8, 0 to 255, and are "
                 "normalised by the encoder"
             )
         out = np.empty((frames, size, size, grey.shape[3]), np.uint8)
@@ -173,7 +173,7 @@ def _sample_of(path: PathLike) -> Sample:
     except decode.UnreadableVideo as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if facts.frames < 2:
-        raise UserError(f"{path} is a still picture, and this is an encoder of videos")
+        raise UserError(f"{path} is a still picture, but this encoder takes videos")
     return Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
 
 

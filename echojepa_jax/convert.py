@@ -4,7 +4,7 @@
   python -m echojepa_jax.convert --from=weights/vit_l --to=weights/vit_l_hf --format=hf
   python -m echojepa_jax.convert --list
 
---list prints the public files that are known: what they are and where to get them.
+--list prints the known public files: what they are and where to get them.
 
 What is read: V-JEPA 2, V-JEPA 2.1 and EchoJEPA checkpoints of PyTorch, safetensors files, folders
 of Hugging Face's VJEPA2Model, and our own folders and runs. Every entry is used, or the conversion
@@ -31,7 +31,7 @@ HEADS = flags.DEFINE_integer(
 PREDICTOR_HEADS = flags.DEFINE_integer(
     "predictor_heads", 0, "attention heads of the predictor, if the file does not tell"
 )
-LIST = flags.DEFINE_bool("list", False, "print the public files of weights that are known")
+LIST = flags.DEFINE_bool("list", False, "list the known public files of weights")
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ def job() -> str:
         log.info("this is %s: %s", found.name, found.where)
     elif Path(str(FROM.value)).is_file():
         log.info(
-            "this file is none of the public ones that are known (--list): sizes are read from its "
-            "arrays"
+            "this file is not one of the known public ones (--list): sizes are read from its arrays"
         )
     weights = open_weights(
         str(FROM.value),

@@ -118,8 +118,8 @@ def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
         return
     config.probe.source = ""
     logging.getLogger(__name__).info(
-        "no online probe: that of the config is for the phantom, which is not trained on here; for "
-        "one, name labelled videos with --config.probe.source"
+        "no online probe: the config's probe is for the phantom, but this run has other videos; "
+        "to get a probe, name labelled videos with --config.probe.source"
     )
 
 

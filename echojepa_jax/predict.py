@@ -1,4 +1,4 @@
-"""Predict with a finished probe: a folder of files without labels becomes a table.
+"""Predict for files without labels with a finished probe, and write a table.
 
   python -m echojepa_jax.predict --probe=runs/lvef --source=dicom:/data/archive \\
       --out=predictions.csv
@@ -7,7 +7,7 @@
 
 The table has a line for every file: the value or class, its spread over the clips of the video, the
 mean over the study, and why a file was left out. Probes of several views give a line for every
-study. Started again with the same words, it continues where it was. Where there are labels,
+study. The same command continues after an interruption. If the files have labels,
 echojepa_jax.probe --eval_only scores a probe on them.
 """
 

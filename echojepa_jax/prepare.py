@@ -46,7 +46,7 @@ PATIENT_FROM = flags.DEFINE_string(
     "patient_from",
     "",
     "regular expression that finds the patient in a file's name (its first group, or all it "
-    "finds), for sources that tell none: '^([^_]+)_'",
+    "finds), for sources that name no patients: '^([^_]+)_'",
 )
 SALT_FILE = flags.DEFINE_string(
     "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"

@@ -126,7 +126,9 @@ def test_f12_a_finished_run_says_so_and_changes_nothing(
     assert "echojepa_jax.train.loop" not in again.stderr
     monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
     other = run_main(workdir=whole, optim__peak_lr=1e-4)
-    assert re.search(rf"optim\.peak_lr .*--config\.init\.from={whole} lets start", other.stderr)
+    assert re.search(
+        rf"optim\.peak_lr .*can start from these weights .*\.init\.from={whole}", other.stderr
+    )
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 

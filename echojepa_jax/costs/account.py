@@ -42,7 +42,7 @@ LEFT_OUT = (
     "The account leaves out the time that hand-written kernels wait for memory.",
     "It leaves out collectives, copies between memories, and gathers by a SparseCore: they run at "
     "the same time as the rest. It also leaves out the time that the rest waits for them.",
-    "A loop counts as one run if the program does not tell how often it runs. Kernels of equal "
+    "A loop counts once if the program does not say how often it runs. Kernels of equal "
     "name and shapes count alike.",
     "It leaves out the time to start each instruction. Trust ratios more than times.",
 )

@@ -1,4 +1,4 @@
-"""What a coded picture says of itself, and its pixels: JPEG, lossless JPEG, JPEG-LS, JPEG 2000.
+"""Facts and pixels of a compressed picture: JPEG, lossless JPEG, JPEG-LS, JPEG 2000.
 
 The codestream decides: how large a picture is, how deep, and what its channels are. A file's header
 is asked only for what the stream leaves open. Every kind has one decoder, whatever else happens to

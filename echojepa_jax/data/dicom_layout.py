@@ -1,4 +1,4 @@
-"""Where the frames of a DICOM file lie: counted in its bytes, whatever its header promises.
+"""Where the frames of a DICOM file are: found in its bytes, whatever its header says.
 
 The data set is not always written as its transfer syntax says, fragments of compressed pictures
 have wrong tables or no end, and uncompressed colours take three bytes a pixel, or two.
@@ -233,7 +233,7 @@ def _fragmented(
         raise wrong_count(said, starts)
     if len(items) < said:
         if ending == "other":
-            raise UnreadableVideo(f"damaged: what follows frame {len(items) - 1} is no fragment")
+            raise UnreadableVideo(f"damaged: what follows frame {len(items) - 1} is not a fragment")
         if ending == "delimiter":
             raise wrong_count(said, starts or len(items))
         raise truncated(said, len(items))
@@ -290,5 +290,5 @@ def _by_table(items: Sequence[Piece], frames: int, table: bytes, extended: bytes
     if frames == 1:
         return [0]
     raise UnreadableVideo(
-        f"no frames: nothing tells which of {len(items)} fragments belong to {frames} frames"
+        f"no frames: nothing says which of {len(items)} fragments belong to {frames} frames"
     )

@@ -1,9 +1,9 @@
-"""The colours and depth of DICOM pictures, by what is in them.
+"""The colours and depth of DICOM pictures, found from their content.
 
 A header describes its pixels, and may be wrong: exporters recompress pictures and keep old labels.
-Coded pictures tell their own depth and colours (codestream.py); of deep ones without a window, the
-values that occur tell how many bits are used. What contradicts the header is noted, and what cannot
-be decided is refused: no picture becomes black, white or teal without a word.
+Compressed pictures hold their own depth and colours (codestream.py). With more than 8 bits and no
+window, the values that occur show how many bits are used. What contradicts the header is noted, and
+what cannot be decided is refused: no picture becomes black, white or teal without a word.
 """
 
 import dataclasses
@@ -201,7 +201,7 @@ def _from_bytes(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
             return np.moveaxis(stored.reshape(shape.samples, *size), 0, -1)
         return stored.reshape(*size, shape.samples)
     except ValueError as error:
-        raise UnreadableVideo(f"truncated: frame {k} is not all there") from error
+        raise UnreadableVideo(f"truncated: frame {k} is incomplete") from error
 
 
 # --- from samples to what is shown ----------------------------------------------------------------

@@ -412,8 +412,8 @@ def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> N
     texts = {name for sample in listed for name in sample.classes}
     if of_texts := sorted(named & texts):
         raise UserError(
-            f"--targets={options.targets}: {of_texts[0]!r} of {source} holds texts, which may name "
-            "people; prepared sets hold numbers: number the classes in the table"
+            f"--targets={options.targets}: {of_texts[0]!r} of {source} holds text, which may name "
+            "people; prepared sets hold only numbers: use numbers for the classes"
         )
     if unknown := sorted(named - found):
         raise UserError(

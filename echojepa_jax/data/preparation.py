@@ -39,7 +39,7 @@ from echojepa_jax.utils.writers import write_json
 log = logging.getLogger(__name__)
 
 _NAME_PATIENTS = (
-    "prepare them anew with --patient_from='REGEX of the name', such as '^([^_]+)_', or list them "
+    "prepare them again with --patient_from='REGEX of the name', such as '^([^_]+)_', or list them "
     "in a CSV table with a column 'patient'"
 )
 

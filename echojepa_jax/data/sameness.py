@@ -77,7 +77,7 @@ def people(samples: Sequence[Sample], guard: Guard) -> Iterator[tuple[str, str] 
         patients = by_source.get(study) or by_header.get(study) or set()
         if len(patients) > 1 and sample.study:
             raise UserError(
-                f"{sample.source}: study {study!r} is of {len(patients)} patients, "
+                f"{sample.source}: study {study!r} has {len(patients)} patients, "
                 f"{shown(sample.path)} among its files: give every study a name of its own, or "
                 "name the patient of every file (the column 'patient' of a CSV manifest)"
             )

@@ -22,8 +22,8 @@ DEFAULT = "train:0.8,val:0.1,test:0.1"
 # Of splits of sets whose ids are public, or which stay where they are: the same ones for everybody.
 PUBLIC_SALT = b"echojepa_jax: public ids"
 UNKNOWN_PATIENTS = (
-    "the patient of {count} of {total} videos is unknown: their study, or else the file, stands "
-    "for one, so that one person's videos may be in two splits"
+    "the patient of {count} of {total} videos is unknown: the study, or else the file, is used "
+    "instead, so one person's videos may be in two splits"
 )
 
 
@@ -142,7 +142,7 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
         search = re.compile(pattern).search
     except re.error as error:
         raise UserError(
-            f"--patient_from={pattern} is no regular expression: {error}; an example is ^([^_]+)_"
+            f"--patient_from={pattern} is not a regular expression: {error}; try ^([^_]+)_"
         ) from error
     if known := next((sample for sample in samples if sample.patient), None):
         raise UserError(

@@ -43,18 +43,18 @@ REGION_NOTES = (NO_REGION, STALE_REGION, NOT_2D)
 # A note on frames that are not equally far apart in time.
 VARIABLE_RATE = "variable frame rate: the mean is used"
 # Notes on a header that tells times more than once.
-RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: what is pointed to counts first"
+RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: the one pointed to is used first"
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
 # Notes on pictures that are not what their header says.
-COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: these are believed"
-DEPTH_DIFFERS = "BitsStored or HighBit contradict the pixels: these are believed"
-DEPTH_UNTOLD = "deep pixels without a window: those that occur tell what is white"
-WINDOW_UNUSED = "the window would leave nothing but black or white: it is not used"
+COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: the pictures are believed"
+DEPTH_DIFFERS = "BitsStored or HighBit contradict the pixels: the pixels are believed"
+DEPTH_UNTOLD = "more than 8 bits without a window: the values that occur set what is white"
+WINDOW_UNUSED = "the window would leave only black and white: it is not used"
 # Notes on how a file wants to be shown.
-NON_SQUARE = "non-square pixels: they are taken as they are stored"
-ODD_ANGLE = "to be shown at an odd angle: the pictures are taken as they are stored"
+NON_SQUARE = "non-square pixels: they stay as stored"
+ODD_ANGLE = "turned by an angle that is not a multiple of 90 degrees: frames stay as stored"
 # Notes on a video's container.
-BEGINS_LATE = "begins between key pictures: pictures that need earlier ones are left out"
+BEGINS_LATE = "begins between key frames: frames that need earlier ones are left out"
 SEVERAL_TRACKS = "several video tracks: the one with the most frames is used"
 
 _RATES = (0.5, 10_000.0)  # frames a second that a recording may have; others are mistakes
@@ -81,8 +81,8 @@ def has_region(info: VideoInfo) -> bool:
 def not_ultrasound(modality: str) -> str:
     """A note on a DICOM of another machine."""
     if not modality:
-        return "the header tells no modality: it is taken for ultrasound"
-    return f"modality {modality}: no ultrasound, by its header"
+        return "the header names no modality: the file is taken as ultrasound"
+    return f"modality {modality}: not ultrasound, by its header"
 
 
 def is_square(height: float, width: float) -> bool:

@@ -1,8 +1,8 @@
 """Encoder and predictor of V-JEPA 2.1: what differs from V-JEPA 2 is here.
 
 Several layers of the encoder (levels) are targets, each after a norm of its own. Single images have
-a patch embedding of their own, and a learned vector tells images from videos. The rotation is a
-proper one, and frames of all sizes have the same places.
+their own patch embedding, and a learned vector marks images and videos. The rotary embedding is a
+proper rotation, and positions are scaled alike for frames of all sizes.
 """
 
 from collections.abc import Sequence

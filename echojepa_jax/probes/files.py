@@ -1,6 +1,6 @@
-"""Names of what a probe run leaves in its workdir.
+"""Names of the files that a probe run writes to its workdir.
 
-Here and nowhere else, as a program that only looks whether a run is finished imports nothing more.
+They are only here, so that a program that checks whether a run is finished imports nothing else.
 """
 
 PREDICTIONS, STUDIES, METRICS = "predictions.csv", "studies.csv", "metrics.json"

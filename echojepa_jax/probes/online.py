@@ -115,7 +115,7 @@ def video_features(
                 if error:
                     raise UserError(
                         f"{shown(samples[row].path)} of the probe's source cannot be decoded "
-                        f"({error}): mend it, or take it out of the source"
+                        f"({error}): repair it, or remove it from the source"
                     )
                 if valid:
                     sums[row] += value

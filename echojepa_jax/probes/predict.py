@@ -137,7 +137,7 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
         log.warning("%s: %d of %d clips end in repeated frames", what, padded, done)
     if repeats.any():
         log.info(
-            "%s: %d of %d videos are too short for %d different clips, which are taken once",
+            "%s: %d of %d videos are too short for %d different clips: equal clips are taken once",
             *(what, np.count_nonzero(repeats.any(axis=1)), len(rows), source.clips),
         )
     at = np.take_along_axis(np.cumsum(~repeats).reshape(repeats.shape) - 1, alike, axis=1)

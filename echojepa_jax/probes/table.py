@@ -1,23 +1,23 @@
-"""What a finished probe says of files without labels: one table, made part by part.
+"""Predictions of a finished probe for files without labels: one table, made part by part.
 
 `predictions.csv` has a line for every file, in the order of the sources; for a probe of several
-views, a line for every study and one for every file that has no part in any. Columns:
+views, a line for every study and one for every file that no study uses. Columns:
 
 - `id, source, patient, study, view`: what the line is about; empty where it is not known.
 - `prediction`: a number in the target's unit, or the most probable class.
-- `spread`: the standard deviation of what is said of single clips: of the number, or of the
-  probability of that class. Empty where there is one clip.
-- `padded`: frames of a clip that repeat the last one of a video that is too short; of a study, the
-  most.
+- `spread`: the standard deviation over the clips: of the number, or of the probability of
+  the predicted class. Empty if there is only one clip.
+- `padded`: frames of a clip that repeat the last frame, because the video is too short; for a
+  study, the largest number.
 - `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
   probable one after the mean), and their number; not for a probe of several views.
 - `status`: "ok"; "left out: ..." for a file that the scan refuses, "unreadable: ..." for one whose
   pictures cannot be decoded, with the reason.
 - `p_CLASS`: the probability of each class; `study_p_CLASS`: its mean over the study.
 
-`predictions.csv.json` beside it says what it was made of and with. While the table is made there is
-`predictions.csv.partial`, with the outputs of each finished part; the same command continues after
-them and gets the same table, bit for bit.
+`predictions.csv.json` beside it records the probe, the encoder and the files. While the table is
+being made, `predictions.csv.partial` holds the outputs of each finished part. The same command
+continues after them and gives the same table, bit for bit.
 """
 
 import contextlib
@@ -205,9 +205,9 @@ def _examples(
     unused = []
     for row, sample in enumerate(samples):
         if not sample.study:
-            unused.append((sample, "no study: the source does not tell it, and a probe needs it"))
+            unused.append((sample, "no study: the source names none, and this probe needs it"))
         elif sample.view not in views:
-            view = sample.view or "which the source does not tell"
+            view = sample.view or "not named by the source"
             unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
         else:
             groups[sample.source, sample.study].append(row)
@@ -260,7 +260,7 @@ def _make_parts(
     starts = range(sum(len(part["errors"]) for part in parts), len(examples), size)
     count = len(parts) + len(starts)
     if parts:
-        log.info("%d of %d parts are there already", len(parts), count)
+        log.info("%d of %d parts are done already", len(parts), count)
     for start in with_progress(starts, len(starts), "parts"):
         some = examples[start : start + size]
         what = f"part {len(parts) + 1} of {count}"
@@ -354,7 +354,7 @@ def _claimed(out: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process makes {out}: wait for it, or name another --out"
+                f"another process is writing {out}: wait for it, or name another --out"
             ) from error
         except OSError:
             pass  # some network file systems have no locks
@@ -390,7 +390,7 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
     begun = partial.seek(0, 2) > 0
     if not about.exists():
         if out.exists() and not begun:
-            raise UserError(f"{out} is there already: name another --out")
+            raise UserError(f"{out} exists already: name another --out")
         return False
     try:
         found = json.loads(about.read_text())
@@ -489,7 +489,7 @@ def _said(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read: i
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not read:
         raise UserError(
-            f"not one of {len(lines)} files can be used ({why}); {out} says why of each"
+            f"none of {len(lines)} files can be used ({why}); {out} has the reason for each"
         )
     what = "studies" if probe.views else "videos"
     unit = f" ({probe.task.unit})" if probe.task.unit else ""

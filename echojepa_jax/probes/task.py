@@ -66,8 +66,8 @@ def check_numbers(labels: Sequence[Label], target: str) -> None:
     # A text is not shown: it may be what must not reach a log.
     if texts := sum(isinstance(label, str) for label in labels):
         raise UserError(
-            f"{target!r} is a text in {texts} of {len(labels)} examples, which names a class: use "
-            "task.kind=classification, or write numbers alone into that column"
+            f"{target!r} is text in {texts} of {len(labels)} examples, so it names a class: use "
+            "task.kind=classification, or write only numbers in that column"
         )
 
 

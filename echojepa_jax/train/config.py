@@ -21,7 +21,7 @@ from echojepa_jax.utils.fields import check_types, one_of, require
 # each mask specification, under names of your choice.
 FIELDS: dict[str, tuple[type, str]] = {
     "seed": (int, "of everything that is random: weights, order, windows, crops, masks"),
-    "model.family": (str, "of the networks and the objective: " + ", ".join(FAMILIES)),
+    "model.family": (str, "family of the networks and the objective: " + ", ".join(FAMILIES)),
     "model.size": (str, "a row of the table of sizes: " + ", ".join(SIZES)),
     "model.width": (int, "embedding width; 0 = as the size says"),
     "model.depth": (int, "number of blocks; 0 = as the size says"),
@@ -63,10 +63,10 @@ FIELDS: dict[str, tuple[type, str]] = {
     "data.max_padded_share": (float, "of videos that may be shorter than the sampled window"),
     "data.expect_stills": (bool, "single-frame files are left out and do not count as unusable"),
     "objective.levels": (int, "layers of the encoder that are predicted: 1, or 4 (v2.1)"),
-    "objective.context_weight": (float, "of the loss of visible tokens (v2.1); 0 in v2"),
+    "objective.context_weight": (float, "weight of the loss of visible tokens (v2.1); 0 in v2"),
     "objective.context_ramp": (
         tuple,
-        "steps at which that weight starts to grow from 0, and at which it is whole",
+        "steps at which that weight starts to grow from 0, and at which it is full",
     ),
     "objective.by_distance": (
         bool,
@@ -311,7 +311,7 @@ def _check_objective(config: ConfigDict) -> None:
             ("by_distance", False),
         ):
             value = ramp if field == "context_ramp" else objective[field]
-            rule = f"must be {only} with model.family=v2: the others are of v2.1"
+            rule = f"must be {only} with model.family=v2: the others are for v2.1"
             require(value == only, f"objective.{field}", value, rule)
         return
     levels = objective.levels

@@ -284,7 +284,7 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
             fresh = {name: state.params["predictor"][name] for name in ("proj", "proj_context")}
             found["predictor"] = found["predictor"] | fresh
             log.info(
-                "the predictor of %s predicts %d channels, as those of a larger encoder that it "
+                "the predictor of %s predicts %d channels, like the larger encoder that it "
                 "was distilled from: its last layers start from random weights",
                 path,
                 weights.predictor_shape.out_width,

@@ -279,7 +279,7 @@ def _way_out(workdir: Workdir, config: ConfigDict, differ: Sequence[str]) -> str
     """How to go on with other values of the optimizer, where weights may come from another run."""
     if "init" not in config or not any(text.startswith("optim.") for text in differ):
         return ""
-    return f", which --config.init.from={workdir.kept} lets start from the weights of this one"
+    return f", which can start from these weights with --config.init.from={workdir.kept}"
 
 
 def _has_steps(workdir: Workdir) -> bool:

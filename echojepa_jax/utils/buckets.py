@@ -33,7 +33,7 @@ def on_disk(name: str, flag: str) -> Path:
       UserError: it is in a bucket, or its name is no text, which Arrow and Orbax cannot write to.
     """
     if as_unicode(name) != name:
-        raise UserError(f"--{flag}={shown(name)} is no text in UTF-8: name another folder")
+        raise UserError(f"--{flag}={shown(name)} is not valid UTF-8: name another folder")
     if is_remote(name):
         raise UserError(f"--{flag}={name} must be on a disk: copy it to the bucket afterwards")
     return Path(name)

@@ -1,8 +1,8 @@
-"""File names as text and back: a name may be any bytes, tables and reports hold text alone.
+"""File names as text and back: a name may be any bytes, but tables and reports hold only text.
 
-What is no printable text is written as Python writes it: a byte that is no UTF-8, or a control
-character, as `\\xfc`; another character that cannot be seen as `\\u2028`; and then a backslash as
-two. All other names stay as they are, but for those that read as if they had been written so.
+Unprintable parts are written as in Python: a byte that is not UTF-8, or a control character, as
+`\\xfc`; another invisible character as `\\u2028`. In such names a backslash is written as two. All
+other names stay as they are, except those that look as if they were written in this way.
 """
 
 import re

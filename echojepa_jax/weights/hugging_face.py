@@ -1,6 +1,6 @@
-"""Whether a config of transformers' VJEPA2Model names the network that is built here.
+"""Checks that a config of transformers' VJEPA2Model describes the network that is built here.
 
-The arrays of another network often have the same names and shapes: only the config tells that they
+The arrays of another network often have the same names and shapes: only the config shows that they
 mean something else.
 """
 
@@ -67,7 +67,7 @@ def check_network(
     ]
     if differ:
         raise UserError(
-            f"{path} names another network than V-JEPA 2's, which is the one that is built here: "
+            f"{path} describes a network other than V-JEPA 2, which is what this program builds: "
             f"{'; '.join(differ)}. These weights would compute something else"
         )
     known = _FIXED.keys() | _SIZES | _HARMLESS
@@ -78,6 +78,6 @@ def check_network(
     ]
     if unknown:
         raise UserError(
-            f"{path} has fields that are not known, and that may change what the network "
-            f"computes: {'; '.join(unknown)}. Name those that do not with --ignore"
+            f"{path} has unknown fields, which may change what the network "
+            f"computes: {'; '.join(unknown)}. Name those that change nothing with --ignore"
         )

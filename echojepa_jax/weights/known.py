@@ -1,7 +1,7 @@
-"""Public files of weights: which ones there are, and what they do not tell about themselves.
+"""Public files of weights: which there are, and facts that the files themselves do not hold.
 
-The table is known.json. Nothing is downloaded. A file is recognised by its digest; the digests of
-some files are not published, so these are listed, but not recognised.
+The table is known.json. Nothing is downloaded. A file is recognised by its digest. Some digests are
+not published: these files are listed, but not recognised.
 """
 
 import dataclasses

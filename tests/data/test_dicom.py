@@ -407,8 +407,8 @@ def test_a_stale_frame_time_beside_the_vector_that_counts():
 def test_other_machines_are_named(tmp_path, grey, tags, modality):
     info = decode.probe(make(tmp_path / "a.dcm", grey, **tags))
     assert info.modality == modality
-    assert ("no ultrasound, by its header" in info.note) == (modality not in ("US", ""))
-    assert ("tells no modality" in info.note) == (modality == "")
+    assert ("not ultrasound, by its header" in info.note) == (modality not in ("US", ""))
+    assert ("names no modality" in info.note) == (modality == "")
 
 
 def test_dicom_folders_give_ultrasound_unless_asked(tmp_path, grey):

@@ -470,9 +470,7 @@ def test_a_study_is_of_one_patient(archive, tmp_path):
     found = shards.rows(str(tmp_path / "shards"))
     assert len({row["patient"] for row in found}) == len({row["study"] for row in found}) == 2
     table.write_text("\n".join([header, *rows, f"{archive}/doe_jane_2.dcm,a"]) + "\n")
-    with pytest.raises(
-        UserError, match=r"study 'a' is of 2 patients, .* name the patient of every"
-    ):
+    with pytest.raises(UserError, match=r"study 'a' has 2 patients, .* name the patient of every"):
         prepared(f"csv:{table}", tmp_path / "others", options)
     # Whoever the table names is believed.
     table.write_text(
@@ -680,7 +678,7 @@ def test_texts_are_no_labels_of_prepared_sets_and_numbers_keep_their_unit(hearts
     table = tmp_path / "table.csv"
     video = min((hearts / "Videos").glob("*.avi"))
     table.write_text(f"path,rvsp [kPa],who,split\n{video},4.2,Jane,train\n")
-    with pytest.raises(UserError, match=r"'who' of .* holds texts, .*: number the classes"):
+    with pytest.raises(UserError, match=r"'who' of .* holds text, .*: use numbers for"):
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="rvsp,who"))
     options = dataclasses.replace(OPTIONS, targets="rvsp", splits="")
     prepared(f"csv:{table}", tmp_path / "out", options)

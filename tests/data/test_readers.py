@@ -194,7 +194,7 @@ def test_lines_of_studies_in_quotes_or_with_colons(tmp_path, line):
 
 def test_labels_that_are_words_are_counted(tmp_path, caplog):
     read_source(f"list:{write(tmp_path / 'l', 'a.avi::one word' + chr(10) + 'b.avi::2')}")
-    assert "1 labels are no numbers" in caplog.text
+    assert "1 labels are not numbers" in caplog.text
 
 
 ODD_NAMES = [
@@ -234,7 +234,7 @@ def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
         assert first.name == "M\\xfcller.avi"
     assert (first.patient, second.patient) == ("\\xe4", "p")
     assert second.path == f"{tmp_path}/two\nlines.avi"
-    assert "m.csv: 2 texts are no UTF-8" in caplog.text
+    assert "m.csv: 2 texts are not UTF-8" in caplog.text
 
 
 def test_f15_list_labels_are_not_truncated(tmp_path):
@@ -325,7 +325,10 @@ def test_columns_are_known_in_any_case_and_a_patient_by_another_name_is_told(tmp
     assert (sample.patient, sample.view, sample.split) == ("p", "A4C", "test")
     assert caplog.text == ""
     read_source(f"csv:{write(tmp_path / 'm.csv', 'path,Subject_ID' + chr(10) + 'a.avi,7')}")
-    assert "column 'Subject_ID' is not taken for the patient; call it 'patient'" in caplog.text
+    assert (
+        "column 'Subject_ID' is not used as the patient; to use it, call it 'patient'"
+        in caplog.text
+    )
 
 
 def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
@@ -350,7 +353,7 @@ def test_csv_column_may_tell_its_unit(tmp_path):
     assert sample.targets == {"rvsp": 4.2, "ef": 55, "size": 3}
     assert sample.units == {"rvsp": "kPa", "ef": "%"}
     path = write(tmp_path / "m.csv", "path,rvsp [kPa],rvsp [mmHg]\na.avi,4.2,31.5\n")
-    with pytest.raises(UserError, match=r"two columns of 'rvsp': 'rvsp \[kPa\]' and 'rvsp \[mmHg"):
+    with pytest.raises(UserError, match=r"two columns for 'rvsp': 'rvsp \[kPa\]' and 'rvsp \[mmHg"):
         read_source(f"csv:{path}")
 
 

@@ -371,7 +371,7 @@ def test_a_column_of_texts_is_predicted_as_classes(table, tiny_probe, train_prob
     for line in lines(tmp_path / "run"):
         assert line["target"] == is_reduced(samples[line["id"]])
         assert line["prediction"] in ("normal", "reduced")
-    with pytest.raises(UserError, match=r"'my_label' is a text in \d+ of \d+ examples"):
+    with pytest.raises(UserError, match=r"'my_label' is text in \d+ of \d+ examples"):
         train_probe(tiny_probe(**settings, **LINEAR), tmp_path / "number")
 
 
@@ -408,7 +408,7 @@ def test_clips_that_cannot_differ_are_encoded_once(
         found.append((sum(count), lines(tmp_path / str(clips))))
         count.clear()
     assert found[0][0] == found[1][0]
-    assert "are too short for 2 different clips, which are taken once" in caplog.text
+    assert "are too short for 2 different clips: equal clips are taken once" in caplog.text
     for one, two in zip(found[0][1], found[1][1], strict=True):
         assert one["spread"] == two["spread"] == ""
         assert float(one["prediction"]) == pytest.approx(float(two["prediction"]), rel=1e-4)
@@ -524,10 +524,10 @@ def test_the_api_takes_lists_arrays_and_batches(encoder_folder):
     np.testing.assert_allclose(encoder.embed(grey), alone[0], atol=1e-5, rtol=1e-5)
     assert encoder.tokens(np.stack(clips)).shape == (3, 1, 32, 24)
     for wrong, sentence in (
-        (clips[0][:3], r"an array of shape \[3, 112, 112, 3\] is no clip .*\[4, H, W, 3\]"),
+        (clips[0][:3], r"an array of shape \[3, 112, 112, 3\] is not a clip .*\[4, H, W, 3\]"),
         (np.zeros((2, 4, 8, 8), np.uint8), r"shape \[2, 4, 8, 8\]"),
         (np.zeros(7, np.uint8), r"shape \[7\]"),
-        (clips[0] / 255, "an array of float64 is no clip: pixels are uint8"),
+        (clips[0] / 255, "an array of float64 is not a clip: pixels are uint8"),
         ([], "the list is empty"),
         ([paths[0], clips[0]], "files or arrays, not both"),
         ([paths[0], "nowhere.avi"], r"nowhere\.avi cannot be read"),

@@ -164,7 +164,7 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
         predict_table(lvef, [PHANTOM], out)
     caplog.set_level("INFO")
     predict_table(lvef, [NEW], out)
-    assert "1 of 3 parts are there already" in caplog.text
+    assert "1 of 3 parts are done already" in caplog.text
     assert len(calls) == 4  # the first part was not made again
     assert out.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "killed.csv.partial").exists()
@@ -190,7 +190,7 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
     assert out.read_bytes() == before
     mine = out.with_name("mine.csv")
     mine.write_text("somebody's")
-    with pytest.raises(UserError, match="is there already: name another --out"):
+    with pytest.raises(UserError, match="exists already: name another --out"):
         predict_table(lvef, [PHANTOM], mine)
     with pytest.raises(UserError, match="is a folder: name a file in it"):
         predict_table(lvef, [PHANTOM], tmp_path)
@@ -270,7 +270,7 @@ def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
 
 def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path):
     out = tmp_path / "none.csv"
-    with pytest.raises(UserError, match=rf"not one of 1 files can be used .*; {out} says why"):
+    with pytest.raises(UserError, match=rf"none of 1 files can be used .*; {out} has the reason"):
         predict_table(lvef, [f"videos:{folder}/a.avi"], out)
     assert rows(out)[0]["status"].startswith("left out: ")
     with pytest.raises(UserError, match="is another table; what differs is --source, the videos"):

@@ -35,7 +35,9 @@ def read(path: str, source: str) -> list[Sample]:
     people = [column for column in columns if _PEOPLE.search(column)]
     if people and "patient" not in columns:
         log.warning(
-            "%s: column %r is not taken for the patient; call it 'patient'", path, people[0]
+            "%s: column %r is not used as the patient; to use it, call it 'patient'",
+            path,
+            people[0],
         )
     for line, row in table:
         if not row["path"]:
@@ -79,7 +81,9 @@ def _labels(
         match = _UNIT.fullmatch(column)
         name = match["name"] if match else column
         if name in columns:
-            raise UserError(f"{path} has two columns of {name!r}: {columns[name]!r} and {column!r}")
+            raise UserError(
+                f"{path} has two columns for {name!r}: {columns[name]!r} and {column!r}"
+            )
         columns[name] = column
         if match:
             units[name] = match["unit"].strip()
@@ -99,5 +103,5 @@ def _labels(
                 if value is not None:
                     numbers[name] = value
     if texts:
-        log.info("%s: columns of classes, as they hold texts: %s", path, ", ".join(texts))
+        log.info("%s: columns of classes, because they hold text: %s", path, ", ".join(texts))
     return targets, classes, units

@@ -41,7 +41,7 @@ def read(path: str, source: str) -> list[Sample]:
         targets = {} if value is None else {"label": value}
         samples.append(Sample(name=name, path=file, source=source, targets=targets))
     if words:
-        log.warning("%s: %d labels are no numbers, and are not used", path, words)
+        log.warning("%s: %d labels are not numbers and are not used", path, words)
     return samples
 
 

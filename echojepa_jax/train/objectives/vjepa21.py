@@ -1,7 +1,7 @@
-"""The objective of V-JEPA 2.1: several layers' embeddings, of masked and of visible tokens.
+"""The objective of V-JEPA 2.1: embeddings of several layers, for masked and visible tokens.
 
-The loss of visible tokens counts less the farther they are from what is masked, where that is asked
-for, and may come in gradually.
+If the config says so, visible tokens count less the farther they are from masked ones, and the
+weight of their loss grows gradually.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class VJepa21(NamedTuple):
       exponent: p of both losses, |difference|^p / p.
       levels: layers of the encoder that are predicted: 4, or 1 for the last one alone.
       context_weight: lambda, of the loss of visible tokens.
-      ramp: steps at which lambda starts to grow from 0, and at which it is whole; equal ones: it is
+      ramp: steps at which lambda starts to grow from 0, and at which it is full; equal ones: it is
         whole from the first step on.
       by_distance: a visible token counts 1 / sqrt(distance to the nearest masked one).
     """
