@@ -159,7 +159,7 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
         file.write(b'{"first": 8, "val')
     with pytest.raises(
         UserError,
-        match=r"is the beginning of another table; .* --source, the videos, their studies or views: ",
+        match=r"is the beginning of another table; .*, the videos, their studies or views: ",
     ):
         predict_table(lvef, [PHANTOM], out)
     caplog.set_level("INFO")

@@ -92,7 +92,9 @@ def _check_text(path: str, texts: Sequence[str]) -> None:
     if any("\0" in text for text in texts):
         raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "it holds zeros")
     if odd := sum(text != as_unicode(text) for text in texts):
-        log.warning("%s: %d texts are not UTF-8; their bytes are kept as they are", shown(path), odd)
+        log.warning(
+            "%s: %d texts are not UTF-8; their bytes are kept as they are", shown(path), odd
+        )
 
 
 def list_lines(path: str) -> list[tuple[int, str]]:
