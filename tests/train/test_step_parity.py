@@ -155,23 +155,24 @@ def test_parity_outputs(train_fixture, networks, initial):
     close = partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
     # The target encoder has moved away from the encoder in the recordings of V-JEPA 2.1.
     whose = "target_encoder" if isinstance(encoder, EncoderV21) else "encoder"
-    full = encoder.apply({"params": initial[whose]}, clips, **several)
+    encode = jax.jit(encoder.apply, static_argnames="levels")
+    predict = jax.jit(predictor.apply, static_argnums=4)
+    full = encode({"params": initial[whose]}, clips, **several)
     close(full, train_fixture["step0/encoder_full"])
     if "step0/encoder_last" in train_fixture.arrays:
-        last = encoder.apply({"params": initial["target_encoder"]}, clips)
+        last = encode({"params": initial["target_encoder"]}, clips)
         close(last, train_fixture["step0/encoder_last"])
     trained = {part: initial[part] for part in ("encoder", "predictor")}
-    targets, together = objective.embed(
-        encoder, predictor, trained, initial["target_encoder"], clips, batch
-    )
+    embed = jax.jit(objective.embed, static_argnums=(0, 1))
+    targets, together = embed(encoder, predictor, trained, initial["target_encoder"], clips, batch)
     close(targets, train_fixture["step0/targets_full"])
 
     grid = encoder.grid(*clips.shape[1:4])
     masks = zip(batch["context_ids"], batch["target_ids"], together, strict=True)
     for k, (context_ids, target_ids, predicted) in enumerate(masks):
-        context = encoder.apply(params, clips, context_ids, **several)
+        context = encode(params, clips, context_ids, **several)
         close(context, train_fixture[f"step0/context_out{k}"])
-        found = predictor.apply(
+        found = predict(
             {"params": initial["predictor"]}, context, [context_ids], [target_ids], grid
         )
         if isinstance(encoder, EncoderV21):
@@ -187,7 +188,8 @@ def test_parity_outputs(train_fixture, networks, initial):
 def gradients(networks, initial, batch):
     """The loss of a batch, its parts, and gradients, all as means over clips."""
     params = {part: initial[part] for part in ("encoder", "predictor")}
-    found = jax.value_and_grad(networks.objective.loss, has_aux=True)(
+    step = jax.jit(jax.value_and_grad(networks.objective.loss, has_aux=True), static_argnums=(1, 2))
+    found = step(
         params,
         networks.encoder,
         networks.predictor,
