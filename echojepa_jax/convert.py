@@ -69,7 +69,7 @@ def job() -> str:
         ignore=IGNORE.value,
     )
     log.info("encoder: %s", weights.shape)
-    if weights.predictor_shape:
+    if weights.predictor_shape and "predictor" in weights.params:
         log.info("predictor: %s", weights.predictor_shape)
     for part, mark in weights.fingerprints().items():
         count = count_parameters(weights.params[part])

@@ -85,6 +85,8 @@ def load_probe(folder: Path) -> SavedProbe:
     Raises:
       UserError: there is none, or not all of it (F08).
     """
+    if not folder.exists():
+        raise UserError(f"{folder} is not there: name the --workdir of a finished probe")
     if not is_marked(folder):
         raise UserError(f"{folder} holds no finished probe: train it to its last epoch first")
     try:

@@ -280,7 +280,7 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
     write_weights(weights, tmp_path / "other", "safetensors")
     with pytest.raises(UserError, match="was trained on an encoder with the fingerprint"):
         score_on(lvef, [PHANTOM], "", str(tmp_path / "other"), tmp_path / "out")
-    with pytest.raises(UserError, match="nothing holds no finished probe"):
+    with pytest.raises(UserError, match="nothing is not there"):
         score_on(tmp_path / "nothing", [PHANTOM], "", "", tmp_path / "out")
     with pytest.raises(UserError, match="holds something already: name a new one"):
         score_on(lvef, [PHANTOM], "", "", lvef)
