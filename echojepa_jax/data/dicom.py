@@ -203,7 +203,7 @@ def _reason(error: Exception, stage: str) -> str:
     """Why pydicom gave up, in words of our own: its message may quote a name."""
     if isinstance(error, OSError) and error.errno:
         return f"unreadable: {os.strerror(error.errno)}"
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotImplementedError):  # pydicom's, of forms that it does not read
         return f"unsupported: a DICOM {stage} of this form"
     # Elements are attributes of a data set, or keys, as tags.
     element = error.name if isinstance(error, AttributeError) else ""

@@ -10,41 +10,42 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 _MATRIX = "DISPLAYMATRIX"
+_NONE = (False, 1, 1)  # the turn of a picture that stays as it is
 _ROUNDING = 0.001  # share of the largest number below which another one means 0
 
 
 def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """The pixels [H, W, 3] of a frame, turned and mirrored: [H, W, 3] or [W, H, 3]."""
-    (a, b), (c, d) = _directions(frame)
-    if b and c and not a and not d:
-        image, right, down = image.transpose(1, 0, 2), c, b
-    elif a and d and not b and not c:
-        right, down = a, d
-    else:
-        return image
+    sideways, right, down = _turn(frame) or _NONE
+    if sideways:
+        image = image.transpose(1, 0, 2)
     return np.ascontiguousarray(image[::down, ::right])
 
 
 def upright_size(frame: VideoFrame) -> tuple[int, int]:
     """Height and width of what `upright` gives."""
-    (a, b), (c, d) = _directions(frame)
-    sideways = b and c and not a and not d
+    sideways, _, _ = _turn(frame) or _NONE
     return (frame.width, frame.height) if sideways else (frame.height, frame.width)
 
 
 def is_odd(frame: VideoFrame) -> bool:
     """Whether the matrix turns by another angle than quarters of a circle."""
-    (a, b), (c, d) = _directions(frame)
-    return not ((a and d and not b and not c) or (b and c and not a and not d))
+    return _turn(frame) is None
 
 
-def _directions(frame: VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where a step right and a step down lead, (x, y) of each: -1, 0 or 1."""
+def _turn(frame: VideoFrame) -> tuple[bool, int, int] | None:
+    """Whether rows are shown as columns, and then the steps to the right and down, 1 or -1.
+
+    None: another angle.
+    """
     data: Any = frame.side_data.get(_MATRIX)
     if data is None:
-        return (1, 0), (0, 1)
-    # Nine numbers, of which these four have 16 bits after the point.
+        return _NONE
+    # Nine numbers, of which these four have 16 bits after the point: where a step to the right and
+    # a step down lead, (x, y) of each.
     numbers = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
     signs = np.where(np.abs(numbers) > _ROUNDING * np.abs(numbers).max(), np.sign(numbers), 0)
     (a, b), (c, d) = signs.astype(int).tolist()
-    return (a, b), (c, d)
+    if a and d and not b and not c:
+        return False, a, d
+    return (True, c, b) if b and c and not a and not d else None

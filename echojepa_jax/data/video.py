@@ -44,6 +44,7 @@ _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
 # Decoders that show nothing before they have all that it is made of. Others begin with whatever
 # comes first, and predict from a picture that is not there.
 _WAIT_FOR_KEYS = {"h264", "hevc", "mpeg2video"}
+# FFmpeg's words for a codec that it knows by name, or that it has only a part of.
 _UNSUPPORTED = (
     *(av.error.PatchWelcomeError, av.error.NotImplementedError),
     *(av.error.DecoderNotFoundError, av.error.ExperimentalError),

@@ -149,6 +149,21 @@ class Block(nn.Module):
         return jnp.where(kept, branch / keep.astype(branch.dtype), 0)
 
 
+def stack_of(network: Any, drop_path: float = 0.0) -> "BlockStack":
+    """The blocks of an encoder or predictor: its own settings, under the name "stack"."""
+    return BlockStack(
+        network.depth,
+        network.heads,
+        network.mlp_hidden,
+        network.scan_layers,
+        network.remat,
+        network.dtype,
+        drop_path,
+        network.attention,
+        name="stack",
+    )
+
+
 class BlockStack(nn.Module):
     """`depth` blocks. Parameters are stacked on a leading layer axis, scanned or not.
 
@@ -222,6 +237,7 @@ class BlockStack(nn.Module):
 
         def layer(x: jax.Array, given: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             mine, number = given
+            # Flax types what `apply` returns as more than this block's (x, None).
             return block.apply({"params": mine}, x, number, cos, sin)  # type: ignore[return-value]
 
         found = []

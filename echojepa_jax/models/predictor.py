@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
+from echojepa_jax.models.blocks import WEIGHT_INIT, Dense, LayerNorm, stack_of
 from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import whole
 
@@ -97,16 +97,7 @@ class Predictor(nn.Module):
             parts += [known, jnp.broadcast_to(mask_token, (*there.shape, self.width))]
             ids += [here, there]
         tokens = jnp.concatenate(parts, axis=1)
-        x = BlockStack(
-            self.depth,
-            self.heads,
-            self.mlp_hidden,
-            self.scan_layers,
-            self.remat,
-            self.dtype,
-            attention=self.attention,
-            name="stack",
-        )(
+        x = stack_of(self)(
             tokens if added is None else tokens + added.astype(self.dtype),
             angles(jnp.concatenate(ids, axis=1)),
             [a.shape[1] + b.shape[1] for a, b in zip(context_ids, target_ids, strict=True)],

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
+from echojepa_jax.models.blocks import WEIGHT_INIT, Dense, LayerNorm, stack_of
 from echojepa_jax.models.predictor import Predictor, cut_at
-from echojepa_jax.models.vit import Encoder, cut, take_tokens
+from echojepa_jax.models.vit import Encoder, cut
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.rotary import Grid, scaled_rotary_angles
 from echojepa_jax.parallel.mesh import whole
@@ -66,11 +66,7 @@ class EncoderV21(Encoder):
         """
         image = clips.shape[1] == 1
         tubelet = 1 if image else self.tubelet
-        tokens, order = cut(clips.astype(self.dtype), tubelet, self.patch, self.attention)
-        if ids is None:
-            ids = jnp.arange(tokens.shape[1])[None]
-        else:
-            tokens = take_tokens(tokens, ids)
+        tokens, ids, order = cut(clips.astype(self.dtype), ids, tubelet, self.patch, self.attention)
         # Both inputs have parameters, whichever is used.
         names = {"video": "patch_embed", "image": "patch_embed_image"}
         frames = {"video": self.tubelet, "image": 1}
@@ -84,17 +80,7 @@ class EncoderV21(Encoder):
             Dense(self.width, WEIGHT_INIT, self.dtype, name=names[other])(
                 jnp.zeros((1, 1, features), self.dtype)
             )
-        left = BlockStack(
-            self.depth,
-            self.heads,
-            self.mlp_hidden,
-            self.scan_layers,
-            self.remat,
-            self.dtype,
-            self.drop_path,
-            self.attention,
-            name="stack",
-        )(
+        left = stack_of(self, self.drop_path)(
             x,
             scaled_rotary_angles(
                 ids,
@@ -127,6 +113,7 @@ class PredictorV21(Predictor):
     trained_side: int = 16
 
     @nn.compact
+    # Another result than that of V-JEPA 2's: the objectives know which one they have.
     def __call__(  # type: ignore[override]
         self,
         context: jax.Array,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from echojepa_jax.models.blocks import WEIGHT_INIT, BlockStack, Dense, LayerNorm
+from echojepa_jax.models.blocks import WEIGHT_INIT, Dense, LayerNorm, stack_of
 from echojepa_jax.ops import tpu_tubelets
 from echojepa_jax.ops.rotary import Grid, rotary_angles
 from echojepa_jax.parallel.mesh import per_device
@@ -60,17 +60,25 @@ def take_tokens(x: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def cut(
-    clips: jax.Array, tubelet: int, patch: int, attention: str
-) -> tuple[jax.Array, tpu_tubelets.Order | None]:
-    """Tubelets of clips [B, T, H, W, 3] by the fastest way, and the order of their features.
+    clips: jax.Array, ids: jax.Array | None, tubelet: int, patch: int, attention: str
+) -> tuple[jax.Array, jax.Array, tpu_tubelets.Order | None]:
+    """The tubelets at `ids`, cut from clips [B, T, H, W, 3] by the fastest way; None = all.
 
-    attention: the backend, which tells the platform. The order is None where it is that of
-    `tubelets`.
+    Args:
+      attention: the backend, which tells the platform.
+
+    Returns:
+      [B, K, features], the ids [B or 1, K], and the order of the features; None if it is that of
+      `tubelets`.
     """
     order = tpu_tubelets.order_of(clips, tubelet, patch) if attention == "fused" else None
     if order is None:
-        return tubelets(clips, tubelet, patch), None
-    return per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips), order
+        tokens = tubelets(clips, tubelet, patch)
+    else:
+        tokens = per_device(functools.partial(tpu_tubelets.tubelets, order=order), clips)
+    if ids is None:
+        return tokens, jnp.arange(tokens.shape[1])[None], order
+    return take_tokens(tokens, ids), ids, order
 
 
 class Encoder(nn.Module):
@@ -118,23 +126,11 @@ class Encoder(nn.Module):
         Returns:
           float32 [B, K or N, width], after the final layer norm.
         """
-        tokens, order = cut(clips.astype(self.dtype), self.tubelet, self.patch, self.attention)
-        if ids is None:
-            ids = jnp.arange(tokens.shape[1])[None]
-        else:
-            tokens = take_tokens(tokens, ids)
+        tokens, ids, order = cut(
+            clips.astype(self.dtype), ids, self.tubelet, self.patch, self.attention
+        )
         embed = Dense(self.width, WEIGHT_INIT, self.dtype, order, name="patch_embed")
-        x = BlockStack(
-            self.depth,
-            self.heads,
-            self.mlp_hidden,
-            self.scan_layers,
-            self.remat,
-            self.dtype,
-            self.drop_path,
-            self.attention,
-            name="stack",
-        )(
+        x = stack_of(self, self.drop_path)(
             embed(tokens),
             rotary_angles(ids, self.grid(*clips.shape[1:4]), self.width // self.heads),
             segments,

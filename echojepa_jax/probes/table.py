@@ -82,6 +82,9 @@ _SETTINGS = {
 }
 """What a table is made of, as a person would say it."""
 
+_ASKED = ("probe", "encoder", "sources")
+"""Those that the command names; the others are what it finds."""
+
 _KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread", "padded")
 
 
@@ -371,9 +374,13 @@ def _about(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def _differing(found: dict[str, Any], settings: dict[str, Any]) -> str:
-    """What a table that is there was made of and this one is not; "" if it is the same."""
-    return ", ".join(_SETTINGS[name] for name in settings if found.get(name) != settings[name])
+def _differing(found: dict[str, Any], settings: dict[str, Any], names: Sequence[str] = ()) -> str:
+    """What a table that is there was made of and this one is not; "" if it is the same.
+
+    names: the settings to compare; () = all.
+    """
+    some = names or tuple(settings)
+    return ", ".join(_SETTINGS[name] for name in some if found.get(name) != settings[name])
 
 
 def _fingerprint(data: bytes) -> str:
@@ -397,11 +404,10 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
         mark = found.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
-    differ = _differing(found, settings)
     changed = not out.exists() or _fingerprint(out.read_bytes()) != mark
-    if not found.get("predicted") and found["sources"] == settings["sources"] and not changed:
+    if not found.get("predicted") and not changed and not _differing(found, settings, _ASKED):
         return False  # it says of each file why it cannot be used, and perhaps that was mended
-    if differ:
+    if differ := _differing(found, settings):
         raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
     if not out.exists():
         return False
@@ -467,8 +473,9 @@ def _study_cells(task: Task, rows: Sequence[Row]) -> dict[tuple[str, str], dict[
             "study_prediction": task.classes[mean.argmax()] if task.classes else repr(float(mean)),
             "study_videos": len(members),
         }
-        for name, share in zip(task.classes, np.atleast_1d(mean), strict=False):
-            cells[key][f"study_p_{name}"] = repr(float(share))
+        if task.classes:
+            for name, share in zip(task.classes, mean, strict=True):
+                cells[key][f"study_p_{name}"] = repr(float(share))
     return cells
 
 

@@ -118,16 +118,16 @@ MASK_FIELDS: dict[str, tuple[type, str]] = {
 }
 
 
-# Fields that configs of earlier versions lack, with the values that they meant.
-_SINCE: dict[str, dict[str, Any]] = {
-    "model": {"family": V2},
-    "objective": {
-        "levels": 1,
-        "context_weight": 0.0,
-        "context_ramp": (0, 0),
-        "by_distance": False,
-    },
+# The only settings of the objective that V-JEPA 2 has.
+_OBJECTIVE_V2: dict[str, Any] = {
+    "levels": 1,
+    "context_weight": 0.0,
+    "context_ramp": (0, 0),
+    "by_distance": False,
 }
+
+# Fields that configs of earlier versions lack, with the values that they meant.
+_SINCE: dict[str, dict[str, Any]] = {"model": {"family": V2}, "objective": _OBJECTIVE_V2}
 
 TEXT_TUPLES = ("data.sources", "probe.targets")
 
@@ -304,12 +304,7 @@ def _check_objective(config: ConfigDict) -> None:
     objective, depth = config.objective, config.model.depth or SIZES[config.model.size].depth
     ramp = tuple(objective.context_ramp)
     if config.model.family == V2:
-        for field, only in (
-            ("levels", 1),
-            ("context_weight", 0.0),
-            ("context_ramp", (0, 0)),
-            ("by_distance", False),
-        ):
+        for field, only in _OBJECTIVE_V2.items():
             value = ramp if field == "context_ramp" else objective[field]
             rule = f"must be {only} with model.family=v2: the others are for v2.1"
             require(value == only, f"objective.{field}", value, rule)

@@ -279,17 +279,19 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
     if "context_encoder" in weights.params:
         said += "s, context and target,"
     if "predictor" in weights.params:
-        found["predictor"] = weights.params["predictor"]
+        loaded, fresh = dict(weights.params["predictor"]), {}
         if weights.predictor_shape and weights.predictor_shape.out_width:
-            fresh = {name: state.params["predictor"][name] for name in ("proj", "proj_context")}
-            found["predictor"] = found["predictor"] | fresh
+            for name in ("proj", "proj_context"):
+                del loaded[name]
+                fresh[name] = state.params["predictor"][name]
             log.info(
                 "the predictor of %s predicts %d channels, like the larger encoder that it "
                 "was distilled from: its last layers start from random weights",
                 path,
                 weights.predictor_shape.out_width,
             )
-        said += f" and {count_parameters(found['predictor']):,} of the predictor"
+        found["predictor"] = loaded | fresh
+        said += f" and {count_parameters(loaded):,} of the predictor"
     else:
         said += "; the predictor starts from random weights, as there is none"
     training = f" ({weights.origin['training']})" if "training" in weights.origin else ""

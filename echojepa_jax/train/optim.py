@@ -10,9 +10,9 @@ from echojepa_jax.models.predictor import USED_MASK_TOKENS
 from echojepa_jax.train.schedules import Schedule
 from echojepa_jax.utils.trees import by_rules, path_text
 
-# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay, but
-# only those that are used: see `_without_unused`.
-# Neither does what only images use (V-JEPA 2.1): it has no gradient.
+# Weight decay is not applied to biases and norms, nor to what only images use (V-JEPA 2.1), which
+# has no gradient. Mask tokens are matrices upstream, and decay, but only those that are used: see
+# `_without_unused`.
 DECAY_RULES = (
     (r"(^|/)(image_embed|patch_embed_image/kernel)$", False),
     (r"(^|/)(bias|scale)$", False),

@@ -46,19 +46,23 @@ def update(
     clips_seen = jnp.maximum(jnp.sum(batch["valid"]), 1)
     encoder, predictor, objective = networks.encoder, networks.predictor, networks.objective
 
-    def of_part(part: Batch) -> Any:
-        """((loss, other sums over clips), gradients)."""
+    def losses(params: Any, part: Batch) -> Any:
+        """(loss, other sums), all of them sums over clips."""
         target = state.target.ema
-        return jax.value_and_grad(objective.loss, has_aux=True)(
-            state.params, encoder, predictor, target, part["clips"], part, state.step
-        )
+        return objective.loss(params, encoder, predictor, target, part["clips"], part, state.step)
+
+    def of_part(part: Batch) -> Any:
+        """(losses, gradients)."""
+        return jax.value_and_grad(losses, has_aux=True)(state.params, part)
 
     if microbatches == 1:
         found = of_part(batch)
     else:
         parts = in_parts(batch, microbatches)
-        shapes = jax.eval_shape(lambda some: of_part(jax.tree.map(lambda x: x[0], some)), parts)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        # The shapes of the sums; those of the gradients are known without tracing them twice.
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
+        sums = jax.eval_shape(losses, state.params, first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, state.params))
         found, _ = jax.lax.scan(
             lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
         )

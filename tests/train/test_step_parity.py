@@ -29,8 +29,8 @@ from echojepa_jax.weights.vjepa2 import (
 from tests.conftest import TrainFixture
 
 DATA = Path(__file__).parents[1] / "data"
-# V-JEPA 2; V-JEPA 2.1 with four levels, and with the last one: their twelve layers take long to
-# compile without a loop.
+# V-JEPA 2; V-JEPA 2.1 with four levels, and with the last one: their twelve layers, the fewest that
+# the original has levels for, make large files, and take long to compile without a loop.
 RECORDED = (
     ("train_steps_tiny", "scanned"),
     ("train_steps_tiny", "unrolled"),

@@ -106,19 +106,19 @@ def list_lines(path: str) -> list[tuple[int, str]]:
     folder = os.path.dirname(path)
     kept, comments = [], 0
     for number, line in read_lines(path):
-        # A file may be called so.
-        named = [line, line.rsplit(maxsplit=1)[0], split_line(line)[0]]
-        if line.startswith("#") and not any(map(os.path.exists, _below(folder, named))):
+        if line.startswith("#") and not _names_a_file(line, folder):
             comments += 1
         else:
             kept.append((number, line))
     if comments:
-        log.info("%s: %d lines begin with # and are comments", path, comments)
+        log.info("%s: %d lines begin with # and are comments", shown(path), comments)
     return kept
 
 
-def _below(folder: str, names: Sequence[str]) -> list[str]:
-    return [os.path.join(folder, name) for name in names]
+def _names_a_file(line: str, folder: str) -> bool:
+    """Whether there is a file that is called so, although it looks like a comment."""
+    names = (line, line.rsplit(maxsplit=1)[0], split_line(line)[0])
+    return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
 def split_line(line: str) -> list[str]:
