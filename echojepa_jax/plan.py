@@ -97,6 +97,7 @@ def _plan(schedules: Path) -> str:
     if not config.data.sources:
         config.data.sources = ("videos:.",)  # a plan needs no data
 
+    configs.check(config, len(devices))
     if FORWARD.value:
         of_encoder = forward.make_forward(
             encode_clips, config, devices[0], chip, FORWARD.value, schedules, say
@@ -104,7 +105,6 @@ def _plan(schedules: Path) -> str:
         if JSON.value:
             return json.dumps(forward.as_json(of_encoder, DEAREST.value), indent=2)
         return _printed(forward.table(of_encoder, DEAREST.value))
-    configs.check(config, len(devices))
     make = partial(plans.make_plan, schedules=schedules if with_account else None)
     found = (plans.largest_batch if SWEEP.value else make)(config, devices, chip, say)
     if found is None:

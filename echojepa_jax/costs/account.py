@@ -36,7 +36,7 @@ _SCOPES = {
     "predictor": "predictor",
     "Encoder": ENCODER,
 }
-"""Names that the training step gives to its parts (train/step.py), and that of an encoder alone."""
+"""Names that objectives give to their parts (train/objectives), and that of an encoder alone."""
 
 LEFT_OUT = (
     "The account leaves out the time that hand-written kernels wait for memory.",

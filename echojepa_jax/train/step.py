@@ -1,7 +1,8 @@
 """One training step, as plain mathematics (method, section 1).
 
 Everything here is pure. jit, donation and shardings are wrapped around it from outside. The parts
-have names, by which the account of a compiled step (costs/account.py) tells them apart.
+have names, here and in the objectives, by which the account of a compiled step (costs/account.py)
+tells them apart.
 """
 
 from typing import Any

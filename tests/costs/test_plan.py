@@ -139,6 +139,10 @@ def test_gpus_are_compiled_for_or_estimated_and_said_to_be():
             ["--topology=v5e:2x2", "--sweep", "--dearest=3"],
             "--sweep cannot be used with --forward or --dearest",
         ),
+        (
+            ["--topology=v5e:2x2", "--forward=8", "--config.data.frames=5"],
+            "config field 'data.frames'",
+        ),
         (["--gpus=2", "--config.model.attention=fused"], "config field 'model.attention'"),
     ],
 )
