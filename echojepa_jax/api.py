@@ -19,20 +19,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from echojepa_jax.data import decode
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.transforms import centre_box, cut
+from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.data.transforms import centre_box, cut
+from echojepa_jax.features.clip_input import clip_spec
+from echojepa_jax.features.encode import CLIPS_PER_DEVICE, encoded, encoded_arrays
 from echojepa_jax.models.vit import Encoder as Network
-from echojepa_jax.probes.clips import clip_spec
-from echojepa_jax.probes.encode import CLIPS_PER_DEVICE, encoded, encoded_arrays
 from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
 from echojepa_jax.probes.saved import load_probe as load_saved
 from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import read_config
 from echojepa_jax.weights.pretrained import Pretrained
 
 PathLike = str | os.PathLike[str]

@@ -41,9 +41,9 @@ def job() -> str:
     # PyTorch needs room on the GPU as well.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     plain_config.stand_in()
+    from echojepa_jax.runtime.platform import prepare
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.extras import pip_install
-    from echojepa_jax.utils.platform import prepare
 
     of_the_other = ("steps",) if DATA.value else ("source", "clips")
     for name in of_the_other:

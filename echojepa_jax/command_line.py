@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
-from echojepa_jax.utils import shipped
+from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -43,8 +43,8 @@ def with_config_found(argv: list[str]) -> list[str]:
         if flag not in ("--config", "-config") or not (equals or words[i + 1 :]):
             continue
         name, colon, rest = (value if equals else words[i + 1]).partition(":")
-        file = shipped.find(name)
-        shipped.let_import(file)
+        file = shipped_configs.find(name)
+        shipped_configs.let_import(file)
         # What comes after a colon goes to the config's own function.
         words[i : i + (1 if equals else 2)] = [f"{flag}={file}{colon}{rest}"]
     return words
@@ -138,7 +138,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _explain(argv: list[str], error: Exception) -> str:
     """The sentence about a config that does not load, or about a field on the command line."""
-    from echojepa_jax.utils.fields import leaves, nearest
+    from echojepa_jax.utils.config_fields import leaves, nearest
 
     for file in re.findall(r"^--?config=(.*)$", "\n".join(argv), re.MULTILINE)[:1]:
         try:

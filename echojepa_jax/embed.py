@@ -50,11 +50,11 @@ def job() -> str:
     import jax
 
     from echojepa_jax.data import manifest
-    from echojepa_jax.probes.clips import clip_spec
-    from echojepa_jax.probes.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
+    from echojepa_jax.features.clip_input import clip_spec
+    from echojepa_jax.features.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
+    from echojepa_jax.runtime.platform import prepare
     from echojepa_jax.train.run_weights import open_encoder
     from echojepa_jax.utils.buckets import on_disk
-    from echojepa_jax.utils.platform import prepare
 
     prepare()
     on_cpu = jax.default_backend() == "cpu"

@@ -49,9 +49,9 @@ def train(config: ConfigDict, name: str | Path) -> str:
     Raises:
       UserError: whatever the user can mend.
     """
+    from echojepa_jax.runtime.platform import prepare, share_programs
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.utils.errors import UserError
-    from echojepa_jax.utils.platform import prepare, share_programs
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
@@ -66,9 +66,9 @@ def train(config: ConfigDict, name: str | Path) -> str:
     import jax
 
     from echojepa_jax.parallel import hosts
-    from echojepa_jax.probes.online import OnlineProbe
     from echojepa_jax.report.html import write_report
     from echojepa_jax.train import config as configs
+    from echojepa_jax.train.evaluators.linear_probe import OnlineProbe
     from echojepa_jax.train.loop import run
 
     configs.check(config, jax.device_count())
@@ -92,8 +92,8 @@ def train(config: ConfigDict, name: str | Path) -> str:
 
 def job() -> str:
     from echojepa_jax.parallel import hosts
-    from echojepa_jax.utils.platform import take_the_gpu
-    from echojepa_jax.utils.signals import leave_on_sigterm
+    from echojepa_jax.runtime.platform import take_the_gpu
+    from echojepa_jax.runtime.signals import leave_on_sigterm
 
     leave_on_sigterm(_say_stopped)
     take_the_gpu()
@@ -112,7 +112,7 @@ def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
     if "data.sources" not in asked or "probe.source" in asked or not probe.startswith("phantom:"):
         return
 
-    from echojepa_jax.data.readers import kind_of
+    from echojepa_jax.data.sources import kind_of
 
     if any(kind_of(source) == "phantom" for source in config.data.sources):
         return

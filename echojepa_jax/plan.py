@@ -80,7 +80,7 @@ def _plan(schedules: Path) -> str:
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
-    from echojepa_jax.probes.encode import encode_clips
+    from echojepa_jax.features.encode import encode_clips
     from echojepa_jax.train import config as configs
 
     if TOPOLOGY.value:

@@ -27,8 +27,8 @@ WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads
 
 def job() -> str:
     from echojepa_jax.probes.table import predict_table
+    from echojepa_jax.runtime.platform import prepare
     from echojepa_jax.utils.buckets import on_disk
-    from echojepa_jax.utils.platform import prepare
 
     out, probe = on_disk(str(OUT.value), "out"), on_disk(str(PROBE.value), "probe")
     prepare()

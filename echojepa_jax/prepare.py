@@ -67,8 +67,9 @@ _OF_PREPARING: tuple[flags.FlagHolder[Any], ...] = (
 
 
 def job() -> str:
-    from echojepa_jax.data import planning, preparation
-    from echojepa_jax.data.beam import make_with_beam
+    from echojepa_jax.preparation import make as preparation
+    from echojepa_jax.preparation import plan
+    from echojepa_jax.preparation.beam import make_with_beam
     from echojepa_jax.report.data_page import write_summary
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
@@ -84,7 +85,7 @@ def job() -> str:
         raise UserError("--source and --out must be given, or --verify; see --help")
     if BEAM_FLAG.value and not RUNNER.value:
         raise UserError("--beam_flag needs --runner")
-    options = planning.Options(
+    options = plan.Options(
         size=SIZE.value,
         sector=SECTOR.value,
         min_frames=MIN_FRAMES.value,
@@ -98,7 +99,7 @@ def job() -> str:
         patient_from=PATIENT_FROM.value,
     )
     out = on_disk(OUT.value, "out").absolute()
-    work = planning.Work(out)
+    work = plan.Work(out)
     make: preparation.MakeShards = preparation.make_here
     if RUNNER.value:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
@@ -114,8 +115,8 @@ def check(folder: Path, workers: int) -> str:
       UserError: something is wrong with it.
     """
     from echojepa_jax.data import shards
-    from echojepa_jax.data.planning import PUBLIC
-    from echojepa_jax.data.verify import verify
+    from echojepa_jax.preparation.plan import PUBLIC
+    from echojepa_jax.preparation.verify import verify
     from echojepa_jax.utils.errors import UserError
 
     problems = verify(folder, workers)

@@ -94,7 +94,7 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
 
 def _prepare() -> None:
 
-    from echojepa_jax.utils.platform import prepare
+    from echojepa_jax.runtime.platform import prepare
 
     prepare()
 

@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--probe-fixture",
         type=Path,
-        default=REPOSITORY / "tests" / "data" / "probes_tiny.npz",
+        default=REPOSITORY / "tests" / "recordings" / "probes_tiny.npz",
         help="probes of the original PyTorch code to be equal to (npz)",
     )
 

@@ -19,19 +19,20 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from echojepa_jax.data import manifest, pipeline
-from echojepa_jax.data.decode import UnreadableVideo
-from echojepa_jax.data.readers import read_source
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips import pipeline
+from echojepa_jax.data.formats.decode import UnreadableVideo
+from echojepa_jax.data.sources import read_source
 from echojepa_jax.main import train
-from echojepa_jax.probes import online
 from echojepa_jax.train import config as configs
 from echojepa_jax.train import health
 from echojepa_jax.train.checkpoint import Checkpoints
+from echojepa_jax.train.evaluators import linear_probe
 from echojepa_jax.train.state import make_networks
 from echojepa_jax.train.step import update
+from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import leaves
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.metrics_writer import read_lines
 
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
 
@@ -68,7 +69,7 @@ def test_f01_features_keep_the_order_of_their_videos(tiny):
     params = networks.encoder.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))["params"]
 
     def features(samples, batch, workers):
-        return online.video_features(
+        return linear_probe.video_features(
             networks, params, samples, batch=batch, workers=workers, **settings
         )
 

@@ -17,7 +17,7 @@ from echojepa_jax.parallel import hosts
 from echojepa_jax.train.run_weights import weights_of_run
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.metrics_writer import read_lines
 from tests import programs
 
 STEPS = 12

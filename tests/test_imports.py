@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "echojepa_jax"
-ROOMS = ["utils", "parallel", "ops", "masking", "models", "weights", "data", "train", "costs"]
-ROOMS += ["probes", "report", "programs"]
+ROOMS = ["utils", "runtime", "parallel", "ops", "masking", "phantom", "models", "weights", "data"]
+ROOMS += ["preparation", "features", "train", "costs", "probes", "report", "programs"]
 # What a room must not import although it stands above.
 FORBIDDEN = {
     "models": {"masking"},
     "weights": {"masking"},
     "data": {"models", "ops", "parallel", "weights"},
+    "preparation": {"models", "ops", "parallel", "weights"},
 }
 FORBIDDEN_FILES = {"probes": {"echojepa_jax.train.loop"}}
 

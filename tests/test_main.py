@@ -17,17 +17,17 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from echojepa_jax.main import _without_phantom, train
-from echojepa_jax.probes.online import OnlineProbe
+from echojepa_jax.runtime.signals import Stopped
+from echojepa_jax.train.evaluators.linear_probe import OnlineProbe
 from echojepa_jax.train.loop import run
 from echojepa_jax.train.state import init_params, make_networks
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.signals import Stopped
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.weights.measure_convert import random_weights
+from tests.benchmarks.convert import random_weights
 
 
 def weights_of(workdir: Path, step: int = 6):

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from nbclient import NotebookClient
 
 from echojepa_jax.probes.config import FIELDS
-from echojepa_jax.utils.fields import leaves
+from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
-from tests.weights.measure_convert import random_weights
+from tests.benchmarks.convert import random_weights
 
 REPOSITORY = Path(__file__).parent.parent
 NOTEBOOK = REPOSITORY / "launch" / "finetune_colab.ipynb"

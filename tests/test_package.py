@@ -17,7 +17,7 @@ import yaml
 
 import echojepa_jax
 from echojepa_jax.__main__ import PROGRAMS
-from echojepa_jax.utils import shipped
+from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.conftest import SHRINK
@@ -87,21 +87,21 @@ def test_the_list_of_programs_waits_for_no_library():
 @pytest.mark.parametrize("words", ["demo", "configs/demo.py", "configs/demo"])
 def test_a_shipped_config_is_found_from_any_folder(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert shipped.find(words) == str(REPOSITORY / "configs" / "demo.py")
+    assert shipped_configs.find(words) == str(REPOSITORY / "configs" / "demo.py")
     # A file of one's own of that name comes first.
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.py").write_text("")
-    assert (shipped.find(words) == words) == words.endswith(".py")
+    assert (shipped_configs.find(words) == words) == words.endswith(".py")
 
 
 def test_probes_are_found_by_their_last_name():
-    assert shipped.find("lvef") == shipped.find("probes/lvef")
-    last = [name.rpartition("/")[2] for name in shipped.names()]
+    assert shipped_configs.find("lvef") == shipped_configs.find("probes/lvef")
+    last = [name.rpartition("/")[2] for name in shipped_configs.names()]
     assert len(set(last)) == len(last)
     with pytest.raises(UserError, match=r"--config=vit_x: .*; the nearest is 'vit_"):
-        shipped.find("vit_x")
+        shipped_configs.find("vit_x")
     with pytest.raises(UserError, match="there is no such file"):
-        shipped.find("/elsewhere/demo.py")
+        shipped_configs.find("/elsewhere/demo.py")
 
 
 def test_a_citation_names_what_it_must():
@@ -146,8 +146,8 @@ def test_a_wheel_holds_every_file_and_needs_what_the_requirements_say(wheel):
     package, configs = REPOSITORY / "echojepa_jax", REPOSITORY / "configs"
     files = [f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     wanted = {f.relative_to(REPOSITORY).as_posix() for f in files}
-    wanted |= {f"echojepa_jax/configs/{name}.py" for name in shipped.names()}
-    assert len(shipped.names()) == len(list(configs.rglob("*.py")))
+    wanted |= {f"echojepa_jax/configs/{name}.py" for name in shipped_configs.names()}
+    assert len(shipped_configs.names()) == len(list(configs.rglob("*.py")))
     assert {name for name in names if ".dist-info/" not in name} == wanted
     assert f"\nVersion: {echojepa_jax.__version__}\n" in metadata
     needed = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.MULTILINE)

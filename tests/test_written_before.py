@@ -19,11 +19,11 @@ import pytest
 
 from echojepa_jax.api import load_probe
 from echojepa_jax.data import manifest
-from echojepa_jax.data.sampling import ClipSpec
-from echojepa_jax.data.verify import verify
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.features.embeddings import EmbedSettings, embed
 from echojepa_jax.main import train
 from echojepa_jax.parallel.mesh import make_mesh
-from echojepa_jax.probes.embeddings import EmbedSettings, embed
+from echojepa_jax.preparation.verify import verify
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.program import make_program
@@ -37,7 +37,9 @@ SOURCE = "./prepared"
 def before(tmp_path_factory):
     """The folder in which that commit worked; a test is in it."""
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(Path(__file__).parent / "data" / "written_at_52c78be.tar.xz") as archive:
+    with tarfile.open(
+        Path(__file__).parent / "recordings" / "written_at_52c78be.tar.xz"
+    ) as archive:
         archive.extractall(folder)  # ours; Python 3.11.2 knows no filter
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from echojepa_jax.costs import flops
-from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.models.family import V2
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program, memory_of, shapes_of

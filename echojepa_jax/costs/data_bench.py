@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from echojepa_jax.data import decode, manifest, records, transforms
-from echojepa_jax.data.pipeline import channels_of, training_batches
-from echojepa_jax.data.prefetch import DeviceBatches
-from echojepa_jax.data.sampling import clip_frame_ids
-from echojepa_jax.data.video_info import wanted_frames
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips import transforms
+from echojepa_jax.data.clips.pipeline import channels_of, training_batches
+from echojepa_jax.data.clips.prefetch import DeviceBatches
+from echojepa_jax.data.clips.sampling import clip_frame_ids
+from echojepa_jax.data.formats import decode, video_record
+from echojepa_jax.data.formats.video_info import wanted_frames
 from echojepa_jax.masking import multiblock
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
@@ -51,7 +53,7 @@ def measure(
     )
     say(f"{len(samples)} videos; {clips} clips, stage by stage")
     # A shard gives the bytes of a record; any other file is read while it is decoded.
-    shards = all(records.is_record(sample.path) for sample in samples)
+    shards = all(video_record.is_record(sample.path) for sample in samples)
     reading = ("read", "JPEG") if shards else ("read and decode",)
     seconds = dict.fromkeys((*reading, "crop and resize", "masks", "batch", "to the device"), 0.0)
     channels = channels_of(samples)
@@ -74,10 +76,10 @@ def measure(
         )
         if shards:
             with timed("read"):
-                record = records.fetch(sample.path)
+                record = video_record.fetch(sample.path)
             with timed("JPEG"):
                 wanted, rows = wanted_frames(ids)
-                frames = list(records.decode_frames(record, wanted.tolist()))
+                frames = list(video_record.decode_frames(record, wanted.tolist()))
                 video = decode.stacked(frames, rows, grey=channels == 1)
         else:
             with timed("read and decode"):

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from echojepa_jax.data.readers import kind_of, read_source
 from echojepa_jax.data.sample import Rejected, Sample, by_name
 from echojepa_jax.data.scan import scan
+from echojepa_jax.data.sources import kind_of, read_source
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.names import shown
+from echojepa_jax.utils.file_names import shown
 
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 

@@ -10,7 +10,7 @@ class Sample:
     """One video file. Empty strings and zeros mean unknown."""
 
     # Unique in its source: file name without extension, or path below the source's root; printable
-    # text, see utils/names.py.
+    # text, see utils/file_names.py.
     name: str
     path: str  # absolute, as the file system knows it
     source: str  # the source string it came from, e.g. "echonet_dynamic:/data/EchoNet-Dynamic"

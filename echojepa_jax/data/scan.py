@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
-from echojepa_jax.data import decode
-from echojepa_jax.data.decode import UnreadableVideo, VideoInfo
+from echojepa_jax.data.formats import decode
+from echojepa_jax.data.formats.decode import UnreadableVideo, VideoInfo
+from echojepa_jax.data.formats.video_info import REGION_NOTES, each_note
 from echojepa_jax.data.sample import Rejected, Sample
-from echojepa_jax.data.video_info import REGION_NOTES, each_note
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.names import shown
+from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.progress import with_progress
 
 CACHE_FILE = "scan-v4.jsonl"  # raise the number whenever probing measures something else

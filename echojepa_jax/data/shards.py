@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from echojepa_jax.data import records
+from echojepa_jax.data.formats import video_record
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.errors import UserError
@@ -54,7 +54,7 @@ _COLUMNS: Mapping[str, pa.DataType] = {
 
 def shard_name(split: str, number: int, count: int) -> str:
     """The name that TFDS gives to a shard of that split."""
-    return f"{DATASET}-{split}{records.SUFFIX}-{number:05d}-of-{count:05d}"
+    return f"{DATASET}-{split}{video_record.SUFFIX}-{number:05d}-of-{count:05d}"
 
 
 def write(path: Path, packed: Iterable[bytes]) -> int:
@@ -96,7 +96,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
         for name in targets
     }
     pq.write_table(pa.table(table), folder / INDEX, compression="zstd")
-    files = sorted(folder.glob(f"{DATASET}-*{records.SUFFIX}-*"))
+    files = sorted(folder.glob(f"{DATASET}-*{video_record.SUFFIX}-*"))
     facts = {
         "version": VERSION,
         "videos": len(rows),
@@ -121,8 +121,8 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         sizes[row["shard"]] += row["bytes"]
         counts[row["shard"]] += 1
     by_split: dict[str, list[str]] = {}
-    for file in sorted(folder.glob(f"{DATASET}-*{records.SUFFIX}-*")):
-        split = file.name.removeprefix(f"{DATASET}-").partition(records.SUFFIX)[0]
+    for file in sorted(folder.glob(f"{DATASET}-*{video_record.SUFFIX}-*")):
+        split = file.name.removeprefix(f"{DATASET}-").partition(video_record.SUFFIX)[0]
         by_split.setdefault(split, []).append(file.name)
     template = tfds.core.ShardedFileTemplate(
         dataset_name=DATASET, data_dir=epath.Path(folder), filetype_suffix="array_record"
@@ -130,7 +130,7 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=tfds.features.FeaturesDict(
-            {name: _tfds_feature(tfds, np, name, kind) for name, kind in records.KINDS.items()}
+            {name: _tfds_feature(tfds, np, name, kind) for name, kind in video_record.KINDS.items()}
         ),
         split_infos=[
             tfds.core.SplitInfo(

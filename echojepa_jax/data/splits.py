@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from echojepa_jax.data import decode
-from echojepa_jax.data.decode import UnreadableVideo
+from echojepa_jax.data.formats import decode
+from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.names import original, shown
+from echojepa_jax.utils.file_names import original, shown
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from echojepa_jax.runtime.platform import default_backend
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.platform import default_backend
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from echojepa_jax.features.encode import KEEP
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.heads import FUSIONS, KINDS, Head
-from echojepa_jax.probes.encode import KEEP
-from echojepa_jax.utils.fields import check_types, one_of, require
+from echojepa_jax.utils.config_fields import check_types, one_of, require
 
 TASKS = ("regression", "classification")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.names import shown
+from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.rng import generator
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from echojepa_jax.features.encode import tokens_of
 from echojepa_jax.models.heads import Head
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.probes import grid as grids
-from echojepa_jax.probes.encode import tokens_of
 from echojepa_jax.train.optim import DECAY_RULES
 from echojepa_jax.utils.trees import by_rules, path_text
 

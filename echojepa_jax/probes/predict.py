@@ -12,14 +12,14 @@ import numpy as np
 from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
+from echojepa_jax.data.clips.sampling import ClipSpec, first_alike
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec, first_alike
+from echojepa_jax.features.encode import CLIPS_PER_DEVICE, encoded
 from echojepa_jax.models.heads import Head
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import grid as grids
-from echojepa_jax.probes.encode import CLIPS_PER_DEVICE, encoded
 from echojepa_jax.probes.examples import Example, slots
 from echojepa_jax.utils.progress import with_progress
 

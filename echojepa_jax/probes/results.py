@@ -15,7 +15,7 @@ from echojepa_jax.probes.examples import UNKNOWN, Example, Label
 from echojepa_jax.probes.metrics import class_scores, regression_scores, with_intervals
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.task import Task, class_name
-from echojepa_jax.utils.names import as_unicode
+from echojepa_jax.utils.file_names import as_unicode
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[s
 def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
     """A table that is whole or not there; cells that a line lacks are empty.
 
-    A cell that is no text, as a source may be called, becomes some (utils/names.py).
+    A cell that is no text, as a source may be called, becomes some (utils/file_names.py).
     """
     scratch = path.with_name(f".{path.name}.partial")
     with scratch.open("w", newline="", encoding="utf-8") as file:

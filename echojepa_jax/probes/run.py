@@ -10,11 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest, splits
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec
 from echojepa_jax.data.units import check_unit, of_errors, unit_of
+from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.probes import grid as grids
-from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES
@@ -33,10 +33,10 @@ from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
+from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import read_config
+from echojepa_jax.utils.metrics_writer import write_json
 from echojepa_jax.utils.trees import count_parameters
-from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
 log = logging.getLogger(__name__)

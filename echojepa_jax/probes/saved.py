@@ -13,14 +13,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.files import ABOUT, HEAD
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import is_marked
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import write_json
+from echojepa_jax.utils.metrics_writer import write_json
 from echojepa_jax.weights.pretrained import Pretrained
 
 

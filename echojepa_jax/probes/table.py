@@ -36,8 +36,8 @@ import numpy as np
 
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
+from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
 from echojepa_jax.probes.predict import (
@@ -60,11 +60,11 @@ from echojepa_jax.probes.saved import (
 )
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import read_config
-from echojepa_jax.utils.names import shown
+from echojepa_jax.utils.file_names import shown
+from echojepa_jax.utils.metrics_writer import write_json
 from echojepa_jax.utils.progress import with_progress
-from echojepa_jax.utils.writers import write_json
 from echojepa_jax.weights.pretrained import Pretrained
 
 log = logging.getLogger(__name__)

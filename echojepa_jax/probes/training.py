@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.pipeline import example_batches
-from echojepa_jax.data.prefetch import DeviceBatches
+from echojepa_jax.data.clips.pipeline import example_batches
+from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.models.heads import Head
 from echojepa_jax.parallel import mesh as meshes
@@ -35,14 +35,14 @@ from echojepa_jax.probes.predict import (
     rows_of,
 )
 from echojepa_jax.probes.task import Task
+from echojepa_jax.runtime.signals import stop_signal
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.run_weights import FINE_TUNED
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.metrics_writer import MetricsWriter
 from echojepa_jax.utils.progress import duration, with_progress
 from echojepa_jax.utils.rng import generator
-from echojepa_jax.utils.signals import stop_signal
-from echojepa_jax.utils.writers import MetricsWriter
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights

@@ -8,8 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from echojepa_jax.data import records, shards, splits
-from echojepa_jax.data.verify import SUMMARY
+from echojepa_jax.data import shards, splits
+from echojepa_jax.data.formats import video_record
+from echojepa_jax.preparation.verify import SUMMARY
 from echojepa_jax.report import plots
 from echojepa_jax.report.measures import number
 from echojepa_jax.report.page import Card, flat, write_page
@@ -107,7 +108,7 @@ def _sheet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Picture:
     for place, k in enumerate(sorted(chosen)):
         row = rows[k]
         path = str(folder / f"{row['shard']}#{row['record']}")
-        (frame,) = records.frames(path, [row["frames"] // 2])
+        (frame,) = video_record.frames(path, [row["frames"] // 2])
         small = cv2.resize(frame, (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_AREA)
         y, x = (side * SHEET_SIDE for side in divmod(place, SHEET_COLUMNS))
         sheet[y : y + SHEET_SIDE, x : x + SHEET_SIDE] = small.reshape(*small.shape[:2], -1)

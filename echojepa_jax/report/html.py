@@ -22,7 +22,7 @@ from echojepa_jax.report.measures import (
 from echojepa_jax.report.page import Card, Refused, flat, read_json, refused_files, write_page
 from echojepa_jax.train.health import JUDGED_FROM
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import FILE_NAME, read_lines
+from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
 
 
 def write_report(workdir: Path) -> Path:

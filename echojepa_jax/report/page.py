@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from echojepa_jax.report.measures import DASH
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.metrics_writer import read_lines
 
 
 class Card(NamedTuple):

@@ -26,7 +26,7 @@ from echojepa_jax.report.probe_tables import (
     worst,
 )
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import FILE_NAME, read_lines
+from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
 
 SHOWN_WORST, SHOWN_UNREADABLE = 10, 20
 

@@ -12,7 +12,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from echojepa_jax.parallel import hosts
-from echojepa_jax.train import s3
+from echojepa_jax.train import orbax_s3
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.errors import UserError
 
@@ -50,7 +50,7 @@ class Checkpoints:
             keep.append(preservation_policy.EveryNSteps(keep_every))
         path = epath.Path(folder)
         if str(folder).startswith("s3://"):
-            s3.teach_orbax()
+            orbax_s3.teach_orbax()
         self.folder = path if "://" in str(folder) else path.absolute()
         # Orbax warns through absl of what is asked for, a folder that is only read.
         logging.getLogger("absl").setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
@@ -14,8 +14,8 @@ from echojepa_jax.models.vit import SIZES
 from echojepa_jax.ops.attention import BACKENDS
 from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.parallel.mesh import mesh_shape
+from echojepa_jax.utils.config_fields import check_types, one_of, require
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import check_types, one_of, require
 
 # Every field: its type and its meaning. The field `masks` holds one section of MASK_FIELDS for
 # each mask specification, under names of your choice.

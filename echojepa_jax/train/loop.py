@@ -14,26 +14,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest, mixing
-from echojepa_jax.data.pipeline import Batch, channels_of, training_batches
-from echojepa_jax.data.prefetch import HOST_KEYS, DeviceBatches
+from echojepa_jax.data.clips.pipeline import Batch, channels_of, training_batches
+from echojepa_jax.data.clips.prefetch import HOST_KEYS, DeviceBatches
+from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.runtime.signals import Stopped, stop_signal
 from echojepa_jax.train import health
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.program import Program, make_program, memory_of
 from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
-from echojepa_jax.train.watch import Watch
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, read_lines
 from echojepa_jax.utils.progress import duration
-from echojepa_jax.utils.signals import Stopped, stop_signal
 from echojepa_jax.utils.trees import count_parameters
-from echojepa_jax.utils.writers import FILE_NAME, MetricsWriter, read_lines
 from echojepa_jax.weights.pretrained import Pretrained
 
 log = logging.getLogger(__name__)

@@ -25,14 +25,14 @@ from ml_collections import ConfigDict
 
 from echojepa_jax import __version__
 from echojepa_jax.parallel import hosts
+from echojepa_jax.runtime.platform import COMPILED
 from echojepa_jax.train import config as configs
 from echojepa_jax.train.checkpoint import DAMAGED
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.fields import differences, leaves
-from echojepa_jax.utils.platform import COMPILED
-from echojepa_jax.utils.writers import FILE_NAME, read_lines, write_json
+from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines, write_json
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
-from echojepa_jax.utils.names import as_unicode, shown
+from echojepa_jax.utils.file_names import as_unicode, shown
 
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 

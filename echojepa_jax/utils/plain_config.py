@@ -10,7 +10,7 @@ import sys
 import types
 from typing import Any
 
-from echojepa_jax.utils import shipped
+from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 
 
@@ -60,10 +60,10 @@ def load(path: str, fields: dict[str, str]) -> Any:
       UserError: the file is not there, or has no such field.
     """
     # Late, for it wants `stand_in` to have been called.
-    from echojepa_jax.utils.fields import leaves, nearest
+    from echojepa_jax.utils.config_fields import leaves, nearest
 
-    path = shipped.find(path)
-    shipped.let_import(path)
+    path = shipped_configs.find(path)
+    shipped_configs.let_import(path)
     try:
         config = runpy.run_path(path)["get_config"]()
     except Exception as error:  # a config is a program: anything can go wrong in it

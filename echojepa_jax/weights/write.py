@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from echojepa_jax.models.family import V2
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
-from echojepa_jax.utils.writers import write_json
+from echojepa_jax.utils.metrics_writer import write_json
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.card import model_card
 from echojepa_jax.weights.pretrained import Pretrained

@@ -11,17 +11,17 @@ import torch
 from echojepa_jax.costs import data_bench
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.torch_step import TorchStep
-from echojepa_jax.data import transforms
-from echojepa_jax.data.planning import Options
+from echojepa_jax.data.clips import transforms
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.preparation.plan import Options
 from echojepa_jax.train.program import make_program
 from echojepa_jax.utils import plain_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights import vjepa2
 from tests import programs
 from tests.conftest import PHANTOM, SHRINK
-from tests.data.test_dicom import make
-from tests.data.test_prepare import prepared
+from tests.data.formats.test_dicom import make
+from tests.preparation.test_prepare import prepared
 
 BLOCKED = (
     "ml_collections",

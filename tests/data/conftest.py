@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from echojepa_jax.data.phantom import generate
+from echojepa_jax.phantom.dataset import generate
 
 BITS, HEIGHT, WIDTH = 8, 64, 96
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from echojepa_jax.data import decode
 from echojepa_jax.data import scan as scan_module
+from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.scan import CACHE_FILE, scan
 from echojepa_jax.utils import progress

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echojepa_jax.data import records, splits
+from echojepa_jax.data import splits
+from echojepa_jax.data.formats import video_record
+from echojepa_jax.data.formats.video_info import UnreadableVideo
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.video_info import UnreadableVideo
 from echojepa_jax.utils.errors import UserError
-from tests.data.test_dicom import make
+from tests.data.formats.test_dicom import make
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 SALTS = st.binary(min_size=16, max_size=40)
@@ -66,19 +67,19 @@ _VALUES = {
 
 @given(
     st.fixed_dictionaries(
-        {name: st.lists(_VALUES[kind], max_size=4) for name, kind in records.KINDS.items()}
+        {name: st.lists(_VALUES[kind], max_size=4) for name, kind in video_record.KINDS.items()}
     )
 )
 def test_any_record_comes_back(features):
-    packed = records.pack(features)
-    assert records.unpack(packed) == features
-    assert records.pack(dict(reversed(features.items()))) == packed
+    packed = video_record.pack(features)
+    assert video_record.unpack(packed) == features
+    assert video_record.pack(dict(reversed(features.items()))) == packed
 
 
 @given(st.binary())
 def test_bytes_that_are_no_record(data):
     with pytest.raises(UnreadableVideo, match="damaged"):
-        records.unpack(data)
+        video_record.unpack(data)
 
 
 # --- patients that names tell, and splits of sources without any ----------------------------------

@@ -20,7 +20,7 @@ from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
-FIXTURE = np.load(Path(__file__).parents[1] / "data" / "mask_statistics.npz")
+FIXTURE = np.load(Path(__file__).parents[1] / "recordings" / "mask_statistics.npz")
 SAME = 1e-3
 DRAWS = 20_000
 GRIDS = {"224px": (8, 14, 14), "336px": (8, 21, 21)}

@@ -14,15 +14,16 @@ import pytest
 
 from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
-from echojepa_jax.data.decode import decode
-from echojepa_jax.data.sampling import clip_frame_ids
-from echojepa_jax.probes import encode, finetune, training
+from echojepa_jax.data.clips.sampling import clip_frame_ids
+from echojepa_jax.data.formats.decode import decode
+from echojepa_jax.features import encode
+from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.names import original
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.file_names import original
+from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
 from tests.probes.conftest import PHANTOM

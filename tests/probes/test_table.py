@@ -13,8 +13,8 @@ import pytest
 
 from echojepa_jax.api import load_probe
 from echojepa_jax.data import manifest
+from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.probes import table
-from echojepa_jax.probes.clips import clip_spec
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.saved import SavedProbe
 from echojepa_jax.probes.table import predict_table

@@ -28,7 +28,7 @@ from echojepa_jax.weights.vjepa2 import (
 )
 from tests.conftest import TrainFixture
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "recordings"
 # V-JEPA 2; V-JEPA 2.1 with four levels, and with the last one: their twelve layers, the fewest that
 # the original has levels for, make large files, and take long to compile without a loop.
 RECORDED = (

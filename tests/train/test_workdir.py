@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from echojepa_jax.main import train
-from echojepa_jax.train import checkpoint, s3
+from echojepa_jax.train import checkpoint, orbax_s3
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import open_weights
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.writers import read_lines
+from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 
@@ -107,9 +107,9 @@ def test_another_orbax_is_a_sentence(monkeypatch):
         (("path.gcs_utils", "gone"), "No module named"),
         (("path.gcs_utils", "path.gcs_utils"), "no attribute '_use_gcs_driver'"),
     ):
-        monkeypatch.setattr(s3, "_MODULES", modules)
+        monkeypatch.setattr(orbax_s3, "_MODULES", modules)
         with pytest.raises(UserError, match=f"cannot write to s3:// .*{missing}.*: install"):
-            s3.teach_orbax.__wrapped__()
+            orbax_s3.teach_orbax.__wrapped__()
 
 
 def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):

@@ -1,0 +1,1 @@
+"""Samples into batches of clips: which frames, which part of the picture, by which workers."""

@@ -1,0 +1,361 @@
+"""The input pipeline: from a list of samples to batches of uint8 clips and token ids (Grain).
+
+What a batch holds is a pure function of (seed, step, position in the global batch). Worker
+processes, read threads and hosts only divide the work, so a run resumes from its step alone and on
+any number of hosts.
+
+Order. Every source is shuffled anew for each of its epochs, and an epoch visits every sample of the
+source exactly once. Grain's `mix` interleaves the sources in fixed proportions. That gives one
+endless sequence of samples; position p of step s is its element `s * global_batch + p`, and host h
+of H owns the positions from `h * B / H` to `(h + 1) * B / H`.
+
+Batch, for a host share of B clips and M mask specifications:
+    clips        uint8 [B, T, size, size, 3]; [B, T, size, size, 1] if all samples are known to be
+                 grey: the device makes three channels of one
+    context_ids  M times int32 [B, Kc]
+    target_ids   M times int32 [B, Kt]
+    sample_ids   int64 [B], row in `samples`; -1 fills up the last batch of an evaluation
+    valid        bool [B]; False: no such sample, or it cannot be decoded; the clip is zeros
+    padded       int32 [B], frames that repeat the last frame of a video that is too short
+    error        str [B], why a sample cannot be decoded, else ""
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from echojepa_jax.data.clips import transforms
+from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.workers import Batch, build
+from echojepa_jax.data.formats import decode
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.masking import multiblock
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.rng import generator
+
+ERROR_CHARACTERS = 200
+
+
+def training_batches(
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    masks: Sequence[multiblock.MaskSpec],
+    grid: tuple[int, int, int],
+    seed: int,
+    global_batch: int,
+    first_step: int,
+    last_step: int,
+    weights: Mapping[str, float] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of the batches of steps `first_step` to `last_step` (excluded).
+
+    grid: tokens of a clip, (T', Hp, Wp). weights: share of each source (keys are `Sample.source`);
+    None shuffles all samples together. workers: processes; 0 builds the batches in this one.
+    threads: read threads per process.
+
+    Raises UserError at once for samples, weights or masks that cannot work, and while iterating
+    when a worker dies.
+    """
+    share = _share(global_batch, process_count)
+    for spec in masks:
+        multiblock.check(spec, grid)
+    make = functools.partial(
+        _training_part,
+        videos=_Videos.of(samples, clip),
+        order=_order(samples, weights, seed),
+        clip=clip,
+        masks=tuple(masks),
+        grid=grid,
+        seed=seed,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    return build(make, first_step, last_step, share, workers=workers, threads=threads)
+
+
+def evaluation_batches(
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    global_batch: int,
+    clips_per_sample: int = 1,
+    only: np.ndarray | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of batches that hold every sample once, in the order of `samples`.
+
+    only: bool [samples, clips_per_sample], which of the clips are wanted; None is all.
+
+    Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video,
+    whole frames resized and cropped at the centre. The rows missing in the last batch have sample
+    id -1 and valid False. A sample that cannot be decoded keeps its place: valid False and its
+    reason in `error`. No masks: the id tuples are empty.
+    """
+    share = _share(global_batch, process_count)
+    wanted = np.ones((len(samples), clips_per_sample), bool) if only is None else only
+    make = functools.partial(
+        _evaluation_part,
+        videos=_Videos.of(samples, clip),
+        clip=clip,
+        clips=np.argwhere(wanted).astype(np.int32),
+        clips_per_sample=clips_per_sample,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    steps = -(-int(np.count_nonzero(wanted)) // global_batch)
+    return build(make, 0, steps, share, workers=workers, threads=threads)
+
+
+def example_batches(
+    samples: Sequence[Sample],
+    rows: np.ndarray,
+    *,
+    clip: ClipSpec,
+    clips_per_sample: int,
+    global_batch: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    augment: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Yield this host's share of batches of examples, each of several samples (views).
+
+    rows: int [steps * global_batch, V], the samples of every example; -1 is none, and a blank clip.
+    augment: random windows and crops as in pretraining; else the clips of `evaluation_batches`.
+
+    The arrays of a batch have a second axis of V * clips_per_sample slots, view by view: clips
+    uint8 [B, S, T, size, size, 3 or 1]; valid, padded, error [B, S]. No masks.
+    """
+    share = _share(global_batch, process_count)
+    make = functools.partial(
+        _example_part,
+        videos=_Videos.of(samples, clip),
+        rows=rows.astype(np.int32),
+        clip=clip,
+        clips_per_sample=clips_per_sample,
+        seed=seed,
+        augment=augment,
+        global_batch=global_batch,
+        first_position=process_index * share,
+    )
+    return build(make, first_step, last_step, share, workers=workers, threads=threads)
+
+
+def _share(global_batch: int, process_count: int) -> int:
+    if global_batch < 1 or global_batch % process_count:
+        raise UserError(
+            f"`global_batch`={global_batch} is not a multiple of the {process_count} hosts."
+        )
+    return global_batch // process_count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Videos:
+    """What workers need of the samples, as arrays: half a million travel in 50 MB."""
+
+    paths: np.ndarray  # bytes [n]
+    frames: np.ndarray  # int32 [n]
+    fps: np.ndarray  # float64 [n]
+    channels: int  # of all clips
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], clip: ClipSpec) -> "_Videos":
+        if not samples:
+            raise UserError("There is no sample to read: check the sources and the splits.")
+        for sample in samples:
+            if sample.frames < 1:
+                raise UserError(
+                    f"{sample.path} has not been scanned: its number of frames is unknown."
+                )
+            if clip.by != "stride" and not sample.fps > 0:
+                raise UserError(
+                    f"{sample.path} tells no frame rate, which data.sample_by={clip.by} needs: "
+                    "use stride"
+                )
+        return cls(
+            np.array([os.fsencode(sample.path) for sample in samples]),
+            np.array([sample.frames for sample in samples], np.int32),
+            np.array([sample.fps for sample in samples], np.float64),
+            channels_of(samples),
+        )
+
+
+def channels_of(samples: Sequence[Sample]) -> int:
+    """Channels of the clips of these samples: 1 if all are known to be grey, else 3."""
+    return 1 if all(sample.grey for sample in samples) else 3
+
+
+def _order(
+    samples: Sequence[Sample], weights: Mapping[str, float] | None, seed: int
+) -> grain.MapDataset[int]:
+    """Return the endless, random-access sequence of sample rows."""
+    rows_of: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows_of.setdefault(sample.source if weights else "", []).append(row)
+    if weights:
+        if set(weights) != set(rows_of):
+            raise UserError(
+                f"`weights` must name the sources that have samples, {sorted(rows_of)}, "
+                f"not {sorted(weights)}."
+            )
+        if min(weights.values()) <= 0:
+            raise UserError(
+                "`weights` must be positive: leave out a source that shall not be used."
+            )
+    # The place of a source enters the seed, not its name: moving a data set keeps the order.
+    sources = [
+        grain.MapDataset.source(np.array(rows))
+        .shuffle(seed=int(generator(seed, "order", place).integers(2**32)))
+        .repeat()
+        for place, rows in enumerate(rows_of.values())
+    ]
+    return grain.MapDataset.mix(sources, [weights[name] for name in rows_of] if weights else None)
+
+
+def _training_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    order: grain.MapDataset[int],
+    clip: ClipSpec,
+    masks: tuple[multiblock.MaskSpec, ...],
+    grid: tuple[int, int, int],
+    seed: int,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` clips of a step that start at `offset` in this host's share."""
+    positions = range(first_position + offset, first_position + offset + count)
+    batch = _blank(count, clip, videos.channels)
+    for i, position in enumerate(positions):
+        row = int(order[step * global_batch + position])
+        rng = generator(seed, "clip", step, position)
+        _fill(batch, i, videos, row, clip, rng, (0, 1))
+    ids = [
+        [multiblock.sample(spec, grid, seed, m, step, position) for position in positions]
+        for m, spec in enumerate(masks)
+    ]
+    batch["context_ids"] = tuple(np.stack([context for context, _ in pairs]) for pairs in ids)
+    batch["target_ids"] = tuple(np.stack([targets for _, targets in pairs]) for pairs in ids)
+    return batch
+
+
+def _evaluation_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    clip: ClipSpec,
+    clips: np.ndarray,
+    clips_per_sample: int,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` clips of a step that start at `offset` in this host's share.
+
+    clips: int [n, 2], sample and number in it of every clip.
+    """
+    batch = _blank(count, clip, videos.channels)
+    first = step * global_batch + first_position + offset
+    for i, (row, part) in enumerate(clips[first : first + count].tolist()):
+        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample))
+    return batch
+
+
+def _example_part(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    videos: _Videos,
+    rows: np.ndarray,
+    clip: ClipSpec,
+    clips_per_sample: int,
+    seed: int,
+    augment: bool,
+    global_batch: int,
+    first_position: int,
+) -> Batch:
+    """Build the `count` examples of a step that start at `offset` in this host's share."""
+    slots = rows.shape[1] * clips_per_sample
+    flat = _blank(count * slots, clip, videos.channels)
+    first = first_position + offset
+    for i in range(count * slots):
+        position, slot = divmod(i, slots)
+        view, part = divmod(slot, clips_per_sample)
+        row = int(rows[step * global_batch + first + position, view])
+        if row < 0:
+            continue
+        rng = generator(seed, "example", step, first + position, slot) if augment else None
+        _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample))
+    return {
+        name: flat[name].reshape(count, slots, *flat[name].shape[1:])
+        for name in ("clips", "valid", "padded", "error", "sample_ids")
+    }
+
+
+def _blank(count: int, clip: ClipSpec, channels: int) -> Batch:
+    return {
+        "clips": np.zeros((count, clip.frames, clip.size, clip.size, channels), np.uint8),
+        "context_ids": (),
+        "target_ids": (),
+        "sample_ids": np.full(count, -1, np.int64),
+        "valid": np.zeros(count, bool),
+        "padded": np.zeros(count, np.int32),
+        "error": np.full(count, "", f"<U{ERROR_CHARACTERS}"),
+    }
+
+
+def _fill(
+    batch: Batch,
+    i: int,
+    videos: _Videos,
+    row: int,
+    clip: ClipSpec,
+    rng: np.random.Generator | None,
+    part: tuple[int, int],
+) -> None:
+    """Write the clip of sample `row` to place i of the batch; `rng` None is for evaluation."""
+    batch["sample_ids"][i] = row
+    ids, padded = clip_frame_ids(
+        int(videos.frames[row]),
+        float(videos.fps[row]),
+        rng,
+        length=clip.frames,
+        by=clip.by,
+        value=clip.value,
+        part=part,
+    )
+    try:
+        path = os.fsdecode(videos.paths[row])
+        video = decode.decode(path, ids, grey=videos.channels == 1)
+    except decode.UnreadableVideo as error:
+        batch["error"][i] = str(error)[:ERROR_CHARACTERS]
+        return
+    height, width = video.shape[1:3]
+    if rng is None:
+        box = transforms.centre_box(height, width)
+    else:
+        box = transforms.random_box(height, width, rng, area=clip.area, aspect=clip.aspect)
+    transforms.cut(video, box, batch["clips"][i])
+    batch["padded"][i] = padded
+    batch["valid"][i] = True

@@ -1,0 +1,98 @@
+"""Building batches in worker processes (Grain), in order, and never fewer than asked for.
+
+A host's share of a batch is cut into parts of at most 8 clips. Workers build whole parts, and the
+main process joins the parts of a batch: no worker holds a large batch, and the first batch is as
+quick as the others. Which worker builds what has no influence on the content.
+"""
+
+import functools
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+from echojepa_jax.runtime.allocator import keep_freed_memory
+from echojepa_jax.runtime.children import end_with_parent
+from echojepa_jax.utils.errors import UserError
+
+PART_CLIPS = 8
+
+Batch = dict[str, Any]
+"""NumPy arrays, or tuples of them, by name; the first axis is the clip."""
+
+
+class MakePart(Protocol):
+    """Builds the `count` clips of a step that start at `offset` in this host's share."""
+
+    def __call__(self, step: int, offset: int, count: int) -> Batch: ...
+
+
+def build(
+    make: MakePart, first_step: int, last_step: int, share: int, *, workers: int, threads: int
+) -> Iterator[Batch]:
+    """Yield the batches, of `share` clips, of steps `first_step` to `last_step` (excluded).
+
+    workers: processes, each gets a pickled copy of `make`; 0 builds in this one. threads: in each.
+
+    Close the generator to end the workers before the last step.
+
+    Raises UserError when a worker dies, RuntimeError when batches are missing at the end, and
+    whatever `make` raises.
+    """
+    missing = last_step - first_step
+    if missing <= 0:
+        return
+    if workers and not flags.FLAGS.is_parsed():
+        # Grain reads its settings from flags, which only a program that uses absl has parsed.
+        flags.FLAGS.mark_as_parsed()
+    count = max(n for n in range(1, min(share, PART_CLIPS) + 1) if share % n == 0)
+    parts = share // count
+    batches = (
+        grain.MapDataset.range(first_step * parts, last_step * parts)
+        .map(functools.partial(_make_part, make=make, parts=parts, count=count))
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+        .mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _start_worker)
+        .batch(parts, batch_fn=_join)
+    )
+    iterator = iter(batches)
+    try:
+        for batch in iterator:
+            missing -= 1
+            yield batch
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise UserError(
+            f"A data worker died ({error}): exit code -9 mostly means that memory ran out, -7 that "
+            "/dev/shm is full; use fewer `workers` or make room."
+        ) from error
+    finally:
+        iterator.close()
+    if missing:
+        raise RuntimeError(f"The input pipeline ended {missing} batches early.")
+
+
+def _make_part(index: int, make: MakePart, parts: int, count: int) -> Batch:
+    step, part = divmod(index, parts)
+    return make(step, part * count, count)
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    """Concatenate the parts of a batch into ordinary arrays, which frees the shared memory."""
+    return {
+        key: tuple(map(np.concatenate, zip(*(part[key] for part in parts), strict=True)))
+        if isinstance(value, tuple)
+        else np.concatenate([part[key] for part in parts])
+        for key, value in parts[0].items()
+    }
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leave signals to the main process, which alone decides when a worker ends; keep memory."""
+    keep_freed_memory()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()

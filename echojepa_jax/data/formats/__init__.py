@@ -1,0 +1,1 @@
+"""Files into frames: one file for each format, and one door to all of them."""

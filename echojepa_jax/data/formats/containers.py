@@ -1,0 +1,115 @@
+"""Tell a video container from a file's own bytes, and whether the file holds all of it.
+
+FFmpeg guesses formats from names as well as content, follows playlists, and reads a cut-off file as
+a short one; a data set needs neither guess.
+"""
+
+import os
+
+from echojepa_jax.data.formats.video_info import UnreadableVideo, first_bytes
+
+_QUICKTIME_ATOMS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+_EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+
+
+def container_format(path: str) -> str:
+    """FFmpeg's name of the container: "avi", "mov" (MP4 too), "matroska" (WebM too) or "gif".
+
+    Raises:
+      UnreadableVideo: none of these, or no file.
+    """
+    head = first_bytes(path)
+    if head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        return "avi"
+    if head[4:8] in _QUICKTIME_ATOMS:
+        return "mov"
+    if head[:4] == _EBML:
+        return "matroska"
+    if head[:4] == b"GIF8":
+        return "gif"
+    raise UnreadableVideo("not a video file: no AVI, MP4, MOV, MKV, WebM, GIF or DICOM content")
+
+
+def check_complete(path: str, container: str) -> None:
+    """Raise UnreadableVideo where the container's own structure runs past the end of the file.
+
+    AVI counts its frames in a header, MP4 and MOV in an index that recorders write last: the frames
+    are for the decoder to count, but header and index must be there.
+    """
+    if container == "avi" and not _reaches_frames(path):
+        raise UnreadableVideo("truncated: the file ends before its first frame")
+    if container == "mov" and b"moov" not in _atoms(path):
+        raise UnreadableVideo("truncated: the index (moov) is missing or cut off")
+    if container == "matroska" and _segment_end(path) > os.path.getsize(path):
+        raise UnreadableVideo("truncated: the file ends before its segment does")
+    if container == "gif" and not _last_bytes(path).rstrip(b"\0").endswith(b";"):
+        raise UnreadableVideo("truncated: the end mark of the GIF is missing")
+
+
+def is_whole_riff(path: str) -> bool:
+    """Whether all chunks of an AVI end within the file."""
+    position, end = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < end:  # large files have several
+            file.seek(position)
+            head = file.read(8)
+            position += 8 + int.from_bytes(head[4:8], "little")
+    return position <= end
+
+
+def _reaches_frames(path: str) -> bool:
+    """Whether an AVI goes on to its list of frames ("movi")."""
+    position, end = 12, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < end:
+            file.seek(position)
+            head = file.read(12)
+            if head[8:] == b"movi":
+                return True
+            size = int.from_bytes(head[4:8], "little")
+            position += 8 + size + size % 2  # chunks start at even positions
+    return False
+
+
+def _atoms(path: str) -> set[bytes]:
+    """The types of a QuickTime file's top-level atoms, as far as they are whole."""
+    types, position, end = set(), 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < end:
+            file.seek(position)
+            head = file.read(16)
+            size = int.from_bytes(head[:4])
+            if size == 1:  # too large for 32 bits: the true size follows the type
+                size = int.from_bytes(head[8:16])
+            position = position + size if size >= 8 else end  # 0: the atom fills the file
+            if position <= end:
+                types.add(head[4:8])
+    return types
+
+
+def _segment_end(path: str) -> int:
+    """The byte where a Matroska file's segment ends; 0 where a live recorder left it open."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    start, size = _variable_int(head, 4)
+    position = start + size
+    if head[position : position + 4] != _SEGMENT:
+        return 0
+    start, size = _variable_int(head, position + 4)
+    unknown = size == (1 << 7 * (start - position - 4)) - 1
+    return 0 if unknown else start + size
+
+
+def _variable_int(data: bytes, position: int) -> tuple[int, int]:
+    """Read an EBML size at `position`: (the position after it, the size)."""
+    first = data[position : position + 1] or b"\1"
+    length = 9 - first[0].bit_length()
+    value = int.from_bytes(data[position : position + length])
+    return position + length, value & ((1 << 7 * length) - 1)
+
+
+def _last_bytes(path: str) -> bytes:
+    """The last bytes of a file, at most 64."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 64))
+        return file.read()

@@ -1,0 +1,124 @@
+"""The one door to pixels: measure a file, or decode chosen frames of it, whatever its format.
+
+Content decides, not the name: DICOM by its mark ("DICM" at byte 128) or a .dcm name, NIfTI by its
+name, a PNG or JPEG picture by its first bytes, a record of prepared shards by the form of its path,
+a video otherwise.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import numpy as np
+
+from echojepa_jax.data.formats import dicom, nifti, video, video_record
+from echojepa_jax.data.formats import image as still
+from echojepa_jax.data.formats.video_info import (
+    UnreadableVideo,
+    VideoInfo,
+    first_bytes,
+    wanted_frames,
+)
+
+__all__ = [
+    *("UnreadableVideo", "VideoInfo"),
+    *("content", "decode", "frames", "identity", "is_dicom", "probe", "stacked"),
+]
+
+
+def probe(path: str) -> VideoInfo:
+    """The facts of a file: all its frames are counted, the first one is decoded.
+
+    Raises:
+      UnreadableVideo: there is no such video, or not all of it.
+    """
+    return _format_of(path).probe(path)
+
+
+def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` (ascending, none twice) as uint8 [H, W, 3], one after the other.
+
+    DICOM frames are cropped to their ultrasound region. No frame is ever replaced by another.
+
+    Raises:
+      UnreadableVideo: the file is missing or damaged, or holds fewer frames than asked for.
+    """
+    shape = None
+    for image in _format_of(path).frames(path, ids):
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise UnreadableVideo("damaged: the picture size changes within the video")
+        yield image
+
+
+def decode(path: str, frame_ids: np.ndarray, *, grey: bool = False) -> np.ndarray:
+    """Decode the frames `frame_ids` [T] (ascending, may repeat) to RGB uint8 [T, H, W, 3].
+
+    Args:
+      grey: the pictures are known to be grey (`Sample.grey`): one channel, [T, H, W, 1].
+
+    Raises:
+      UnreadableVideo: see `frames`.
+      ValueError: `frame_ids` is empty, negative or out of order.
+    """
+    ids, rows = wanted_frames(frame_ids)
+    return stacked(list(frames(path, ids.tolist())), rows, grey=grey)
+
+
+def stacked(images: list[np.ndarray], rows: np.ndarray, *, grey: bool) -> np.ndarray:
+    """The frames `rows` [T] of `images` as one array: [T, H, W, 3], or [T, H, W, 1] if grey."""
+    if grey:
+        images = [image[..., :1] for image in images]
+    elif images[0].shape[2] == 1:
+        images = [np.repeat(image, 3, axis=2) for image in images]
+    # Most clips ask for no frame twice.
+    return np.stack(images if len(images) == len(rows) else [images[row] for row in rows])
+
+
+def content(path: str, limit: int | None = None) -> str:
+    """SHA-256 of the coded pictures: the same for copies whose names and headers differ.
+
+    Args:
+      limit: after so many bytes at least, no more are read.
+
+    Raises:
+      UnreadableVideo: the file cannot be read.
+    """
+    if video_record.is_record(path):
+        return video_record.content(path)
+    digest, size = hashlib.sha256(), 0
+    for block in _format_of(path).coded(path):
+        digest.update(block)
+        size += len(block)
+        if limit is not None and size >= limit:
+            break
+    return digest.hexdigest()
+
+
+def identity(path: str) -> tuple[str, str]:
+    """The patient and the study that a file's header names, "" for formats that name none.
+
+    Raises:
+      UnreadableVideo: the file cannot be read.
+    """
+    return dicom.identity(path) if is_dicom(path) else ("", "")
+
+
+def is_dicom(path: str) -> bool:
+    """Whether a file is DICOM, by its mark or its name.
+
+    Raises:
+      UnreadableVideo: the file cannot be read.
+    """
+    return _format_of(path) is dicom
+
+
+def _format_of(path: str) -> ModuleType:
+    if video_record.is_record(path):
+        return video_record
+    if path.lower().endswith((".nii", ".nii.gz")):
+        return nifti
+    head = first_bytes(path)
+    if head[128:132] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
+        return dicom
+    return still if still.is_picture(head) else video

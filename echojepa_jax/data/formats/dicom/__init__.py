@@ -1,0 +1,479 @@
+"""Exact frames of ultrasound DICOM files, through pydicom, cropped to the ultrasound region.
+
+Privacy: of the header only the tags listed here are read, so no name, date or id can reach a log;
+for the same reason pydicom's own messages, which quote values, never become a reason. (Preparation
+asks for the ids of patient and study, to hash them at once: `identity`.) The crop removes the
+banner burned into the pixels around the sector.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
+from echojepa_jax.data.formats.dicom import layout as dicom_layout
+from echojepa_jax.data.formats.dicom import pixels as dicom_pixels
+from echojepa_jax.data.formats.dicom import video
+from echojepa_jax.data.formats.dicom.layout import Shape
+from echojepa_jax.data.formats.dicom.pixels import Pixels
+from echojepa_jax.data.formats.video_info import (
+    NO_POINTED_RATE,
+    NO_REGION,
+    NON_SQUARE,
+    NOT_2D,
+    RATES_DIFFER,
+    STALE_REGION,
+    ULTRASOUND,
+    VARIABLE_RATE,
+    UnreadableVideo,
+    VideoInfo,
+    check_size,
+    fewer_frames,
+    first_bytes,
+    is_regular,
+    is_square,
+    not_ultrasound,
+    notes,
+    possible_rate,
+)
+
+_TAGS: list[Any] = [
+    *dicom_pixels.TAGS,
+    *("SequenceOfUltrasoundRegions", "PixelSpacing", "PixelAspectRatio", "Modality", "SOPClassUID"),
+    *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
+    "FrameIncrementPointer",
+]
+# What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
+_PYDICOM_ERRORS = (
+    *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(InvalidDicomError, BytesLengthException, struct.error, zlib.error),
+)
+# Transfer syntaxes: pixels as they are, pictures in fragments, and run-length coded ones.
+_NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.99", ".2"))
+_CODED = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
+_RLE = "1.2.840.10008.1.2.5"
+# Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
+_TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
+_SYNTAX = "TransferSyntaxUID"
+_SMALLEST = 0.05  # share of the frame that a picture covers at least
+# Elements without which pixels have no meaning, whatever their coding.
+_NEEDED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
+_NEEDED_OF_CODED = ("Rows", "Columns", "PhotometricInterpretation")
+# Storage classes that are made for another kind of machine, by what follows `_STORAGE`. Those for
+# any picture (secondary captures) and for ultrasound are not here: the element Modality decides.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_CLASSES = {
+    **dict.fromkeys(("1",), "CR"),
+    **dict.fromkeys(("1.1", "1.1.1"), "DX"),
+    **dict.fromkeys(("1.2", "1.2.1"), "MG"),
+    **dict.fromkeys(("2", "2.1", "2.2"), "CT"),
+    **dict.fromkeys(("4", "4.1", "4.3", "4.4"), "MR"),
+    **dict.fromkeys(("12.1", "12.1.1", "12.3", "13.1.1"), "XA"),
+    **dict.fromkeys(("12.2", "12.2.1"), "RF"),
+    **dict.fromkeys(("14.1", "14.2"), "IVOCT"),
+    **dict.fromkeys(("20", "5"), "NM"),
+    **dict.fromkeys(("128", "128.1", "130"), "PT"),
+}
+# Echocardiography, colour flow and duplex Doppler: codes of old machines.
+_RETIRED_ULTRASOUND = ("EC", "CD", "DD")
+_ULTRASOUND_CLASSES = ("3", "3.1", "6", "6.1", "6.2")
+_NO_MACHINE = ("", "OT", "SC")  # codes of Modality that name none
+# How the rates of two elements may differ: one is a whole number of frames a second, the other a
+# time of few digits.
+_RATE_LEVELS, _RATE_SHARE = 0.5, 0.05
+
+logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
+warnings.filterwarnings("ignore", module="pydicom")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Header:
+    """What the header says; `rows` and `columns` are the part of the frame to keep."""
+
+    frames: int
+    fps: float
+    rows: slice
+    columns: slice
+    note: str
+    spacing: tuple[float, float]
+    modality: str
+    pictures: Callable[[Sequence[int]], Iterator[np.ndarray]]
+
+
+def probe(path: str) -> VideoInfo:
+    """The facts of a DICOM file; all its frames are counted, the first one is decoded.
+
+    Raises:
+      UnreadableVideo: not DICOM, no image, truncated, or an encoding that is not supported.
+    """
+    with _opened(path) as (_, header):
+        image = next(_images(header, [0]))
+    height, width = image.shape[:2]
+    facts = header.frames, header.fps, height, width
+    return VideoInfo(*facts, note=header.note, spacing=header.spacing, modality=header.modality)
+
+
+def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3], cropped.
+
+    Raises:
+      UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
+    """
+    with _opened(path) as (_, header):
+        if ids[-1] >= header.frames:
+            raise fewer_frames(header.frames, ids[-1])
+        yield from _images(header, ids)
+
+
+def coded(path: str) -> Iterator[bytes]:
+    """Yield the bytes of the coded pictures, and none of the header.
+
+    Raises:
+      UnreadableVideo: as `probe`.
+    """
+    with _opened(path) as (file, _):
+        # The file stands at the pixel data, which end it.
+        while block := file.read(2**20):
+            yield block
+
+
+def identity(path: str) -> tuple[str, str]:
+    """Who is shown and in which examination, "" where the header does not tell.
+
+    These are names of people: hash them before they go anywhere.
+    """
+    tags = ["PatientID", "PatientName", "StudyInstanceUID"]
+    try:
+        with open(path, "rb") as file:
+            dataset, _ = dicom_dataset.read(file, tags)
+        patient, name, study = (str(dataset.get(tag) or "").strip() for tag in tags)
+    except _PYDICOM_ERRORS as error:
+        raise UnreadableVideo("damaged: the DICOM header cannot be read") from error
+    return patient or name, study
+
+
+def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` as uint8 [H, W, 3]."""
+    for image in header.pictures(ids):
+        yield image[header.rows, header.columns]
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
+    """Open a DICOM file and read its header; whatever pydicom raises becomes UnreadableVideo."""
+    if first_bytes(path)[128:132] != b"DICM":
+        raise UnreadableVideo("not a video file: named .dcm, but it lacks DICOM's mark at byte 128")
+    stage = "header"
+    try:
+        with open(path, "rb") as opened:
+            stamp = os.fstat(opened.fileno())
+            dataset, file = dicom_dataset.read(opened, _TAGS)
+            key = path, stamp.st_size, stamp.st_mtime_ns
+            if dataset.file_meta.get(_SYNTAX) in video.SYNTAXES:
+                pictures, start = _video(file, dataset)
+                header = _header(dataset, _decoding(*key), pictures, "")
+            else:
+                pixels, start = _pixels(file, dataset)
+                occurring = functools.partial(_occurring, *key)
+                to_rgb, note = dicom_pixels.shown(dataset, pixels, occurring)
+                pictures = functools.partial(_shown, pixels, to_rgb)
+                note = notes(pixels.note, note)
+                header = _header(dataset, len(pixels.layout.frames), pictures, note)
+            file.seek(start)
+            stage = "pixel data"
+            yield file, header
+    except _PYDICOM_ERRORS as error:
+        raise UnreadableVideo(_reason(error, stage)) from error
+
+
+def _reason(error: Exception, stage: str) -> str:
+    """Why pydicom gave up, in words of our own: its message may quote a name."""
+    if isinstance(error, OSError) and error.errno:
+        return f"unreadable: {os.strerror(error.errno)}"
+    if isinstance(error, NotImplementedError):  # pydicom's, of forms that it does not read
+        return f"unsupported: a DICOM {stage} of this form"
+    # Elements are attributes of a data set, or keys, as tags.
+    element = error.name if isinstance(error, AttributeError) else ""
+    if isinstance(error, KeyError) and isinstance(error.args[0], int):
+        element = keyword_for_tag(error.args[0])
+    if element and tag_for_keyword(element) is not None:
+        return f"incomplete: the header lacks {element}"
+    return f"damaged: the DICOM {stage} cannot be read"
+
+
+def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
+    """The pictures of a file, which stands at them, and where they begin."""
+    syntax = dataset.file_meta.get(_SYNTAX)
+    if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
+        raise UnreadableVideo("no frames: the DICOM file holds no image")
+    # Coded pictures tell the others themselves.
+    needed = _NEEDED_OF_CODED if syntax in _CODED else _NEEDED
+    missing = [name for name in needed if dataset.get(name) is None]
+    if missing or syntax is None:
+        raise UnreadableVideo(f"incomplete: the header lacks {(missing or [_SYNTAX])[0]}")
+    if syntax not in (*_NATIVE, *_CODED, _RLE):
+        raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
+    shape = Shape(
+        frames=max(0, int(dataset.get("NumberOfFrames") or 0)),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples=int(dataset.get("SamplesPerPixel") or 0),
+        bits=int(dataset.get("BitsAllocated") or 0),
+        photometric=str(dataset.PhotometricInterpretation).strip(" \0").upper(),
+    )
+    check_size(shape.rows, shape.columns)
+    if not shape.rows * shape.columns:
+        raise UnreadableVideo(f"damaged: frames of {shape.rows} x {shape.columns} pixels")
+    table = bytes(dataset.get("ExtendedOffsetTable") or b"")
+    layout, start = dicom_layout.locate(file, shape, syntax != _RLE, table)
+    return dicom_pixels.opened(file, layout, dataset, shape), start
+
+
+@functools.lru_cache(maxsize=64)
+def _occurring(path: str, size: int, changed: int) -> np.ndarray:
+    """The samples that occur in any frame of a file of that size and time of change, ascending.
+
+    All frames are read, once: one scale holds for them all.
+    """
+    with open(path, "rb") as opened:
+        dataset, file = dicom_dataset.read(opened, _TAGS)
+        pixels, _ = _pixels(file, dataset)
+        counts = np.zeros(2**16, np.int64)
+        for k in range(len(pixels.layout.frames)):
+            counts += np.bincount(dicom_pixels.samples(pixels, k).ravel(), minlength=2**16)
+    return np.flatnonzero(counts)
+
+
+def _shown(pixels: Pixels, to_rgb: dicom_pixels.ToRgb, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    for k in ids:
+        yield to_rgb(dicom_pixels.samples(pixels, k))
+
+
+def _video(
+    file: BinaryIO, dataset: pydicom.Dataset
+) -> tuple[Callable[[Sequence[int]], Iterator[np.ndarray]], int]:
+    """What yields the frames of a video in a DICOM file, and where it begins."""
+    missing = [name for name in ("Rows", "Columns") if not dataset.get(name)]
+    if missing:
+        raise UnreadableVideo(f"incomplete: the header lacks {missing[0]}")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    data, start = dicom_layout.stream(file)
+
+    def pictures(ids: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = set(ids)
+        for k, image in enumerate(video.frames(data, dataset.file_meta[_SYNTAX].value)):
+            if image.shape[:2] != (rows, columns):
+                raise dicom_layout.wrong_size((rows, columns), k, image.shape[:2])
+            if k in wanted:
+                yield image
+            if k >= ids[-1]:
+                return
+
+    return pictures, start
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoding(path: str, size: int, changed: int) -> int:
+    """How many frames of the video in a DICOM file of that size and time of change decode."""
+    with open(path, "rb") as opened:
+        dataset, file = dicom_dataset.read(opened, _TAGS)
+        data, _ = dicom_layout.stream(file)
+    held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value))
+    if not held:
+        raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
+    said = int(dataset.get("NumberOfFrames") or held)
+    if held != said:
+        wrong = dicom_layout.truncated if held < said else dicom_layout.wrong_count
+        raise wrong(said, held)
+    return held
+
+
+def _header(
+    dataset: pydicom.Dataset,
+    frames: int,
+    pictures: Callable[[Sequence[int]], Iterator[np.ndarray]],
+    of_pixels: str,
+) -> _Header:
+    rows, columns, spacing, note = _region(dataset)
+    fps, timing = _frame_rate(dataset)
+    modality = _modality(dataset)
+    return _Header(
+        frames=frames,
+        fps=fps,
+        rows=rows,
+        columns=columns,
+        note=notes(
+            note,
+            of_pixels,
+            *timing,
+            NON_SQUARE if _non_square(dataset, spacing) else "",
+            "" if modality == ULTRASOUND else not_ultrasound(modality),
+        ),
+        spacing=spacing,
+        modality=modality,
+        pictures=pictures,
+    )
+
+
+def _modality(dataset: pydicom.Dataset) -> str:
+    """The code of the kind of machine, such as "US" or "XA"; "" where the header does not tell.
+
+    What the file is stored as counts first, where that is for one kind of machine only; a file that
+    names no machine is ultrasound if it has regions or is stored as that.
+    """
+    stored = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    kind = stored.removeprefix(_STORAGE)
+    if kind in _CLASSES:
+        return _CLASSES[kind]
+    said = str(dataset.get("Modality") or "").strip().upper()
+    if not re.fullmatch("[A-Z0-9]{0,8}", said):  # no code, and so perhaps a name
+        said = ""
+    if said in _RETIRED_ULTRASOUND:
+        return ULTRASOUND
+    if said not in _NO_MACHINE:
+        return said
+    shown = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")
+    return ULTRASOUND if shown else said
+
+
+def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
+    """Frames a second, and notes on them.
+
+    From the element that FrameIncrementPointer names, else the time between frames (ms), else the
+    cine or display rate, else 0; the first that a machine can have. Times are written with few
+    digits (33.333), so the rate is rounded to what they can tell.
+    """
+    vector = dataset.get("FrameTimeVector") or ()
+    vector = list(vector) if isinstance(vector, Sequence) else []
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
+    even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
+    taken = {
+        "FrameTime": _rate_of(_positive(dataset, "FrameTime")),
+        "FrameTimeVector": _rate_of(float(np.mean(later)) if later else 0.0),
+        "CineRate": possible_rate(_positive(dataset, "CineRate")),
+    }
+    shown = possible_rate(_positive(dataset, "RecommendedDisplayFrameRate"))
+    pointed = [name for name in _pointed(dataset) if name in taken]
+    order = dict.fromkeys([*pointed, *taken])
+    source, fps = next(
+        ((name, taken[name]) for name in order if taken[name]), ("RecommendedDisplay", shown)
+    )
+    known = [rate for rate in taken.values() if rate]
+    differ = known and max(known) - min(known) > max(_RATE_LEVELS, _RATE_SHARE * max(known))
+    uneven_too = source == "FrameTime" and taken["FrameTimeVector"] and not even
+    misfit = bool(vector) and len(vector) not in (frames, frames - 1)
+    return fps, [
+        VARIABLE_RATE if source == "FrameTimeVector" and not even else "",
+        RATES_DIFFER if differ or uneven_too or misfit else "",
+        NO_POINTED_RATE if pointed and not taken[pointed[0]] else "",
+    ]
+
+
+def _rate_of(milliseconds: float) -> float:
+    """The rate of frames so far apart; 0 for what no machine makes."""
+    return possible_rate(round(1000 / milliseconds, 2)) if milliseconds > 0 else 0.0
+
+
+def _pointed(dataset: pydicom.Dataset) -> list[str]:
+    """The elements that FrameIncrementPointer names, in order."""
+    value = dataset.get("FrameIncrementPointer")
+    tags = value if isinstance(value, Sequence) else [] if value is None else [value]
+    return [keyword_for_tag(int(tag)) for tag in tags]
+
+
+def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
+    """A positive number of the header; 0 where it is absent, empty or not a number."""
+    try:
+        return max(0.0, float(dataset.get(keyword) or 0))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float], str]:
+    """The rows and columns to keep, the distance of pixels (mm, down and right; 0 = unknown), and a
+    note where the whole frame is kept for want of a region.
+
+    The largest 2-D region of tissue or colour flow is kept, of equal ones the tissue, or the first:
+    side-by-side regions are two pictures, and their union would hold the text between them. Regions
+    written for another frame size (stale after an export at lower resolution), or too small for a
+    picture, would cut at random, so they are not used.
+    """
+    height, width = int(dataset.Rows), int(dataset.Columns)
+    regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
+    pictures = [region for region in regions if _is_picture(region)]
+    # One pixel of grace: some makers write the corner outside.
+    inside = [
+        ((y0, min(y1, height), x0, min(x1, width)), region)
+        for (y0, y1, x0, x1), region in zip(map(_box, pictures), pictures, strict=True)
+        if 0 <= y0 < y1 <= height + 1 and 0 <= x0 < x1 <= width + 1
+        if (y1 - y0) * (x1 - x0) >= _SMALLEST * height * width
+    ]
+    if not inside:
+        note = STALE_REGION if pictures else NOT_2D if regions else NO_REGION
+        # What a stale region says of distances is for frames of another size.
+        spacing = (0.0, 0.0) if regions else _image_spacing(dataset)
+        return slice(0, height), slice(0, width), spacing, note
+    (y0, y1, x0, x1), region = max(
+        inside, key=lambda pair: (_area(pair[0]), pair[1].RegionDataType == _TISSUE)
+    )
+    return slice(y0, y1), slice(x0, x1), _spacing(region), ""
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
+
+
+def _is_picture(region: pydicom.Dataset) -> bool:
+    return (
+        region.get("RegionDataType") in (_TISSUE, _COLOUR_FLOW)
+        and region.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
+    )
+
+
+def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right, all 0 if one is not told; the named corners are inside."""
+    corners = (f"RegionLocation{name}" for name in ("MinY0", "MaxY1", "MinX0", "MaxX1"))
+    top, last_row, left, last_column = (region.get(corner) for corner in corners)
+    if None in (top, last_row, left, last_column):
+        return 0, 0, 0, 0
+    return int(top), int(last_row) + 1, int(left), int(last_column) + 1
+
+
+def _spacing(region: pydicom.Dataset) -> tuple[float, float]:
+    """mm between pixels of a region, down and right; 0 = it does not tell."""
+    units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
+    if units != (_CENTIMETRES, _CENTIMETRES):
+        return 0.0, 0.0
+    # A negative one counts upwards.
+    down, right = (region.get(f"PhysicalDelta{axis}") for axis in "YX")
+    return abs(float(down or 0)) * 10, abs(float(right or 0)) * 10
+
+
+def _image_spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """The same for an image without regions."""
+    pair = dataset.get("PixelSpacing")
+    return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
+
+
+def _non_square(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> bool:
+    """Whether the header says that pixels are higher than wide, or wider than high."""
+    ratio = dataset.get("PixelAspectRatio") or (1, 1)
+    pair = spacing if all(spacing) else tuple(map(float, ratio))
+    return len(pair) == 2 and not is_square(*pair)

@@ -1,0 +1,77 @@
+"""The header of a DICOM file, however its data set is written.
+
+pydicom reads it, and finds out by itself whether it names the types of its elements. Here is what
+pydicom does not do: a byte order that is not that of the transfer syntax, and pixels that are
+deflated with the rest.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+
+from echojepa_jax.data.formats.video_info import UnreadableVideo
+
+_MOST_BYTES = 2**31  # of a file that is deflated; more would not fit a worker's memory
+_LARGE = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # elements of pixels
+
+
+def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO]:
+    """The elements `tags` of the header, and the file that stands at the pixels: `file`, or one in
+    memory.
+
+    Raises:
+      UnreadableVideo: it is too large. What pydicom and zlib raise: it is damaged.
+    """
+    start, syntax = _start(file)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        file.seek(start)
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated = io.BytesIO(inflate.decompress(file.read(), _MOST_BYTES))
+        if inflate.unconsumed_tail:
+            raise UnreadableVideo("unsupported: more than 2 GB of deflated DICOM")
+        return _elements(inflated, 0, syntax, True, tags), inflated
+    file.seek(start)
+    group = file.read(2)  # of the first element
+    little = {b"\x08\0": True, b"\0\x08": False}.get(group)
+    if start and little is not None and little == (syntax == ExplicitVRBigEndian):
+        return _elements(file, start, syntax, little, tags), file
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags)), file
+
+
+def _start(file: BinaryIO) -> tuple[int, str]:
+    """Where the data set starts, and the transfer syntax; 0 and "" if that is not plain."""
+    file.seek(132)
+    head = file.read(12)
+    if head[:8] != b"\2\0\0\0UL\4\0":
+        return 0, ""
+    meta = file.read(struct.unpack("<I", head[8:])[0])
+    place = meta.find(b"\2\0\x10\0UI")
+    if place < 0:
+        return 0, ""
+    length = struct.unpack("<H", meta[place + 6 : place + 8])[0]
+    syntax = meta[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+    return file.tell(), syntax
+
+
+def _elements(
+    file: BinaryIO, start: int, syntax: str, little: bool, tags: Sequence[Any]
+) -> pydicom.Dataset:
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return tag in _LARGE
+
+    known = (tag if isinstance(tag, int) else tag_for_keyword(tag) for tag in tags)
+    wanted: list[BaseTag | int] = [Tag(tag) for tag in known if tag is not None]
+    file.seek(start)
+    dataset = read_dataset(file, False, little, stop_when=at_pixels, specific_tags=wanted)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    return dataset

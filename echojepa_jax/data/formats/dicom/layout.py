@@ -1,0 +1,294 @@
+"""Where the frames of a DICOM file are: found in its bytes, whatever its header says.
+
+The data set is not always written as its transfer syntax says, fragments of compressed pictures
+have wrong tables or no end, and uncompressed colours take three bytes a pixel, or two.
+"""
+
+import dataclasses
+import io
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from echojepa_jax.data.formats.dicom.codestream import STARTS
+from echojepa_jax.data.formats.video_info import UnreadableVideo
+
+_PIXEL_DATA, _ITEM, _END = (0x7FE0, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_VRS = (b"OB", b"OW", b"UN")
+_UNDEFINED = 0xFFFFFFFF
+_HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")
+
+Piece = tuple[int, int]  # of a file: where it starts, and its number of bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Where pixels are.
+
+    frames: the pieces of each frame; their bytes follow one another. compressed: as fragments.
+    halved: two pixels share their colours (4:2:2). big_endian: samples of 16 bits are. swapped:
+    samples of 8 bits are in words that are big-endian, from `origin` on.
+    """
+
+    frames: Sequence[Sequence[Piece]]
+    compressed: bool
+    halved: bool = False
+    big_endian: bool = False
+    swapped: bool = False
+    origin: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """What the header says, 0 where it does not tell; `bits` are those allocated."""
+
+    frames: int
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+    photometric: str
+
+
+def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tuple[Layout, int]:
+    """The frames in `file`, which stands at the pixel data, and where these begin.
+
+    Args:
+      has_pictures: the transfer syntax is one of pictures that begin with a mark of their own (not
+        RLE).
+      table: the extended offset table, as it is in the file; empty = none.
+
+    Raises:
+      UnreadableVideo: there are no pixel data, or not as many frames as the header says.
+    """
+    begin, big_endian = _pixel_data(file)
+    endian = ">" if big_endian else "<"
+    file.seek(begin + 4)
+    rest = file.read(8)
+    # A length is even, and these letters would be an odd one.
+    explicit = rest[:2] in _VRS
+    start = begin + (12 if explicit else 8)
+    length = struct.unpack(f"{endian}I", rest[4:8] if explicit else rest[:4])[0]
+    file.seek(start)
+    head = file.read(4)
+    # Words of a picture that look like an item are improbable, and then the length is defined.
+    in_items = len(head) == 4 and struct.unpack("<HH", head) == _ITEM
+    if length == _UNDEFINED or (in_items and has_pictures):
+        return _fragmented(file, start, shape, has_pictures, table), begin
+    swapped = big_endian and rest[:2] == b"OW" and shape.bits == 8
+    size = _size(file)
+    pieces, halved = _native(start, length, size - start, shape)
+    return Layout(pieces, False, halved, big_endian, swapped, start), begin
+
+
+def read(file: BinaryIO, layout: Layout, k: int) -> bytes:
+    """The bytes of frame `k`."""
+    parts = []
+    for start, size in layout.frames[k]:
+        before = (start - layout.origin) % 2 if layout.swapped else 0
+        file.seek(start - before)
+        part = file.read(before + size + (before + size) % 2 * layout.swapped)
+        if layout.swapped:
+            part = np.frombuffer(part[: len(part) // 2 * 2], ">u2").astype("<u2").tobytes()
+        parts.append(part[before : before + size])
+    return b"".join(parts)
+
+
+def stream(file: BinaryIO) -> tuple[bytes, int]:
+    """The bytes of all fragments in `file`, which stands at the pixel data, and where these begin.
+
+    Raises:
+      UnreadableVideo: there are none, or the file ends within one.
+    """
+    begin, _ = _pixel_data(file)
+    file.seek(begin + 4)
+    items, ending = _items(file, begin + (12 if file.read(2) in _VRS else 8))
+    if ending == "cut":
+        raise UnreadableVideo("truncated: the file ends within its video")
+    if len(items) < 2:
+        raise UnreadableVideo("no frames: the DICOM file holds no fragments")
+    parts = []
+    for start, size in items[1:]:
+        file.seek(start)
+        parts.append(file.read(size))
+    return b"".join(parts), begin
+
+
+def beginning(file: BinaryIO, layout: Layout, k: int, size: int) -> bytes:
+    """The first `size` bytes of frame `k`, or fewer if its first piece is shorter."""
+    start, held = layout.frames[k][0]
+    file.seek(start)
+    return file.read(min(size, held))
+
+
+def wrong_size(said: Sequence[int], k: int, held: Sequence[int]) -> UnreadableVideo:
+    """The error for frame `k` of another height and width than are said."""
+    return UnreadableVideo(
+        f"wrong Rows and Columns: header says {said[0]} x {said[1]}, "
+        f"frame {k} has {held[0]} x {held[1]}"
+    )
+
+
+def unsupported_bits(bits: int) -> UnreadableVideo:
+    """The error for samples of so many bits."""
+    return UnreadableVideo(
+        f"unsupported: DICOM pixels of {'more than 16' if bits > 16 else bits} bits"
+    )
+
+
+def _pixel_data(file: BinaryIO) -> tuple[int, bool]:
+    """Where the element of pixel data begins, and whether it is big-endian."""
+    here = file.tell()
+    for position in (here, here - 4, here + 4):
+        file.seek(max(0, position))
+        head = file.read(4)
+        for endian in "<>":
+            if len(head) == 4 and struct.unpack(f"{endian}HH", head) == _PIXEL_DATA:
+                return position, endian == ">"
+    raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, io.SEEK_END)
+
+
+def wrong_count(said: int, held: int) -> UnreadableVideo:
+    """The error for another number of frames than is said, where the file is whole."""
+    # Which ones are meant, nobody can tell.
+    return UnreadableVideo(f"wrong NumberOfFrames: header says {said} frames, file holds {held}")
+
+
+def truncated(said: int, held: int) -> UnreadableVideo:
+    """The error for fewer frames than are said, where the file ends too soon."""
+    return UnreadableVideo(f"truncated: header says {said} frames, file holds {held}")
+
+
+# --- pixels as they are ---------------------------------------------------------------------------
+
+
+def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list[Piece]], bool]:
+    """The frames of uncompressed pixels, and whether their colours are halved."""
+    if shape.bits not in (8, 16):
+        raise unsupported_bits(shape.bits)
+    pixels = shape.rows * shape.columns * (shape.bits // 8)
+    # What the label says of channels, where the number of bytes agrees with it.
+    labelled = 3 if shape.photometric.startswith(("RGB", "YBR")) else 1
+    if labelled != shape.samples and 0 <= length - max(1, shape.frames) * pixels * labelled < 2:
+        raise UnreadableVideo(
+            f"wrong SamplesPerPixel: header says {shape.samples}, the file holds {labelled}"
+        )
+    whole = max(1, pixels * shape.samples)
+    sizes = {whole: False}
+    if shape.samples == 3 and shape.photometric.startswith("YBR") and shape.columns % 2 == 0:
+        half = {max(1, 2 * pixels): True}
+        sizes = half | sizes if shape.photometric in _HALVED else sizes | half
+        quartered = shape.frames * (pixels * 3 // 2)
+        if shape.photometric == "YBR_PARTIAL_420" and 0 <= length - quartered < 2:
+            raise UnreadableVideo("unsupported: uncompressed DICOM pixels of YBR_PARTIAL_420")
+    # The number of bytes, but for one that makes it even, tells which; else the label does.
+    fits = [size for size in sizes if 0 <= length - shape.frames * size < 2]
+    if not shape.frames:
+        fits = [size for size in sizes if length >= size and length % size < 2]
+    size = next(iter(fits or sizes))
+    frames = shape.frames or max(1, length // size)
+    held = min(length, rest) // size
+    if held > frames and not fits:
+        raise wrong_count(frames, held)
+    if held < frames:
+        raise truncated(frames, held)
+    return [[(start + k * size, size)] for k in range(frames)], sizes[size]
+
+
+# --- pictures in fragments ------------------------------------------------------------------------
+
+
+def _fragmented(
+    file: BinaryIO, start: int, shape: Shape, has_pictures: bool, extended: bytes
+) -> Layout:
+    items, ending = _items(file, start)
+    table = b""
+    if items:
+        file.seek(items[0][0])
+        begins_picture = file.read(12).startswith(STARTS)
+        if not (has_pictures and begins_picture):  # nobody writes a picture in place of the table
+            file.seek(items[0][0])
+            table = file.read(items[0][1])
+            items = items[1:]
+    # Those coded by runs begin with the number of their planes and the place of the first.
+    planes = struct.pack("<II", shape.samples * shape.bits // 8, 64)
+    marks = STARTS if has_pictures else (planes,)
+    begun = []
+    for position, _ in items:
+        file.seek(position)
+        begun.append(file.read(12).startswith(marks))
+    starts = sum(begun)
+    said = shape.frames or starts or len(items)
+    if ending == "cut" or not items:
+        raise truncated(max(1, said), min(starts or len(items), max(1, said) - 1))
+    if len(items) == said:
+        return Layout([[item] for item in items], True)
+    if starts > said:
+        raise wrong_count(said, starts)
+    if len(items) < said:
+        if ending == "other":
+            raise UnreadableVideo(f"damaged: what follows frame {len(items) - 1} is not a fragment")
+        if ending == "delimiter":
+            raise wrong_count(said, starts or len(items))
+        raise truncated(said, len(items))
+    firsts = [k for k, begins in enumerate(begun) if begins]
+    if starts != said or firsts[0] != 0:
+        firsts = _by_table(items, said, table, extended)
+    ends = [*firsts[1:], len(items)]
+    return Layout([items[a:b] for a, b in zip(firsts, ends, strict=True)], True)
+
+
+def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:
+    """The items from `start` on, and how they end: at their "delimiter" or at the "end" of the file
+    (or zeros up to it), "cut" in the middle of one, or before something "other".
+    """
+    size, position = _size(file), start
+    items: list[Piece] = []
+    while True:
+        file.seek(position)
+        head = file.read(8)
+        if items and items[-1][1] % 2 and _tag(head) not in (_ITEM, _END):
+            # An odd length, and then the byte that makes it even.
+            file.seek(position + 1)
+            padded = file.read(8)
+            if _tag(padded) in (_ITEM, _END):
+                head, position = padded, position + 1
+        if _tag(head) == _END:
+            return items, "delimiter"
+        if len(head) < 8 or not any(head):
+            return items, "end"
+        if _tag(head) != _ITEM:
+            return items, "other"
+        length = struct.unpack("<I", head[4:])[0]
+        position += 8
+        if position + length > size:
+            return items, "cut"
+        items.append((position, length))
+        position += length
+
+
+def _tag(head: bytes) -> tuple[int, ...]:
+    return struct.unpack("<HH", head[:4]) if len(head) >= 4 else ()
+
+
+def _by_table(items: Sequence[Piece], frames: int, table: bytes, extended: bytes) -> list[int]:
+    """The fragments with which frames begin, by a table of offsets."""
+    places = {position - items[0][0]: k for k, (position, _) in enumerate(items)}
+    for offsets in (
+        np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist(),
+        np.frombuffer(table[: len(table) // 4 * 4], "<u4").tolist(),
+    ):
+        firsts = [places.get(offset, -1) for offset in offsets]
+        if len(firsts) == frames and firsts[0] == 0 and firsts == sorted(set(firsts)):
+            return firsts
+    if frames == 1:
+        return [0]
+    raise UnreadableVideo(
+        f"no frames: nothing says which of {len(items)} fragments belong to {frames} frames"
+    )

@@ -1,0 +1,52 @@
+"""MPEG-2, H.264 and HEVC inside of DICOM: one stream for all frames, through PyAV."""
+
+import io
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from echojepa_jax.data.formats.video_info import UnreadableVideo, check_size
+
+# DICOM's transfer syntaxes, by what follows 1.2.840.10008.1.2.4., and FFmpeg's names for the bare
+# streams, which may be in a container as well.
+_BARE = {
+    **dict.fromkeys(("100", "100.1", "101", "101.1"), "mpegvideo"),
+    **dict.fromkeys(
+        ("102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1", "106", "106.1"), "h264"
+    ),
+    **dict.fromkeys(("107", "108"), "hevc"),
+}
+SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
+
+
+def frames(data: bytes, syntax: str) -> Iterator[np.ndarray]:
+    """Yield all frames of a stream as RGB uint8 [H, W, 3], as many as decode.
+
+    Raises:
+      UnreadableVideo: a frame does not decode, or none does.
+    """
+    k = 0
+    try:
+        with av.open(io.BytesIO(data), "r", format=_form(data, syntax)) as container:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
+                raise UnreadableVideo("no frames: the DICOM file's stream holds no video")
+            stream = container.streams.video[0]
+            check_size(stream.codec_context.height, stream.codec_context.width)
+            stream.thread_type, stream.thread_count = "NONE", 1
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise UnreadableVideo(f"damaged: frame {k} does not decode")
+                yield frame.to_ndarray(format="rgb24", threads=1)
+                k += 1
+    except av.error.FFmpegError as error:
+        raise UnreadableVideo(f"damaged: frame {k} does not decode") from error
+
+
+def _form(data: bytes, syntax: str) -> str:
+    """FFmpeg's name of the container: it would guess from content, and follow playlists."""
+    if data[4:8] == b"ftyp":
+        return "mov"
+    if data[:1] == b"G" and data[188:189] in (b"G", b""):
+        return "mpegts"
+    return "mpeg" if data.startswith(b"\0\0\1\xba") else SYNTAXES[syntax]

@@ -1,0 +1,90 @@
+"""Sequences in NIfTI files (CAMUS), through nibabel: grey volumes [x, y, time].
+
+A NIfTI's first axis runs to the right and its second one down, so frames are transposed. The time
+between frames is in the header for few sets; CAMUS tells it beside the file.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from echojepa_jax.data.formats.video_info import (
+    UnreadableVideo,
+    VideoInfo,
+    check_size,
+    fewer_frames,
+    first_bytes,
+)
+
+_ERRORS = (
+    *(ImageFileError, HeaderDataError, WrapStructError, zlib.error),
+    *(EOFError, OSError, OverflowError, TypeError, ValueError),
+)
+
+
+def probe(path: str) -> VideoInfo:
+    """The facts of a sequence; the first frame is decoded, and with gzip that reads all.
+
+    Raises:
+      UnreadableVideo: not NIfTI, truncated, or no grey sequence.
+    """
+    with _opened(path) as image:
+        width, height, count = image.shape
+        for _ in _frames(image, [count - 1]):  # a truncated file ends before its last frame
+            pass
+        right, down, seconds = (float(zoom) for zoom in image.header.get_zooms())
+        # Without a unit of time the third step is a default of whoever wrote the file.
+        timed = image.header.get_xyzt_units()[1] == "sec" and 0 < seconds < 1
+    return VideoInfo(count, 1 / seconds if timed else 0.0, height, width, spacing=(down, right))
+
+
+def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames `ids` (ascending, none twice) as uint8 [H, W, 3].
+
+    Raises:
+      UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
+    """
+    with _opened(path) as image:
+        if ids[-1] >= image.shape[2]:
+            raise fewer_frames(image.shape[2], ids[-1])
+        yield from _frames(image, ids)
+
+
+def coded(path: str) -> Iterator[bytes]:
+    """Yield the pixels.
+
+    Raises:
+      UnreadableVideo: as `probe`.
+    """
+    with _opened(path) as image:
+        yield np.asarray(image.dataobj).tobytes()
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    first_bytes(path)
+    try:
+        image: Any = nibabel.load(path)
+        if len(image.shape) != 3 or min(image.shape) < 1:
+            raise UnreadableVideo("unsupported: not a sequence of grey frames in NIfTI")
+        check_size(image.shape[1], image.shape[0])
+        yield image
+    except _ERRORS as error:
+        raise UnreadableVideo("damaged: the NIfTI file cannot be read") from error
+
+
+def _frames(image: Any, ids: Sequence[int]) -> Iterator[np.ndarray]:
+    # All at once: a compressed file can only be read from its start.
+    volume = np.asarray(image.dataobj[..., ids[0] : ids[-1] + 1])
+    if not (volume.min() >= 0 and volume.max() <= 255):  # so that NaN is one as well
+        raise UnreadableVideo("unsupported: NIfTI pixels outside of 0 to 255")
+    for k in ids:
+        plane = np.ascontiguousarray(volume[..., k - ids[0]].T)
+        yield np.repeat(np.rint(plane).astype(np.uint8)[..., None], 3, axis=2)

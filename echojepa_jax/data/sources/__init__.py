@@ -1,0 +1,72 @@
+"""Data sources: a source "<kind>:<path>" is read by the file of this folder that knows the kind.
+
+The folder of a prepared set says itself what it is, so its path alone is a source as well.
+"""
+
+import dataclasses
+import importlib
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.shards import is_prepared
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import as_unicode, shown
+
+# Files of this folder by the kind they read; each is imported when it is asked for.
+_READERS = {
+    "videos": "videos",
+    "list": "lists",
+    "csv": "csv_manifest",
+    "list_multiview": "multiview_lists",
+    "echonet_dynamic": "echonet_dynamic",
+    "echonet_pediatric": "echonet_pediatric",
+    "echonet_lvh": "echonet_lvh",
+    "mimic_iv_echo": "mimic_iv_echo",
+    "camus": "camus",
+    "tmed2": "tmed2",
+    "dicom": "dicom",
+    "phantom": "phantom",
+    "shards": "shards",
+}
+
+
+def kind_of(source: str) -> str:
+    """The kind of a source that can be read."""
+    kind = source.partition(":")[0]
+    return kind if kind in _READERS else "shards"
+
+
+def read_source(source: str) -> list[Sample]:
+    """The samples of a source such as "videos:/data/clips", not scanned yet.
+
+    Raises:
+      UserError: the kind is unknown, or the reader cannot read the path.
+    """
+    kind, _, path = source.partition(":")
+    if kind not in _READERS and source and is_prepared(source):
+        return _read("shards", source, source)
+    if kind not in _READERS or not path:
+        kinds = ", ".join(_READERS)
+        raise UserError(
+            f"Source {source!r} is no folder of prepared shards, and must otherwise be "
+            f"'<kind>:<path>' with a kind of: {kinds}."
+        )
+    return _read(kind, path, source)
+
+
+def _read(kind: str, path: str, source: str) -> list[Sample]:
+    module = importlib.import_module(f"{__name__}.{_READERS[kind]}")
+    samples: list[Sample] = module.read(path, source)
+    # Prepared sets hold names as text already.
+    return samples if kind == "shards" else list(map(_as_text, samples))
+
+
+def _as_text(sample: Sample) -> Sample:
+    """Names and ids enter tables, so they become text; the path stays what the system knows."""
+    ids = sample.patient, sample.study, sample.view, sample.split
+    name, texts = shown(sample.name), tuple(map(as_unicode, ids))
+    if (name, texts) == (sample.name, ids):  # as of nearly all
+        return sample
+    patient, study, view, split = texts
+    return dataclasses.replace(
+        sample, name=name, patient=patient, study=study, view=view, split=split
+    )

@@ -1,0 +1,103 @@
+"""CAMUS: a folder per patient with NIfTI sequences from end-diastole to end-systole, in two views.
+
+What NIfTI cannot tell is in `Info_2CH.cfg` and `Info_4CH.cfg`: frame rate, ejection fraction, age.
+"""
+
+import logging
+import os
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sources.tables import number
+from echojepa_jax.utils.errors import UserError
+
+VIEWS = {"2CH": "A2C", "4CH": "A4C"}
+_SPLITS = {"training": "train", "validation": "val", "testing": "test"}
+_TARGETS = {"EF": "ef", "Age": "age"}
+_UNITS = {"ef": "%", "age": "years"}
+
+log = logging.getLogger(__name__)
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per patient and view, whether its sequence is there or not.
+
+    Raises:
+      UserError: there are no patients, a list of splits is missing, or a value is no number.
+    """
+    root = os.path.abspath(os.path.expanduser(path))
+    inner = os.path.join(root, "database_nifti")
+    folder = inner if os.path.isdir(inner) else root
+    patients = sorted(
+        name
+        for name in (os.listdir(folder) if os.path.isdir(folder) else ())
+        if name.startswith("patient") and os.path.isdir(os.path.join(folder, name))
+    )
+    if not patients:
+        raise UserError(
+            f"Source {source!r}: there is no folder patient0001 or the like in {folder}."
+        )
+    splits = _splits(root, os.path.dirname(folder))
+    if without := sum(patient not in splits for patient in patients):
+        log.warning(
+            "%s: %d of %d patients have no split, for want of database_split/ beside the patients' "
+            "folder or of their names in its lists",
+            *(source, without, len(patients)),
+        )
+    samples = []
+    for patient in patients:
+        for code, view in VIEWS.items():
+            facts = _facts(os.path.join(folder, patient, f"Info_{code}.cfg"))
+            samples.append(
+                Sample(
+                    name=f"{patient}_{code}",
+                    path=os.path.join(folder, patient, f"{patient}_{code}_half_sequence.nii.gz"),
+                    source=source,
+                    patient=patient,
+                    study=patient,
+                    view=view,
+                    split=splits.get(patient, ""),
+                    targets={t: facts[key] for key, t in _TARGETS.items() if key in facts},
+                    units=_UNITS,
+                    fps=facts.get("FrameRate", 0.0),
+                )
+            )
+    if without := sum("ef" not in sample.targets for sample in samples):
+        log.warning("%s: %d of %d sequences have no EF in their cfg", source, without, len(samples))
+    return samples
+
+
+def _splits(*roots: str) -> dict[str, str]:
+    """The split of each patient; none where the lists were not copied to one of these folders."""
+    folders = [os.path.join(root, "database_split") for root in roots]
+    folder = next(filter(os.path.isdir, folders), None)
+    if folder is None:
+        return {}
+    splits = {}
+    for part, split in _SPLITS.items():
+        path = os.path.join(folder, f"subgroup_{part}.txt")
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                splits.update({line.strip(): split for line in file if line.strip()})
+        except OSError as error:
+            raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+    return splits
+
+
+def _facts(path: str) -> dict[str, float]:
+    """The numbers of a file of lines "name: value"; texts such as the image quality are left."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            lines = [line.partition(":") for line in file if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    facts = {}
+    for key, _, text in lines:
+        try:
+            value = number(text.strip())
+        except ValueError as error:
+            if key.strip() in (*_TARGETS, "FrameRate"):
+                raise UserError(f"{key.strip()!r} in {path} is {error}.") from error
+            continue
+        if value is not None:
+            facts[key.strip()] = value
+    return facts

@@ -1,0 +1,107 @@
+"""A CSV manifest: a header, then a row per video.
+
+The column `path` is needed; name, patient, study, view and split are understood, in any case. Any
+other column is a label: a number where all its cells are numbers (or empty), else a class. A unit
+may stand behind the name, as in `rvsp [mmHg]`. A row's labels belong to its file alone, so the
+order of rows has no meaning.
+"""
+
+import logging
+import os
+import re
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sources.tables import file_of, is_missing, number, read_rows
+from echojepa_jax.utils.errors import UserError
+
+_TEXTS = ("patient", "study", "view", "split")
+_KNOWN = ("path", "name", *_TEXTS)
+_PEOPLE = re.compile("patient|subject|mrn", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per row; relative paths start at the manifest's folder.
+
+    Raises:
+      UserError: the table cannot be read, has no column `path`, or a row has no path.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    table = read_rows(path, required=["path"], any_case=_KNOWN)
+    rows = [row for _, row in table]
+    targets, classes, units = _labels(path, table)
+    columns = list(rows[0]) if rows else []
+    people = [column for column in columns if _PEOPLE.search(column)]
+    if people and "patient" not in columns:
+        log.warning(
+            "%s: column %r is not used as the patient; to use it, call it 'patient'",
+            path,
+            people[0],
+        )
+    for line, row in table:
+        if not row["path"]:
+            raise UserError(f"Line {line} of {path} has an empty column 'path'.")
+    folder = os.path.dirname(path)
+    files = [file_of(row["path"], folder) for row in rows]
+    return [
+        Sample(
+            name=row.get("name") or name,
+            path=file,
+            source=source,
+            patient=row.get("patient", ""),
+            study=row.get("study", ""),
+            view=row.get("view", ""),
+            split=row.get("split", "").lower(),
+            targets=numbers,
+            units=units,
+            classes=texts,
+        )
+        for (name, file), row, numbers, texts in zip(files, rows, targets, classes, strict=True)
+    ]
+
+
+_UNIT = re.compile(r"(?P<name>.*\S)\s*\[(?P<unit>[^\[\]]+)\]")
+
+
+def _labels(
+    path: str, table: list[tuple[int, dict[str, str]]]
+) -> tuple[list[dict[str, float]], list[dict[str, str]], dict[str, str]]:
+    """Each row's numbers and its classes, by name, and units; the log names columns of classes.
+
+    Raises:
+      UserError: two columns differ by their units alone.
+    """
+    targets: list[dict[str, float]] = [{} for _ in table]
+    classes: list[dict[str, str]] = [{} for _ in table]
+    units: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    texts = []
+    for column in [c for c in (table[0][1] if table else ()) if c not in _KNOWN]:
+        match = _UNIT.fullmatch(column)
+        name = match["name"] if match else column
+        if name in columns:
+            raise UserError(
+                f"{path} has two columns for {name!r}: {columns[name]!r} and {column!r}"
+            )
+        columns[name] = column
+        if match:
+            units[name] = match["unit"].strip()
+        values = []
+        for line, row in table:
+            try:
+                values.append(number(row[column]))
+            except ValueError:
+                texts.append(f"{name} (line {line})")
+                for labels, (_, cells) in zip(classes, table, strict=True):
+                    # Of a valve, "none" is a grade.
+                    if not is_missing(cells[column]) or cells[column].lower() == "none":
+                        labels[name] = cells[column]
+                break
+        else:
+            for numbers, value in zip(targets, values, strict=True):
+                if value is not None:
+                    numbers[name] = value
+    if texts:
+        log.info("%s: columns of classes, because they hold text: %s", path, ", ".join(texts))
+    return targets, classes, units

@@ -1,0 +1,58 @@
+"""EchoNet-Dynamic: `FileList.csv` with a row per video, the videos in `Videos/`.
+
+The set has one video a patient, so the file's name stands for the patient.
+"""
+
+import logging
+import os
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.utils.errors import UserError
+
+_TARGETS = {"EF": "ef", "ESV": "esv", "EDV": "edv"}
+_UNITS = {"ef": "%", "esv": "ml", "edv": "ml"}
+
+log = logging.getLogger(__name__)
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per row of FileList.csv, whether its video is there or not.
+
+    Raises:
+      UserError: FileList.csv or one of its columns is missing, or a target is not a number.
+    """
+    root = os.path.abspath(os.path.expanduser(path))
+    table_path = os.path.join(root, "FileList.csv")
+    samples = []
+    for line, row in read_rows(table_path, required=["FileName", *_TARGETS, "Split"]):
+        name = row["FileName"].removesuffix(".avi")
+        if not name:
+            raise UserError(f"Line {line} of {table_path} has an empty column 'FileName'.")
+        samples.append(
+            Sample(
+                name=name,
+                path=os.path.join(root, "Videos", f"{name}.avi"),
+                source=source,
+                patient=name,
+                split=row["Split"].lower(),
+                targets=_targets(row, f"line {line} of {table_path}"),
+                units=_UNITS,
+            )
+        )
+    _warn_of_unlisted(root, samples)
+    return samples
+
+
+def _targets(row: dict[str, str], where: str) -> dict[str, float]:
+    values = {target: column_number(row, column, where) for column, target in _TARGETS.items()}
+    return {target: value for target, value in values.items() if value is not None}
+
+
+def _warn_of_unlisted(root: str, samples: list[Sample]) -> None:
+    folder = os.path.join(root, "Videos")
+    there = (
+        {f for f in os.listdir(folder) if f.endswith(".avi")} if os.path.isdir(folder) else set()
+    )
+    if unlisted := len(there - {f"{sample.name}.avi" for sample in samples}):
+        log.warning("%s: %d videos are not in FileList.csv and are left out", folder, unlisted)

@@ -1,0 +1,66 @@
+"""Reads the phantom, the embedded data set, generating it on first use.
+
+The source "phantom:adult,patients=100,views=2,seed=0" names the population, then any of the keys.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.phantom.dataset import cached
+from echojepa_jax.utils.errors import UserError
+
+DEFAULTS = {"patients": 50, "views": 4, "seed": 0}
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """The samples of the phantom described by `path`: "<population>[,key=value]...".
+
+    Raises:
+        UserError: an unknown population or key, or a value that is no whole number or out of range.
+    """
+    population, *pairs = (part.strip() for part in path.split(","))
+    root = cached(population, **_options(pairs, source))
+    studies = {row["FileName"]: row for row in _rows(root / "StudyList.csv")}
+    return [
+        _sample(row, studies[row["FileName"]], root, source) for row in _rows(root / "FileList.csv")
+    ]
+
+
+def _options(pairs: list[str], source: str) -> dict[str, int]:
+    options = dict(DEFAULTS)
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in DEFAULTS or not value.isdecimal():
+            allowed = ", ".join(f"{name}=<whole number>" for name in DEFAULTS)
+            raise UserError(f"In source {source!r}, {pair!r} is not one of {allowed}.")
+        options[key] = int(value)
+    return options
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _sample(listed: dict[str, str], studied: dict[str, str], root: Path, source: str) -> Sample:
+    return Sample(
+        name=listed["FileName"],
+        path=str((root / "Videos" / f"{listed['FileName']}.avi").resolve()),
+        source=source,
+        patient=studied["Patient"],
+        study=studied["Study"],
+        view=studied["View"],
+        split=listed["Split"].lower(),
+        targets={
+            "ef": float(listed["EF"]),
+            "esv": float(listed["ESV"]),
+            "edv": float(listed["EDV"]),
+            "heart_rate": float(studied["HeartRate"]),
+        },
+        # cm in the table, as everything of the phantom's geometry
+        spacing=(10 * float(studied["PixelSpacing"]),) * 2,
+        units={"ef": "%", "esv": "ml", "edv": "ml", "heart_rate": "beats/min"},
+    )

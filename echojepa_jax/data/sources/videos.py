@@ -1,0 +1,16 @@
+"""Videos without labels: all files of a folder and its subfolders, of a glob, or one file."""
+
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sources import walk
+
+
+def read(path: str, source: str) -> list[Sample]:
+    """One sample per file, named by its path below the folder; the scan tells videos from others.
+
+    Raises:
+      UserError: there is no such folder or file.
+    """
+    return [
+        Sample(name=name, path=file, source=source)
+        for name, file in walk.find(path, source).items()
+    ]

@@ -1,0 +1,36 @@
+"""How videos are cut into clips for a given encoder."""
+
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.pretrained import Pretrained
+
+WAYS = ("fps", "stride", "duration")
+
+
+def clip_spec(
+    weights: Pretrained, frames: int, size: int, by: str, value: float, prefix: str
+) -> ClipSpec:
+    """Clips as the weights were trained on, but for the values that are given (not 0 or "").
+
+    Args:
+      prefix: what the names of the values begin with where the user sets them: "--" or "data.".
+
+    Raises:
+      UserError: the encoder cannot take such clips.
+    """
+    told, shape = weights.clip, weights.shape
+    if by not in ("", *WAYS):
+        raise UserError(f"{prefix}sample_by is {by!r}, but it must be one of {', '.join(WAYS)}")
+    if by and not value:
+        raise UserError(f"{prefix}sample_by={by} needs {prefix}sample_value as well")
+    frames, size = frames or told.frames, size or told.size
+    for name, given, unit in (("frames", frames, shape.tubelet), ("size", size, shape.patch)):
+        if given < 1 or given % unit:
+            near = max(1, round(given / unit)) * unit
+            raise UserError(
+                f"{prefix}{name} is {given}, but it must be a multiple of {unit}, the encoder's "
+                f"{'tubelet' if name == 'frames' else 'patch'}; the nearest is {near}"
+            )
+    if value < 0:
+        raise UserError(f"{prefix}sample_value is {value:g}, but it must be positive")
+    return ClipSpec(frames, size, by or told.sample_by, value or told.sample_value)

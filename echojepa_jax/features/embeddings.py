@@ -1,0 +1,408 @@
+"""An archive as embeddings: Parquet shards in input order, restartable, the same on any machine.
+
+A folder of embeddings holds `_settings.json` (what was asked for, and of which weights), shards
+`embeddings-00000-of-00012.parquet` and so on, and if all tokens are wanted a
+`tokens-00000-of-00012.array_record` beside each. A shard appears under its name when it is whole.
+A second start verifies those that are there, by the checksums in them, and makes the others.
+Readers of Parquet that are given the folder pass over names that begin with "_". (Folders of
+earlier versions have a `settings.json`.)
+
+Columns of a shard, one row per clip: `source, name, patient, study, view, split` of the video;
+`row`, its place in the input, and `clip`, the number of the clip in it; `padded`, frames that
+repeat the last one of a short video; `error`, why it could not be decoded, else ""; `embedding`,
+the mean of the encoder's tokens, null with an error. The settings are in the file's metadata.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from safetensors.numpy import save as as_safetensors
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.features.encode import Encoded, encoded
+from echojepa_jax.utils.config_fields import differences
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import shown
+from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.progress import SECONDS_BETWEEN_LINES, duration
+from echojepa_jax.weights.pretrained import Pretrained, fingerprint
+
+log = logging.getLogger(__name__)
+
+SETTINGS, QUARANTINE, STUDIES = "_settings.json", "_quarantine.jsonl", "studies.parquet"
+_OLD_SETTINGS, _OLD_QUARANTINE = "settings.json", "quarantine.jsonl"
+_TEXTS = ("source", "name", "patient", "study", "view", "split")
+_KEY = b"echojepa_jax"  # of our entry in a Parquet file's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedSettings:
+    """How clips are cut and encoded, and how the rows are divided.
+
+    clips: of every video, spread over it. tokens: "mean", or "all" to keep every token as well.
+    dtype: of the computation. batch: clips that a device works on at a time. shard_videos: videos
+    of a shard, a multiple of `batch`.
+    """
+
+    clip: ClipSpec
+    clips: int = 1
+    tokens: str = "mean"
+    dtype: str = "float32"
+    batch: int = 8
+    shard_videos: int = 1024
+
+    def __post_init__(self) -> None:
+        if min(self.clips, self.batch, self.shard_videos) < 1:
+            raise UserError("--clips, --batch and --shard_videos must be positive")
+        if self.shard_videos % self.batch:
+            # A clip then has the same place on its device in every run, and the same bits.
+            near = max(1, round(self.shard_videos / self.batch)) * self.batch
+            raise UserError(
+                f"--shard_videos={self.shard_videos} is not a multiple of --batch={self.batch}; "
+                f"the nearest is {near}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Samples `first` to `last` (excluded) of the input, and their file."""
+
+    path: Path
+    first: int
+    last: int
+
+    def tokens_path(self) -> Path:
+        return self.path.with_name(
+            self.path.name.replace("embeddings", "tokens").replace(".parquet", ".array_record")
+        )
+
+
+def plan(out: Path, samples: int, shard_videos: int) -> list[Shard]:
+    """The shards of an archive."""
+    count = -(-samples // shard_videos)
+    return [
+        Shard(
+            out / f"embeddings-{i:05d}-of-{count:05d}.parquet",
+            i * shard_videos,
+            min(samples, (i + 1) * shard_videos),
+        )
+        for i in range(count)
+    ]
+
+
+def embed(
+    weights: Pretrained,
+    samples: Sequence[Sample],
+    out: Path,
+    settings: EmbedSettings,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+    by_study: bool = False,
+) -> str:
+    """Makes this host's shards that are missing; returns what there is now, as a sentence.
+
+    Args:
+      samples: the whole input, the same on every host.
+      by_study: when all shards are there, also write `studies.parquet`.
+
+    Raises:
+      UserError: `out` holds embeddings of other weights, data or settings, or cannot be written.
+    """
+    if by_study and not any(sample.study for sample in samples):
+        raise UserError("--by_study needs studies, and the sources tell none")
+    if not 0 <= host < hosts:
+        raise UserError(
+            f"--host={host} must be one of 0..{hosts - 1}, as there are --hosts={hosts}"
+        )
+    asked = {
+        "encoder": fingerprint(weights.params["encoder"]),
+        "mean": list(weights.clip.mean),
+        "std": list(weights.clip.std),
+        "data": manifest.fingerprint(samples),
+        "videos": len(samples),
+        **json.loads(json.dumps(dataclasses.asdict(settings))),
+    }
+    _claim(out, asked)
+    shards = plan(out, len(samples), settings.shard_videos)
+    text = json.dumps(asked)
+    todo = []
+    for shard in shards[host::hosts]:
+        problem = _problem(shard, samples, settings, text)
+        if problem and shard.path.exists():
+            log.warning("%s is made again: %s", shard.path.name, problem)
+        if problem:
+            todo.append(shard)
+    done = len(shards[host::hosts]) - len(todo)
+    if done:
+        log.info("%d of %d shards are there and whole", done, done + len(todo))
+    try:
+        pieces = _pieces(weights, samples, todo, settings, workers)
+        for shard, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+            _write(shard, samples, (piece for _, piece in group), settings, text)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    missing = [shard for shard in shards if not shard.path.exists()]
+    if missing:
+        return f"host {host} of {hosts} is done; {len(missing)} shards of others are to come"
+    rows, bad = _count(shards)
+    if rows != len(samples) * settings.clips:
+        raise RuntimeError(f"{rows} rows were written for {len(samples) * settings.clips} clips")
+    if by_study:
+        _write_studies(out, shards)
+    unreadable = f"; {bad} of them could not be decoded, see column 'error'" if bad else ""
+    return f"{out} holds {rows} clips of {len(samples)} videos in {len(shards)} shards{unreadable}"
+
+
+def check_folder(out: Path) -> None:
+    """Raises UserError if `out` holds something that is none of ours."""
+    try:
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be used: {error.strerror}") from error
+    # The list of refused files is made while the input is read; another host may be starting.
+    ours = {QUARANTINE, _OLD_QUARANTINE, f"{SETTINGS}.tmp"}
+    if names - ours and not names & {SETTINGS, _OLD_SETTINGS}:
+        raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
+
+
+def _claim(out: Path, asked: dict[str, Any]) -> None:
+    check_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / SETTINGS
+        if not path.exists() and (out / _OLD_SETTINGS).exists():
+            path = out / _OLD_SETTINGS
+        if not path.exists():
+            write_json(path, asked)
+            return
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out={out} cannot be used: {error}") from error
+    if differ := differences(found, asked):
+        raise UserError(
+            f"{out} holds embeddings that differ in {', '.join(differ)}: use the same values, or "
+            "another --out"
+        )
+
+
+def _pieces(
+    weights: Pretrained,
+    samples: Sequence[Sample],
+    todo: Sequence[Shard],
+    settings: EmbedSettings,
+    workers: int,
+) -> Iterator[tuple[Shard, Encoded]]:
+    """Encodes the videos of all these shards in one stream, and cuts it where shards end."""
+    chosen = [sample for shard in todo for sample in samples[shard.first : shard.last]]
+    if not chosen:
+        return
+    stream = encoded(
+        chosen,
+        weights.params["encoder"],
+        weights.make_fast_encoder(settings.dtype),
+        clip=settings.clip,
+        mean=weights.clip.mean,
+        std=weights.clip.std,
+        clips_per_video=settings.clips,
+        keep=settings.tokens,
+        clips_per_device=settings.batch,
+        workers=workers,
+    )
+    ends = itertools.accumulate((shard.last - shard.first) * settings.clips for shard in todo)
+    shards = iter(zip(todo, ends, strict=True))
+    shard, end = next(shards)
+    total, started = len(chosen) * settings.clips, time.monotonic()
+    made, last_line = 0, started
+    compiled: tuple[int, float] | None = None  # clips made when the first batch was, and the time
+    for batch in stream:
+        start = 0
+        while start < len(batch.rows):
+            stop = min(len(batch.rows), start + end - made)
+            yield shard, batch.cut(start, stop)
+            made += stop - start
+            start = stop
+            if made == end and made < total:
+                shard, end = next(shards)
+        now = time.monotonic()
+        if compiled is None:
+            compiled = made, now
+        elif now - last_line >= SECONDS_BETWEEN_LINES:
+            last_line, rate = now, (made - compiled[0]) / (now - compiled[1])
+            left = duration((total - made) / rate)
+            log.info("embedding: %d of %d clips, %.1f clips/s, %s left", made, total, rate, left)
+    log.info("embedded %d clips at %.1f clips/s", made, made / (time.monotonic() - started))
+
+
+def _identity(shard: Shard, samples: Sequence[Sample], clips: int) -> dict[str, list[Any]]:
+    """The columns that say which clip a row is."""
+    rows = [row for row in range(shard.first, shard.last) for _ in range(clips)]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(samples[row], name) for row in rows] for name in _TEXTS
+    }
+    columns["source"] = [shown(source) for source in columns["source"]]
+    columns["row"] = rows
+    columns["clip"] = [clip for _ in range(shard.first, shard.last) for clip in range(clips)]
+    return columns
+
+
+def _write(
+    shard: Shard,
+    samples: Sequence[Sample],
+    pieces: Iterable[Encoded],
+    settings: EmbedSettings,
+    asked: str,
+) -> None:
+    columns = _identity(shard, samples, settings.clips)
+    writer = _TokenWriter(shard.tokens_path(), columns) if settings.tokens == "all" else None
+    means, errors, padded = [], [], []
+    for piece in pieces:
+        if writer:
+            writer.write(piece)
+        means.append(piece.tokens.mean(axis=1, dtype=np.float32))
+        errors.append(piece.errors)
+        padded.append(piece.padded)
+    if writer:
+        writer.close()
+    bad = np.concatenate(errors) != ""
+    values = np.concatenate(means)
+    flat = pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1)), values.shape[1], mask=pa.array(bad)
+    )
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in _TEXTS),
+            ("row", pa.int64()),
+            ("clip", pa.int32()),
+            ("padded", pa.int32()),
+            ("error", pa.string()),
+            ("embedding", pa.list_(pa.float32())),
+        ],
+        metadata={_KEY: asked.encode()},
+    )
+    table = pa.table(
+        {
+            **columns,
+            "padded": np.concatenate(padded).tolist(),
+            "error": np.concatenate(errors).tolist(),
+            "embedding": flat.cast(pa.list_(pa.float32())),
+        },
+        schema=schema,
+    )
+    _publish(table, shard.path)
+
+
+def _publish(table: pa.Table, path: Path) -> None:
+    """A file that is whole or not there; its pages carry checksums."""
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
+    os.replace(scratch, path)
+
+
+class _TokenWriter:
+    """A record per clip that could be decoded: safetensors bytes, with what its row says."""
+
+    def __init__(self, path: Path, columns: dict[str, list[Any]]) -> None:
+        self._path, self._scratch = path, path.with_name(f".{path.name}.partial")
+        self._writer = ArrayRecordWriter(str(self._scratch), "group_size:1")
+        self._columns, self._clips = columns, 0
+
+    def write(self, piece: Encoded) -> None:
+        for tokens, error in zip(piece.tokens, piece.errors, strict=True):
+            if not error:
+                named = {name: str(values[self._clips]) for name, values in self._columns.items()}
+                self._writer.write(as_safetensors({"tokens": tokens}, metadata=named))
+            self._clips += 1
+
+    def close(self) -> None:
+        self._writer.close()
+        os.replace(self._scratch, self._path)
+
+
+def _read(path: Path) -> pa.Table:
+    return pq.read_table(path, page_checksum_verification=True)
+
+
+def _problem(
+    shard: Shard, samples: Sequence[Sample], settings: EmbedSettings, asked: str
+) -> str | None:
+    """Why a shard has to be made, or None if it is there, whole, and of these settings (F12)."""
+    if not shard.path.exists():
+        return "it is not there"
+    try:
+        table = _read(shard.path)
+        told = table.schema.metadata[_KEY].decode()
+        errors = table["error"].to_pylist()
+        if settings.tokens == "all":
+            reader = ArrayRecordReader(str(shard.tokens_path()))
+            count = reader.num_records()
+            if count != errors.count(""):
+                return "its tokens are not all there"
+            for i in range(count):
+                reader.read([i])  # verifies the checksum
+    # Arrow, array_record and JSON raise whatever the damage makes of the file.
+    except Exception as error:
+        return f"it cannot be read ({' '.join(str(error).split())[:200]})"
+    if told != asked:
+        return "it was made with other settings"
+    identity = _identity(shard, samples, settings.clips)
+    if any(table[name].to_pylist() != values for name, values in identity.items()):
+        return "it holds other clips"
+    return None
+
+
+def _count(shards: Sequence[Shard]) -> tuple[int, int]:
+    """Rows, and rows with an error."""
+    rows = bad = 0
+    for shard in shards:
+        errors = pq.read_table(shard.path, columns=["error"])["error"].to_pylist()
+        rows += len(errors)
+        bad += len(errors) - errors.count("")
+    return rows, bad
+
+
+def _write_studies(out: Path, shards: Sequence[Shard]) -> None:
+    """The mean embedding of every study's clips, in order of first appearance."""
+    sums: dict[tuple[str, str], np.ndarray] = {}
+    facts: dict[tuple[str, str], tuple[str, int]] = {}
+    for shard in shards:
+        table = pq.read_table(shard.path, columns=["source", "study", "patient", "embedding"])
+        for source, study, patient, embedding in zip(
+            *(table[name].to_pylist() for name in ("source", "study", "patient")),
+            table["embedding"].to_numpy(),
+            strict=True,
+        ):
+            if not study or embedding is None:
+                continue
+            key = source, study
+            _, count = facts.get(key, (patient, 0))
+            facts[key] = patient, count + 1
+            sums[key] = sums.get(key, 0.0) + embedding.astype(np.float64)
+    table = pa.table(
+        {
+            "source": [source for source, _ in sums],
+            "study": [study for _, study in sums],
+            "patient": [facts[key][0] for key in sums],
+            "clips": [facts[key][1] for key in sums],
+            "embedding": pa.array(
+                [(sums[key] / facts[key][1]).astype(np.float32) for key in sums],
+                pa.list_(pa.float32()),
+            ),
+        }
+    )
+    _publish(table, out / STUDIES)

@@ -1,0 +1,179 @@
+"""Videos through a frozen encoder: every clip once, in order, same bits on any number of devices.
+
+What a device computes at a time is fixed: `CLIPS_PER_DEVICE` clips, or fewer if told. More devices
+make the batches larger, not the parts of a device, so that no sum is taken in another order.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax.sharding import Mesh, PartitionSpec
+
+from echojepa_jax.data.clips.pipeline import evaluation_batches
+from echojepa_jax.data.clips.prefetch import DeviceBatches
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.models.pixels import Colour, normalise
+from echojepa_jax.models.vit import Encoder
+from echojepa_jax.parallel import mesh as meshes
+
+CLIPS_PER_DEVICE = 8
+KEEP = ("all", "mean", "motion")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Some clips, in input order.
+
+    rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, else "".
+    padded: int [B], frames that repeat the last frame of a short video.
+    tokens: float32 [B, N, W], see `tokens_of`; zeros where there is an error.
+    """
+
+    rows: np.ndarray
+    errors: np.ndarray
+    padded: np.ndarray
+    tokens: np.ndarray
+
+    def cut(self, start: int, stop: int) -> "Encoded":
+        """Clips `start` to `stop` (excluded) of these."""
+        fields = (self.rows, self.errors, self.padded, self.tokens)
+        return Encoded(*(field[start:stop] for field in fields))
+
+
+def tokens_of(
+    encoder: Encoder,
+    params: Any,
+    clips: jax.Array,
+    mean: Colour,
+    std: Colour,
+    keep: str,
+    rngs: Any = None,
+) -> jax.Array:
+    """What is kept of the tokens of clips, uint8 [B, T, H, W, 3].
+
+    Args:
+      keep: "all": every token, float32 [B, N, D]. "mean": their mean, [B, 1, D]. "motion": the
+        mean, then the standard deviation over time and the mean absolute change from one time step
+        to the next, both at each place and averaged over places, [B, 1, 3 D]. The mean alone hides
+        what differs between systole and diastole, which is the ejection fraction.
+    """
+    tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std), rngs=rngs)
+    if keep == "all":
+        return tokens
+    average = jnp.mean(tokens, axis=1, keepdims=True)
+    if keep == "mean":
+        return average
+    times = encoder.grid(*clips.shape[1:4])[0]
+    by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
+    # Where nothing moves, a bare square root would have no gradient.
+    spread = jnp.mean(jnp.sqrt(jnp.var(by_place, axis=1) + 1e-12), axis=1)
+    steps = jnp.abs(jnp.diff(by_place, axis=1))
+    change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
+    return jnp.concatenate([average, spread[:, None], change[:, None]], axis=-1)
+
+
+@partial(jax.jit, static_argnames=("encoder", "mean", "std", "keep", "mesh"))
+def encode_clips(
+    params: Any,
+    clips: jax.Array,
+    encoder: Encoder,
+    mean: Colour,
+    std: Colour,
+    keep: str,
+    mesh: Mesh,
+) -> jax.Array:
+    """`tokens_of` of clips that are split over the devices of a mesh."""
+    # Mapped over devices rather than partitioned by the compiler: every device then runs the very
+    # program that one device would run on its part.
+    batch = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        lambda params, clips: tokens_of(encoder, params, clips, mean, std, keep),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), batch),
+        out_specs=batch,
+        check_vma=False,  # kernels do not say over which axes their results vary
+    )(params, clips)
+
+
+def encoded(
+    samples: Sequence[Sample],
+    params: Any,
+    encoder: Encoder,
+    *,
+    clip: ClipSpec,
+    mean: Colour,
+    std: Colour,
+    clips_per_video: int,
+    keep: str,
+    only: np.ndarray | None = None,
+    clips_per_device: int = CLIPS_PER_DEVICE,
+    workers: int = 0,
+) -> Iterator[Encoded]:
+    """Encodes `clips_per_video` clips of every sample, on all devices of this host.
+
+    Args:
+      only: bool [samples, clips_per_video], which of them; None = all.
+      keep: what of a clip's tokens, see `tokens_of`.
+      clips_per_device: that a device works on at a time.
+    """
+    mesh = meshes.make_mesh(jax.local_devices())
+    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
+    batches = evaluation_batches(
+        samples,
+        clip=clip,
+        global_batch=clips_per_device * mesh.size,
+        clips_per_sample=clips_per_video,
+        only=only,
+        workers=workers,
+    )
+    waiting: tuple[dict[str, Any], jax.Array] | None = None
+    with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
+        for batch in on_device:
+            tokens = encode_clips(params, batch["clips"], encoder, mean, std, keep, mesh)
+            # Results are fetched when the next batch is on its way, so no device waits.
+            if waiting is not None:
+                yield _fetched(*waiting)
+            waiting = (batch, tokens)
+        if waiting is not None:
+            yield _fetched(*waiting)
+
+
+def encoded_arrays(
+    clips: np.ndarray, params: Any, encoder: Encoder, mean: Colour, std: Colour, keep: str
+) -> np.ndarray:
+    """`tokens_of` of clips that are in memory, uint8 [B, T, H, W, C], on all devices of this host.
+
+    Returns:
+      float32 [B, N, W].
+    """
+    mesh = meshes.make_mesh(jax.local_devices())
+    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
+    size = min(CLIPS_PER_DEVICE, -(-len(clips) // mesh.size)) * mesh.size
+    found = []
+    for start in range(0, len(clips), size):
+        part = clips[start : start + size]
+        # One shape for all, so that there is one program: what fills it up is cut off again.
+        whole = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (clips.ndim - 1)])
+        batch = jax.device_put(whole, meshes.batch_sharding(mesh))
+        tokens = encode_clips(params, batch, encoder, mean, std, keep, mesh)
+        found.append(np.asarray(tokens)[: len(part)])
+    return np.concatenate(found)
+
+
+def _fetched(batch: dict[str, Any], tokens: jax.Array) -> Encoded:
+    there = batch["sample_ids"] >= 0
+    values = np.array(tokens)
+    values[~np.asarray(batch["valid"])] = 0.0
+    return Encoded(
+        batch["sample_ids"][there],
+        batch["error"][there],
+        batch["padded"][there],
+        values[there],
+    )

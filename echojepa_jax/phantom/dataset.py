@@ -1,0 +1,258 @@
+"""The embedded data set: videos of simulated beating hearts, with known truth, as ordinary files.
+
+`generate` writes EchoNet-Dynamic's layout (FileList.csv, VolumeTracings.csv, Videos/*.avi) and
+StudyList.csv, which tells patient, study, view, the end-diastolic (ED) and end-systolic (ES) frame,
+heart rate and pixel spacing; so the phantom passes through the same readers and decoder as real
+data. A video is a pure function of (population, seed, patient, view): asking for more patients, or
+for other workers, changes none. The heart is in phantom_heart.py, the probe in phantom_bmode.py.
+
+Redraw the contact sheet: python -c "import cv2; from echojepa_jax.data import phantom;
+cv2.imwrite('docs/phantom.png', phantom.contact_sheet())"
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import csv
+import functools
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from echojepa_jax.phantom.bmode import render
+from echojepa_jax.phantom.heart import (
+    POPULATIONS,
+    VIEWS,
+    Patient,
+    Scene,
+    draw_patient,
+    draw_scene,
+    frames_in_beat,
+)
+from echojepa_jax.runtime.children import end_with_parent
+from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.progress import with_progress
+
+VERSION = 1  # part of the cache folder's name: raise it whenever the files change
+SPLITS = ("TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "TRAIN", "TRAIN", "TEST", "TRAIN", "TRAIN")
+JPEG_QUALITY = 95
+VIDEOS_A_WORKER = 8  # fewer are rendered sooner than another process starts
+_ABANDONED_SECONDS = 86400  # after which a half-made set is nobody's
+# Headers; the first two are EchoNet-Dynamic's.
+FILE_LIST = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
+TRACINGS = "FileName,X1,Y1,X2,Y2,Frame"
+STUDY_LIST = "FileName,Patient,Study,View,EDFrame,ESFrame,HeartRate,PixelSpacing"
+
+log = logging.getLogger(__name__)
+
+
+def cached(population: str = "adult", patients: int = 50, views: int = 4, seed: int = 0) -> Path:
+    """The folder of this data set in the cache ($ECHOJEPA_CACHE), generated on first use."""
+    cache = cache_dir()
+    name = f"phantom-v{VERSION}-{population}-patients{patients}-views{views}-seed{seed}"
+    if not (cache / name).exists():
+        generate(cache / name, population=population, patients=patients, views=views, seed=seed)
+    return cache / name
+
+
+def generate(
+    root: Path,
+    *,
+    population: str = "adult",
+    patients: int = 50,
+    views: int = 4,
+    seed: int = 0,
+    frames: int = 60,
+    size: int = 112,
+    fps: float = 50.0,
+    workers: int | None = None,
+) -> Path:
+    """Writes `patients` patients with `views` of the four views each to the new folder `root`.
+
+    size: side of the pictures in pixels. workers: processes; None = as many as pay off.
+    The folder appears under its name only when it is complete. Where two processes generate the
+    same folder at once, the first to finish provides it.
+
+    Raises:
+        UserError: a value is out of range, or `root` already holds files.
+    """
+    root = Path(root)
+    _check(population, patients, views, seed, frames, size, fps)
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} already holds files: remove it or name another folder.")
+    people = [draw_patient(population, seed, index) for index in range(patients)]
+    scenes = [
+        draw_scene(who, view, size=size, fps=fps) for who in people for view in views_of(who, views)
+    ]
+    log.info("phantom: generating %d videos of %s into %s", len(scenes), population, root)
+    partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
+    for left in root.parent.glob(f".{root.name}.*.partial"):  # by processes that were killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left)
+    try:
+        (partial / "Videos").mkdir(parents=True)
+        record = functools.partial(_record, partial / "Videos", frames)
+        for _ in with_progress(_mapped(record, scenes, workers), len(scenes), "phantom"):
+            pass
+        _write_csv(partial / "FileList.csv", FILE_LIST, (_listed(s, frames) for s in scenes))
+        _write_csv(partial / "StudyList.csv", STUDY_LIST, map(_studied, scenes))
+        lines = (line for scene in scenes for line in tracings(scene))
+        _write_csv(partial / "VolumeTracings.csv", TRACINGS, lines)
+        _publish(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _check(
+    population: str, patients: int, views: int, seed: int, frames: int, size: int, fps: float
+) -> None:
+    if population not in POPULATIONS:
+        known = " or ".join(POPULATIONS)
+        raise UserError(f"Unknown phantom population {population!r}: use {known}.")
+    if patients < 1 or seed < 0 or size < 32 or fps <= 0 or not 1 <= views <= len(VIEWS):
+        raise UserError(
+            f"The phantom needs patients >= 1, 1 <= views <= {len(VIEWS)}, seed >= 0, size >= 32 "
+            f"and fps > 0, not patients={patients}, views={views}, seed={seed}, size={size}, "
+            f"fps={fps}."
+        )
+    beat = frames_in_beat(POPULATIONS[population].heart_rate[0], fps)
+    if frames < beat:
+        raise UserError(
+            f"frames={frames} at fps={fps:g} may not hold a whole heartbeat of population "
+            f"{population}: use frames >= {beat}."
+        )
+
+
+def views_of(who: Patient, count: int) -> list[str]:
+    """Each patient starts at the next view, so that all occur equally."""
+    return [VIEWS[(who.index + k) % len(VIEWS)] for k in range(count)]
+
+
+def split_of(who: Patient) -> str:
+    """70/10/20 within every ten patients; the pattern shifts, lest it repeat with the views."""
+    return SPLITS[(who.index + who.index // len(SPLITS)) % len(SPLITS)]
+
+
+def name_of(scene: Scene) -> str:
+    return f"{scene.patient.id}-{scene.view}"
+
+
+def _mapped(function, items: list, workers: int | None) -> Iterator:
+    """map(function, items), in processes where several pay off."""
+    if workers is None:
+        workers = min(os.cpu_count() or 1, len(items) // VIDEOS_A_WORKER)
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Spawned, because forking a process whose JAX threads run can deadlock.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker
+    ) as pool:
+        yield from pool.map(function, items, chunksize=math.ceil(len(items) / workers / 8))
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    end_with_parent()
+
+
+def _record(folder: Path, frames: int, scene: Scene) -> None:
+    """Renders one video into a Motion-JPEG AVI file, grey as three channels."""
+    path = folder / f"{name_of(scene)}.avi"
+    writer = cv2.VideoWriter(
+        str(path),
+        cv2.CAP_OPENCV_MJPEG,
+        cv2.VideoWriter.fourcc(*"MJPG"),
+        scene.fps,
+        (scene.size, scene.size),
+    )
+    if not writer.isOpened():
+        raise OSError(f"cannot write {path}")
+    writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)
+    for picture in render(scene, frames):
+        writer.write(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))
+    writer.release()
+
+
+def _listed(scene: Scene, frames: int) -> list:
+    who, size = scene.patient, scene.size
+    volumes = [f"{v:.4f}" for v in (100 * who.ef, who.edv * (1 - who.ef), who.edv)]
+    return [name_of(scene), *volumes, size, size, f"{scene.fps:g}", frames, split_of(who)]
+
+
+def _studied(scene: Scene) -> list:
+    who = scene.patient
+    rates = [f"{scene.heart_rate:.3f}", f"{scene.spacing:.6f}"]
+    study = f"{who.id}-study"
+    return [name_of(scene), who.id, study, scene.view, scene.ed_frame, scene.es_frame, *rates]
+
+
+def tracings(scene: Scene) -> Iterator[list]:
+    """Rows of VolumeTracings.csv: at ED and at ES the LV's long axis, then its discs, apex first.
+
+    The disc summation over them gives the ejection fraction; in mL it gives the volumes too, but
+    in PSAX, which shows one section of the LV.
+    """
+    for frame in (scene.ed_frame, scene.es_frame):
+        axis, discs = scene.contour(scene.instant(frame))
+        for (x1, y1), (x2, y2) in [axis, *discs]:
+            ends = [f"{value:.4f}" for value in (x1, y1, x2, y2)]
+            yield [f"{name_of(scene)}.avi", *ends, frame]
+
+
+def _write_csv(path: Path, header: str, rows: Iterable[list]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header.split(","))
+        writer.writerows(rows)
+
+
+def _publish(partial: Path, root: Path) -> None:
+    """Renames in one step; keeps what another process published meanwhile."""
+    try:
+        partial.rename(root)
+    except OSError:
+        if not (root / "FileList.csv").exists():
+            raise
+
+
+def contact_sheet() -> np.ndarray:
+    """Views down; ED and ES of the weakest and the strongest heart of either population across.
+
+    Returns the picture, uint8 [H, W].
+    """
+    tile, line = 168, 15
+    columns = []
+    for population in POPULATIONS:
+        people = sorted((draw_patient(population, 0, i) for i in range(12)), key=lambda who: who.ef)
+        for who in (people[0], people[-1]):
+            scenes = [draw_scene(who, view, size=112, fps=50.0) for view in VIEWS]
+            videos = [render(scene, scene.cycle) for scene in scenes]
+            for phase in ("ED", "ES"):
+                columns.append(np.zeros((len(VIEWS) * (tile + line), tile), np.uint8))
+                for row, (scene, video) in enumerate(zip(scenes, videos, strict=True)):
+                    frame = scene.ed_frame if phase == "ED" else scene.es_frame
+                    picture = cv2.resize(video[frame], (tile, tile), interpolation=cv2.INTER_LINEAR)
+                    top = row * (tile + line)
+                    columns[-1][top + line : top + line + tile] = picture
+                    text = f"{population} {scene.view} {phase} EF {100 * who.ef:.0f}"
+                    _label(columns[-1], text, top + line - 4)
+    return np.hstack(columns)
+
+
+def _label(picture: np.ndarray, text: str, bottom: int) -> None:
+    cv2.putText(picture, text, (3, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.36, 200, 1, cv2.LINE_AA)

@@ -1,0 +1,1 @@
+"""Archives into verified, de-identified shards."""

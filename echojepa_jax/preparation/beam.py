@@ -1,0 +1,59 @@
+"""The same preparation as an Apache Beam pipeline: one element is one shard.
+
+The plan is made where the program starts; workers make shards, whose bytes do not depend on who
+makes them. All of them must see the files and the folder under the same paths.
+"""
+
+from collections.abc import Sequence
+
+from echojepa_jax.preparation.make import encoded, write_shard
+from echojepa_jax.preparation.plan import GIGABYTES, Options, Shard, Work, planned
+from echojepa_jax.runtime.sandbox import Guard
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.extras import pip_install
+
+
+def make_with_beam(
+    work: Work,
+    missing: Sequence[Shard],
+    options: Options,
+    _: Guard,
+    *,
+    runner: str,
+    flags: Sequence[str],
+) -> None:
+    """Makes shards with a Beam runner, whose workers have guarded processes of their own.
+
+    Args:
+      flags: the runner's own, such as "--flink_master=HOST:PORT".
+
+    Raises:
+      UserError: Beam is not installed, or does not know the runner.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError(f"--runner={runner} needs Apache Beam: {pip_install('beam')}") from error
+    try:
+        chosen = PipelineOptions([f"--runner={runner}", *flags])
+        pipeline = beam.Pipeline(options=chosen)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner={runner}: {str(error).splitlines()[0]}") from error
+    with pipeline as started:
+        _ = (
+            started
+            # Names only: a plan of an archive is too large for a job's description.
+            | "shards" >> beam.Create([shard.name for shard in missing])
+            | "spread" >> beam.Reshuffle()
+            | "make" >> beam.Map(_make, work=work, options=options)
+        )
+
+
+def _make(name: str, work: Work, options: Options) -> str:
+    shard = planned(work, name)
+    # A second attempt at an element may find it done.
+    if not work.is_done(shard):
+        with Guard(1, options.file_seconds, GIGABYTES) as guard:
+            write_shard(work, shard, encoded(shard.recordings, options, guard))
+    return name

@@ -1,0 +1,164 @@
+"""Preparing a data set: from any source to verified, de-identified shards.
+
+First there is a plan (plan.py). A shard is then a function of its part of the plan alone, so
+that it does not matter how many processes, or which machines, make it, or how often the work is
+interrupted: finished shards are kept, the others made anew.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from echojepa_jax.data import manifest, shards, splits
+from echojepa_jax.data.formats.decode import UnreadableVideo
+from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.preparation.plan import (
+    GIGABYTES,
+    STATE,
+    Options,
+    Shard,
+    Work,
+    has_own_splits,
+    has_pseudonyms,
+    is_cleaned,
+    make_plan,
+    origin_of,
+    units_of,
+)
+from echojepa_jax.preparation.recording import JPEG_QUALITY, Encoded, Recording, encode
+from echojepa_jax.preparation.sector import NoSector
+from echojepa_jax.runtime.sandbox import Failed, Guard
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.progress import with_progress
+
+log = logging.getLogger(__name__)
+
+_NAME_PATIENTS = (
+    "prepare them again with --patient_from='REGEX of the name', such as '^([^_]+)_', or list them "
+    "in a CSV table with a column 'patient'"
+)
+
+MakeShards = Callable[[Work, Sequence[Shard], Options, Guard], None]
+
+
+def prepare(source: str, work: Work, options: Options, workers: int, make: MakeShards) -> str:
+    """Prepares a source, or continues to; returns what was done in a sentence.
+
+    Args:
+      workers: processes of this machine.
+      make: makes the shards that are not there yet; see `make_here`.
+
+    Raises:
+      UserError: the source cannot be read, or the folder holds another set.
+    """
+    with Guard(workers, options.file_seconds, GIGABYTES) as guard:
+        return _prepare(source, work, options, guard, make)
+
+
+def _prepare(source: str, work: Work, options: Options, guard: Guard, make: MakeShards) -> str:
+    plan, rejected = make_plan(source, work, options, guard)
+    _remove_leftovers(work)
+    missing = [shard for shard in plan if not work.is_done(shard)]
+    if not missing and shards.is_prepared(str(work.out)):
+        count = shards.about(str(work.out))["videos"]
+        return f"{work.out} is complete, with {count} videos: nothing to do"
+    total = sum(len(shard.recordings) for shard in plan)
+    if len(missing) < len(plan):
+        log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
+    make(work, missing, options, guard)
+    _remove_leftovers(work)  # of attempts that another one came before
+    rows, failed = _results(work, plan)
+    manifest.quarantine(work.rejected, failed, "encode")
+    if not rows:
+        raise UserError(
+            f"none of the {total} videos of {source} could be used; {work.rejected} says why"
+        )
+    reasons = Counter(r.reason.partition(":")[0] for r in (*rejected, *failed))
+    made_splits = not has_own_splits(work) and len({row["split"] for row in rows}) > 1
+    unknown = sum(not row["patient"] for row in rows) if made_splits else 0
+    if unknown:
+        said = splits.UNKNOWN_PATIENTS.format(count=unknown, total=len(rows))
+        log.warning("%s; %s", said, _NAME_PATIENTS)
+    about = {
+        "kind": origin_of(source),
+        "size": options.size,
+        "jpeg_quality": JPEG_QUALITY,
+        "clean": is_cleaned(source, options),
+        "hashed_ids": has_pseudonyms(source, options),
+        "units": units_of(work),
+        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
+        "left_out": dict(reasons.most_common()),
+        "unknown_patients": unknown,
+    }
+    shards.write_index(work.out, rows, about)
+    return f"{len(rows)} videos in {len(plan)} shards of {work.out}; {_told(reasons, work)}"
+
+
+def _told(reasons: Mapping[str, int], work: Work) -> str:
+    if not reasons:
+        return "none left out"
+    parts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} left out ({parts}), see {work.rejected}"
+
+
+def make_here(work: Work, missing: Sequence[Shard], options: Options, guard: Guard) -> None:
+    """Makes shards on this machine."""
+    recordings = [recording for shard in missing for recording in shard.recordings]
+    results = with_progress(encoded(recordings, options, guard), len(recordings), "prepare")
+    for shard in missing:
+        write_shard(work, shard, islice(results, len(shard.recordings)))
+
+
+def encoded(
+    recordings: Sequence[Recording], options: Options, guard: Guard
+) -> Iterator[Encoded | Failed]:
+    """The record of each recording, or why there is none."""
+    return guard.over(
+        partial(encode, size=options.size),
+        recordings,
+        refusals=(UnreadableVideo, NoSector),
+        otherwise="damaged",
+    )
+
+
+def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -> None:
+    """Writes a shard and what became of its recordings."""
+    entries: list[dict[str, Any]] = []
+
+    def packed() -> Iterator[bytes]:
+        count = 0
+        for recording, result in zip(shard.recordings, results, strict=True):
+            if isinstance(result, Failed):
+                entries.append({"path": recording.path, "reason": result.reason})
+                continue
+            entries.append({**result.facts, "shard": shard.name, "record": count})
+            count += 1
+            yield result.record
+
+    size = shards.write(work.out / shard.name, packed())
+    write_json(work.state(shard), {"bytes": size, "recordings": entries})
+
+
+def _results(work: Work, plan: Sequence[Shard]) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    rows: list[dict[str, Any]] = []
+    failed: list[Rejected] = []
+    for shard in plan:
+        for entry in json.loads(work.state(shard).read_text())["recordings"]:
+            if "reason" in entry:
+                sample = Sample(name="", path=entry["path"], source="")
+                failed.append(Rejected(sample, entry["reason"], "bad"))
+            else:
+                rows.append(entry)
+    return rows, failed
+
+
+def _remove_leftovers(work: Work) -> None:
+    """Deletes what interrupted attempts have left half written."""
+    for folder in (work.out, work.private, work.private / STATE):
+        for path in (*folder.glob(".*.partial"), *folder.glob("*.tmp")):
+            path.unlink(missing_ok=True)

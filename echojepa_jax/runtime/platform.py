@@ -1,0 +1,86 @@
+"""Settings of JAX and of the process that depend on the platform; see also train/program.py."""
+
+import os
+from pathlib import Path
+
+import jax
+from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
+
+from echojepa_jax.runtime.allocator import keep_freed_memory, share_one_heap
+from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.errors import UserError
+
+# The names of accelerators in /dev: of NVIDIA's, AMD's and Google's.
+_ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
+
+COMPILED = "compiled"
+"""The folder of compiled programs."""
+
+GPU_SHARE = 0.9
+"""Of a GPU's memory that JAX takes; by itself it takes 0.75, and never more."""
+
+
+def take_the_gpu() -> None:
+    """Before JAX looks for devices, in programs that have the GPU for themselves."""
+    # JAX refuses to have it said under both of its names.
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+
+
+def default_backend() -> str:
+    """What JAX computes on: cpu, gpu or tpu.
+
+    Raises:
+      UserError: JAX_PLATFORMS names an accelerator first, and there is none that can be used.
+    """
+    asked = jax.config.values["jax_platforms"] or ""
+    wanted = asked.partition(",")[0]
+    instead = "with JAX_PLATFORMS=cpu, CPUs are used"
+    try:
+        found = jax.default_backend()
+    # For a GPU that is not there, it is an assertion.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0] or "it is not there"
+        raise UserError(
+            f"JAX cannot compute on {wanted or 'any device'} ({reason}); {instead}"
+        ) from error
+    # It goes on with CPUs where it sees no GPU, without a word.
+    if found == "cpu" and wanted not in ("", "cpu"):
+        raise UserError(f"JAX cannot compute on {wanted} (it is not there); {instead}")
+    return found
+
+
+def prepare() -> None:
+    """Comes first in every program that computes.
+
+    On accelerators compiled programs are kept between runs, so that a run that is started again
+    soon makes its first step. Those for CPUs are not: they may fail on another machine with the
+    same home.
+
+    Raises:
+      UserError: see `default_backend`.
+    """
+    # Which platform it is, JAX tells when it has started its threads: too late for their memory.
+    if not any(any(Path("/dev").glob(name)) for name in _ACCELERATORS):
+        share_one_heap()
+    if default_backend() == "cpu":
+        keep_freed_memory()
+    else:
+        _keep_programs(epath.Path(cache_dir()))
+
+
+def share_programs(folder: epath.Path) -> None:
+    """Of several hosts, keeps compiled programs in a folder that all of them see.
+
+    The first host writes them for all, and the next start may have other machines.
+    """
+    if jax.process_count() > 1 and jax.default_backend() != "cpu":
+        _keep_programs(folder)
+
+
+def _keep_programs(folder: epath.Path) -> None:
+    # Whoever has named a folder to JAX keeps it.
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
+        compilation_cache.reset_cache()  # or JAX goes on with the folder of before, or none

@@ -1,0 +1,1 @@
+"""Measures of a model while it trains: one file for each."""

@@ -1,0 +1,403 @@
+"""The online probe: how much of the heart can be read from frozen features, by linear models.
+
+Every labelled video is encoded once: the mean over the tokens of a clip, how much they vary in time
+and how fast, averaged over clips. Ridge and logistic regression (scikit-learn) are fitted on one
+split and scored on patients of another. A number is read in a given view, as in a clinic, so every
+view has a regression of its own where the source tells views.
+The same encoder at its random initialisation is the yardstick: speckle alone tells something.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from echojepa_jax.data import manifest, splits
+from echojepa_jax.data.clips.pipeline import Batch, evaluation_batches
+from echojepa_jax.data.clips.prefetch import DeviceBatches
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.units import of_errors, unit_of
+from echojepa_jax.features.encode import tokens_of
+from echojepa_jax.parallel.hosts import any_true, is_first, total
+from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
+from echojepa_jax.runtime.signals import Stopped
+from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.config import clip_spec
+from echojepa_jax.train.program import attention_of, initial_params
+from echojepa_jax.train.state import Networks, make_networks
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import shown
+from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.progress import with_progress
+
+log = logging.getLogger(__name__)
+
+RIDGE_ALPHAS = np.logspace(-1, 5, 13)
+LOGISTIC_CS = np.logspace(-4, 1, 6)
+FOLDS = 4
+VIEW_PATIENTS = 20  # with fewer in training, a view has no regression of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Predictions of one probe on the test split, in the order of its samples."""
+
+    true: np.ndarray
+    predicted: np.ndarray
+    scores: dict[str, float]
+
+
+@partial(jax.jit, static_argnames=("networks", "sharding"))
+def _clip_features(
+    params: Any, clips: jax.Array, networks: Networks, sharding: jax.sharding.Sharding
+) -> jax.Array:
+    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion."""
+    look = networks.mean, networks.std
+    features = tokens_of(networks.encoder, params, clips, *look, keep="motion")[:, 0]
+    return jax.lax.with_sharding_constraint(features, sharding)
+
+
+def video_features(
+    networks: Networks,
+    params: Any,
+    samples: Sequence[Sample],
+    *,
+    clip: ClipSpec,
+    clips_per_video: int,
+    batch: int,
+    sharding: jax.sharding.Sharding,
+    workers: int,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Encodes every video: float32 [len(samples), 3 D], in input order.
+
+    Args:
+      stop_asked: asked after every batch.
+
+    Raises:
+      Stopped: this host, or another, was asked to stop.
+      UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
+    """
+    sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
+    seen = np.zeros(len(samples), int)
+    batches: Iterator[Batch] = evaluation_batches(
+        samples,
+        clip=clip,
+        global_batch=batch,
+        clips_per_sample=clips_per_video,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=workers,
+    )
+    count = -(-len(samples) * clips_per_video // batch)
+    with DeviceBatches(batches, sharding) as on_device:
+        for part in with_progress(on_device, count, "probe: encoding batches"):
+            if any_true(stop_asked()):
+                raise Stopped
+            features = _clip_features(params, part["clips"], networks, sharding)
+            mine, valid_here = local_rows(features), local_rows(part["valid"])
+            for row, valid, error, value in zip(
+                part["sample_ids"], valid_here, part["error"], mine, strict=True
+            ):
+                if error:
+                    raise UserError(
+                        f"{shown(samples[row].path)} of the probe's source cannot be decoded "
+                        f"({error}): repair it, or remove it from the source"
+                    )
+                if valid:
+                    sums[row] += value
+                    seen[row] += 1
+    # Every host has encoded its share of each batch.
+    sums, seen = total(sums), total(seen)
+    if not (seen == clips_per_video).all():
+        raise RuntimeError("some videos of the probe's source were not scored")
+    return (sums / clips_per_video).astype(np.float32)
+
+
+def _patient(sample: Sample) -> str:
+    """Who it is; a video without a patient is its own."""
+    return sample.patient or sample.name
+
+
+def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
+    """Patients of the samples, and folds that they allow."""
+    patients = [_patient(sample) for sample in samples]
+    return patients, min(FOLDS, len(set(patients)))
+
+
+def fit_regression(
+    train: np.ndarray,
+    train_samples: Sequence[Sample],
+    test: np.ndarray,
+    test_samples: Sequence[Sample],
+    target: str,
+) -> Fit:
+    """Ridge regressions of a target, one for each view (one for all views with few patients).
+
+    Their strengths are chosen by cross-validation over patients.
+
+    Args:
+      train: features [n, D]; test: features [m, D].
+    """
+    labels = np.array([sample.targets[target] for sample in train_samples])
+    truth = np.array([sample.targets[target] for sample in test_samples])
+    test_views = np.array([sample.view for sample in test_samples])
+    predicted = np.zeros(len(truth))
+    for view in sorted(set(test_views)):
+        rows = [i for i, sample in enumerate(train_samples) if sample.view == view]
+        if len({_patient(train_samples[row]) for row in rows}) < VIEW_PATIENTS:
+            rows = list(range(len(train_samples)))
+        patients, folds = _groups([train_samples[row] for row in rows])
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), Ridge()),
+            {"ridge__alpha": RIDGE_ALPHAS},
+            scoring="neg_mean_absolute_error",
+            cv=GroupKFold(folds),
+        )
+        search.fit(train[rows], labels[rows], groups=patients)
+        predicted[test_views == view] = search.predict(test[test_views == view])
+    scores = {"mae": mean_absolute_error(truth, predicted), "r2": r2_score(truth, predicted)}
+    return Fit(truth, predicted, {name: float(value) for name, value in scores.items()})
+
+
+def fit_view(
+    train: np.ndarray, train_samples: Sequence[Sample], test: np.ndarray, truth: np.ndarray
+) -> Fit:
+    """Logistic regression of the view, chosen in the same way."""
+    patients, folds = _groups(train_samples)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": LOGISTIC_CS},
+        cv=GroupKFold(folds),
+    )
+    search.fit(train, np.array([sample.view for sample in train_samples]), groups=patients)
+    predicted = search.predict(test)
+    return Fit(truth, predicted, {"accuracy": float(accuracy_score(truth, predicted))})
+
+
+def fit_all(
+    features: np.ndarray,
+    samples: Sequence[Sample],
+    *,
+    train_split: str,
+    test_split: str,
+    targets: Sequence[str],
+    view: bool,
+) -> dict[str, Fit]:
+    """Fits every probe on one split and scores it on the other.
+
+    Args:
+      features: [len(samples), D].
+
+    Returns:
+      By target name, and "view".
+    """
+    rows = {
+        split: [i for i, sample in enumerate(samples) if sample.split == split]
+        for split in (train_split, test_split)
+    }
+    train, test = features[rows[train_split]], features[rows[test_split]]
+    train_samples = [samples[i] for i in rows[train_split]]
+    test_samples = [samples[i] for i in rows[test_split]]
+    fits = {
+        target: fit_regression(train, train_samples, test, test_samples, target)
+        for target in targets
+    }
+    if view:
+        truth = np.array([sample.view for sample in test_samples])
+        fits["view"] = fit_view(train, train_samples, test, truth)
+    return fits
+
+
+def check_labels(
+    samples: Sequence[Sample],
+    *,
+    source: str,
+    train_split: str,
+    test_split: str,
+    targets: Sequence[str],
+    view: bool,
+) -> list[Sample]:
+    """The samples of the two splits, all with the wanted labels.
+
+    Raises:
+      UserError: a split is empty, a label is missing, or there is nothing to learn from.
+    """
+    both = (train_split, test_split)
+    chosen = [sample for sample in samples if sample.split in both]
+    for split in both:
+        if not any(sample.split == split for sample in chosen):
+            found = sorted({sample.split for sample in samples})
+            raise UserError(
+                f"probe.source {source} has no video in the split {split!r}, only in {found}: "
+                "set probe.train_split and probe.test_split"
+            )
+    for sample in chosen:
+        missing = [name for name in targets if name not in sample.targets]
+        if view and not sample.view:
+            missing.append("view")
+        if missing:
+            raise UserError(
+                f"{sample.name} of probe.source {source} has no label {missing[0]!r}; it has "
+                f"{sorted(sample.targets)}: set probe.targets and probe.view"
+            )
+    train = [sample for sample in chosen if sample.split == train_split]
+    patients, views = {_patient(sample) for sample in train}, {sample.view for sample in train}
+    if len(patients) < 2 or (view and len(views) < 2):
+        lacking = f"one view, {views.pop()!r}" if len(patients) > 1 else "one patient"
+        raise UserError(
+            f"the split {train_split!r} of probe.source {source} holds only {lacking}: a probe "
+            "needs two to tell apart"
+        )
+    return chosen
+
+
+def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
+    """Scores as "prefix/target/score"."""
+    return {
+        f"{prefix}/{name}/{score}": value
+        for name, fit in fits.items()
+        for score, value in fit.scores.items()
+    }
+
+
+def _told(scores: Mapping[str, float], unit: str) -> str:
+    """Scores, for a sentence."""
+    units = {"mae": unit and f" {unit}"}
+    return ", ".join(f"{name} {value:.3f}{units.get(name, '')}" for name, value in scores.items())
+
+
+class OnlineProbe:
+    """Encodes the probe's videos and scores linear models on them; compares with random weights.
+
+    The scores with random weights are kept in the workdir, for a run that is started again.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, trained_on: Sequence[Sample]) -> None:
+        probe = config.probe
+        self._config, self._workdir = config, workdir
+        self._labels = {
+            "train_split": probe.train_split,
+            "test_split": probe.test_split,
+            "targets": tuple(probe.targets),
+            "view": probe.view,
+        }
+        samples = manifest.load(
+            (probe.source,),
+            quarantine=workdir / workdirs.of_this_host(workdirs.QUARANTINE),
+            max_bad_share=config.data.max_bad_share,
+            expect_stills=config.data.expect_stills,
+            need_rate=config.data.sample_by != "stride",
+            workers=max(1, config.data.workers),
+        )
+        samples = splits.divided(samples, {probe.train_split, probe.test_split})
+        self._samples = check_labels(samples, source=probe.source, **self._labels)
+        self._test = [s for s in self._samples if s.split == probe.test_split]
+        known = {_patient(s) for s in trained_on} & {_patient(s) for s in self._test}
+        if known:
+            log.warning(
+                "probe: %d patients of its test split are trained on as well, without labels",
+                len(known),
+            )
+        self._mesh = make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
+        self._at_init = self._fit_at_init()
+
+    def _fit_at_init(self) -> dict[str, Fit]:
+        path, data = self._workdir / workdirs.PROBE_AT_INIT, manifest.fingerprint(self._samples)
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("data") == data:
+            fits = kept["fits"].items()
+            return {name: Fit(np.array(a), np.array(b), c) for name, (a, b, c) in fits}
+        plain = make_networks(self._config)
+        attention = attention_of(self._config, plain, platform_of(self._mesh))
+        networks = make_networks(self._config, attention)
+        params = initial_params(self._config, self._mesh)
+        log.info("probe: encoding %d videos with random weights", len(self._samples))
+        made = self._fit(networks, params["encoder"])
+        rows = {
+            name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
+            for name, fit in made.items()
+        }
+        if is_first():
+            write_json(path, {"data": data, "fits": rows})
+        return made
+
+    def _fit(
+        self, networks: Networks, params: Any, stop_asked: Callable[[], bool] = lambda: False
+    ) -> dict[str, Fit]:
+        probe = self._config.probe
+        features = video_features(
+            networks,
+            params,
+            self._samples,
+            clip=clip_spec(self._config),
+            clips_per_video=probe.clips,
+            batch=probe.batch,
+            sharding=batch_sharding(self._mesh),
+            workers=self._config.data.workers,
+            stop_asked=stop_asked,
+        )
+        return fit_all(features, self._samples, **self._labels)
+
+    def __call__(
+        self,
+        step: int,
+        networks: Networks,
+        params: Any,
+        last: bool,
+        stop_asked: Callable[[], bool],
+    ) -> Mapping[str, float]:
+        """Metrics of the encoder with these parameters; the last time also writes probe.json.
+
+        Raises:
+          Stopped: a host was asked to stop in the meantime.
+        """
+        fits = self._fit(networks, params, stop_asked)
+        if last:
+            self._write(step, fits)
+        return metrics(fits, "probe") | metrics(self._at_init, "probe_init")
+
+    def _write(self, step: int, fits: Mapping[str, Fit]) -> None:
+        names = [sample.name for sample in self._test]
+        views = [sample.view for sample in self._test]
+        result: dict[str, Any] = {"step": step, "regression": {}}
+        for name, fit in fits.items():
+            at_init = self._at_init[name]
+            entry = {
+                "names": names,
+                "views": views,
+                "true": fit.true.tolist(),
+                "predicted": fit.predicted.tolist(),
+                "predicted_init": at_init.predicted.tolist(),
+                "unit": unit_of(self._test, name),
+                **fit.scores,
+                **{f"{score}_init": value for score, value in at_init.scores.items()},
+            }
+            if name == "view":
+                result["view"] = entry
+            else:
+                result["regression"][name] = entry
+            unit = of_errors(unit_of(self._test, name))
+            trained, random = (_told(scored.scores, unit) for scored in (fit, at_init))
+            log.info(
+                "probe of %s on %d videos of other patients: %s (random weights: %s)",
+                name,
+                len(names),
+                trained,
+                random,
+            )
+        if is_first():
+            write_json(self._workdir / "probe.json", result)

@@ -1,0 +1,83 @@
+"""How long converting a PyTorch checkpoint takes, and how much memory.
+
+  python -m tests.benchmarks.convert vit_giant
+
+Makes a random checkpoint of that size in a temporary folder, converts it to Orbax in a process of
+its own, and prints JSON: bytes of the checkpoint, seconds, and the peak of that process.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from echojepa_jax.models.vit import SIZES
+from echojepa_jax.weights.pretrained import (
+    ClipInput,
+    EncoderShape,
+    PredictorShape,
+    Pretrained,
+    expected_shapes,
+)
+from echojepa_jax.weights.write import write_weights
+
+TINY = EncoderShape(width=24, depth=2, heads=2, mlp_hidden=48, patch=8)
+PREDICTOR = PredictorShape(width=12, depth=1, heads=1, mlp_hidden=24, mask_tokens=3)
+
+
+def random_weights(
+    shape: EncoderShape = TINY,
+    predictor: PredictorShape | None = PREDICTOR,
+    parts: tuple[str, ...] = ("encoder", "predictor"),
+    clip: ClipInput | None = None,
+) -> Pretrained:
+    """Weights with random bits in every array."""
+    rng = np.random.default_rng(0)
+    params = {}
+    for part in parts:
+        leaves = flatten_dict(expected_shapes(shape, predictor, part))
+        flat = {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in leaves.items()}
+        params[part] = unflatten_dict(flat)
+    return Pretrained(shape, predictor, clip or ClipInput(frames=4, size=32), params)
+
+
+# Linux counts for a program the memory of the one that started it: so a small one does.
+_WATCHER = """
+import resource, subprocess, sys
+quiet = subprocess.DEVNULL
+status = subprocess.call(sys.argv[1:], stdout=quiet, stderr=quiet)
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def measure(name: str, folder: Path) -> dict[str, float]:
+    """Converts a random encoder of that size ("tiny" or a row of the table of sizes)."""
+    size = SIZES.get(name)
+    shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden) if size else TINY
+    write_weights(random_weights(shape, None, ("encoder",)), folder / "torch", "torch")
+    checkpoint = folder / "torch" / "model.pt"
+    command = [sys.executable, "-m", "echojepa_jax.convert", f"--from={checkpoint}"]
+    command += [f"--to={folder / 'ours'}", f"--heads={shape.heads}"]
+    started = time.perf_counter()
+    watched = [sys.executable, "-c", _WATCHER, *command]
+    said = subprocess.run(watched, capture_output=True, text=True, check=True).stdout
+    seconds = time.perf_counter() - started
+    status, kilobytes = map(int, said.split())
+    assert status == 0, f"the conversion failed with {status}"
+    return {
+        "checkpoint_bytes": checkpoint.stat().st_size,
+        "seconds": round(seconds, 1),
+        "peak_bytes": kilobytes * 1024,
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        torch.set_num_threads(1)
+        print(json.dumps(measure(sys.argv[1], Path(scratch))))

@@ -1,0 +1,251 @@
+"""Embeddings: every clip once, in order, the same bits on any machine, whole or made again."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from safetensors.numpy import load as from_safetensors
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.features.clip_input import clip_spec
+from echojepa_jax.features.embeddings import EmbedSettings, embed
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import original
+from echojepa_jax.weights.write import write_weights
+from tests import programs
+from tests.benchmarks.convert import random_weights
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCE = "phantom:adult,patients=10,views=2,seed=1"
+SETTINGS = EmbedSettings(ClipSpec(4, 32, "stride", 2), clips=3, shard_videos=8)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(parts=("encoder",), predictor=None)
+
+
+@pytest.fixture(scope="module")
+def samples(cache):
+    return manifest.load((SOURCE,), quarantine=None, workers=1)
+
+
+@pytest.fixture(scope="module")
+def made(weights, samples, tmp_path_factory):
+    out = tmp_path_factory.mktemp("embeddings") / "out"
+    said = embed(weights, samples, out, SETTINGS, by_study=True)
+    assert said == f"{out} holds 60 clips of 20 videos in 3 shards"
+    return out
+
+
+def rows(out):
+    return [
+        row for path in sorted(out.glob("embeddings-*")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_f01_f05_every_clip_once_in_input_order_with_its_ids(made, samples, weights):
+    found = rows(made)
+    assert [(row["name"], row["clip"]) for row in found] == [
+        (sample.name, clip) for sample in samples for clip in range(3)
+    ]
+    assert [row["row"] for row in found] == [i for i in range(20) for _ in range(3)]
+    assert {row["view"] for row in found} == {sample.view for sample in samples}
+    vectors = np.array([row["embedding"] for row in found])
+    assert vectors.shape == (60, weights.shape.width)
+    assert len(np.unique(vectors, axis=0)) == 60
+    text = pq.read_schema(next(made.glob("embeddings-*"))).metadata[b"echojepa_jax"]
+    assert json.loads(text)["encoder"] == weights.fingerprints()["encoder"]
+
+
+def test_a_study_is_the_mean_of_its_clips(made, samples):
+    found = rows(made)
+    studies = pq.read_table(made / "studies.parquet").to_pylist()
+    assert [s["study"] for s in studies] == list(dict.fromkeys(s.study for s in samples))
+    for study in studies:
+        clips = [row["embedding"] for row in found if row["study"] == study["study"]]
+        assert study["clips"] == len(clips) == 6
+        np.testing.assert_allclose(study["embedding"], np.mean(clips, axis=0), atol=1e-5)
+
+
+def test_hosts_share_the_shards_and_the_last_one_finishes(made, weights, samples, tmp_path):
+    out = tmp_path / "out"
+    first = embed(weights, samples, out, SETTINGS, host=1, hosts=2)
+    assert first == "host 1 of 2 is done; 2 shards of others are to come"
+    assert [p.name for p in out.glob("embeddings-*")] == ["embeddings-00001-of-00003.parquet"]
+    assert "holds 60 clips" in embed(weights, samples, out, SETTINGS, host=0, hosts=2)
+    assert rows(out) == rows(made)
+
+
+def test_a_killed_run_is_finished_and_finished_shards_are_kept(
+    made, weights, samples, tmp_path, caplog
+):
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    half = out / "embeddings-00001-of-00003.parquet"
+    half.write_bytes(half.read_bytes()[:-500])  # half written
+    flipped = out / "embeddings-00002-of-00003.parquet"
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    flipped.write_bytes(content)
+    kept = out / "embeddings-00000-of-00003.parquet"
+    before = kept.stat().st_mtime_ns
+    embed(weights, samples, out, SETTINGS)
+    assert "00001-of-00003.parquet is made again: it cannot be read" in caplog.text
+    assert "00002-of-00003.parquet is made again: it cannot be read" in caplog.text
+    assert kept.stat().st_mtime_ns == before
+    assert rows(out) == rows(made)
+
+
+def test_f12_shards_of_other_clips_are_not_taken_for_these(made, weights, samples, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    shutil.copy(
+        out / "embeddings-00000-of-00003.parquet", out / "embeddings-00001-of-00003.parquet"
+    )
+    embed(weights, samples, out, SETTINGS)
+    assert rows(out) == rows(made)
+
+
+def test_other_settings_data_or_weights_are_refused_by_name(made, weights, samples):
+    fewer = EmbedSettings(SETTINGS.clip, clips=2, shard_videos=8)
+    with pytest.raises(UserError, match=r"differ in clips \(3 there, 2 now\)"):
+        embed(weights, samples, made, fewer)
+    with pytest.raises(UserError, match=r"differ in data .*, videos \(20 there, 19 now\)"):
+        embed(weights, samples[1:], made, SETTINGS)
+    other = random_weights(parts=("encoder",), predictor=None)
+    other.params["encoder"]["norm"]["bias"][0] += 1
+    with pytest.raises(UserError, match="differ in encoder"):
+        embed(other, samples, made, SETTINGS)
+
+
+def test_all_tokens_are_kept_and_their_mean_is_the_embedding(weights, samples, tmp_path):
+    settings = EmbedSettings(SETTINGS.clip, clips=2, shard_videos=8, tokens="all")
+    embed(weights, samples[:9], tmp_path / "out", settings)
+    found = rows(tmp_path / "out")
+    records = [
+        record
+        for path in sorted((tmp_path / "out").glob("tokens-*"))
+        for record in ArrayRecordReader(str(path)).read_all()
+    ]
+    assert len(records) == len(found) == 18
+    for row, record in zip(found, records, strict=True):
+        tokens = from_safetensors(record)["tokens"]
+        assert tokens.shape == (2 * 4 * 4, weights.shape.width)
+        np.testing.assert_allclose(tokens.mean(axis=0), row["embedding"], atol=1e-5)
+        assert f'"name":"{row["name"]}"' in record[:600].decode(errors="replace")
+
+
+def test_f04_f16_a_video_that_cannot_be_decoded_keeps_its_row(weights, samples, tmp_path):
+    bad = tmp_path / "bad.avi"
+    bad.write_bytes(Path(samples[3].path).read_bytes()[:2000])
+    mixed = list(samples[:8])
+    mixed[3] = dataclasses.replace(samples[3], path=str(bad))
+    said = embed(weights, mixed, tmp_path / "out", SETTINGS)
+    assert said.endswith("3 of them could not be decoded, see column 'error'")
+    found = rows(tmp_path / "out")
+    assert [row["embedding"] is None for row in found] == [row["row"] == 3 for row in found]
+    assert all((row["error"] != "") == (row["row"] == 3) for row in found)
+
+
+ODD_NAMES = (b"M\xfcller.avi", b"two\nlines.avi", b"a,'b\" \\.avi", b"-a.avi")
+
+
+def test_any_file_name_goes_through(weights, samples, tmp_path):
+    """In a folder whose name is no text either; one that is damaged costs itself alone."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    for name in ODD_NAMES:
+        shutil.copy(samples[0].path, os.path.join(folder, name))
+    Path(os.fsdecode(folder + b"/\xff.avi")).write_bytes(b"no video")
+    listed = tmp_path / "quarantine.jsonl"
+    odd = manifest.load(
+        (f"videos:{os.fsdecode(folder)}",), quarantine=listed, max_bad_share=0.5, workers=1
+    )
+    settings = dataclasses.replace(SETTINGS, clips=1, tokens="all")
+    for _ in range(2):  # made, and found to be there
+        assert "4 clips of 4 videos" in embed(weights, odd, tmp_path / "out", settings)
+    found = rows(tmp_path / "out")
+    assert sorted(os.fsencode(original(row["name"])) for row in found) == sorted(ODD_NAMES)
+    assert all(row["name"].isprintable() and row["error"] == "" for row in found)
+    assert {original(row["source"]) for row in found} == {odd[0].source}
+    (line,) = map(json.loads, listed.read_text().splitlines())
+    assert os.fsencode(original(line["path"])) == folder + b"/\xff.avi"
+    assert line["path"].isprintable()
+
+
+def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_path):
+    write_weights(weights, tmp_path / "weights", "safetensors")
+    common = [f"--weights={tmp_path / 'weights'}", f"--source={SOURCE}", "--clips=50"]
+    for devices in (1, 2, 8):
+        out = tmp_path / str(devices)
+        workers = f"--workers={2 if devices == 2 else 0}"
+        done = programs.run("embed", *common, f"--out={out}", workers, devices=devices)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{out} holds 1000 clips of 20 videos in 1 shards\n"
+    one = rows(tmp_path / "1")
+    assert len(one) == 1000
+    assert rows(tmp_path / "2") == one
+    assert rows(tmp_path / "8") == one
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
+    done = programs.run("embed", "--weights=nowhere", f"--source={SOURCE}", f"--out={tmp_path}/out")
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: nowhere is not there")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_can_be_read_as_one_table_with_files_left_out(weights, samples, tmp_path):
+    write_weights(weights, tmp_path / "weights", "safetensors")
+    for sample in samples[:3]:
+        shutil.copy(sample.path, tmp_path)
+    (tmp_path / "bad.avi").write_bytes(b"none")
+    done = programs.run(
+        *("embed", f"--weights={tmp_path / 'weights'}", f"--source=videos:{tmp_path}"),
+        *(f"--out={tmp_path / 'out'}", "--max_bad_share=0.5"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bad.avi" in (tmp_path / "out" / "_quarantine.jsonl").read_text()
+    assert pq.read_table(tmp_path / "out").num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ((5, 0, "", 0), "--frames is 5, but it must be a multiple of 2, .* nearest is 4"),
+        ((0, 36, "", 0), "--size is 36, but it must be a multiple of 8, .* nearest is 32"),
+        ((0, 0, "fsp", 8), "--sample_by is 'fsp', but it must be one of fps, stride, duration"),
+        ((0, 0, "fps", 0), "--sample_by=fps needs --sample_value"),
+        ((0, 0, "", -1), "--sample_value is -1, but it must be positive"),
+    ],
+)
+def test_clips_that_the_encoder_cannot_take_are_refused(weights, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        clip_spec(weights, *values, "--")
+
+
+def test_clips_are_as_the_weights_say_unless_told(weights):
+    told = weights.clip
+    assert clip_spec(weights, 0, 0, "", 0, "--") == ClipSpec(told.frames, told.size, "fps", 8.0)
+    assert clip_spec(weights, 8, 64, "stride", 2, "--") == ClipSpec(8, 64, "stride", 2)
+
+
+def test_settings_that_cannot_work_are_refused(weights, samples, tmp_path):
+    with pytest.raises(UserError, match="not a multiple of --batch=16; the nearest is 96"):
+        EmbedSettings(SETTINGS.clip, batch=16, shard_videos=100)
+    with pytest.raises(UserError, match=r"--host=2 must be one of 0\.\.1"):
+        embed(weights, samples, tmp_path / "out", SETTINGS, host=2, hosts=2)
+    unknown = [dataclasses.replace(sample, study="") for sample in samples]
+    with pytest.raises(UserError, match="--by_study needs studies"):
+        embed(weights, unknown, tmp_path / "out", SETTINGS, by_study=True)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,771 @@
+"""Preparation: shards that do not depend on how they were made, and hold nobody's name."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+from functools import partial
+from glob import glob
+from pathlib import Path
+
+import cv2
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+
+from echojepa_jax.data import manifest, shards
+from echojepa_jax.data.clips.pipeline import training_batches
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.formats import bucket_cache, decode, video_record
+from echojepa_jax.data.sources import read_source
+from echojepa_jax.data.units import unit_of
+from echojepa_jax.preparation import duplicates, plan
+from echojepa_jax.preparation import make as preparation
+from echojepa_jax.preparation.beam import make_with_beam
+from echojepa_jax.preparation.plan import Options, Work
+from echojepa_jax.preparation.verify import verify
+from echojepa_jax.report.data_page import write_summary
+from echojepa_jax.utils.errors import UserError
+from tests import programs
+from tests.data.formats.test_dicom import as_jpeg, make, region
+from tests.preparation import test_sector
+from tests.preparation.test_sector import BANNER, screen
+
+NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
+OPTIONS = Options(size=160, shard_videos=2, splits="train:0.6,val:0.4")
+
+
+def prepared(
+    source: str,
+    out: Path,
+    options: Options = OPTIONS,
+    workers: int = 2,
+    make=preparation.make_here,
+) -> str:
+    work = Work(out)
+    with work.claimed():
+        return preparation.prepare(source, work, options, workers, make)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def left_out(out: Path) -> dict[str, str]:
+    """The reason of every file that was left out, by its name."""
+    lines = Work(out).rejected.read_text().splitlines()
+    return {Path(line["path"]).name: line["reason"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def archive(hearts, tmp_path_factory) -> Path:
+    """Seven DICOMs of three people, as machines export them, names burned in; and a copy of one."""
+    folder = tmp_path_factory.mktemp("archive")
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    for k in range(7):
+        heart = decode.decode(str(videos[k]), np.arange(0, 60, 2)[:24])[..., 0]  # a beat
+        frames = screen(heart, f"{BANNER} MRN00{k % 3}")
+        tags = {
+            "PatientName": "Doe^Jane",
+            "PatientID": f"MRN00{k % 3}",
+            "StudyInstanceUID": f"1.2.3.4.{k % 3}",
+            "PatientBirthDate": "19570302",
+            "FrameTime": 20.0,
+        }
+        if k % 2:
+            tags["SequenceOfUltrasoundRegions"] = [region(100, 50, 400, 340)]
+        if k == 3:  # colour Doppler
+            frames = np.repeat(frames[..., None], 3, axis=3)
+            frames[::2, 180:220, 230:270] = (220, 30, 20)
+            frames[1::2, 180:220, 230:270] = (20, 30, 220)
+        photometric = "RGB" if k == 3 else "MONOCHROME2"
+        make(folder / f"doe_jane_{k}.dcm", frames, photometric, **tags)
+    shutil.copy(folder / "doe_jane_0.dcm", folder / "jane_again.dcm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def salt(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("salt") / "salt"
+    path.write_text("a secret that is long enough\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(archive, salt, tmp_path_factory) -> Path:
+    """The archive, prepared by one process, with its page."""
+    out = tmp_path_factory.mktemp("made") / "shards"
+    told = prepared(
+        f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), workers=1
+    )
+    assert "7 videos in" in told
+    assert "1 left out (1 duplicate)" in told
+    write_summary(out)
+    return out
+
+
+# --- what is made does not depend on how ----------------------------------------------------------
+
+
+def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    flags = [
+        f"--source=dicom:{archive}",
+        f"--out={out}",
+        f"--salt_file={salt}",
+        "--size=160",
+        "--shard_videos=2",
+        "--splits=train:0.6,val:0.4",
+        "--workers=4",
+    ]
+    # Killed while it plans, and again while it makes shards.
+    for come_to in (Work(out).private / "state", out / "echo-*"):
+        killed = programs.start("prepare", *flags)
+        until = time.monotonic() + 60
+        while not glob(str(come_to)) and killed.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+        programs.finish(killed)
+        assert not (out / "prepared.json").exists(), "it was killed in the middle"
+    done = programs.run("prepare", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "7 videos in" in done.stdout
+    assert content(out) == content(made)
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+    assert "is complete, with 7 videos: nothing to do" in prepared(f"dicom:{archive}", out, options)
+    assert content(out) == content(made)
+    # A disk that was full, or a copy that was broken off: what is not whole is made anew.
+    damaged = max(out.glob("echo-*"))
+    damaged.write_bytes(damaged.read_bytes()[:-70000])
+    assert "7 videos in" in prepared(f"dicom:{archive}", out, options)
+    write_summary(out)
+    assert content(out) == content(made)
+
+
+def test_with_beam(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    make = partial(make_with_beam, runner="DirectRunner", flags=())
+    prepared(f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), make=make)
+    write_summary(out)
+    assert content(out) == content(made)
+
+
+def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
+    out = tmp_path / "shards"
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+
+    def one_only(work, missing, options, guard):
+        preparation.make_here(work, missing[:1], options, guard)
+        (work.out / ".echo-val.array_record-00000-of-00001.partial").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(f"dicom:{archive}", out, options, make=one_only)
+    first = next(out.glob("echo-*"))
+    before = first.stat().st_mtime_ns
+    prepared(f"dicom:{archive}", out, options)
+    write_summary(out)
+    assert first.stat().st_mtime_ns == before, "what was done is kept"
+    assert content(out) == content(made)
+
+
+# --- nobody's name --------------------------------------------------------------------------------
+
+
+def test_names_are_nowhere(made, archive):
+    for name, data in content(made).items():
+        for secret in NAMES:
+            assert secret.encode() not in data.upper(), f"{secret} is in {name}"
+    assert verify(made, workers=1) == []
+    rows = shards.rows(str(made))
+    assert len({row["patient"] for row in rows}) == len({row["study"] for row in rows}) == 3
+    assert all(len(row["patient"]) == 16 for row in rows)
+
+
+def test_nothing_but_the_heart_is_left_in_the_pixels(made):
+    for sample in shards.samples(str(made), "x"):
+        features = video_record.read(sample.path)
+        video = decode.decode(sample.path, np.arange(sample.frames))
+        assert video.shape[1:3] == (160, 160)
+        inside = np.zeros((160, 160), np.uint8)
+        cv2.fillConvexPoly(inside, np.array(features["sector"], np.int32).reshape(-1, 2), 1)
+        inside = cv2.dilate(inside, np.ones((5, 5), np.uint8))
+        assert 0.3 < inside.mean() < 0.95
+        assert video[:, inside == 0].max() < 40
+        # The banner stood over the heart, from edge to edge, where the sector has its apex.
+        assert np.flatnonzero(inside.any(axis=1))[0] < 20
+        assert inside[:8].mean() < 0.5
+
+
+def test_colours_are_kept_and_grey_is_one_channel(made):
+    kinds = {sample.name: sample.grey for sample in shards.samples(str(made), "x")}
+    assert sorted(kinds.values()) == [False] + [True] * 6
+    for sample in shards.samples(str(made), "x"):
+        (frame,) = video_record.frames(sample.path, [0])
+        assert frame.shape == (160, 160, 1 if sample.grey else 3)
+        if not sample.grey:
+            red = frame[..., 0].astype(int) - frame[..., 2]
+            assert red.max() > 120, "red stays red"
+            (jpeg, *_) = video_record.read(sample.path)["frames"]
+            header = jpeg[jpeg.index(b"\xff\xc0") :]  # its first component: id, sampling, table
+            assert header[11] == 0x11, "no colours are shared between pixels"
+
+
+@pytest.fixture
+def copy(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def rewrite(folder: Path, change) -> None:
+    """Applies `change(features)` to the first record of the first shard."""
+    name = min(json.loads((folder / "prepared.json").read_text())["files"])
+    rows = [row for row in shards.rows(str(folder)) if row["shard"] == name]
+    features = [video_record.read(f"{folder / name}#{k}") for k in range(len(rows))]
+    change(features[0])
+    shards.write(folder / name, [video_record.pack(entry) for entry in features])
+    video_record._reader.cache_clear()  # it holds the file as it was
+    about = json.loads((folder / "prepared.json").read_text())
+    about["files"][name] = (folder / name).stat().st_size
+    (folder / "prepared.json").write_text(json.dumps(about))
+
+
+def with_text(features) -> None:
+    frames = [
+        cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+        for jpeg in features["frames"]
+    ]
+    for frame in frames:
+        cv2.putText(frame, "DOE JANE", (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
+    features["frames"] = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+
+
+def with_page(features) -> None:
+    page = cv2.resize(test_sector.page(), tuple(features["height"] * 2))
+    features["frames"][5] = cv2.imencode(".jpg", page)[1].tobytes()
+
+
+def with_comment(features) -> None:
+    jpeg = features["frames"][0]
+    features["frames"][0] = jpeg[:2] + b"\xff\xfe\x00\x0aDoe Jane" + jpeg[2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (lambda f: f.update(patient=["Doe Jane"]), "patient is no pseudonym"),
+        (lambda f: f.update(view=["seen by Dr. A. Smith, Tuesday"]), "unusual characters"),
+        (with_text, "is not black outside"),
+        (with_comment, "carries a comment"),
+        (lambda f: f["frames"].pop(), "frames are not what"),
+        (lambda f: f.update(sector=[]), "says of no sector"),
+        (lambda f: f.update(sector=[1, 2, 3]), "is of another form"),
+        (lambda f: f.update(fps=[7.0]), "fps is not what the index says"),
+        (lambda f: f.update(spacing=[7.0, 7.0]), "spacing is not what the index says"),
+        (
+            lambda f: f.update(target_names=["phone"], target_values=[5551234.0]),
+            "targets have other names in the index",
+        ),
+        (with_page, "shows another screen"),
+    ],
+)
+def test_verify_finds(copy, monkeypatch, change, finding):
+    rewrite(copy, change)
+    if change in (with_text, with_comment, with_page):  # somebody who knows of checksums
+        monkeypatch.setattr(video_record, "checksum", lambda jpegs: row_of(copy)["checksum"])
+        found = check_here(copy)
+    else:
+        found = verify(copy, workers=1)
+    assert any(finding in text for text in found), found
+
+
+def test_verify_finds_a_tag(copy, monkeypatch):
+    packed = video_record.pack
+
+    def with_tag(features):
+        example = video_record._parsed(packed(features))
+        example.features.feature["PatientName"].bytes_list.value.append(b"Doe^Jane")
+        return example.SerializeToString(deterministic=True)
+
+    monkeypatch.setattr(video_record, "pack", with_tag)
+    rewrite(copy, lambda features: None)
+    assert any("PatientName" in text for text in verify(copy, workers=1))
+
+
+def row_of(folder: Path):
+    name = min(json.loads((folder / "prepared.json").read_text())["files"])
+    return next(row for row in shards.rows(str(folder)) if row["shard"] == name)
+
+
+def check_here(folder: Path) -> list[str]:
+    """Verifies one record in this process."""
+    from echojepa_jax.preparation import verify as module
+
+    row = row_of(folder)
+    return list(module._check_record(f"{folder / row['shard']}#0", row, module._AT_THE_RIM, True))
+
+
+@pytest.mark.parametrize("side", [64, 112, 200])
+def test_verify_finds_text_inside_the_sector(side):
+    from echojepa_jax.preparation import verify as module
+
+    lowest, highest = np.full((2, side, side), 30, np.uint8)
+    highest += 60
+    for picture in (lowest, highest):
+        at = (side // 4, side - 11)
+        cv2.putText(picture, "JANE", at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+    last = side - 1
+    corners = np.array([[0, 0], [last, 0], [last, last], [0, last]], np.int32)
+    (found,) = module._check_pixels(lowest, highest, corners)
+    assert "looks like text" in found
+
+
+def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
+    out = tmp_path / "again"
+    assert "7 videos in" in prepared(f"shards:{made}", out, Options(size=80))
+    before, now = shards.about(str(made)), shards.about(str(out))
+    assert (now["clean"], now["hashed_ids"]) == (before["clean"], before["hashed_ids"])
+    assert verify(out, workers=1) == []
+    for fact in ("split", "content"):
+        assert {row["id"]: row[fact] for row in shards.rows(str(out))} == {
+            row["id"]: row[fact] for row in shards.rows(str(made))
+        }
+
+
+def test_files_whose_header_tells_of_no_region_are_counted(archive, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        prepared(f"dicom:{archive}/doe_jane_[012].dcm", tmp_path / "shards")
+    assert "2 files, such as " in caplog.text
+    assert "no ultrasound region: the whole frame is used, and of that the sector" in caplog.text
+
+
+def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    shutil.copy(archive / "doe_jane_0.dcm", folder / "good.dcm")
+    for name, page in (("dark", test_sector.page()), ("bright", 255 - test_sector.page())):
+        frames = pydicom.dcmread(archive / "doe_jane_2.dcm").pixel_array.copy()
+        frames[10:13] = page
+        make(folder / f"{name}.dcm", frames, FrameTime=20.0)
+    out = tmp_path / "shards"
+    assert "1 videos in" in prepared(f"dicom:{folder}", out)
+    reason = "another screen: frame 10 has nothing in common with that before"
+    assert left_out(out) == {"dark.dcm": reason, "bright.dcm": reason}
+
+
+def test_a_folder_that_cannot_be_read_is_one_that_is_left_out(archive, tmp_path, monkeypatch):
+    moved = Path(shutil.copytree(archive, tmp_path / "archive"))
+    (moved / "locked").mkdir()
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    out = tmp_path / "shards"
+    assert "7 videos in" in prepared(f"dicom:{moved}", out)
+    assert "folder" in left_out(out)["locked"]
+    with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\)"):
+        read_source(f"dicom:{moved}/locked")
+
+
+def test_verify_finds_text_in_what_was_not_cut_to_a_sector(archive, tmp_path):
+    out = tmp_path / "shards"
+    prepared(f"dicom:{archive}/doe_jane_[24].dcm", out, Options(size=400, sector="never"))
+    found = verify(out, workers=1)
+    assert len(found) == 2, found
+    assert all("looks like text" in text for text in found)
+
+
+def test_verify_counts_records(copy):
+    table = pq.read_table(copy / "index.parquet")
+    pq.write_table(table.slice(1), copy / "index.parquet")
+    assert any("holds 2 records, the index names 1" in text for text in verify(copy, workers=1))
+
+
+def test_verify_reads_the_index(copy):
+    table = pq.read_table(copy / "index.parquet")
+    names = pa.array(["Doe Jane"] * len(table))
+    pq.write_table(table.append_column("name", names), copy / "index.parquet")
+    found = "\n".join(verify(copy, workers=1))
+    assert "index.parquet: has columns of its own: name" in found
+    assert "index.parquet: is not the one that was made with the set" in found
+
+
+def test_verify_finds_strange_and_missing_files(copy, capsys):
+    (copy / "notes.txt").write_text("Jane")
+    shard = min(copy.glob("echo-*"))
+    shard.write_bytes(shard.read_bytes()[:-70000])
+    found = "\n".join(verify(copy, workers=1))
+    assert "notes.txt: does not belong" in found
+    assert f"{shard}: missing, or not" in found
+    with pytest.raises(UserError, match="long instead of"):
+        read_source(f"shards:{copy}")
+    done = programs.run("prepare", f"--verify={copy}")
+    assert done.returncode == 1
+    assert "is not as it should be" in done.stderr
+
+
+# --- what is in a record --------------------------------------------------------------------------
+
+
+def test_frame_k_is_frame_k(hearts, tmp_path):
+    out = tmp_path / "shards"
+    prepared(f"echonet_dynamic:{hearts}", out, Options(size=96))
+    listed = manifest.load([f"echonet_dynamic:{hearts}"], quarantine=None, workers=1)
+    source = {sample.name: sample for sample in listed}
+    found = shards.samples(str(out), "x")
+    assert len(found) == 8
+    for sample in found:
+        before = source[sample.name]
+        assert (sample.split, sample.targets) == (before.split, before.targets)
+        assert (sample.frames, sample.fps, sample.patient) == (60, 50, before.patient)
+        assert (sample.grey, sample.units["edv"]) == (True, "ml")
+        mine = decode.decode(sample.path, np.arange(60)).astype(float)
+        theirs = decode.decode(before.path, np.arange(60)).astype(float)
+        theirs = cv2.cvtColor(theirs[..., 0].reshape(-1, 64).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+        theirs = theirs.reshape(mine.shape).astype(float)
+        noise = np.mean((mine - theirs) ** 2, axis=(1, 2, 3))
+        assert (10 * np.log10(255**2 / noise)).min() >= 40
+        other = np.mean((mine[1:] - theirs[:-1]) ** 2, axis=(1, 2, 3))
+        assert (other > 4 * noise[1:]).all(), "no frame looks like its neighbour"
+
+
+def test_one_patient_is_one_whoever_names_the_study(archive, tmp_path):
+    """The header tells the patient wherever the source does not."""
+    table = tmp_path / "clips.csv"
+    files = [archive / f"doe_jane_{k}.dcm" for k in (0, 3, 1)]  # MRN000 twice, MRN001
+    rows = [f"{file},exam{k}" for k, file in enumerate(files)]
+    table.write_text("\n".join(["path,study", *rows]) + "\n")
+    out = tmp_path / "shards"
+    prepared(f"csv:{table}", out, Options(size=64, sector="never"))
+    rows = shards.rows(str(out))
+    assert len({row["study"] for row in rows}) == 3
+    assert len({row["patient"] for row in rows} - {""}) == 2
+
+
+def test_a_study_is_of_one_patient(archive, tmp_path):
+    nameless = pydicom.dcmread(archive / "doe_jane_3.dcm")
+    nameless.PatientID = nameless.PatientName = ""
+    nameless.save_as(tmp_path / "nameless.dcm")
+    table = tmp_path / "clips.csv"
+    files = {archive / "doe_jane_0.dcm": "a", tmp_path / "nameless.dcm": "a"}
+    files[archive / "doe_jane_1.dcm"] = "b"
+    header, *rows = ["path,study", *(f"{file},{study}" for file, study in files.items())]
+    table.write_text("\n".join([header, *rows]) + "\n")
+    options = Options(size=64, sector="never")
+    prepared(f"csv:{table}", tmp_path / "shards", options)
+    found = shards.rows(str(tmp_path / "shards"))
+    assert len({row["patient"] for row in found}) == len({row["study"] for row in found}) == 2
+    table.write_text("\n".join([header, *rows, f"{archive}/doe_jane_2.dcm,a"]) + "\n")
+    with pytest.raises(UserError, match=r"study 'a' has 2 patients, .* name the patient of every"):
+        prepared(f"csv:{table}", tmp_path / "others", options)
+    # Whoever the table names is believed.
+    table.write_text(
+        f"path,study,patient\n{archive}/doe_jane_0.dcm,a,x\n{archive}/doe_jane_2.dcm,a,\n"
+    )
+    prepared(f"csv:{table}", tmp_path / "third", options)
+    assert len({row["patient"] for row in shards.rows(str(tmp_path / "third"))}) == 1
+
+
+@pytest.mark.parametrize(("whole", "cut"), [("a.dcm", "b.dcm"), ("b.dcm", "a.dcm")])
+def test_a_copy_whose_header_was_cut_is_a_copy(archive, tmp_path, whole, cut):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    shutil.copy(archive / "doe_jane_1.dcm", folder / whole)
+    other = pydicom.dcmread(archive / "doe_jane_1.dcm")
+    del other.SequenceOfUltrasoundRegions
+    other.PatientID = "ANON7"
+    other.save_as(folder / cut)
+    out = tmp_path / "shards"
+    assert "1 videos in" in prepared(f"dicom:{folder}", out)
+    assert left_out(out)[cut].startswith("duplicate: the same pictures as")
+
+
+def test_large_pictures_are_brought_down_with_their_distances(archive, made):
+    sample = shards.samples(str(made), "x")[0]
+    assert (sample.height, sample.width) == (160, 160)
+    recording = plan.Recording(path=str(archive / "doe_jane_1.dcm"), id="a", frames=24, fps=50)
+    from echojepa_jax.preparation.recording import encode
+
+    whole = encode(dataclasses.replace(recording, clean=False, spacing=(0.2, 0.4)), size=145)
+    assert whole.facts["spacing"] == pytest.approx([0.4, 0.8], rel=0.05)
+    features = video_record.unpack(whole.record)
+    assert features["height"] == features["width"] == [145]
+
+
+def test_tfds_reads_the_shards(made):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(made)
+    rows = shards.rows(str(made))
+    splits = {name: info.num_examples for name, info in builder.info.splits.items()}
+    assert splits == {name: sum(r["split"] == name for r in rows) for name in ("train", "val")}
+    source = builder.as_data_source("train")
+    first = next(row for row in rows if row["split"] == "train")
+    example = source[0]
+    assert example["id"].decode() == first["id"]
+    assert len(example["frames"]) == first["frames"] == 24
+    assert cv2.imdecode(np.frombuffer(example["frames"][3], np.uint8), 0).shape == (160, 160)
+    assert example["fps"] == 50
+
+
+def test_training_batches_from_shards(made, hearts, tmp_path):
+    clip = ClipSpec(frames=8, size=32, by="stride", value=2)
+
+    def first_batch(samples):
+        batches = training_batches(
+            samples, clip=clip, masks=(), grid=(4, 2, 2), seed=0, global_batch=4, first_step=0,
+            last_step=1,
+        )  # fmt: skip
+        return next(iter(batches))
+
+    mixed = manifest.load([str(made)], quarantine=None, workers=1)
+    assert first_batch(mixed)["clips"].shape == (4, 8, 32, 32, 3)
+    grey = [sample for sample in mixed if sample.grey]
+    batch = first_batch(grey)
+    assert batch["clips"].shape == (4, 8, 32, 32, 1)
+    assert batch["valid"].all()
+    assert batch["clips"].std() > 10
+    moved = Path(shutil.copytree(made, tmp_path / "moved"))
+    assert manifest.fingerprint(mixed) == manifest.fingerprint(
+        shards.samples(str(moved), "shards:x")
+    )
+
+
+def test_the_same_content_in_two_splits_is_an_error(made):
+    first, *others = shards.samples(str(made), "x")
+    copy = dataclasses.replace(first, name="copy", patient="somebody else", split="test")
+    with pytest.raises(
+        UserError, match=r"Content \w{64} is both in split 'train' .* and in 'test'"
+    ):
+        manifest.check_patients({"train": [first, *others], "test": [copy]})
+
+
+def test_shards_in_a_bucket_are_copied_once(made, bucket, monkeypatch):
+    opened = []
+    fsspec.filesystem("s3").put(str(made), f"{bucket}/shards", recursive=True)
+
+    class Counted(type(bucket)):
+        def open(self, *args, **kwargs):
+            opened.append(self.name)
+            return super().open(*args, **kwargs)
+
+    monkeypatch.setattr(bucket_cache.epath, "Path", Counted)
+    samples = read_source(f"{bucket}/shards")
+    mine = [decode.decode(sample.path, np.arange(3)) for sample in samples]
+    theirs = [decode.decode(s.path, np.arange(3)) for s in read_source(f"shards:{made}")]
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = [name for name in opened if name.startswith("echo-")]
+    assert len(names) == len(set(names)), "each shard once"
+    # Another program, after the set was made anew under the same name.
+    bucket_cache._version.cache_clear()
+    described = bucket / "shards" / "prepared.json"
+    described.write_text(described.read_text() + "\n")
+    decode.decode(samples[0].path, np.arange(3))
+    assert opened.count(samples[0].path.rpartition("/")[2].partition("#")[0]) == 2
+
+
+def test_the_other_shards_of_a_bucket_follow_ahead(made, bucket):
+    fsspec.filesystem("s3").put(str(made), f"{bucket}/ahead", recursive=True)
+    (first, *_) = read_source(f"{bucket}/ahead")
+    decode.decode(first.path, np.arange(3))
+    folder = Path(bucket_cache.local(first.path.partition("#")[0])).parent
+    until = time.monotonic() + 60
+    wanted = {path.name for path in made.glob("echo-*")}
+    while {path.name for path in folder.glob("echo-*-of-?????")} != wanted:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_other_options_or_files_are_refused(made, archive, salt, tmp_path):
+    source = f"dicom:{archive}"
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
+    with pytest.raises(UserError, match=r"was begun with another size \(160 there, 64 now\)"):
+        prepared(source, made, dataclasses.replace(options, size=64))
+    moved = Path(shutil.copytree(archive, tmp_path / "archive"))
+    out = tmp_path / "shards"
+    prepared(f"dicom:{moved}", out, options)
+    (moved / "doe_jane_2.dcm").unlink()
+    with pytest.raises(UserError, match=r"files of dicom:.* have changed"):
+        prepared(f"dicom:{moved}", out, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"salt_file": "absent"}, "--salt_file=absent cannot be read"),
+        ({"size": 4}, "--size=4 must be 16 or more"),
+        ({"file_seconds": 0}, "--file_seconds=0 must be more than 0"),
+        ({"splits": "train:0.5"}, "must add up to 1"),
+        ({"splits": "all"}, "must be like train:0.8"),
+        ({"max_frames": 3}, "--max_frames=3 is below"),
+        ({"min_frames": 2000, "max_frames": 3000}, "nothing is left of the 8 files"),
+    ],
+)
+def test_mistakes_are_sentences(archive, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        prepared(f"dicom:{archive}", tmp_path / "out", Options(**options))
+
+
+def test_other_peoples_folders_are_left_alone(hearts, archive, tmp_path):
+    with pytest.raises(UserError, match="is not empty and was not made here"):
+        prepared(f"dicom:{archive}", Path(shutil.copytree(hearts, tmp_path / "mine")))
+    short = tmp_path / "salt"
+    short.write_text("short")
+    with pytest.raises(UserError, match="16 bytes or more"):
+        prepared(f"dicom:{archive}", tmp_path / "out", Options(salt_file=str(short)))
+    with pytest.raises(UserError, match="has splits of its own"):
+        prepared(f"echonet_dynamic:{hearts}", tmp_path / "echonet")
+
+
+def test_labels_that_are_not_there_are_a_sentence(hearts, tmp_path):
+    source = f"echonet_dynamic:{hearts}"
+    with pytest.raises(UserError, match=r"has no label 'EF'; it has edv, ef, esv$"):
+        prepared(source, tmp_path / "out", Options(targets="ef,EF"))
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,LV EF\n{next((hearts / 'Videos').glob('*.avi'))},55\n")
+    with pytest.raises(UserError, match="a label is called 'LV EF'; use up to 24 letters"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(targets="LV EF"))
+
+
+def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, tmp_path, caplog):
+    source = f"videos:{hearts}/Videos"
+    # Two patients of two views: files that are patients of their own come to several splits.
+    options = Options(size=64, sector="never", splits="train:0.5,test:0.5")
+    for k, pattern in enumerate(("", r"^(adult-\d+-\d+)", r"0000[01]")):
+        out = tmp_path / str(k)
+        salt = tmp_path / "salt"
+        salt.write_text("a secret that parts them so\n")
+        chosen = dataclasses.replace(options, salt_file=str(salt), patient_from=pattern)
+        caplog.clear()
+        prepared(source, out, chosen)
+        rows = shards.rows(str(out))
+        summary = write_summary(out).read_text()
+        unknown = "he patient of 8 of 8 videos is unknown"
+        assert (unknown in caplog.text) == (unknown in summary) == (pattern == "")
+        assert ("--patient_from='REGEX of the name'" in caplog.text) == (pattern == "")
+        if pattern:
+            people = {row["patient"]: set() for row in rows}
+            for row in rows:
+                people[row["patient"]].add(row["split"])
+            assert all(len(found) == 1 for found in people.values())
+            assert len(people) == (4 if k == 1 else 2)
+            assert verify(out, 1) == []
+    assert len(left_out(out)) == 4
+    assert set(left_out(out).values()) == {"no patient: --patient_from finds none in its name"}
+    with pytest.raises(UserError, match="was begun with another patient_from"):
+        prepared(source, out, dataclasses.replace(chosen, patient_from="0"))
+
+
+def test_texts_are_no_labels_of_prepared_sets_and_numbers_keep_their_unit(hearts, tmp_path):
+    table = tmp_path / "table.csv"
+    video = min((hearts / "Videos").glob("*.avi"))
+    table.write_text(f"path,rvsp [kPa],who,split\n{video},4.2,Jane,train\n")
+    with pytest.raises(UserError, match=r"'who' of .* holds text, .*: use numbers for"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(targets="rvsp,who"))
+    options = dataclasses.replace(OPTIONS, targets="rvsp", splits="")
+    prepared(f"csv:{table}", tmp_path / "out", options)
+    (sample,) = read_source(str(tmp_path / "out"))
+    assert (sample.targets, unit_of([sample], "rvsp")) == ({"rvsp": pytest.approx(4.2)}, "kPa")
+
+
+def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,split\n{videos[0]},train\n{videos[1]},\n")
+    with pytest.raises(UserError, match="has splits of its own"):
+        prepared(f"csv:{table}", tmp_path / "out", Options(splits="train:0.9,val:0.1"))
+
+
+def test_a_patient_who_cannot_be_read_is_not_made_up(archive, tmp_path, monkeypatch):
+    """Or videos of one patient could come to two splits."""
+    in_processes = duplicates.guarded
+
+    def refusing(function, guard, paths):
+        results = in_processes(function, guard, paths)
+        for path, result in zip(paths, results, strict=True):
+            failed = function is decode.identity and path.endswith("jane_2.dcm")
+            yield "missing: the disk does not answer" if failed else result
+
+    monkeypatch.setattr(duplicates, "guarded", refusing)
+    out = tmp_path / "out"
+    assert "6 videos in" in prepared(f"dicom:{archive}", out)
+    assert left_out(out)["doe_jane_2.dcm"] == "missing: the disk does not answer"
+
+
+def test_only_one_program_at_a_time(tmp_path):
+    work = Work(tmp_path / "out")
+    with work.claimed():
+        for _ in range(2):  # the first one that is refused leaves everything where it is
+            with pytest.raises(UserError, match="another process"), work.claimed():
+                pass
+        assert {path.name for path in tmp_path.iterdir()} == {"out", "out.private"}
+        assert (work.private / "state").is_dir()
+    assert not any(tmp_path.iterdir()), "nothing was made"
+
+
+# --- what reviews have found ----------------------------------------------------------------------
+
+
+def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    for k in range(3):
+        frames = decode.decode(str(videos[k % 2]), np.arange(0, 60, 3))[..., 0]
+        path = make(tmp_path / f"{k}.dcm", frames, FrameTime=20.0, PatientID=f"patient {k}")
+        as_jpeg(path, frames)
+    hashes = [decode.content(str(tmp_path / f"{k}.dcm")) for k in range(3)]
+    assert hashes[0] == hashes[2] != hashes[1]
+    out = tmp_path / "out" / "shards"
+    prepared(f"dicom:{tmp_path}/*.dcm", out, Options(size=64, sector="never"))
+    assert len(shards.rows(str(out))) == 2
+    assert left_out(out)["2.dcm"].endswith("0.dcm, of another patient")
+
+
+def test_tables_of_anybody(hearts, tmp_path, caplog):
+    """A phone number is no label, a sentence no view, a path listed twice is kept once."""
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")
+    shutil.copy(videos[2], strange)
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{videos[0]},a,5551234,55,A4C,train",
+        f"{videos[1]},b,5551235,56,seen by Jane 1957,train",
+        f"{videos[1]},c,5551235,56,A4C,train",
+        f"{videos[3]},d,5551236,57,A4C,",
+    ]
+    table.write_text("path,name,phone,ef,view,split\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out" / "shards"
+    options = Options(size=64, sector="never", targets="ef")
+    prepared(f"csv:{table}", out, options)
+    found = sorted((row["targets"]["ef"], row["view"]) for row in shards.rows(str(out)))
+    assert found == [(55, "A4C"), (56, "")]
+    assert all(set(row["targets"]) == {"ef"} for row in shards.rows(str(out)))
+    assert left_out(out)[videos[3].name].startswith("no split")
+    assert left_out(out)[videos[1].name].startswith("duplicate")
+    prepared(
+        f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", Options(size=64, sector="never")
+    )
+    assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
+    assert "no patient has come to: test, val" in caplog.text
+    root = Path(shutil.copytree(hearts, tmp_path / "set"))  # keeps its names
+    with (root / "FileList.csv").open("ab") as file:
+        file.write(b"two\xe9,55,1,1,64,64,50,60,TRAIN\n")
+    shutil.copy(videos[2], os.fsdecode(os.fsencode(root) + b"/Videos/two\xe9.avi"))
+    (root / "Videos" / videos[2].name).unlink()
+    prepared(f"echonet_dynamic:{root}", tmp_path / "out" / "named", Options(size=64))
+    assert "two\\xe9" in {row["id"] for row in shards.rows(str(tmp_path / "out" / "named"))}
+    assert verify(tmp_path / "out" / "named", 1) == []
+    table.write_text(f"path,ef,split\n{videos[0]},55,fold 1/2\n")
+    with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
+        prepared(f"csv:{table}", tmp_path / "out" / "third", options)

@@ -1,0 +1,136 @@
+"""The sector is found whatever stands beside it, and what is no sector is told apart."""
+
+import cv2
+import numpy as np
+import pytest
+
+from echojepa_jax.data.formats import decode
+from echojepa_jax.preparation import burned_text, sector
+from echojepa_jax.preparation.sector import Motion, NoSector, Screens
+
+BANNER = "DOE JANE 1957-03-02"
+
+
+@pytest.fixture(scope="module")
+def heart(hearts) -> np.ndarray:
+    """Grey frames [60, 64, 64] of a phantom."""
+    path = sorted((hearts / "Videos").glob("*.avi"))[0]
+    return decode.decode(str(path), np.arange(60))[..., 0]
+
+
+def screen(heart: np.ndarray, text: str = BANNER) -> np.ndarray:
+    """The phantom as a machine shows it: 400 x 500, with a banner, a scale and an ECG."""
+    frames = np.zeros((len(heart), 400, 500), np.uint8)
+    x = np.arange(40, 460)
+    for k, frame in enumerate(heart):
+        frames[k, 60:330, 115:385] = cv2.resize(frame, (270, 270))
+        cv2.putText(frames[k], text, (60, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 220, 1, cv2.LINE_AA)
+        cv2.putText(frames[k], "12 cm", (420, 320), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 200, 1)
+        y = 370 + 15 * np.sin((x[: 7 * k + 2]) / 9.0)
+        trace = np.stack([x[: 7 * k + 2], y], axis=1).astype(np.int32)
+        cv2.polylines(frames[k], [trace], False, 255, 1)
+    return frames
+
+
+def extremes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.min(axis=0), frames.max(axis=0)
+
+
+def test_the_sector_alone_is_kept(heart):
+    frames = screen(heart)
+    found = sector.find(Motion(frames))
+    top, left, height, width = found.box
+    assert (top, left) == (pytest.approx(62, abs=14), pytest.approx(115, abs=14))
+    assert (height, width) == (pytest.approx(268, abs=22), pytest.approx(270, abs=22))
+    kept = frames[:, found.mask() > 0]
+    shown = (frames[:, 60:330, 115:385] > 16).sum()
+    assert (kept > 16).sum() > 0.99 * shown, "hardly any of the heart is lost"
+    lost = frames * (1 - found.mask())
+    assert (lost[:, :40] > 100).any(), "the banner is outside"
+    assert not found.mask()[:40].any()
+    assert not found.mask()[345:].any(), "so is the ECG"
+
+
+def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
+    still = np.repeat(screen(heart)[:1], 20, axis=0)
+    with pytest.raises(NoSector, match="nothing moves"):
+        sector.find(Motion(still))
+    rng = np.random.default_rng(0)
+    mode = np.zeros((20, 300, 400), np.uint8)
+    mode[:, 20:280, 10:390] = rng.integers(0, 200, (20, 260, 380))  # an M-mode scrolls everywhere
+    with pytest.raises(NoSector, match="rectangle"):
+        sector.find(Motion(mode))
+    assert sector.find(Motion(mode), any_shape=True).box[2] > 250, "if the header says so"
+    patch = mode[:, 30:150, 30:190].copy()
+    patch[:, :, 24:] = 0
+    patch[:, 24:] = 0
+    with pytest.raises(NoSector, match="hardly anything"):
+        sector.find(Motion(patch))
+
+
+@pytest.mark.parametrize("times", [[(20, 40)], [(10, 20), (30, 40)], [(10, 20), (40, 60)]])
+def test_what_appears_and_goes_is_no_motion(heart, times):
+    frames = screen(heart)
+    without = sector.find(Motion(frames))
+    for start, end in times:
+        frames[start:end, 5:50, 100:480] = 200  # a message, dense and beside the sector
+    np.testing.assert_array_equal(sector.find(Motion(frames)).corners, without.corners)
+
+
+def page() -> np.ndarray:
+    """A page of a patient's data."""
+    picture = np.zeros((400, 500), np.uint8)
+    for line in range(10):
+        at = (30, 40 + 36 * line)
+        cv2.putText(picture, BANNER, at, cv2.FONT_HERSHEY_SIMPLEX, 0.9, 220, 2, cv2.LINE_AA)
+    return picture
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_another_screen_is_noticed(heart, invert):
+    frames = screen(heart)
+    frames[30:33] = 255 - page() if invert else page()
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 33]
+
+
+def test_a_page_behind_a_blank_frame_is_noticed(heart):
+    frames = screen(heart)
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    frames[29:34] = (0 * page(), page(), page(), page(), 0 * page() + 255)
+    assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 34]
+
+
+def test_a_jet_of_colour_is_no_other_screen(heart):
+    frames = np.repeat(screen(heart)[..., None], 3, axis=3)
+    screens = Screens(sector.find(Motion(frames[..., 0])).corners, frames.shape[1:3])
+    for frame in frames[20:40]:
+        cv2.circle(frame, (250, 230), 55, (255, 40, 0), -1)
+    assert not any(screens.changes(frame) for frame in frames)
+
+
+def test_hearts_and_gaps_are_one_screen(heart):
+    frames = screen(heart)
+    screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
+    frames[10:12] = 0
+    assert not any(screens.changes(frame) for frame in frames[::3])
+
+
+def test_corners_follow_a_crop():
+    corners = np.array([[10, 20], [50, 20], [50, 100]], np.int32)
+    moved = sector.scaled(corners, (20, 10, 80, 40), (40, 20))
+    np.testing.assert_array_equal(moved, [[0, 0], [20, 0], [20, 40]])
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.6, 1.0])
+def test_text_is_found(heart, scale):
+    frames = screen(heart, "")
+    for frame in frames:
+        cv2.putText(frame, "DOE", (30, 50), cv2.FONT_HERSHEY_SIMPLEX, scale, 220, 1, cv2.LINE_AA)
+    everywhere = np.ones(frames.shape[1:], np.uint8)
+    found = burned_text.find(*extremes(frames), everywhere)
+    assert any(20 < top < 55 and 25 < left < 50 for top, left, _, _ in found)
+
+
+def test_no_text_is_found_in_hearts(heart):
+    assert burned_text.find(*extremes(heart), np.ones(heart.shape[1:], np.uint8)) == []
