@@ -1,6 +1,5 @@
 """Options and settings that all tests share."""
 
-import json
 import os
 import resource
 import shutil
@@ -18,18 +17,18 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import fsspec
 import jax
-import numpy as np
 import pytest
 from etils import epath
 from moto.server import ThreadedMotoServer
 
 import echojepa_jax  # noqa: F401  what it sets for fsspec must be there before fsspec looks
+from echojepa_jax.phantom.dataset import generate
+from tests.makers.configs import SHRINK
+from tests.makers.recordings import FOLDER, Fixture
 
 # A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,41 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--probe-fixture",
         type=Path,
-        default=REPOSITORY / "tests" / "recordings" / "probes_tiny.npz",
+        default=FOLDER / "probes_tiny.npz",
         help="probes of the original PyTorch code to be equal to (npz)",
     )
-
-
-class Fixture:
-    """Recorded numbers of the original code, with names and sizes of its own `config`."""
-
-    def __init__(self, path: Path) -> None:
-        self.arrays = np.load(path)
-        self.config = json.loads(str(self.arrays["config"]))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def tree(self, prefix: str) -> dict[str, np.ndarray]:
-        """All arrays under a prefix, by the rest of their names."""
-        return {
-            name.removeprefix(prefix + "/"): self.arrays[name]
-            for name in self.arrays.files
-            if name.startswith(prefix + "/")
-        }
-
-
-class TrainFixture(Fixture):
-    """Training steps."""
-
-    def clips(self, step: int) -> np.ndarray:
-        """Normalised clips of a step as [B, T, H, W, 3]."""
-        return self.arrays[f"step{step}/clips"].astype(np.float32).transpose(0, 2, 3, 4, 1)
-
-    def ids(self, step: int, kind: str) -> tuple[np.ndarray, ...]:
-        """Token ids ("context" or "target") of a step, one [B, K] per mask specification."""
-        names = sorted(n for n in self.arrays.files if n.startswith(f"step{step}/{kind}_indices"))
-        return tuple(self.arrays[n] for n in names)
 
 
 # The longest files first: begun last, one of them would keep one process busy, and the other idle.
@@ -116,9 +83,6 @@ def bucket(s3_server, tmp_path, monkeypatch):
     return epath.Path(name)
 
 
-PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of this test run's own: generated videos and scans of files."""
@@ -148,30 +112,6 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ[name.upper()] = str(value)
 
 
-SHRINK = {
-    "model.width": 24,
-    "model.depth": 2,
-    "model.mlp_hidden": 48,
-    "predictor.width": 24,
-    "predictor.depth": 1,
-    "predictor.mlp_hidden": 48,
-    "data.sources": (PHANTOM,),
-    "data.frames": 4,
-    "data.size": 32,
-    "masks.large.context_tokens": 2,
-    "masks.large.target_tokens": 12,
-    "masks.small.context_tokens": 4,
-    "masks.small.target_tokens": 6,
-    "optim.global_batch": 8,
-    "optim.updates_per_epoch": 3,
-    "optim.epochs": 2,
-    "checkpoint.every": 3,
-    "log.every": 1,
-    "log.health_every": 2,
-    "log.tensorboard": False,
-    "probe.source": "",
-    "probe.batch": 8,
-}
 """What makes a shipped config small enough for a test."""
 
 
@@ -240,3 +180,10 @@ def run_main(tmp_path):
         return programs.finish(process) if wait else process
 
     return run
+
+
+@pytest.fixture(scope="session")
+def hearts(tmp_path_factory) -> Path:
+    """A small phantom in EchoNet-Dynamic's layout: 4 patients with 2 views, 60 frames of 64 px."""
+    root = tmp_path_factory.mktemp("phantom") / "hearts"
+    return generate(root, patients=4, views=2, size=64, workers=1)

@@ -33,8 +33,7 @@ from echojepa_jax.train.step import update
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
-
-PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
+from tests.makers.configs import PHANTOM
 
 
 @pytest.fixture

@@ -61,3 +61,13 @@ def test_configs_import_only_ml_collections_and_each_other():
                 raise AssertionError(path)
             if isinstance(node, ast.ImportFrom):
                 assert node.module in ("ml_collections", "configs", "configs.probes"), path
+
+
+def test_no_test_imports_another_test():
+    """What tests share lies in tests/makers, tests/programs.py and the fixtures of conftest.py."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests"):
+                names = [node.module, *(alias.name for alias in node.names)]
+                assert not any("test_" in name or "conftest" in name for name in names), path

@@ -27,7 +27,8 @@ from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.benchmarks.convert import random_weights
+from tests.makers.configs import PHANTOM
+from tests.makers.weights import random_weights
 
 
 def weights_of(workdir: Path, step: int = 6):
@@ -42,9 +43,6 @@ def weights_of(workdir: Path, step: int = 6):
 
 def assert_identical(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
 
 
 @pytest.fixture(scope="module")

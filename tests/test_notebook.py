@@ -15,12 +15,12 @@ from echojepa_jax.probes.config import FIELDS
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
-from tests.benchmarks.convert import random_weights
+from tests.makers.configs import PHANTOM
+from tests.makers.weights import random_weights
+from tests.programs import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 NOTEBOOK = REPOSITORY / "launch" / "finetune_colab.ipynb"
 
-PHANTOM = "phantom:adult,patients=10,views=2,seed=1"  # has all three splits
 # Compilations take most of the time: a linear head on the mean token is the quickest there is.
 SMALL = {
     "optim.epochs": 2,

@@ -20,7 +20,7 @@ from echojepa_jax.__main__ import PROGRAMS
 from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 from tests import programs
-from tests.conftest import SHRINK
+from tests.makers.configs import SHRINK
 from tests.programs import REPOSITORY
 
 

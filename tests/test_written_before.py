@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 import tarfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,6 +28,7 @@ from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.program import make_program
 from echojepa_jax.train.run_weights import config_of_run, open_encoder
 from echojepa_jax.weights.read import read_weights
+from tests.makers.recordings import FOLDER
 
 SOURCE = "./prepared"
 
@@ -37,9 +37,7 @@ SOURCE = "./prepared"
 def before(tmp_path_factory):
     """The folder in which that commit worked; a test is in it."""
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(
-        Path(__file__).parent / "recordings" / "written_at_52c78be.tar.xz"
-    ) as archive:
+    with tarfile.open(FOLDER / "written_at_52c78be.tar.xz") as archive:
         archive.extractall(folder)  # ours; Python 3.11.2 knows no filter
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -26,7 +26,7 @@ from echojepa_jax.train.run_weights import weights_of_run
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests import programs
-from tests.conftest import SHRINK
+from tests.makers.configs import SHRINK
 
 FIELDS = SHRINK | {"checkpoint.every": 5, "log.health_every": 0}
 DEVICES = 2  # of each host

@@ -21,7 +21,7 @@ import numpy as np
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.phantom.dataset import generate
-from tests.data.formats.test_dicom import as_jpeg, make
+from tests.makers.dicom import as_jpeg, make
 
 HEIGHT, WIDTH, FRAMES = 708, 1016, 74
 

@@ -23,7 +23,7 @@ from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.collectives import collectives
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program
-from tests.train.test_sharded import both_shapes, sizes_of
+from tests.makers.shapes import both_shapes, sizes_of
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from echojepa_jax.utils import plain_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights import vjepa2
 from tests import programs
-from tests.conftest import PHANTOM, SHRINK
-from tests.data.formats.test_dicom import make
-from tests.preparation.test_prepare import prepared
+from tests.makers.configs import PHANTOM, SHRINK
+from tests.makers.dicom import make
+from tests.makers.prepared import prepared
 
 BLOCKED = (
     "ml_collections",

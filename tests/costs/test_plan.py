@@ -18,7 +18,7 @@ from echojepa_jax.parallel.mesh import FSDP, REPLICA, make_mesh
 from echojepa_jax.train.program import make_program
 from echojepa_jax.utils.errors import UserError
 from tests import programs
-from tests.conftest import SHRINK
+from tests.makers.configs import SHRINK
 
 FIELDS = SHRINK | {"model.width": 64, "predictor.width": 32, "model.dtype": "bfloat16"}
 

@@ -12,7 +12,7 @@ from echojepa_jax.data.formats import video_record
 from echojepa_jax.data.formats.video_info import UnreadableVideo
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
-from tests.data.formats.test_dicom import make
+from tests.makers.dicom import make
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 SALTS = st.binary(min_size=16, max_size=40)

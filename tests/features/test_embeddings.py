@@ -20,9 +20,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.benchmarks.convert import random_weights
+from tests.makers.weights import random_weights
 
-REPOSITORY = Path(__file__).parents[2]
 SOURCE = "phantom:adult,patients=10,views=2,seed=1"
 SETTINGS = EmbedSettings(ClipSpec(4, 32, "stride", 2), clips=3, shard_videos=8)
 

@@ -7,7 +7,6 @@ that matter is tested too.
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
+from tests.makers.recordings import FOLDER
 
-FIXTURE = np.load(Path(__file__).parents[1] / "recordings" / "mask_statistics.npz")
+FIXTURE = np.load(FOLDER / "mask_statistics.npz")
 SAME = 1e-3
 DRAWS = 20_000
 GRIDS = {"224px": (8, 14, 14), "336px": (8, 21, 21)}

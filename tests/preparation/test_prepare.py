@@ -32,34 +32,15 @@ from echojepa_jax.preparation.verify import verify
 from echojepa_jax.report.data_page import write_summary
 from echojepa_jax.utils.errors import UserError
 from tests import programs
-from tests.data.formats.test_dicom import as_jpeg, make, region
-from tests.preparation import test_sector
-from tests.preparation.test_sector import BANNER, screen
+from tests.makers.dicom import as_jpeg, make, region
+from tests.makers.prepared import OPTIONS, left_out, prepared
+from tests.makers.screen import BANNER, patient_page, screen
 
 NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
-OPTIONS = Options(size=160, shard_videos=2, splits="train:0.6,val:0.4")
-
-
-def prepared(
-    source: str,
-    out: Path,
-    options: Options = OPTIONS,
-    workers: int = 2,
-    make=preparation.make_here,
-) -> str:
-    work = Work(out)
-    with work.claimed():
-        return preparation.prepare(source, work, options, workers, make)
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def left_out(out: Path) -> dict[str, str]:
-    """The reason of every file that was left out, by its name."""
-    lines = Work(out).rejected.read_text().splitlines()
-    return {Path(line["path"]).name: line["reason"] for line in map(json.loads, lines)}
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +226,7 @@ def with_text(features) -> None:
 
 
 def with_page(features) -> None:
-    page = cv2.resize(test_sector.page(), tuple(features["height"] * 2))
+    page = cv2.resize(patient_page(), tuple(features["height"] * 2))
     features["frames"][5] = cv2.imencode(".jpg", page)[1].tobytes()
 
 
@@ -347,7 +328,7 @@ def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
     folder = tmp_path / "archive"
     folder.mkdir()
     shutil.copy(archive / "doe_jane_0.dcm", folder / "good.dcm")
-    for name, page in (("dark", test_sector.page()), ("bright", 255 - test_sector.page())):
+    for name, page in (("dark", patient_page()), ("bright", 255 - patient_page())):
         frames = pydicom.dcmread(archive / "doe_jane_2.dcm").pixel_array.copy()
         frames[10:13] = page
         make(folder / f"{name}.dcm", frames, FrameTime=20.0)

@@ -7,8 +7,7 @@ import pytest
 from echojepa_jax.data.formats import decode
 from echojepa_jax.preparation import burned_text, sector
 from echojepa_jax.preparation.sector import Motion, NoSector, Screens
-
-BANNER = "DOE JANE 1957-03-02"
+from tests.makers.screen import patient_page, screen
 
 
 @pytest.fixture(scope="module")
@@ -16,20 +15,6 @@ def heart(hearts) -> np.ndarray:
     """Grey frames [60, 64, 64] of a phantom."""
     path = sorted((hearts / "Videos").glob("*.avi"))[0]
     return decode.decode(str(path), np.arange(60))[..., 0]
-
-
-def screen(heart: np.ndarray, text: str = BANNER) -> np.ndarray:
-    """The phantom as a machine shows it: 400 x 500, with a banner, a scale and an ECG."""
-    frames = np.zeros((len(heart), 400, 500), np.uint8)
-    x = np.arange(40, 460)
-    for k, frame in enumerate(heart):
-        frames[k, 60:330, 115:385] = cv2.resize(frame, (270, 270))
-        cv2.putText(frames[k], text, (60, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 220, 1, cv2.LINE_AA)
-        cv2.putText(frames[k], "12 cm", (420, 320), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 200, 1)
-        y = 370 + 15 * np.sin((x[: 7 * k + 2]) / 9.0)
-        trace = np.stack([x[: 7 * k + 2], y], axis=1).astype(np.int32)
-        cv2.polylines(frames[k], [trace], False, 255, 1)
-    return frames
 
 
 def extremes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,19 +62,10 @@ def test_what_appears_and_goes_is_no_motion(heart, times):
     np.testing.assert_array_equal(sector.find(Motion(frames)).corners, without.corners)
 
 
-def page() -> np.ndarray:
-    """A page of a patient's data."""
-    picture = np.zeros((400, 500), np.uint8)
-    for line in range(10):
-        at = (30, 40 + 36 * line)
-        cv2.putText(picture, BANNER, at, cv2.FONT_HERSHEY_SIMPLEX, 0.9, 220, 2, cv2.LINE_AA)
-    return picture
-
-
 @pytest.mark.parametrize("invert", [False, True])
 def test_another_screen_is_noticed(heart, invert):
     frames = screen(heart)
-    frames[30:33] = 255 - page() if invert else page()
+    frames[30:33] = 255 - patient_page() if invert else patient_page()
     screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
     assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 33]
 
@@ -97,7 +73,8 @@ def test_another_screen_is_noticed(heart, invert):
 def test_a_page_behind_a_blank_frame_is_noticed(heart):
     frames = screen(heart)
     screens = Screens(sector.find(Motion(frames)).corners, frames.shape[1:])
-    frames[29:34] = (0 * page(), page(), page(), page(), 0 * page() + 255)
+    page = patient_page()
+    frames[29:34] = (0 * page, page, page, page, 0 * page + 255)
     assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 34]
 
 

@@ -9,9 +9,8 @@ from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.benchmarks.convert import random_weights
-
-PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
+from tests.makers.configs import PHANTOM
+from tests.makers.weights import random_weights
 
 SHRINK = {
     "data.sources": (PHANTOM,),

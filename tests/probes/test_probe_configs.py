@@ -9,8 +9,8 @@ import pytest
 from echojepa_jax.probes import config as configs
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
+from tests.programs import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in (REPOSITORY / "configs" / "probes").glob("*.py"))
 
 

@@ -26,7 +26,7 @@ from echojepa_jax.utils.file_names import original
 from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
-from tests.probes.conftest import PHANTOM
+from tests.makers.configs import PHANTOM
 
 
 def lines(workdir, name="predictions.csv"):

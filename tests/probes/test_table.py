@@ -23,7 +23,7 @@ from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.train.workdir import mark_done
 from echojepa_jax.utils.errors import UserError
 from tests import programs
-from tests.probes.conftest import PHANTOM
+from tests.makers.configs import PHANTOM
 
 # Every seed makes other patients.
 NEW = "phantom:pediatric,patients=10,views=2,seed=5"

@@ -11,6 +11,7 @@ from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.collectives import collectives
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import initial_params, make_program
+from tests.makers.shapes import both_shapes, sizes_of
 
 STEPS = 5
 
@@ -91,12 +92,3 @@ def test_only_parameters_and_gradients_are_sent(config, scan, microbatches):
     for shape in {shape for one in found for shape in one.shapes}:
         # Never tokens x width of a whole batch.
         assert tuple(n for n in sizes_of(shape) if n != 1) in shapes | {()}, shape
-
-
-def sizes_of(shape):
-    """[8, 64] of "bf16[8,64]"."""
-    return [int(n) for n in shape.partition("[")[2].rstrip("]").split(",") if n]
-
-
-def both_shapes(leaf):
-    return leaf.shape, leaf.sharding.shard_shape(leaf.shape)

@@ -17,7 +17,7 @@ from echojepa_jax.train.state import (
 )
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.write import write_weights
-from tests.benchmarks.convert import random_weights
+from tests.makers.weights import random_weights
 
 V21 = {"model__family": "v2.1", "objective__context_weight": 0.5}
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +25,8 @@ from echojepa_jax.weights.vjepa2 import (
     predictor_rows_v21,
     to_torch,
 )
-from tests.conftest import TrainFixture
+from tests.makers.recordings import FOLDER, TrainFixture
 
-DATA = Path(__file__).parents[1] / "recordings"
 # V-JEPA 2; V-JEPA 2.1 with four levels, and with the last one: their twelve layers, the fewest that
 # the original has levels for, make large files, and take long to compile without a loop.
 RECORDED = (
@@ -43,7 +41,7 @@ def pytest_generate_tests(metafunc):
     if "case" not in metafunc.fixturenames:
         return
     named = metafunc.config.getoption("--train-fixture")
-    cases = [(DATA / f"{name}.npz", how) for name, how in RECORDED]
+    cases = [(FOLDER / f"{name}.npz", how) for name, how in RECORDED]
     if named:
         cases = [(named, "scanned"), (named, "unrolled")]
     names = [f"{path.stem}-{how}" for path, how in cases]

@@ -27,7 +27,8 @@ from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.stablehlo import write_stablehlo
 from echojepa_jax.weights.vjepa2 import rows_of, to_torch
 from echojepa_jax.weights.write import FORMATS, write_weights
-from tests.benchmarks.convert import PREDICTOR, TINY, measure, random_weights
+from tests.benchmarks.convert import measure
+from tests.makers.weights import PREDICTOR, TINY, random_weights
 
 HEADS = {"heads": 2, "predictor_heads": 1}
 CLIP = ClipInput(4, 32, "duration", 1.2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -17,8 +17,8 @@ from echojepa_jax.data import shards
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.video_info import MAX_FRAME_PIXELS
 from echojepa_jax.preparation import plan
-from tests.data.formats.test_dicom import make
-from tests.preparation.test_prepare import left_out, prepared
+from tests.makers.dicom import make
+from tests.makers.prepared import left_out, prepared
 
 TOO_LONG = 10_000
 

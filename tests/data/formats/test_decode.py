@@ -13,8 +13,8 @@ import pytest
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
+from tests.programs import REPOSITORY
 
-ROOT = Path(__file__).parents[3]
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()
 VIDEOS: dict[str, dict[str, Any]] = {
     "mjpeg.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
@@ -224,12 +224,12 @@ def test_no_decoder_noise_on_stderr(tmp_path, numbered, cut):
     names = [str(tmp_path / name) for name in _bad_files(tmp_path)]
     names += [cut(numbered.mjpeg(), 0.6), cut(numbered.write("v.mp4", "libx264"), 0.6)]
     program = (
-        "import sys; import numpy as np; from echojepa_jax.data import decode\n"
+        "import sys; import numpy as np; from echojepa_jax.data.formats import decode\n"
         "for path in sys.argv[1:]:\n"
         "  for read in (decode.probe, lambda path: decode.decode(path, np.arange(40))):\n"
         "    try: read(path)\n"
         "    except decode.UnreadableVideo: pass\n"
     )
     command = [sys.executable, "-c", program, *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space, pixel_array
 from pydicom.uid import (
@@ -37,74 +35,11 @@ from echojepa_jax.data.formats.video_info import (
 )
 from echojepa_jax.data.scan import scan
 from echojepa_jax.data.sources import read_source
+from tests.makers.dicom import SECRET, make, real, region
+from tests.makers.recordings import FOLDER
+from tests.programs import REPOSITORY
 
-ROOT, DATA = Path(__file__).parents[3], Path(__file__).parents[2] / "recordings"
-SECRET = "Doe^Jane"
 CINE_REGION = (84, 31, 595, 414)  # of color3d_jpeg_baseline.dcm: x0, y0, x1, y1
-
-
-def real(name: str) -> str:
-    path = get_testdata_file(name, download=False)
-    assert path is not None, f"{name} is in neither pydicom nor pydicom-data"
-    return str(path)
-
-
-def make(
-    path: Path,
-    frames: np.ndarray,
-    photometric: str = "MONOCHROME2",
-    syntax: UID = ExplicitVRLittleEndian,
-    **tags: Any,
-) -> str:
-    """Write `frames` [T, H, W] or [T, H, W, 3] as an uncompressed file of a named patient."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.3.1")
-    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    dataset.PatientName = SECRET
-    dataset.PatientID = "MRN0042"
-    dataset.Modality = "US"
-    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape[:3]
-    dataset.SamplesPerPixel = 1 if frames.ndim == 3 else frames.shape[3]
-    if dataset.SamplesPerPixel == 3:
-        dataset.PlanarConfiguration = 0
-    dataset.PhotometricInterpretation = photometric
-    bits = frames.dtype.itemsize * 8
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-    dataset.PixelRepresentation = int(frames.dtype.kind == "i")
-    stored = frames if syntax.is_little_endian else frames.astype(frames.dtype.newbyteorder(">"))
-    dataset.PixelData = stored.tobytes()
-    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
-    for tag, value in tags.items():
-        setattr(dataset, tag, value)
-    path.parent.mkdir(exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return str(path)
-
-
-def as_jpeg(path: str, frames: np.ndarray) -> None:
-    """Stores grey frames, or RGB ones, of that file as baseline JPEG, as most machines export."""
-    dataset = pydicom.dcmread(path)
-    pictures = frames if frames.ndim == 3 else frames[..., ::-1]
-    coded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
-    dataset.PixelData = encapsulate([c + b"\0" * (len(c) % 2) for c in coded])
-    dataset.NumberOfFrames = len(frames)
-    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    dataset["PixelData"].is_undefined_length = True
-    if frames.ndim == 4:
-        dataset.PhotometricInterpretation = "YBR_FULL_422"
-    dataset.save_as(path, enforce_file_format=True)
-
-
-def region(x0: int, y0: int, x1: int, y1: int, data_type: int = 1, space: int = 1) -> Dataset:
-    item = Dataset()
-    item.RegionDataType, item.RegionSpatialFormat = data_type, space
-    item.RegionLocationMinX0, item.RegionLocationMinY0 = x0, y0
-    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = x1, y1
-    return item
 
 
 def all_frames(path: str) -> np.ndarray:
@@ -384,7 +319,7 @@ def test_the_element_that_is_pointed_to_tells_the_rate(tmp_path, grey, tags, fps
 
 def test_a_stale_frame_time_beside_the_vector_that_counts():
     """Weasis 424. Times of the file: 5 of 20 ms, 6 of 40 ms."""
-    info = decode.probe(str(DATA / "frame_time_vector_by_pointer_stale_frame_time.dcm"))
+    info = decode.probe(str(FOLDER / "frame_time_vector_by_pointer_stale_frame_time.dcm"))
     assert info.fps == pytest.approx(1000 * 11 / 340, abs=0.01)
     assert {VARIABLE_RATE, RATES_DIFFER} < set(each_note(info.note))
 
@@ -560,14 +495,14 @@ def test_no_patient_reaches_a_log(tmp_path, grey, colour):
     program = (
         "import logging, sys; import numpy as np\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "from echojepa_jax.data import decode\n"
+        "from echojepa_jax.data.formats import decode\n"
         "for path in sys.argv[1:]:\n"
         "  for read in (decode.probe, lambda path: decode.decode(path, np.arange(2))):\n"
         "    try: print(read(path).shape if read is not decode.probe else '')\n"
         "    except decode.UnreadableVideo as error: print(error)\n"
     )
     command = [sys.executable, "-c", program, *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert "(2, 20, 30, 3)" in done.stdout
     assert "Doe" not in done.stdout + done.stderr
     assert done.stderr == ""

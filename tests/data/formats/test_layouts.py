@@ -17,8 +17,8 @@ from echojepa_jax.data.sources import mimic_targets, read_source
 from echojepa_jax.preparation import plan
 from echojepa_jax.preparation.plan import Options
 from echojepa_jax.utils.errors import UserError
-from tests.data.formats.test_dicom import make
-from tests.preparation.test_prepare import left_out, prepared
+from tests.makers.dicom import make
+from tests.makers.prepared import left_out, prepared
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ from echojepa_jax.data.formats.video_info import (
     WINDOW_UNUSED,
     each_note,
 )
-from tests.data.formats.test_dicom import make, real
+from tests.makers.dicom import make, real
+from tests.makers.recordings import FOLDER
 
-DATA = Path(__file__).parents[2] / "recordings"
 FRAMES, HEIGHT, WIDTH = 4, 32, 48
 JPEG, LOSSLESS, JPEG_LS, J2K, HTJ2K, RLE = (
     UID(f"1.2.840.10008.1.2.{k}") for k in ("4.50", "4.70", "4.80", "4.90", "4.201", "5")
@@ -1107,7 +1107,10 @@ def pictures_in(path: Path) -> list[bytes]:
     return [b"\xff\xd8\xff" + part for part in path.read_bytes().split(b"\xff\xd8\xff")[1:]]
 
 
-@pytest.mark.parametrize("path", sorted(DATA.glob("*jpeg_*.dcm")) + sorted(DATA.glob("enc*.dcm")))
+JPEG_CASES = [*FOLDER.glob("*jpeg_*.dcm"), *FOLDER.glob("enc*.dcm")]
+
+
+@pytest.mark.parametrize("path", sorted(JPEG_CASES))
 def test_jpegs_from_reports(path):
     if path.stem == "jpeg_frame_7_half":
         with pytest.raises(UnreadableVideo, match=r"^damaged: frame 7 does not decode$"):
@@ -1127,19 +1130,19 @@ def test_jpegs_from_reports(path):
 
 def test_half_of_a_jpeg_ls_picture():
     with pytest.raises(UnreadableVideo, match=r"^damaged: frame 7 does not decode$"):
-        decode.decode(str(DATA / "jpegls_frame_7_half.dcm"), np.arange(12))
+        decode.decode(str(FOLDER / "jpegls_frame_7_half.dcm"), np.arange(12))
 
 
 @pytest.mark.parametrize("name", ["vr_unlike_syntax_b", "vr_unlike_syntax_c"])
 def test_the_data_set_tells_its_vr(name):
-    path = DATA / f"{name}.dcm"
+    path = FOLDER / f"{name}.dcm"
     truth = np.frombuffer(path.read_bytes()[-12 * 96 * 128 * 3 :], np.uint8)
     video = decode.decode(str(path), np.arange(12))
     np.testing.assert_array_equal(video.ravel(), truth)
 
 
 def test_twelve_bits_in_the_upper_ones():
-    path = DATA / "high_bit_15_of_12_bits.dcm"
+    path = FOLDER / "high_bit_15_of_12_bits.dcm"
     stored = np.frombuffer(path.read_bytes()[-12 * 96 * 128 * 2 :], "<u2").reshape(12, 96, 128)
     video = decode.decode(str(path), np.arange(12))[..., 0]
     assert np.abs(video - (stored >> 4) * (255 / 4095)).max() <= 0.51

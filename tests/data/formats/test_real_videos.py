@@ -20,9 +20,9 @@ from echojepa_jax.data.formats.video_info import (
     SEVERAL_TRACKS,
     each_note,
 )
-from tests.data.conftest import HEIGHT, WIDTH, picture
+from tests.makers.recordings import FOLDER
+from tests.makers.videos import HEIGHT, WIDTH, picture
 
-DATA = Path(__file__).parents[2] / "recordings"
 QUARTER = 0x10000
 
 
@@ -47,7 +47,7 @@ def differ(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_a_video_that_lies_on_its_side_is_turned():
-    path = str(DATA / "rotated_90_display_matrix.mp4")
+    path = str(FOLDER / "rotated_90_display_matrix.mp4")
     info = decode.probe(path)
     assert (info.frames, info.height, info.width) == (24, 128, 96)
     assert differ(all_frames(path), by_opencv(path)) < 2
@@ -102,7 +102,7 @@ def test_pixels_that_are_no_squares_are_told(numbered, name):
 
 
 def test_a_preview_picture_as_first_track():
-    path = str(DATA / "preview_picture_as_first_track.mp4")
+    path = str(FOLDER / "preview_picture_as_first_track.mp4")
     info = decode.probe(path)
     assert (info.frames, info.height, info.width, info.note) == (24, 96, 128, SEVERAL_TRACKS)
     with av.open(path) as container:
@@ -221,7 +221,7 @@ def test_a_video_without_a_key_picture(numbered):
 
 def test_a_motion_jpeg_picture_that_ends_too_soon():
     """Half of frame 7 is there, and closed: decoders make the rest grey and say nothing."""
-    path = str(DATA / "mjpeg_frame_half.avi")
+    path = str(FOLDER / "mjpeg_frame_half.avi")
     assert decode.probe(path).frames == 24
     with pytest.raises(UnreadableVideo, match=r"^damaged: frame 7 does not decode$"):
         decode.decode(path, np.arange(24))
