@@ -36,7 +36,7 @@ def test_programs_are_kept_where_all_hosts_see_them(cache_settings, request, tmp
 
 
 ASK = """
-from echojepa_jax.utils import platform
+from echojepa_jax.runtime import platform
 from echojepa_jax.utils.errors import UserError
 try:
     platform.prepare()
@@ -91,7 +91,7 @@ def test_whoever_has_named_a_folder_keeps_it(cache_settings, monkeypatch, tmp_pa
 
 FAULTS = """
 import resource
-from echojepa_jax.utils import platform
+from echojepa_jax.runtime import platform
 platform.prepare()
 import jax, jax.numpy as jnp
 
