@@ -202,7 +202,7 @@ def test_the_stand_in_is_enough_for_every_config(monkeypatch):
 
 DECORD = """
 import numpy as np
-from echojepa_jax.data import decode
+from echojepa_jax.data.formats import decode
 
 ours, asked = decode.decode, []
 
