@@ -50,17 +50,16 @@ def job() -> str:
     if LIST.value:
         print(known.as_text(public))
         told = sum(bool(one.sha256 or one.md5) for one in public)
-        return f"{len(public)} public files are known, {told} of them by their digests"
+        return f"{len(public)} public files; convert recognises {told} of them by their digests"
     if not (FROM.value and TO.value):
         raise UserError("--from and --to must be given, or --list; see --help")
     to = on_disk(str(TO.value), "to")
-    found = known.recognised(Path(str(FROM.value)), public)
+    path = Path(str(FROM.value))
+    found = known.recognised(path, public)
     if found:
-        log.info("this is %s: %s", found.name, found.where)
-    elif Path(str(FROM.value)).is_file():
-        log.info(
-            "this file is not one of the known public ones (--list): sizes are read from its arrays"
-        )
+        log.info("this is the public file %s (see --list)", found.name)
+    elif path.is_file() and not path.with_name("config.json").exists():
+        log.info("this is not a known public file (see --list): its sizes come from its arrays")
     weights = open_weights(
         str(FROM.value),
         heads=HEADS.value or (found.heads if found else 0),

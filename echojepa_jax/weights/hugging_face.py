@@ -10,40 +10,55 @@ from typing import Any
 
 from echojepa_jax.utils.errors import UserError
 
-# What the network here is. A config that lacks a field means the same: it did not exist yet.
+# The network that is built here. Older configs lack some of these fields, and mean the same.
 _FIXED: Mapping[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
     "qkv_bias": True,
     "in_chans": 3,
     "use_rope": True,
+    "interpolate_rope": False,
     "pred_use_mask_tokens": True,
     "use_SiLU": False,
     "is_causal": False,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "pruned_heads": {},
     "num_distillation_outputs": 1,  # of V-JEPA 2.1; without its levels it changes nothing
 }
 
 _SIZES = frozenset(
-    (
-        *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("mlp_ratio", "pred_hidden_size", "pred_num_hidden_layers", "pred_num_attention_heads"),
-        *("pred_mlp_ratio", "pred_num_mask_tokens", "frames_per_clip", "crop_size"),
-    )
+    """
+    patch_size tubelet_size hidden_size num_hidden_layers num_attention_heads mlp_ratio
+    pred_hidden_size pred_num_hidden_layers pred_num_attention_heads pred_mlp_ratio
+    pred_num_mask_tokens frames_per_clip crop_size
+    """.split()
 )
 
-# Nothing of a forward pass: training, other heads, storage, labels, how a result is handed over.
+# Fields that change nothing in a forward pass: first those of a VJEPA2Config, then those that
+# transformers writes for every model when it writes all fields.
 _HARMLESS = frozenset(
-    (
-        *("drop_path_rate", "attention_dropout", "attention_probs_dropout_prob"),
-        *("hidden_dropout_prob", "initializer_range", "pred_zero_init_mask_tokens"),
-        *("num_pooler_layers", "wide_SiLU", "uniform_power", "use_sdpa", "image_size"),
-        *("model_type", "model_name", "architectures", "auto_map", "transformers_version"),
-        *("_name_or_path", "_attn_implementation", "_attn_implementation_autoset"),
-        *("attn_implementation", "dtype", "torch_dtype", "use_cache", "return_dict", "torchscript"),
-        *("output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
-        *("id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"),
-        "echojepa_jax",  # written by `write.py`
-    )
+    """
+    drop_path_rate attention_dropout attention_probs_dropout_prob hidden_dropout_prob
+    initializer_range pred_zero_init_mask_tokens num_pooler_layers wide_SiLU uniform_power use_sdpa
+    image_size echojepa_jax
+
+    model_type model_name architectures auto_map transformers_version _name_or_path
+    _attn_implementation _attn_implementation_autoset attn_implementation
+    dtype torch_dtype use_bfloat16 use_cache return_dict torchscript
+    tf_legacy_loss output_attentions output_hidden_states chunk_size_feed_forward
+    gradient_checkpointing
+    id2label label2id num_labels problem_type finetuning_task task_specific_params
+    tie_word_embeddings tie_encoder_decoder tokenizer_class prefix
+    bos_token_id pad_token_id eos_token_id sep_token_id decoder_start_token_id
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
+    return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    """.split()
 )
 
 
@@ -57,8 +72,8 @@ def check_network(
       is_expected: whether the user says of a field that it may be left out.
 
     Raises:
-      UserError: names the fields that differ, or those that are not known and are not off (false,
-        null, zero or empty).
+      UserError: names the fields that differ, or those that are not known. A field that is false
+        or null is no exception: it may switch off a layer that is built here.
     """
     differ = [
         f"{name} is {config[name]!r}, not {wanted!r}"
@@ -74,7 +89,7 @@ def check_network(
     unknown = [
         f"{name} = {value!r}"
         for name, value in config.items()
-        if name not in known and value and not is_expected(name)
+        if name not in known and not is_expected(name)
     ]
     if unknown:
         raise UserError(

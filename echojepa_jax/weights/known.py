@@ -18,7 +18,8 @@ class Known:
     """A public file of weights.
 
     Attributes:
-      name: of the file. where: to get it. bytes: its size; 0 = not known.
+      name: of the file. where: an address, or the repository whose README links to the file.
+      bytes: its size; 0 = not known.
       family, architecture, heads: of the encoder; see `models.family` and `models.vit.SIZES`.
       frames, size, fps, normalisation: of the clips that it was trained on.
       sha256, md5: its digest, of which one may be known; "" = not known.
@@ -81,7 +82,8 @@ def as_text(known: Sequence[Known]) -> str:
             f"  {one.family}, {one.architecture}, {one.heads} heads; {one.frames} frames of "
             f"{one.size} px at {one.fps:g} fps, normalised as {one.normalisation}",
             f"  {', '.join(filter(None, (size, digest))) or 'size and digest are not published'}",
-            f"  {one.where}; {one.licence}",
+            f"  get it: {one.where}",
+            f"  licence: {one.licence}",
         ]
-        found.append("\n".join(lines + ([f"  {one.unclear}"] if one.unclear else [])))
+        found.append("\n".join(lines + ([f"  note: {one.unclear}"] if one.unclear else [])))
     return "\n\n".join(found)

@@ -80,7 +80,7 @@ def read_weights(
     """
     if not path.exists():
         raise UserError(f"{path} is not there: name a run, a folder of weights, or a file of them")
-    told = path.name == TENSORS and (path.parent / CONFIG).exists()
+    told = path.name in (TENSORS, TORCH) and (path.parent / CONFIG).exists()
     if told and _read_config(path.parent).get("format") == FORMAT:
         path = path.parent  # whose config.json says what the file holds
     if path.is_dir():

@@ -22,7 +22,8 @@ def test_the_table_is_whole():
         assert (row.bytes > 0) == bool(row.sha256 or row.md5)
         assert len(row.sha256) in (0, 64)
         assert len(row.md5) in (0, 32)
-        assert row.where
+        # Either the file itself, or the repository that links to it.
+        assert f"/{row.name}," in row.where or row.where.startswith("linked from github.com/")
         assert row.licence
 
 
@@ -43,5 +44,7 @@ def test_convert_lists_them():
     done = programs.run("convert", "--list")
     assert done.returncode == 0, done.stderr
     assert "vjepa2_1_vitb_mimic_pt169_c60.pt\n  v2.1, vit_base, 12 heads; 32 frames" in done.stdout
+    for row in known.table():
+        assert f"  get it: {row.where}\n" in done.stdout
     last = done.stdout.strip().splitlines()[-1]
-    assert last == f"{len(known.table())} public files are known, 2 of them by their digests"
+    assert last == f"{len(known.table())} public files; convert recognises 2 of them by their digests"
