@@ -109,7 +109,7 @@ rm -rf code && mkdir code && tar -xzf code.tar.gz -C code && cd code &&
 { [ -x ~/venv/bin/pip ] || python3.11 -m venv --clear ~/venv ||
 { pip install -q uv && python3 -m uv venv -q --clear --seed --python=3.11 ~/venv; }; } &&
 . ~/venv/bin/activate &&
-pip install -q -r requirements.txt "jax[tpu]" gcsfs s3fs'
+pip install -q -e ".[tpu,buckets]"'
 fi
 
 if wants run; then

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
@@ -35,6 +37,22 @@ def test_what_an_image_takes_is_there_and_is_not_left_out():
     for name in taken:
         assert (REPOSITORY / name).exists()
         assert f"!{name}" in kept
+
+
+def test_accelerators_come_with_the_extras_of_the_package():
+    """Which say what goes with what: a bare jax[tpu] lacks the rest of the package."""
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    named = {}
+    for file in (REPOSITORY / "launch").iterdir():
+        text = file.read_text()
+        assert "jax[" not in text, file.name
+        lists = re.findall(r"\.\[([\w,]+)\]", text)
+        named[file.name] = {extra for words in lists for extra in words.split(",")}
+    assert set().union(*named.values()) <= set(extras["optional-dependencies"])
+    assert named["Dockerfile"] == {"tpu", "cuda13", "buckets"}
+    assert named["tpu_vm.sh"] == {"tpu", "buckets"}
+    assert named["slurm.sbatch"] == {"cuda12", "cuda13"}
+    assert named["finetune_colab.ipynb"] == {"tpu", "cuda12", "cuda13"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -30,35 +30,37 @@ _FIXED: Mapping[str, Any] = {
 }
 
 _SIZES = frozenset(
-    """
-    patch_size tubelet_size hidden_size num_hidden_layers num_attention_heads mlp_ratio
-    pred_hidden_size pred_num_hidden_layers pred_num_attention_heads pred_mlp_ratio
-    pred_num_mask_tokens frames_per_clip crop_size
-    """.split()
+    (
+        *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("mlp_ratio", "pred_hidden_size", "pred_num_hidden_layers", "pred_num_attention_heads"),
+        *("pred_mlp_ratio", "pred_num_mask_tokens", "frames_per_clip", "crop_size"),
+    )
 )
 
-# Fields that change nothing in a forward pass: first those of a VJEPA2Config, then those that
-# transformers writes for every model when it writes all fields.
+# Fields that change nothing in a forward pass: of a VJEPA2Config, and of every model when
+# transformers writes all fields.
 _HARMLESS = frozenset(
-    """
-    drop_path_rate attention_dropout attention_probs_dropout_prob hidden_dropout_prob
-    initializer_range pred_zero_init_mask_tokens num_pooler_layers wide_SiLU uniform_power use_sdpa
-    image_size echojepa_jax
-
-    model_type model_name architectures auto_map transformers_version _name_or_path
-    _attn_implementation _attn_implementation_autoset attn_implementation
-    dtype torch_dtype use_bfloat16 use_cache return_dict torchscript
-    tf_legacy_loss output_attentions output_hidden_states chunk_size_feed_forward
-    gradient_checkpointing
-    id2label label2id num_labels problem_type finetuning_task task_specific_params
-    tie_word_embeddings tie_encoder_decoder tokenizer_class prefix
-    bos_token_id pad_token_id eos_token_id sep_token_id decoder_start_token_id
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
-    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
-    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    """.split()
+    (
+        *("drop_path_rate", "attention_dropout", "attention_probs_dropout_prob"),
+        *("hidden_dropout_prob", "initializer_range", "pred_zero_init_mask_tokens"),
+        *("num_pooler_layers", "wide_SiLU", "uniform_power", "use_sdpa", "image_size"),
+        *("echojepa_jax",),
+        *("model_type", "model_name", "architectures", "auto_map", "transformers_version"),
+        *("_name_or_path", "_attn_implementation", "_attn_implementation_autoset"),
+        *("attn_implementation", "dtype", "torch_dtype", "use_bfloat16", "use_cache"),
+        *("return_dict", "torchscript", "tf_legacy_loss", "output_attentions"),
+        *("output_hidden_states", "chunk_size_feed_forward", "gradient_checkpointing", "id2label"),
+        *("label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+        *("tie_word_embeddings", "tie_encoder_decoder", "tokenizer_class", "prefix"),
+        *("bos_token_id", "pad_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
+        *("max_length", "min_length", "do_sample", "early_stopping", "num_beams"),
+        *("num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p"),
+        *("repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+        *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores"),
+        *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
+        *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
+        *("begin_suppress_tokens",),
+    )
 )
 
 

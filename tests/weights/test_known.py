@@ -47,4 +47,5 @@ def test_convert_lists_them():
     for row in known.table():
         assert f"  get it: {row.where}\n" in done.stdout
     last = done.stdout.strip().splitlines()[-1]
-    assert last == f"{len(known.table())} public files; convert recognises 2 of them by their digests"
+    count = len(known.table())
+    assert last == f"{count} public files; convert recognises 2 of them by their digests"
