@@ -95,7 +95,11 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             return 1
         except KeyboardInterrupt:
             # While steps are made, the loop takes the signal itself and saves.
-            print("error: interrupted; the same command continues where it was", file=sys.stderr)
+            print(
+                "error: interrupted; the same command continues after what was saved, or starts "
+                "anew if nothing was saved",
+                file=sys.stderr,
+            )
             sys.stderr.flush()
             # At once: threads that still compute would use what the interpreter takes apart.
             os._exit(130)

@@ -127,7 +127,10 @@ def _say_stopped() -> None:
     """What a signal outside of training makes the program say."""
     from echojepa_jax.parallel import hosts
 
-    line = "stopped by a signal; nothing was to be saved. The same command continues."
+    line = (
+        "stopped by a signal; nothing had to be saved. The same command continues after the last "
+        "checkpoint, or starts anew if there is none."
+    )
     hosts.leave(line)  # and says so on the first host, if there are several
     print(line, flush=True)
 

@@ -71,7 +71,10 @@ def train(config: ConfigDict, workdir: Path) -> str:
             return nothing_to_do
         said = run(config, workdir, open_encoder(config.weights))
         if not said:
-            return "stopped by a signal. The same command continues after the last whole epoch."
+            return (
+                "stopped by a signal. The same command continues after the last finished epoch, or "
+                "starts anew if there is none."
+            )
         write_probe_report(workdir)
         workdirs.mark_done(workdir, config.optim.epochs)
         return f"complete: {said}. The report is {report}"

@@ -192,7 +192,7 @@ def test_a_signal_before_the_first_step_ends_all_without_a_failure(
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "stopped by a signal" not in second.stdout
     assert first.stdout.count("stopped by a signal") == 1
-    assert last_line(first).startswith("stopped by a signal; nothing was to be saved")
+    assert last_line(first).startswith("stopped by a signal; nothing had to be saved")
 
 
 def test_a_host_that_is_stopped_follows_one_that_has_failed_before(monkeypatch, capfd):

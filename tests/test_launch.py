@@ -217,8 +217,8 @@ def test_gke_slurm_and_local():
     [
         (0, "complete", 0, False),
         (0, "stopped by a signal; saved", 20, True),
-        (0, "stopped by a signal; nothing was to be saved", 0, True),
-        (0, "stopped by a signal; nothing was to be saved", 20, False),
+        (0, "stopped by a signal; nothing had to be saved", 0, True),
+        (0, "stopped by a signal; nothing had to be saved", 20, False),
         (75, "", 0, True),
         # One task's mistake, for which srun ends the others.
         (143, "srun: error: n1: tasks 0-2: Exited with exit code 1", 0, False),

@@ -162,8 +162,12 @@ def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGINT, 130, "error: interrupted; the same command continues"),
-        (signal.SIGTERM, 0, "stopped by a signal; nothing was to be saved. The same command"),
+        (
+            signal.SIGINT,
+            130,
+            "error: interrupted; the same command continues after what was saved, or starts",
+        ),
+        (signal.SIGTERM, 0, "stopped by a signal; nothing had to be saved. The same command"),
     ],
 )
 def test_a_signal_before_the_first_step_is_one_sentence(run_main, tmp_path, number, code, said):

@@ -45,6 +45,13 @@ _CONFIG, _DONE = "config.json", "done.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
+# What a run that made no step may leave: it means nothing for the next one.
+_LEFT = (
+    *(_CONFIG, MANIFEST, PROBE_AT_INIT, FILE_NAME, "quarantine*.jsonl", "skipped*.jsonl"),
+    *("examples.npz", "events.out.tfevents.*", "*.json.*.tmp"),
+)
+_LEFT_FOLDERS = (CHECKPOINTS, BEST, COMPILED)
+
 # Fields that say how a run is computed, not what: a run may continue with others.
 _PLACEMENT = (
     "mesh.replica",
@@ -208,8 +215,8 @@ def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
     Of several hosts the first one does so. What is in a bucket is fetched.
 
     Raises:
-      UserError: the folder cannot be used, is held by another process, or was started with another
-        config; names the fields that differ.
+      UserError: the folder cannot be used, is held by another process, or has steps that were made
+        with another config; names the fields that differ.
     """
     if not hosts.is_first():
         yield
@@ -241,17 +248,14 @@ def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
 
 def _check_config(workdir: Workdir, config: ConfigDict) -> None:
     path, mine = workdir.path / _CONFIG, _as_json(config)
-    if not path.exists():
-        if any(workdir.path.iterdir()):
-            raise UserError(
-                f"{workdir.kept} is not empty and holds no {_CONFIG}: choose another --workdir"
-            )
-        write_json(path, json.loads(config.to_json(sort_keys=False)))
-        return
-    found = json.loads(path.read_text())
-    there = configs.complete(ConfigDict(found)) if isinstance(found, dict) else None
-    if there is None or set(there) != set(config):
-        raise UserError(f"{workdir.kept} is not of a training run: choose another --workdir")
+    found = json.loads(path.read_text()) if path.exists() else {}
+    there = configs.complete(ConfigDict(found if isinstance(found, dict) else {}))
+    if set(there) != set(config):
+        if _is_unused(workdir):
+            _start_over(workdir, config)
+            return
+        holds = "is not of a training run" if found else f"is not empty and holds no {_CONFIG}"
+        raise UserError(f"{workdir.kept} {holds}: choose another --workdir")
     theirs = _as_json(there)
     differ = differences(theirs, mine)
     if differ and all(text.split()[0] in _PLACEMENT for text in differ):
@@ -259,14 +263,7 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     if differ and not _has_steps(workdir):
-        # A first try that failed before its first step: what it left says nothing of this one.
-        left = ("quarantine*.jsonl", "skipped*.jsonl", MANIFEST, PROBE_AT_INIT, FILE_NAME)
-        for folder in {workdir.kept, epath.Path(workdir.path)}:
-            for file in list(folder.iterdir()) if folder.exists() else ():
-                if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in left):
-                    file.unlink()
-        shutil.rmtree(workdir.path / BEST, ignore_errors=True)
-        write_json(path, json.loads(config.to_json(sort_keys=False)))
+        _start_over(workdir, config)
         return
     if differ:
         raise UserError(
@@ -280,6 +277,26 @@ def _way_out(workdir: Workdir, config: ConfigDict, differ: Sequence[str]) -> str
     if "init" not in config or not any(text.startswith("optim.") for text in differ):
         return ""
     return f", which can start from these weights with --config.init.from={workdir.kept}"
+
+
+def _is_unused(workdir: Workdir) -> bool:
+    """Whether the folder holds nothing but what a run without a step may leave."""
+    names = {entry.name for entry in workdir.path.iterdir()}
+    return not _has_steps(workdir) and all(_is_left(name) for name in names - {*_LEFT_FOLDERS})
+
+
+def _is_left(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _LEFT)
+
+
+def _start_over(workdir: Workdir, config: ConfigDict) -> None:
+    """Removes what a run without a step has left, and writes the config of the next one."""
+    for folder in {workdir.kept, epath.Path(workdir.path)}:
+        for entry in list(folder.iterdir()) if folder.exists() else ():
+            if _is_left(entry.name):
+                entry.unlink()
+    shutil.rmtree(workdir.path / BEST, ignore_errors=True)
+    write_json(workdir.path / _CONFIG, json.loads(config.to_json(sort_keys=False)))
 
 
 def _has_steps(workdir: Workdir) -> bool:
@@ -302,10 +319,10 @@ def record(workdir: Workdir, facts: dict[str, Any], program: str, started: str) 
       started: when the run began, by `now`; compiling may have taken minutes since.
 
     Raises:
-      UserError: the run was started on other data or weights.
+      UserError: steps were made on other data or weights.
     """
     path = workdir.path / MANIFEST
-    if path.exists():
+    if path.exists() and _has_steps(workdir):
         before = json.loads(path.read_text())
         if before["data"]["fingerprint"] != facts["data"]["fingerprint"]:
             raise UserError(

@@ -125,6 +125,33 @@ def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):
     assert (other / "metrics.jsonl").exists()
 
 
+def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tiny_probe, tmp_path):
+    """Such as one whose source was refused: the next try is another program, or other files."""
+    run = workdirs.Workdir(tmp_path)
+    (tmp_path / "quarantine.jsonl").write_text("{}\n")  # as scoring on refused files leaves it
+    for config in (tiny(), tiny_probe(), tiny()):
+        with workdirs.claimed(run, config):
+            (tmp_path / "quarantine.jsonl").write_text("{}\n")
+            (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    for mark in ("before", "after"):
+        workdirs.record(run, {"data": {"fingerprint": mark}}, "main", workdirs.now())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    with (
+        pytest.raises(UserError, match="is not of a training run"),
+        workdirs.claimed(run, tiny_probe()),
+    ):
+        pass
+    with pytest.raises(UserError, match="the data of .* have changed"):
+        workdirs.record(run, {"data": {"fingerprint": "again"}}, "main", workdirs.now())
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "model_card.md").touch()
+    with (
+        pytest.raises(UserError, match="is not of a training run"),
+        workdirs.claimed(run, tiny_probe()),
+    ):
+        pass
+
+
 def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):
     name = f"{bucket}/run"
     train(tiny(), name)
