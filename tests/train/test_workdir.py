@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.probes import phantom_lvef
 from echojepa_jax.main import train
 from echojepa_jax.train import checkpoint, orbax_s3
 from echojepa_jax.train import workdir as workdirs
@@ -125,30 +126,33 @@ def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):
     assert (other / "metrics.jsonl").exists()
 
 
-def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tiny_probe, tmp_path):
+def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tmp_path):
     """Such as one whose source was refused: the next try is another program, or other files."""
-    run = workdirs.Workdir(tmp_path)
+    run, probe = workdirs.Workdir(tmp_path), phantom_lvef.get_config()
     (tmp_path / "quarantine.jsonl").write_text("{}\n")  # as scoring on refused files leaves it
-    for config in (tiny(), tiny_probe(), tiny()):
+    for config in (tiny(), probe, tiny()):
         with workdirs.claimed(run, config):
+            assert [path.name for path in tmp_path.glob("*.jsonl")] == []
             (tmp_path / "quarantine.jsonl").write_text("{}\n")
             (tmp_path / "checkpoints").mkdir(exist_ok=True)
-    for mark in ("before", "after"):
+
+    def record(mark):
         workdirs.record(run, {"data": {"fingerprint": mark}}, "main", workdirs.now())
+
+    record("before")
+    record("after")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    with (
-        pytest.raises(UserError, match="is not of a training run"),
-        workdirs.claimed(run, tiny_probe()),
-    ):
+    with pytest.raises(UserError, match=r"the data of .* have changed"):
+        record("again")
+    claims = workdirs.claimed(run, probe)
+    with pytest.raises(UserError, match="is not of a training run"), claims:
         pass
-    with pytest.raises(UserError, match="the data of .* have changed"):
-        workdirs.record(run, {"data": {"fingerprint": "again"}}, "main", workdirs.now())
+
+    # Nor is a folder of weights, whose config.json is no leftover.
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "model_card.md").touch()
-    with (
-        pytest.raises(UserError, match="is not of a training run"),
-        workdirs.claimed(run, tiny_probe()),
-    ):
+    claims = workdirs.claimed(run, probe)
+    with pytest.raises(UserError, match="is not of a training run"), claims:
         pass
 
 
