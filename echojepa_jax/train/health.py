@@ -6,8 +6,8 @@ come from the target encoder on one fixed batch, so that their course is compara
 
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.step import Batch, in_parts
 
-# An alarm is raised when a measure falls below (or rises above) these; see README.
+# An alarm is raised when a measure falls below (or rises above) these limits.
 MIN_RANK_SHARE = 0.5
 MAX_COSINE = 0.98
 MAX_RELATIVE_ERROR = 1.0
-# Health is judged from this share of the run on: before, nothing has been learned yet.
+# The share of the run after which health is judged.
 JUDGED_FROM = 0.1
 # A fall of the loss: the median of so many lines of metrics against the band of those before them.
 FALL_RECENT, FALL_BEFORE, FALL_AT_LEAST = 3, 30, 20
@@ -81,60 +81,88 @@ def measure(
     }
 
 
-class Fall(NamedTuple):
-    """Of the loss: its median now, and the band that it was in before, from low to high."""
+class Judge:
+    """Judges the health of a run from the lines of its metrics, one after the other.
 
-    now: float
-    low: float
-    high: float
+    The log and the report both use it, so they raise the same alarms. Nothing is judged during the
+    first tenth of a run: before, nothing has been learned yet.
+
+    last_step: of the whole run.
+    """
+
+    def __init__(self, last_step: int) -> None:
+        self.judged_after = JUDGED_FROM * last_step
+        self._best_rank = 0.0
+        self._losses: list[float] = []
+
+    def line(self, line: Mapping[str, float | None]) -> dict[str, str]:
+        """Judges a line of metrics.jsonl.
+
+        Args:
+          line: "step", and any of "loss" and "health/NAME" for the names that `measure` returns. A
+            value that was not finite, None in the file, raises no alarm.
+
+        Returns:
+          A sentence for every metric of the line that is alarming, by its name.
+        """
+        now = {name: value for name, value in line.items() if value is not None}
+        judged = now["step"] > self.judged_after
+        fall = self._fall(now["loss"], judged) if "loss" in now else ""
+        found = {"loss": fall} if fall else {}
+        if not judged:
+            return found
+        rank = now.get("health/effective_rank", math.nan)
+        if rank < MIN_RANK_SHARE * self._best_rank:
+            found["health/effective_rank"] = (
+                f"effective rank {rank:.1f} is less than half of its best, {self._best_rank:.1f}"
+            )
+        self._best_rank = max(self._best_rank, rank)
+        if (cosine := now.get("health/cosine_similarity", math.nan)) > MAX_COSINE:
+            found["health/cosine_similarity"] = (
+                f"different clips look alike: cosine similarity {cosine:.3f} is above {MAX_COSINE}"
+            )
+        if (error := now.get("health/relative_error", math.nan)) > MAX_RELATIVE_ERROR:
+            found["health/relative_error"] = (
+                f"the predictor is no better than the mean target: relative error {error:.2f}"
+            )
+        return found
+
+    def _fall(self, loss: float, judged: bool) -> str:
+        """A sentence if the loss has just fallen out of its band: a partial collapse often does so.
+
+        The band holds eight in ten of the lines before the latest ones, without the lowest and the
+        highest tenth. The loss has left it when the median of the latest lines lies below the band
+        by more than the height of the band. Each fall is found once.
+        """
+        seen = self._losses
+        if math.isfinite(loss):
+            seen.append(loss)
+        del seen[: -FALL_BEFORE - FALL_RECENT]
+        before, latest = seen[:-FALL_RECENT], seen[-FALL_RECENT:]
+        if not judged or len(before) < FALL_AT_LEAST:
+            return ""
+        tenths = statistics.quantiles(before, n=10)
+        now, low, high = statistics.median(latest), tenths[0], tenths[-1]
+        if now >= low - (high - low):
+            return ""
+        del seen[:-FALL_RECENT]
+        return f"the loss fell suddenly to {now:.3g}; it was between {low:.3g} and {high:.3g}"
 
 
-def falls(seen: list[float], loss: float, judged: bool) -> Fall | None:
-    """Whether the loss has just fallen out of its band: a partial collapse often begins so.
-
-    The band holds eight in ten of the lines before the latest ones, without the lowest and the
-    highest tenth; it is left where their median is below it by its height. Each fall is found once.
+def standing_alarms(lines: Iterable[Mapping[str, float | None]], last_step: int) -> list[str]:
+    """Sentences on measures whose latest value is alarming, and on every sudden fall of the loss.
 
     Args:
-      seen: the lines before, which this function keeps: begin with an empty list.
-      loss: of the latest line of metrics.
-      judged: otherwise it is only kept.
+      lines: of metrics.jsonl, in the order of steps.
+      last_step: of the whole run.
     """
-    if math.isfinite(loss):
-        seen.append(loss)
-    del seen[: -FALL_BEFORE - FALL_RECENT]
-    before, latest = seen[:-FALL_RECENT], seen[-FALL_RECENT:]
-    if not judged or len(before) < FALL_AT_LEAST:
-        return None
-    tenths = statistics.quantiles(before, n=10)
-    found = Fall(statistics.median(latest), tenths[0], tenths[-1])
-    if found.now >= found.low - (found.high - found.low):
-        return None
-    del seen[:-FALL_RECENT]
-    return found
-
-
-def alarms(now: dict[str, float], best_rank: float, started: bool) -> list[str]:
-    """Sentences about measures that look like collapse.
-
-    Args:
-      now: what `measure` returned, as numbers.
-      best_rank: the largest effective rank seen in this run so far.
-      started: whether the predictor has had time to learn something.
-    """
-    found: list[tuple[bool, Any]] = [
-        (
-            now["effective_rank"] < MIN_RANK_SHARE * best_rank,
-            f"effective rank {now['effective_rank']:.1f} is less than half of its best, "
-            f"{best_rank:.1f}",
-        ),
-        (
-            started and now["cosine_similarity"] > MAX_COSINE,
-            f"different clips look alike: cosine similarity {now['cosine_similarity']:.3f}",
-        ),
-        (
-            started and now["relative_error"] > MAX_RELATIVE_ERROR,
-            f"the predictor is no better than the mean target: {now['relative_error']:.2f}",
-        ),
-    ]
-    return [text for wrong, text in found if wrong]
+    judge, standing, falls = Judge(last_step), dict[str, str](), []
+    for line in lines:
+        found = judge.line(line)
+        if "loss" in found:
+            falls.append(f"{found.pop('loss')} (step {line['step']:,})")
+        for name, value in line.items():
+            if value is not None:
+                standing.pop(name, None)
+        standing |= found
+    return [*standing.values(), *falls]

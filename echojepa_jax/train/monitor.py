@@ -25,7 +25,6 @@ from echojepa_jax.utils.progress import duration
 log = logging.getLogger(__name__)
 
 SKIPPED = "skipped.jsonl"
-RANK = "health/effective_rank"
 
 
 class _Clock(NamedTuple):
@@ -75,16 +74,10 @@ class Watch:
         padded = [line["padded_share"] for line in logged if "padded_share" in line]
         self._clips = first_step * config.optim.global_batch // jax.process_count()
         self._padded = round((padded or [0.0])[-1] * self._clips)
-        ranks = [line[RANK] for line in logged if line.get(RANK) and self._is_judged(line["step"])]
-        self._best_rank = max(ranks, default=0.0)
-        self._losses: list[float] = []
+        self._judge = health.Judge(last_step)
         for line in logged:
-            if "loss" in line:
-                health.falls(self._losses, line["loss"], self._is_judged(line["step"]))
+            self._judge.line(line)  # the log contains these alarms already
         self._started: _Clock | None = None
-
-    def _is_judged(self, step: int) -> bool:
-        return step > health.JUDGED_FROM * self._last_step
 
     def step(
         self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray], waited: float
@@ -132,13 +125,11 @@ class Watch:
 
     def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
         """Writes the measures of collapse and warns if they look like one (F19)."""
-        now = {name: float(value) for name, value in values.items()}
-        self._writer.write(step, {f"health/{name}": value for name, value in now.items()})
-        started = self._is_judged(step)
-        for alarm in health.alarms(now, self._best_rank, started) if hosts.is_first() else ():
-            log.warning("health at step %d: %s", step, alarm)
-        if started:
-            self._best_rank = max(self._best_rank, now["effective_rank"])
+        now = {f"health/{name}": float(value) for name, value in values.items()}
+        self._writer.write(step, now)
+        for alarm in self._judge.line({"step": step} | now).values():
+            if hosts.is_first():
+                log.warning("health at step %d: %s", step, alarm)
 
     def _count_clips(self, step: int, on_host: Mapping[str, np.ndarray]) -> None:
         self._clips += len(on_host["padded"])
@@ -220,21 +211,20 @@ class Watch:
         self._last = clock
         self._writer.write(step, values)
         log.info("step %d/%d  loss %.4f%s%s", step, self._last_step, values["loss"], speed, left)
-        self._judge_loss(step, float(values["loss"]))
+        if fall := self._judge.line({"step": step, "loss": values["loss"]}).get("loss"):
+            self._warn_of(fall, step)
 
-    def _judge_loss(self, step: int, loss: float) -> None:
-        """Warns if the loss falls suddenly, once for each fall (F19)."""
-        fall = health.falls(self._losses, loss, self._is_judged(step))
-        if fall is None or not hosts.is_first():
+    def _warn_of(self, fall: str, step: int) -> None:
+        """Warns of a sudden fall of the loss, with the way back (F19)."""
+        if not hosts.is_first():
             return
         before = step - health.FALL_RECENT * self._config.log.every
         log.warning(
-            "step %d: the loss fell suddenly to %.3g; it was between %.3g and %.3g. This may "
-            "be a partial collapse. To go back, start a new --workdir from a checkpoint before "
-            "step %d and with another seed: --config.init.from=%s --config.init.step=STEP "
-            "--config.seed=%d",
+            "step %d: %s. This may be a partial collapse. To go back, start a new --workdir from a "
+            "checkpoint before step %d and with another seed: --config.init.from=%s "
+            "--config.init.step=STEP --config.seed=%d",
             step,
-            *fall,
+            fall,
             before,
             self._workdir,
             self._config.seed + 1,

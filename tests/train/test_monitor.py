@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.report.measures import alarms, read_series
+from echojepa_jax.train.health import standing_alarms
 from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.state import make_schedules
 from echojepa_jax.utils.metrics_writer import MetricsWriter, read_lines
@@ -81,10 +81,31 @@ def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp
     (warning,) = [r.message for r in caplog.records if "fell suddenly" in r.message]
     assert "from a checkpoint before step 440 and with another seed" in warning
     assert f"--config.init.from={tmp_path} --config.init.step=STEP --config.seed=1" in warning
-    series = read_series(read_lines(tmp_path / "metrics.jsonl"))
-    (told,) = alarms(series, judged_from=100.0)
-    assert told.startswith("Loss: fell suddenly to 0.4")
-    assert "at step 470" in told
+    (alarm,) = standing_alarms(read_lines(tmp_path / "metrics.jsonl"), 1000)  # of the report
+    assert alarm.startswith("the loss fell suddenly to 0.4")
+    assert alarm.endswith("(step 470)")
+
+
+def test_f19_the_log_and_the_report_judge_the_same_lines(start, tmp_path, caplog):
+    """Step 10 of 100 is the last one that is not judged, and an alarm ends when its measure does."""
+    watch = start(0)
+    bad = {"effective_rank": 20.0, "cosine_similarity": 0.99, "relative_error": 0.7}
+    for step, now in ((10, bad), (20, bad), (30, health_of(9.0))):
+        watch.health(step, now)
+    logged = [record.message for record in caplog.records]
+    assert [message.partition(": ")[0] for message in logged] == [
+        "health at step 20", "health at step 30",
+    ]  # fmt: skip
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert standing_alarms(lines[:1], 100) == []
+    for end in (2, 3):
+        (alarm,) = standing_alarms(lines[:end], 100)
+        assert logged[end - 2].endswith(alarm)
+
+
+def test_a_run_continues_after_a_line_whose_loss_was_not_finite(start, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "time": 0, "loss": null}\n')
+    start(10)
 
 
 class UnderWay:
