@@ -1,15 +1,70 @@
-"""Fields of a config: listed by their dotted names, and checked against a table of types."""
+"""Fields of a config: listed by their dotted names, described and checked by a table of rows."""
 
+import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from ml_collections import ConfigDict
 
 from echojepa_jax.utils.errors import UserError
+
+TEXTS = tuple[str, ...]
+NUMBERS = tuple[float, ...]
+_TYPE_NAMES = {TEXTS: "tuple of strings", NUMBERS: "tuple of numbers"}
+
+
+class Rule(NamedTuple):
+    """What the value of a field must fulfil, and the words for it: "must be positive"."""
+
+    fits: Callable[[Any], bool]
+    text: str
+
+
+POSITIVE = Rule(lambda value: value > 0, "must be positive")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
+RANGE = Rule(
+    lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1],
+    "must be two positive numbers, the smaller first",
+)
+RANGE_TO_1 = Rule(
+    lambda pair: RANGE.fits(pair) and pair[1] <= 1, f"{RANGE.text}, the larger at most 1"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A row of the table of a program's fields.
+
+    Attributes:
+      type: bool, int, float, str, TEXTS or NUMBERS. A float may be written as an integer.
+      meaning: for people, without the default value.
+      rule: what the value must fulfil, if its type does not say it all.
+      choices: the texts that the field may be, if it is not free.
+    """
+
+    type: Any
+    meaning: str
+    rule: Rule | None = None
+    choices: Collection[str] = ()
+
+    @property
+    def type_name(self) -> str:
+        return _TYPE_NAMES.get(self.type) or self.type.__name__
+
+
+def described(fields: Mapping[str, Field]) -> Iterator[tuple[str, str, str]]:
+    """(name, type, meaning) of every field, for a page of reference."""
+    for name, field in fields.items():
+        meaning = field.meaning
+        if field.choices:
+            meaning += f": {', '.join(field.choices)}"
+        if field.rule:
+            meaning += f"; {field.rule.text}"
+        yield name, field.type_name, meaning
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -24,11 +79,11 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def nearest(name: str, names: list[str]) -> str:
     """A hint at the field that was probably meant."""
-    # What other programs call so is a product here.
+    # Other programs have a field for the number of steps; here it is a product.
     if re.search(r"(^|[._])(steps|iterations|iters)$", name) and "optim.epochs" in names:
-        told = "optim.epochs x optim.updates_per_epoch"
-        told = told if "optim.updates_per_epoch" in names else "set by optim.epochs"
-        return f"; the number of steps is {told}"
+        product = "optim.epochs x optim.updates_per_epoch"
+        product = product if "optim.updates_per_epoch" in names else "set by optim.epochs"
+        return f"; the number of steps is {product}"
     by_leaf = {n.rsplit(".", 1)[-1]: n for n in names}
     close = difflib.get_close_matches(name, names, 1, 0.6) or [
         by_leaf[leaf]
@@ -64,24 +119,23 @@ def require(condition: bool, field: str, value: Any, rule: str) -> None:
         raise UserError(f"config field {field!r} is {value!r}, but it {rule}")
 
 
-def one_of(field: str, value: str, allowed: Collection[str]) -> None:
-    """Raises UserError unless the value is a word of that list."""
-    close = difflib.get_close_matches(str(value), list(allowed), 1)
-    hint = f"; the nearest is {close[0]!r}" if close else ""
-    require(value in allowed, field, value, f"must be one of {', '.join(allowed)}{hint}")
-
-
-def check_types(
-    config: ConfigDict, fields: Mapping[str, tuple[type, str]], text_tuples: Collection[str]
-) -> dict[str, Any]:
-    """The values of a config by name, if it has exactly the fields of the table.
+def require_multiple(field: str, value: int, of: int, what: str) -> None:
+    """Raises UserError with the nearest possible value unless `value` is a multiple of `of`.
 
     Args:
-      fields: name -> (type, meaning). A float may be written as an integer.
-      text_tuples: names of the tuples that hold texts; all others hold numbers.
+      what: words for `of`, such as "model.patch, 16".
+    """
+    near = max(1, round(value / of)) * of
+    rule = f"must be a multiple of {what}; the nearest is {near}"
+    require(value % of == 0, field, value, rule)
+
+
+def check_fields(config: ConfigDict, fields: Mapping[str, Field]) -> None:
+    """Accepts a config that has exactly the fields of a table, each with a value that it allows.
 
     Raises:
-      UserError: one sentence about the first field that is unknown, missing or of another type.
+      UserError: one sentence about the first field that is unknown, missing, of another type, or
+        of an impossible value.
     """
     values = dict(leaves(config))
     for name in values:
@@ -89,24 +143,24 @@ def check_types(
             raise UserError(
                 f"the config has an unknown field {name!r}{nearest(name, list(fields))}"
             )
-    for name, (kind, meaning) in fields.items():
+    for name, field in fields.items():
         if name not in values:
-            raise UserError(f"the config lacks the field {name!r} ({meaning})")
+            raise UserError(f"the config lacks the field {name!r} ({field.meaning})")
         value = values[name]
-        fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
-        require(
-            fits or (kind is float and type(value) is int),
-            name,
-            value,
-            f"must be of type {kind.__name__} ({meaning})",
-        )
-        if kind is tuple:
-            wanted: tuple[type, ...] = (str,) if name in text_tuples else (int, float)
-            what = "texts" if name in text_tuples else "numbers"
-            require(
-                all(type(item) in wanted for item in value),
-                name,
-                value,
-                f"must hold {what} ({meaning})",
-            )
-    return values
+        rule = f"must be of type {field.type_name} ({field.meaning})"
+        require(_is_of(field.type, value), name, value, rule)
+        if field.choices:
+            close = difflib.get_close_matches(value, list(field.choices), 1)
+            hint = f"; the nearest is {close[0]!r}" if close else ""
+            rule = f"must be one of {', '.join(field.choices)}{hint}"
+            require(value in field.choices, name, value, rule)
+        if field.rule:
+            require(field.rule.fits(value), name, value, field.rule.text)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if items := get_args(kind):
+        return isinstance(value, tuple) and all(_is_of(items[0], item) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
