@@ -9,7 +9,7 @@
 Steps are made on random clips, after warming up. --compare=torch makes PyTorch's step of the same
 sizes in turn with ours (it needs the extra [torch]); with --data, --compare=decord reads the same
 frames of the same files with decord (pip install decord). Every field of the config can be set as
-in training. But for --data, JAX and the model's own libraries are all it needs.
+in training. The step needs only JAX, the model's own libraries and ml_collections.
 """
 
 import os
@@ -17,15 +17,15 @@ import sys
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from echojepa_jax import command_line
-from echojepa_jax.utils import plain_config
 
-# Fields are taken out here: the library for config flags may be missing.
-sys.argv, FIELDS = plain_config.split_fields(sys.argv)
-
-CONFIG = flags.DEFINE_string(
-    "config", None, "what to measure: a file, or a shipped config by name: demo"
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "what to measure: a file, or a shipped config by name: demo",
+    sys_argv=command_line.speakable(sys.argv),
 )
 STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
 COMPARE = flags.DEFINE_enum(
@@ -40,7 +40,6 @@ CLIPS = flags.DEFINE_integer("clips", 200, "of --data: clips to make at least", 
 def job() -> str:
     # PyTorch needs room on the GPU as well.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    plain_config.stand_in()
     from echojepa_jax.runtime.platform import prepare
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.extras import pip_install
@@ -51,7 +50,7 @@ def job() -> str:
             raise UserError(f"--{name} is {'not ' * DATA.value}for --data: see --help")
     if COMPARE.value and DATA.value != (COMPARE.value == "decord"):
         raise UserError("--compare=torch is for the step, --compare=decord for --data")
-    config = plain_config.load(str(CONFIG.value), FIELDS)
+    config = CONFIG.value
     if SOURCE.value:
         config.data.sources = (SOURCE.value,)
     import jax
