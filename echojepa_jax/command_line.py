@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
+from echojepa_jax.runtime import signals
 from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 
@@ -50,14 +51,21 @@ def with_config_found(argv: list[str]) -> list[str]:
     return words
 
 
-def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
+def run(
+    job: Callable[[], str],
+    needed: tuple[str, ...],
+    stopped: Callable[[], None] | None = None,
+) -> None:
     """Runs a program: `job` returns its last line, or raises UserError.
 
     Exit code 0 means that the job is done, 1 a mistake that the user can mend, 130 Ctrl-C.
 
     Args:
       needed: flags that must be given.
+      stopped: prints the last line after SIGTERM, which then ends the program at once with code 0,
+        as Ctrl-C does with code 130: for jobs that have nothing to tidy up.
     """
+    signals.leave_on_signals(_say_interrupted, stopped)
 
     def main(argv: list[str]) -> int:
         logging.basicConfig(
@@ -79,9 +87,7 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             if missing:
                 raise UserError(f"{' and '.join(missing)} must be given; see --help")
             last_line = job()
-            # A signal that comes now finds the work done, and must not make another end of it.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+            signals.ignore_signals()
             hosts = _hosts()
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)
@@ -93,16 +99,6 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
             if hosts := _hosts():
                 hosts.fail(str(error))
             return 1
-        except KeyboardInterrupt:
-            # While steps are made, the loop takes the signal itself and saves.
-            print(
-                "error: interrupted; the same command continues after what was saved, or starts "
-                "anew if nothing was saved",
-                file=sys.stderr,
-            )
-            sys.stderr.flush()
-            # At once: threads that still compute would use what the interpreter takes apart.
-            os._exit(130)
         except Exception as error:  # whatever it is, hosts that wait for this one must hear of it
             if hosts := _hosts():
                 hosts.fail_unexpectedly(error)
@@ -111,11 +107,21 @@ def run(job: Callable[[], str], needed: tuple[str, ...]) -> None:
 
     try:
         app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        signals.end(signals.INTERRUPTED, _say_interrupted)
     except SystemExit:
         # Whoever asks for help has made no mistake.
         if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
             sys.exit(0)
         raise
+
+
+def _say_interrupted() -> None:
+    print(
+        "error: interrupted; the same command continues after what was saved, or starts anew if "
+        "nothing was saved",
+        file=sys.stderr,
+    )
 
 
 def _hosts() -> Any:

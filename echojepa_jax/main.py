@@ -93,9 +93,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
 def job() -> str:
     from echojepa_jax.parallel import hosts
     from echojepa_jax.runtime.platform import take_the_gpu
-    from echojepa_jax.runtime.signals import leave_on_sigterm
 
-    leave_on_sigterm(_say_stopped)
     take_the_gpu()
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     _without_phantom(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
@@ -136,4 +134,4 @@ def _say_stopped() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(job, needed=("config", "workdir"))
+    command_line.run(job, needed=("config", "workdir"), stopped=_say_stopped)

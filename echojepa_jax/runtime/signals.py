@@ -1,6 +1,6 @@
-"""What asks a program to stop, turned into a question it asks between two steps.
+"""How a program ends when it is asked to: at once, or after the step that is under way.
 
-That is a signal, or the notice that a Google Cloud machine gives in its metadata about half a
+A signal asks for it, or the notice that a Google Cloud machine gives in its metadata about half a
 minute before it is taken away (spot machines, maintenance).
 """
 
@@ -8,13 +8,15 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -23,35 +25,87 @@ NOTICE_SECONDS = 3.0  # between two looks at the metadata
 _NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
+
+TIDY_SECONDS = 5.0
+"""How long a program may tidy up after Ctrl-C before it is ended."""
+
+_ending = threading.Lock()  # taken by the thread that ends this process, and kept
+
+
 class Stopped(Exception):
     """A program was asked to stop, and left what it was at."""
 
 
-def leave_on_sigterm(last_words: Callable[[], None]) -> None:
-    """From here on SIGTERM ends the program at once, with code 0: where there is nothing to save.
+def leave_on_signals(
+    interrupted: Callable[[], None], stopped: Callable[[], None] | None = None
+) -> None:
+    """From here on Ctrl-C ends the program with code 130, and SIGTERM with code 0 if asked.
 
-    Python's own handlers wait until a compilation is over; this does not. Handlers that replace
-    this one, as `stop_signal` does, are left alone, and this one comes back after them.
+    A thread listens to the signals. Python's own handlers wait until a compilation is over, and the
+    exception that they raise is lost if it falls into a callback of the garbage collector, into a
+    `__del__`, or into a library that drops it.
+
+    While `stop_signal` has replaced these handlers, its own act alone. A background job whose shell
+    makes it ignore Ctrl-C goes on ignoring it.
+
+    Args:
+      interrupted: prints the last words after Ctrl-C.
+      stopped: prints those after SIGTERM, for a program that has nothing to save or to tidy up:
+        both signals end it at once. None: SIGTERM is not handled, and Ctrl-C raises
+        KeyboardInterrupt, after which the program has TIDY_SECONDS to end by itself.
     """
+    ends = {signal.SIGINT: (INTERRUPTED, interrupted)}
+    if stopped is not None:
+        ends[signal.SIGTERM] = (0, stopped)
     heard, told = socket.socketpair()
     told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno())
-    noted = threading.Event()
+    noted: set[int] = set()
 
-    def on_signal(_: int, __: Any) -> None:
-        noted.set()  # and nothing else: whatever the program is at may hold what leaving needs
+    def on_signal(number: int, _: Any) -> None:
+        # Printing and leaving is left to the thread: whatever was interrupted may hold the locks.
+        noted.add(number)
+        if stopped is None:
+            raise KeyboardInterrupt
 
     def listen() -> None:
-        with told:
-            while number := heard.recv(1):
-                # Python may not have come to its handler yet, or have replaced it since.
-                ours = noted.is_set() or signal.getsignal(signal.SIGTERM) is on_signal
-                if number[0] == signal.SIGTERM and ours:
-                    last_words()
-                    os._exit(0)
+        with told:  # which must stay open
+            while True:
+                number = ord(heard.recv(1))
+                # Python may not have called its handler yet, or the handler was replaced since.
+                if number in noted or signal.getsignal(number) is on_signal:
+                    if stopped is None:
+                        time.sleep(TIDY_SECONDS)
+                    end(*ends[signal.Signals(number)])
 
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in ends:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
+    signal.set_wakeup_fd(told.fileno())
     threading.Thread(target=listen, daemon=True).start()
+
+
+def end(code: int, last_words: Callable[[], None]) -> NoReturn:
+    """Ends this process without its `finally` blocks, once: a second thread waits here for the end.
+
+    Threads that still compute would use what an orderly end of Python takes apart.
+    """
+    _ending.acquire()
+    logging.disable()  # other threads go on, and the last words come last
+    try:
+        last_words()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def ignore_signals() -> None:
+    """The work is done: from here on no signal makes another end of it."""
+    _ending.acquire()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -81,10 +135,11 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(seen)
     finally:
         ended.set()
+        # A program that was asked to stop is about to end, with its own last words: only Ctrl-C
+        # makes it end earlier.
+        again = {signal.SIGTERM: lambda *_: None, signal.SIGINT: signal.default_int_handler}
         for number, handler in before.items():
-            # Who was asked to stop is about to, and has words of its own for it.
-            heard = seen and number == signal.SIGTERM and callable(handler)
-            signal.signal(number, (lambda *_: None) if heard else handler)
+            signal.signal(number, again[number] if seen and callable(handler) else handler)
 
 
 def _metadata_host() -> str:
