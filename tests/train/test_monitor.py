@@ -87,7 +87,7 @@ def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp
 
 
 def test_f19_the_log_and_the_report_judge_the_same_lines(start, tmp_path, caplog):
-    """Step 10 of 100 is the last one that is not judged, and an alarm ends when its measure does."""
+    """Step 10 of 100 is the last that is not judged; an alarm ends when its measure does."""
     watch = start(0)
     bad = {"effective_rank": 20.0, "cosine_similarity": 0.99, "relative_error": 0.7}
     for step, now in ((10, bad), (20, bad), (30, health_of(9.0))):
