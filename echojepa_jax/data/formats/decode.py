@@ -1,8 +1,8 @@
 """The one door to pixels: measure a file, or decode chosen frames of it, whatever its format.
 
-Content decides, not the name: DICOM by its mark ("DICM" at byte 128) or a .dcm name, NIfTI by its
-name, a PNG or JPEG picture by its first bytes, a record of prepared shards by the form of its path,
-a video otherwise.
+Content decides, not the name: DICOM by its first bytes or a .dcm name, NIfTI by its name, a PNG or
+JPEG picture by its first bytes, a record of prepared shards by the form of its path, a video
+otherwise.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from echojepa_jax.data.formats.video_info import (
     first_bytes,
     wanted_frames,
 )
+from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
 
 __all__ = [
     *("UnreadableVideo", "VideoInfo"),
@@ -119,6 +120,6 @@ def _format_of(path: str) -> ModuleType:
     if path.lower().endswith((".nii", ".nii.gz")):
         return nifti
     head = first_bytes(path)
-    if head[128:132] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
+    if dicom_dataset.is_marked(head) or path.lower().endswith((".dcm", ".dicom")):
         return dicom
     return still if still.is_picture(head) else video

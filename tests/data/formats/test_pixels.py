@@ -6,9 +6,11 @@ makes of it (Pillow). imagecodecs codes; of its decoders we use the one for deep
 """
 
 import dataclasses
+import gzip
 import io
 import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -460,6 +462,33 @@ def native_colours() -> None:
         ),
         reason="unsupported: uncompressed DICOM pixels of YBR_PARTIAL_420",
     )
+    deep = ((YBR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
+    twelve: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+    for name, data, tags in (("12", deep, twelve), ("16", YBR.astype(np.uint16) * 257, {})):
+        case(
+            f"YCbCr of {name} bits",
+            lambda path, data=data, tags=tags: make(path, data, "YBR_FULL", **tags),
+            truth=BACK,
+            off=SOME_LOSS,
+        )
+    for label, reason in (
+        *((label, f"unsupported: PhotometricInterpretation {label}") for label in ("HSV", "CMYK")),
+        ("YBR_FULL_444", "wrong PhotometricInterpretation: DICOM defines no such"),
+        ("", "incomplete: the header lacks PhotometricInterpretation"),
+    ):
+        case(f"colours labelled {label!r}", lambda p, la=label: make(p, COLOUR, la), reason=reason)
+    files = [lossless(f) for f in COLOUR]
+    case(
+        "lossless of HSV",
+        lambda path: coded(path, files, "HSV", LOSSLESS, template=COLOUR),
+        reason="unsupported: PhotometricInterpretation HSV",
+    )
+    case(
+        "grey labelled RGB_OF_ONE",
+        lambda path: make(path, GREY, "RGB_OF_ONE"),
+        truth=GREY3,
+        note=COLOURS_DIFFER,
+    )
     case(
         "a palette for three channels",
         lambda path: make(path, COLOUR, "PALETTE COLOR"),
@@ -551,6 +580,16 @@ def depth() -> None:
             "",
         ),
         ("inverted 12 bits", deep, stored | {"label": "MONOCHROME1"}, 255 - GREY3, "", ""),
+        ("falling 12 bits", deep, stored | {"RescaleSlope": -1}, 255 - GREY3, "", ""),
+        ("falling 8 bits", GREY, {"RescaleSlope": -1}, 255 - GREY3, "", ""),
+        (
+            "values above which there are colours",
+            GREY,
+            {"PixelPresentation": "COLOR"},
+            None,
+            "",
+            "unsupported: a palette for a part of the values",
+        ),
         (
             "inverted with a window",
             deep,
@@ -612,6 +651,33 @@ def depth() -> None:
                 truth=GREY3,
                 off=1.0,
             )
+    colour = ((COLOUR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
+    ybr = ((YBR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
+    tags = stored | {"template": colour}
+    extended = UID("1.2.840.10008.1.2.4.51")
+    for name, files, label, syntax, truth, off in (
+        ("JPEG", [deep_jpeg(f, "YCBCR") for f in colour], "YBR_FULL", extended, COLOUR, SOME_LOSS),
+        ("JPEG", [deep_jpeg(f, "RGB") for f in colour], "RGB", extended, COLOUR, SOME_LOSS),
+        ("lossless", [lossless(f, bits=12) for f in colour], "RGB", LOSSLESS, COLOUR, NO_LOSS),
+        ("lossless", [lossless(f, bits=12) for f in ybr], "YBR_FULL", LOSSLESS, BACK, SOME_LOSS),
+        ("J2K", [j2k(f, False, bitspersample=12) for f in ybr], "YBR_FULL", J2K, BACK, SOME_LOSS),
+        ("J2K", [j2k(f, bitspersample=12) for f in colour], "YBR_RCT", J2K, COLOUR, NO_LOSS),
+        ("JPEG-LS", [jpeg_ls(f) for f in colour], "RGB", JPEG_LS, COLOUR, NO_LOSS),
+    ):
+        case(
+            f"{name} in colour of 12 bits as {label}",
+            lambda path, files=files, label=label, syntax=syntax: coded(
+                path, files, label, syntax, **tags
+            ),
+            truth=truth,
+            off=off,
+        )
+    for bits in (1, 12, 32):
+        case(
+            f"uncompressed pixels of {bits} bits",
+            lambda path, bits=bits: make(path, GREY, BitsAllocated=bits),
+            reason=f"unsupported: DICOM pixels of {bits} bit",
+        )
     signed = deep.astype(np.int16) - 2048
     files = [j2k(f) for f in signed]
     case(
@@ -620,6 +686,12 @@ def depth() -> None:
         truth=GREY3,
         off=1.0,
     )
+
+
+def deep_jpeg(frame: np.ndarray, space: str) -> bytes:
+    """12 bits in colour, whose channels are `space`, without markers."""
+    how = {"colorspace": "RGB", "outcolorspace": space, "subsampling": "444"}
+    return remarked(imagecodecs.jpeg8_encode(frame, level=98, bitspersample=12, **how), b"")
 
 
 def deep_file(path: Path, data: np.ndarray, label: str, tags: dict[str, Any]) -> None:
@@ -638,7 +710,7 @@ def palettes() -> None:
     table[5] = 255
     truth = table[index].astype(np.uint8)
 
-    def written(path: Path, stored: list[bytes], descriptor: list[int], **tags: Any) -> None:
+    def written(path: Path, stored: list[bytes], descriptor: Any, **tags: Any) -> None:
         make(
             path,
             tags.pop("frames", index),
@@ -647,9 +719,12 @@ def palettes() -> None:
         )
         dataset = pydicom.dcmread(path)
         dataset.PixelRepresentation = tags.pop("signed", 0)
-        for name, data in zip(("Red", "Green", "Blue"), stored, strict=True):
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        several = descriptor if isinstance(descriptor[0], list) else [descriptor] * 3
+        for name, data, numbers in zip(("Red", "Green", "Blue"), stored, several, strict=True):
             dataset[f"{name}PaletteColorLookupTableDescriptor"] = pydicom.DataElement(
-                f"{name}PaletteColorLookupTableDescriptor", "US", descriptor
+                f"{name}PaletteColorLookupTableDescriptor", "US", numbers
             )
             dataset[f"{name}PaletteColorLookupTableData"] = pydicom.DataElement(
                 f"{name}PaletteColorLookupTableData", "OW", data
@@ -704,6 +779,47 @@ def palettes() -> None:
         "from 20 on", table[20:] * 257, "<u2", [108, 20, 16], truth=table[np.maximum(index, 20)]
     )
     case_of("big-endian", table * 257, ">u2", [128, 0, 16], syntax=ExplicitVRBigEndian)
+    case_of("dark, of 16 bits", table // 4 * 257, "<u2", [128, 0, 16], truth=(table // 4)[index])
+    case_of("a descriptor of two numbers", table, "u1", [128, 0], reason="wrong RedPaletteColor")
+    reds = [bytes(table[:, 0].astype("u1")), *((table[:, c] * 257).astype("<u2") for c in (1, 2))]
+    mixed = [[128, 0, 8], [128, 0, 16], [128, 0, 16]]
+    case(
+        "palette, red of 8 bits only",
+        lambda path: written(path, [bytes(part) for part in reds], mixed),
+        truth=truth,
+    )
+    wide = [(table[:, c] * 257).astype("<u2").tobytes() for c in range(3)]
+    late = [wide[0], wide[1][20:], wide[2]]
+    case(
+        "palette, green begins later",
+        lambda path: written(path, late, [[128, 0, 16], [118, 10, 16], [128, 0, 16]]),
+        truth=np.where([False, True, False], table[np.maximum(index, 10)], truth),
+    )
+    eight = {"frames": index.astype(np.uint16), "BitsStored": 8, "HighBit": 7}
+    for name, change, expected in (
+        ("8 bits in 16", {}, {"truth": truth}),
+        (
+            "8 bits in the upper ones",
+            {"frames": eight["frames"] << 8, "HighBit": 15},
+            {"truth": truth},
+        ),
+        (
+            "8 bits said, and more used",
+            {"frames": eight["frames"] | 0x8000},
+            {"reason": "wrong BitsStored"},
+        ),
+    ):
+        case(
+            f"palette, indices of {name}",
+            lambda path, tags=eight | change: written(path, wide, [128, 0, 16], **tags),
+            **expected,
+        )
+    pictures = [jpeg(f) for f in index]
+    case(
+        "palette, of pictures with loss",
+        lambda path: coded(path, pictures, "PALETTE COLOR", JPEG),
+        reason="unsupported: a palette for pictures that are coded with loss",
+    )
     case(
         "palette, none",
         lambda path: make(path, index, "PALETTE COLOR"),
@@ -1014,11 +1130,21 @@ def video_stream(frames: np.ndarray, codec: str, form: str) -> bytes:
     return out.getvalue()
 
 
-def deflated(path: Path) -> None:
+def deflated(path: Path, pack: Callable[[bytes], bytes] | None = None) -> None:
+    """Deflated as it should be, or by `pack`."""
     make(path, COLOUR, "RGB")
+    plain = path.read_bytes()
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
     dataset.save_as(path, enforce_file_format=True)
+    if pack:
+        packed = path.read_bytes()
+        path.write_bytes(packed[: meta_end(packed)] + pack(plain[meta_end(plain) :]))
+
+
+def meta_end(data: bytes) -> int:
+    """Where the data set begins."""
+    return 144 + int.from_bytes(data[140:144], "little")
 
 
 def other_order(path: Path, written: str, said: str) -> None:
@@ -1026,7 +1152,7 @@ def other_order(path: Path, written: str, said: str) -> None:
     deep = GREY.astype(np.uint16) * 257
     make(path, deep, syntax=UID(f"1.2.840.10008.{written}"))
     data = path.read_bytes()
-    end = 144 + int.from_bytes(data[140:144], "little")
+    end = meta_end(data)
     head = data[:end].replace(
         f"1.2.840.10008.{written}\0".encode(), f"1.2.840.10008.{said}".ljust(20, "\0").encode()
     )
@@ -1043,6 +1169,106 @@ def as_if_jpeg(path: Path) -> None:
     raw = COLOUR.tobytes()
     with path.open("ab") as file:
         file.write(b"\xe0\x7f\x10\x00OB\0\0" + struct.pack("<I", len(raw)) + raw)
+
+
+def odd_elements() -> None:
+    """Pixel data of a wrong type or length, and files that begin or are packed in odd ways."""
+    for letters in (b"OF", b"OL", b"UT", b"UN", b"US", b"??", b"\0\0"):
+        case(
+            f"pixel data of type {letters!r}",
+            lambda path, letters=letters: retyped(path, letters, GREY.nbytes),
+            truth=GREY3,
+        )
+    case("uncompressed, of no length", lambda path: retyped(path, b"OB", 0xFFFFFFFF), truth=GREY3)
+    raw = [f.tobytes() for f in GREY]
+    for syntax in (ExplicitVRLittleEndian, JPEG, UID("1.2.840.10008.1.2.1.98")):
+        for pieces in (raw, [b"".join(raw)]):
+            case(
+                f"uncompressed, in {len(pieces)} fragments, {syntax.name[:25]}",
+                lambda path, syntax=syntax, pieces=pieces: coded(
+                    path, pieces, "MONOCHROME2", syntax
+                ),
+                truth=GREY3,
+            )
+    for name, pictures, label, syntax, truth in (
+        ("jpeg", [jpeg(f) for f in GREY], "MONOCHROME2", JPEG, GREY3),
+        ("JPEG 2000", [j2k(f) for f in COLOUR], "YBR_RCT", J2K, COLOUR),
+    ):
+        case(
+            f"{name}, all in one fragment",
+            lambda path, a=(pictures, label, syntax): coded(path, [b"".join(a[0])], *a[1:]),
+            truth=truth,
+            off=SOME_LOSS,
+        )
+    case(
+        "PNG as JPEG",
+        lambda path: coded(path, [imagecodecs.png_encode(f) for f in COLOUR], "RGB", JPEG),
+        reason="unsupported: pictures that are neither JPEG nor JPEG 2000",
+    )
+    case(
+        "RLE of three planes as grey",
+        lambda path: coded(path, [rle(f) for f in COLOUR], "MONOCHROME2", RLE),
+        reason="wrong SamplesPerPixel or BitsAllocated: header says 1 byte",
+    )
+    for name, pack in (("zlib", zlib.compress), ("gzip", gzip.compress), ("nothing", bytes)):
+        case(f"deflated by {name}", lambda path, pack=pack: deflated(path, pack), truth=COLOUR)
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        for start in ("without DICM", "without meta elements"):
+            case(
+                f"{start}, {syntax.name[:8]}",
+                lambda path, syntax=syntax, start=start: headless(path, syntax, start),
+                truth=GREY3,
+            )
+    case("without a syntax", without_syntax, truth=GREY3)
+    for text in (b"4 x ", b"4\\4 "):
+        case(
+            f"{text!r} frames",
+            lambda path, text=text: frames_as_text(path, text),
+            reason="wrong NumberOfFrames: it is not a whole number",
+        )
+    case("floating-point numbers", floats, reason="unsupported: DICOM pixels that are floating-")
+
+
+def retyped(path: Path, letters: bytes, length: int) -> None:
+    """The same file with pixel data of another type, or another length in bytes."""
+    make(path, GREY)
+    data = path.read_bytes()
+    place = data.rindex(b"\xe0\x7f\x10\0OB")
+    head = b"\xe0\x7f\x10\0" + letters
+    if letters == b"US":  # of short values
+        head += struct.pack("<H", length)
+    else:
+        head += struct.pack("<HI", 0, length)
+    path.write_bytes(data[:place] + head + data[place + 12 :])
+
+
+def headless(path: Path, syntax: UID, start: str) -> None:
+    make(path, GREY, syntax=syntax)
+    data = path.read_bytes()
+    path.write_bytes(data[132:] if start == "without DICM" else data[meta_end(data) :])
+
+
+def without_syntax(path: Path) -> None:
+    make(path, GREY)
+    dataset = pydicom.dcmread(path)
+    del dataset.file_meta.TransferSyntaxUID
+    dataset.save_as(path, enforce_file_format=False, implicit_vr=False, little_endian=True)
+
+
+def frames_as_text(path: Path, text: bytes) -> None:
+    make(path, GREY)
+    data = path.read_bytes()
+    place = data.index(b"\x28\0\x08\0IS")
+    path.write_bytes(data[: place + 6] + struct.pack("<H", 4) + text + data[place + 10 :])
+
+
+def floats(path: Path) -> None:
+    make(path, GREY.astype(np.uint32))
+    dataset = pydicom.dcmread(path)
+    dataset.FloatPixelData = GREY.astype("<f4").tobytes()
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, name)
+    dataset.save_as(path)
 
 
 def bytes_of_native() -> None:
@@ -1066,7 +1292,7 @@ def bytes_of_native() -> None:
 
 for add in (
     *(colours_of_jpegs, colours_without_loss, native_colours, depth),
-    *(palettes, fragments, other_kinds, videos, bytes_of_native),
+    *(palettes, fragments, other_kinds, videos, bytes_of_native, odd_elements),
 ):
     add()
 

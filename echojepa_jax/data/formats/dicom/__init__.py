@@ -62,8 +62,11 @@ _PYDICOM_ERRORS = (
     *(InvalidDicomError, BytesLengthException, struct.error, zlib.error),
 )
 # Transfer syntaxes: pixels as they are, pictures in fragments, and run-length coded ones.
-_NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.99", ".2"))
-_CODED = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
+_NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.98", ".1.99", ".2"))
+_CODED = tuple(
+    f"1.2.840.10008.1.2.4.{k}"
+    for k in (*range(50, 67), 70, 80, 81, 90, 91, *range(201, 204))  # 52 to 66: retired ones too
+)
 _RLE = "1.2.840.10008.1.2.5"
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
@@ -177,8 +180,9 @@ def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
     """Open a DICOM file and read its header; whatever pydicom raises becomes UnreadableVideo."""
-    if first_bytes(path)[128:132] != b"DICM":
-        raise UnreadableVideo("not a video file: named .dcm, but it lacks DICOM's mark at byte 128")
+    first = first_bytes(path)
+    if not (dicom_dataset.is_marked(first) or dicom_dataset.is_bare(first)):
+        raise UnreadableVideo("not a video file: named .dcm, but it does not begin as DICOM does")
     stage = "header"
     try:
         with open(path, "rb") as opened:
@@ -222,19 +226,19 @@ def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
     syntax = dataset.file_meta.get(_SYNTAX)
     if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
         raise UnreadableVideo("no frames: the DICOM file holds no image")
+    dicom_layout.pixel_data(file)
     # Coded pictures tell the others themselves.
     needed = _NEEDED_OF_CODED if syntax in _CODED else _NEEDED
-    missing = [name for name in needed if dataset.get(name) is None]
-    if missing or syntax is None:
-        raise UnreadableVideo(f"incomplete: the header lacks {(missing or [_SYNTAX])[0]}")
-    if syntax not in (*_NATIVE, *_CODED, _RLE):
+    if missing := [name for name in needed if dataset.get(name) in (None, "")]:
+        raise UnreadableVideo(f"incomplete: the header lacks {missing[0]}")
+    if syntax not in (None, *_NATIVE, *_CODED, _RLE):
         raise UnreadableVideo(f"unsupported: DICOM transfer syntax {syntax.name}")
     shape = Shape(
-        frames=max(0, int(dataset.get("NumberOfFrames") or 0)),
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
-        samples=int(dataset.get("SamplesPerPixel") or 0),
-        bits=int(dataset.get("BitsAllocated") or 0),
+        frames=max(0, _whole(dataset, "NumberOfFrames")),
+        rows=_whole(dataset, "Rows"),
+        columns=_whole(dataset, "Columns"),
+        samples=_whole(dataset, "SamplesPerPixel"),
+        bits=_whole(dataset, "BitsAllocated"),
         photometric=str(dataset.PhotometricInterpretation).strip(" \0").upper(),
     )
     check_size(shape.rows, shape.columns)
@@ -243,6 +247,14 @@ def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
     table = bytes(dataset.get("ExtendedOffsetTable") or b"")
     layout, start = dicom_layout.locate(file, shape, syntax != _RLE, table)
     return dicom_pixels.opened(file, layout, dataset, shape), start
+
+
+def _whole(dataset: pydicom.Dataset, name: str) -> int:
+    """A whole number of the header, 0 where it is absent or empty."""
+    try:
+        return int(dataset.get(name) or 0)
+    except (TypeError, ValueError) as error:
+        raise UnreadableVideo(f"wrong {name}: it is not a whole number") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -297,7 +309,7 @@ def _decoding(path: str, size: int, changed: int) -> int:
     held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value))
     if not held:
         raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
-    said = int(dataset.get("NumberOfFrames") or held)
+    said = _whole(dataset, "NumberOfFrames") or held
     if held != said:
         wrong = dicom_layout.truncated if held < said else dicom_layout.wrong_count
         raise wrong(said, held)
@@ -361,7 +373,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
     """
     vector = dataset.get("FrameTimeVector") or ()
     vector = list(vector) if isinstance(vector, Sequence) else []
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = _whole(dataset, "NumberOfFrames") or 1
     later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
     even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
     taken = {

@@ -22,6 +22,7 @@ from echojepa_jax.utils.extras import pip_install
 ERRORS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError, struct.error)
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """How coded pictures begin; within a picture these bytes do not occur."""
+_OTHER_STARTS = (b"\x89PNG", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 RGB, YCBCR, YCBCR_PARTIAL, OPEN = "RGB", "YCbCr", "YCbCr of television's range", ""
 """What three channels are. Of television's range: black is 16, white 235. OPEN: not told."""
@@ -63,17 +64,20 @@ def describe(data: bytes) -> Picture:
     """The facts of a coded picture; its first few kilobytes are enough.
 
     Raises:
-      Unsupported: a kind of JPEG that nobody writes. ValueError and other `ERRORS`: damaged.
+      Unsupported: another kind of picture. ValueError and other `ERRORS`: damaged.
     """
     if data.startswith(b"\xff\xd8"):
         return _describe_jpeg(data)
     if data.startswith((b"\xff\x4f", STARTS[2])):
         return _describe_jpeg_2000(data)
-    raise ValueError("neither JPEG nor JPEG 2000")
+    if data.startswith(_OTHER_STARTS):
+        raise Unsupported("pictures that are neither JPEG nor JPEG 2000")
+    raise ValueError("no picture")
 
 
 def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
-    """Pixels of a coded picture: unsigned, [H, W], or RGB [H, W, 3]; 8 bits, or more in uint16.
+    """Pixels of a coded picture: uint8 [H, W], or RGB [H, W, 3]; of more than 8 bits, uint16, with
+    channels as they are stored.
 
     Args:
       colours: what three channels are, where the picture leaves that open.
@@ -83,8 +87,6 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     """
     if picture.channels not in (1, 3):
         raise Unsupported(f"pictures of {picture.channels} channels")
-    if picture.channels == 3 and picture.bits > 8 and picture.kind in (_JPEG, _LOSSLESS):
-        raise Unsupported(f"{picture.kind} in colour of {picture.bits} bits")
     colours = picture.colours or colours
     if picture.kind == _JPEG_2000:
         pixels = openjpeg.decode(data[picture.start :])
@@ -103,15 +105,13 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
         colours = RGB  # libjpeg-turbo has made it so
     if pixels.shape[:2] != (picture.height, picture.width):
         raise ValueError("another size than its header says")
-    return to_rgb(pixels, colours) if picture.channels == 3 else pixels
+    return to_rgb(pixels, colours) if picture.channels == 3 and picture.bits <= 8 else pixels
 
 
 def to_rgb(pixels: np.ndarray, colours: str) -> np.ndarray:
-    """RGB of pixels [H, W, 3] whose channels are `colours`; 8 bits, unless they are RGB already."""
+    """RGB of pixels, uint8 [H, W, 3], whose channels are `colours`."""
     if colours in (RGB, OPEN):
         return pixels
-    if pixels.dtype != np.uint8:
-        raise Unsupported("YCbCr of more than 8 bits")
     luma, blue, red = cv2.split(np.ascontiguousarray(pixels))
     if colours == YCBCR_PARTIAL:
         levels = np.arange(256)
@@ -260,8 +260,12 @@ def _deep(data: bytes, picture: Picture) -> np.ndarray:
     except ImportError as error:
         what = f"{picture.kind} of {picture.bits} bits ({pip_install('deep_jpeg')})"
         raise Unsupported(what) from error
+    # Called RGB before and after, channels stay as they are.
+    spaces = {"colorspace": "RGB", "outcolorspace": "RGB"} if picture.channels == 3 else {}
     whole = _closed(data)
-    pixels, followed = (jpeg8_decode(d) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END))
+    pixels, followed = (
+        jpeg8_decode(d, **spaces) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END)
+    )
     if not np.array_equal(pixels, followed):
         raise ValueError("ends too soon")
     return pixels

@@ -1,10 +1,11 @@
 """The header of a DICOM file, however its data set is written.
 
 pydicom reads it, and finds out by itself whether it names the types of its elements. Here is what
-pydicom does not do: a byte order that is not that of the transfer syntax, and pixels that are
-deflated with the rest.
+pydicom does not do: a byte order that is not that of the transfer syntax, pixels that are deflated
+with the rest, and files that begin with their elements, without the mark "DICM".
 """
 
+import contextlib
 import io
 import struct
 import zlib
@@ -21,6 +22,17 @@ from echojepa_jax.data.formats.video_info import UnreadableVideo
 
 _MOST_BYTES = 2**31  # of a file that is deflated; more would not fit a worker's memory
 _LARGE = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # elements of pixels
+_META, _FIRST = b"\2\0\0\0UL\4\0", b"\x08\0"  # how the parts of a file begin
+
+
+def is_marked(head: bytes) -> bool:
+    """Whether a file that starts with these 132 bytes has DICOM's mark, or its meta elements."""
+    return head[128:132] == b"DICM" or head.startswith(_META)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether a file may begin with a data set, as those of old machines do."""
+    return head.startswith(_FIRST)
 
 
 def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO]:
@@ -33,10 +45,7 @@ def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO
     start, syntax = _start(file)
     if syntax == DeflatedExplicitVRLittleEndian:
         file.seek(start)
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        inflated = io.BytesIO(inflate.decompress(file.read(), _MOST_BYTES))
-        if inflate.unconsumed_tail:
-            raise UnreadableVideo("unsupported: more than 2 GB of deflated DICOM")
+        inflated = io.BytesIO(_inflated(file.read()))
         return _elements(inflated, 0, syntax, True, tags), inflated
     file.seek(start)
     group = file.read(2)  # of the first element
@@ -44,14 +53,35 @@ def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO
     if start and little is not None and little == (syntax == ExplicitVRBigEndian):
         return _elements(file, start, syntax, little, tags), file
     file.seek(0)
-    return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags)), file
+    # Whoever asks has looked at the first bytes.
+    found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags), force=True)
+    return found, file
+
+
+def _inflated(data: bytes) -> bytes:
+    """What was deflated: bare, as it should be, or in the wrapping of zlib or gzip, or not at all.
+
+    Raises:
+      UnreadableVideo: it is too large. zlib.error: it is damaged.
+    """
+    for wrapping in (-zlib.MAX_WBITS, 32 + zlib.MAX_WBITS):
+        inflate = zlib.decompressobj(wrapping)
+        with contextlib.suppress(zlib.error):
+            inflated = inflate.decompress(data, _MOST_BYTES)
+            if inflate.unconsumed_tail:
+                raise UnreadableVideo("unsupported: more than 2 GB of deflated DICOM")
+            return inflated
+    if data.startswith(_FIRST):
+        return data
+    raise zlib.error("neither bare nor in a wrapping")
 
 
 def _start(file: BinaryIO) -> tuple[int, str]:
     """Where the data set starts, and the transfer syntax; 0 and "" if that is not plain."""
-    file.seek(132)
+    file.seek(0)
+    file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
     head = file.read(12)
-    if head[:8] != b"\2\0\0\0UL\4\0":
+    if head[:8] != _META:
         return 0, ""
     meta = file.read(struct.unpack("<I", head[8:])[0])
     place = meta.find(b"\2\0\x10\0UI")

@@ -6,8 +6,9 @@ have wrong tables or no end, and uncompressed colours take three bytes a pixel, 
 
 import dataclasses
 import io
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -16,8 +17,11 @@ from echojepa_jax.data.formats.dicom.codestream import STARTS
 from echojepa_jax.data.formats.video_info import UnreadableVideo
 
 _PIXEL_DATA, _ITEM, _END = (0x7FE0, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-_VRS = (b"OB", b"OW", b"UN")
+_FLOATS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
 _UNDEFINED = 0xFFFFFFFF
+_TYPE = re.compile(rb"[A-Z?]{2}")  # the letters of a value representation, or what stands for one
+# Within a fragment, where one picture ends and the next one begins.
+_BETWEEN = re.compile(rb"\xff\xd9\0*(?=\xff\xd8\xff|\xff\x4f\xff\x51)")
 _HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 Piece = tuple[int, int]  # of a file: where it starts, and its number of bytes
@@ -63,24 +67,58 @@ def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tu
     Raises:
       UnreadableVideo: there are no pixel data, or not as many frames as the header says.
     """
-    begin, big_endian = _pixel_data(file)
+    begin, big_endian = pixel_data(file)
+    start, length, kind = _head(file, begin, big_endian)
+    file.seek(start)
+    # Words of a picture that look like an item are improbable, and then the length is defined.
+    tag = _tag(file.read(4))
+    if tag in (_ITEM, _END, ()) if length == _UNDEFINED else tag == _ITEM and has_pictures:
+        return _fragmented(file, start, shape, has_pictures, table), begin
+    rest = _size(file) - start
+    pieces, halved = _native(start, rest if length == _UNDEFINED else length, rest, shape)
+    swapped = big_endian and kind == b"OW" and shape.bits == 8
+    return Layout(pieces, False, halved, big_endian, swapped, start), begin
+
+
+def _head(file: BinaryIO, begin: int, big_endian: bool) -> tuple[int, int, bytes]:
+    """Where the value of the element at `begin` starts, its length in bytes, and its type as it is
+    written, b"" if it is not.
+    """
     endian = ">" if big_endian else "<"
     file.seek(begin + 4)
-    rest = file.read(8)
-    # A length is even, and these letters would be an odd one.
-    explicit = rest[:2] in _VRS
-    start = begin + (12 if explicit else 8)
-    length = struct.unpack(f"{endian}I", rest[4:8] if explicit else rest[:4])[0]
-    file.seek(start)
-    head = file.read(4)
-    # Words of a picture that look like an item are improbable, and then the length is defined.
-    in_items = len(head) == 4 and struct.unpack("<HH", head) == _ITEM
-    if length == _UNDEFINED or (in_items and has_pictures):
-        return _fragmented(file, start, shape, has_pictures, table), begin
-    swapped = big_endian and rest[:2] == b"OW" and shape.bits == 8
-    size = _size(file)
-    pieces, halved = _native(start, length, size - start, shape)
-    return Layout(pieces, False, halved, big_endian, swapped, start), begin
+    rest = file.read(8).ljust(8, b"\0")
+    implicit = struct.unpack(f"{endian}I", rest[:4])[0]
+    explicit = struct.unpack(f"{endian}I", rest[4:])[0]
+    # A length is even, and the letters of any type of pixels would be an odd one.
+    if big_endian or (rest[0] % 2 and _TYPE.fullmatch(rest[:2])):
+        if rest[2:4] == b"\0\0":
+            return begin + 12, explicit, rest[:2]
+        if big_endian or implicit > _size(file):  # types of short values have short lengths
+            return begin + 8, struct.unpack(f"{endian}H", rest[2:4])[0], rest[:2]
+    # Some write zeros for the type.
+    if not implicit and (0 < explicit <= _size(file) - begin - 12 or explicit == _UNDEFINED):
+        return begin + 12, explicit, b""
+    return begin + 8, implicit, b""
+
+
+def pixel_data(file: BinaryIO) -> tuple[int, bool]:
+    """Where the element of pixel data begins in `file`, which stands at it, and whether it is
+    big-endian.
+
+    Raises:
+      UnreadableVideo: there is none, or it holds floating-point numbers.
+    """
+    here = file.tell()
+    for position in (here, here - 4, here + 4):
+        file.seek(max(0, position))
+        head = file.read(4)
+        for endian in "<>":
+            tag = struct.unpack(f"{endian}HH", head) if len(head) == 4 else ()
+            if tag == _PIXEL_DATA:
+                return position, endian == ">"
+            if tag in _FLOATS:
+                raise UnreadableVideo("unsupported: DICOM pixels that are floating-point numbers")
+    raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
 
 
 def read(file: BinaryIO, layout: Layout, k: int) -> bytes:
@@ -102,9 +140,8 @@ def stream(file: BinaryIO) -> tuple[bytes, int]:
     Raises:
       UnreadableVideo: there are none, or the file ends within one.
     """
-    begin, _ = _pixel_data(file)
-    file.seek(begin + 4)
-    items, ending = _items(file, begin + (12 if file.read(2) in _VRS else 8))
+    begin, big_endian = pixel_data(file)
+    items, ending = _items(file, _head(file, begin, big_endian)[0])
     if ending == "cut":
         raise UnreadableVideo("truncated: the file ends within its video")
     if len(items) < 2:
@@ -133,21 +170,7 @@ def wrong_size(said: Sequence[int], k: int, held: Sequence[int]) -> UnreadableVi
 
 def unsupported_bits(bits: int) -> UnreadableVideo:
     """The error for samples of so many bits."""
-    return UnreadableVideo(
-        f"unsupported: DICOM pixels of {'more than 16' if bits > 16 else bits} bits"
-    )
-
-
-def _pixel_data(file: BinaryIO) -> tuple[int, bool]:
-    """Where the element of pixel data begins, and whether it is big-endian."""
-    here = file.tell()
-    for position in (here, here - 4, here + 4):
-        file.seek(max(0, position))
-        head = file.read(4)
-        for endian in "<>":
-            if len(head) == 4 and struct.unpack(f"{endian}HH", head) == _PIXEL_DATA:
-                return position, endian == ">"
-    raise UnreadableVideo("no frames: the DICOM file holds no pixel data")
+    return UnreadableVideo(f"unsupported: DICOM pixels of {bits} {'bit' if bits == 1 else 'bits'}")
 
 
 def _size(file: BinaryIO) -> int:
@@ -227,8 +250,14 @@ def _fragmented(
     said = shape.frames or starts or len(items)
     if ending == "cut" or not items:
         raise truncated(max(1, said), min(starts or len(items), max(1, said) - 1))
+    if has_pictures and not starts and (plain := _native_items(items, said, shape)):
+        return plain
     if len(items) == said:
         return Layout([[item] for item in items], True)
+    if has_pictures and len(items) < said:
+        pictures = [part for item in items for part in _pictures(file, item)]
+        if len(pictures) == said:
+            return Layout([[picture] for picture in pictures], True)
     if starts > said:
         raise wrong_count(said, starts)
     if len(items) < said:
@@ -242,6 +271,31 @@ def _fragmented(
         firsts = _by_table(items, said, table, extended)
     ends = [*firsts[1:], len(items)]
     return Layout([items[a:b] for a, b in zip(firsts, ends, strict=True)], True)
+
+
+def _native_items(items: Sequence[Piece], frames: int, shape: Shape) -> Layout | None:
+    """The layout of uncompressed pixels in fragments: a frame in each, or all in one; None if they
+    are not.
+    """
+    if shape.bits not in (8, 16) or not shape.samples:
+        return None
+    size = shape.rows * shape.columns * shape.samples * (shape.bits // 8)
+    if len(items) == frames and all(0 <= held - size < 2 for _, held in items):
+        return Layout([[(position, size)] for position, _ in items], False)
+    ((position, held), *more) = items
+    if more or not 0 <= held - frames * size < 2:
+        return None
+    return Layout([[(position + k * size, size)] for k in range(frames)], False)
+
+
+def _pictures(file: BinaryIO, item: Piece) -> Iterator[Piece]:
+    """Yield the pictures that follow one another in a fragment."""
+    start, size = item
+    file.seek(start)
+    data, begin = file.read(size), 0
+    for end in (*(match.end() for match in _BETWEEN.finditer(data)), size):
+        yield start + begin, end - begin
+        begin = end
 
 
 def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:

@@ -8,7 +8,7 @@ what cannot be decided is refused: no picture becomes black, white or teal witho
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -35,7 +35,7 @@ _OVERLAY_BIT = 0x60000102
 TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
-    *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
+    *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelPresentation"),
     *("ExtendedOffsetTable", _OVERLAY_BIT),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
@@ -46,6 +46,8 @@ _LABELS = {
     **dict.fromkeys(("YBR_FULL", "YBR_FULL_422"), YCBCR),
     **dict.fromkeys(("YBR_PARTIAL_422", "YBR_PARTIAL_420"), YCBCR_PARTIAL),
 }
+_OF_ONE_CHANNEL = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_OTHER_COLOURS = ("HSV", "ARGB", "CMYK", "XYB")
 _HEAD_BYTES = 4096  # of a picture, which tell its colours
 _DARK = 1 / 8  # of a window: where no value is brighter, or none is darker, the window is another's
 
@@ -84,18 +86,24 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
     """
     label = _LABELS.get(shape.photometric, OPEN)
     planar = int(dataset.get("PlanarConfiguration") or 0) == 1
-    is_rle = dataset.file_meta.TransferSyntaxUID == pydicom.uid.RLELossless
-    if not layout.compressed or is_rle:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not layout.compressed or syntax == pydicom.uid.RLELossless:
         if shape.samples not in (1, 3):
             raise UnreadableVideo(f"unsupported: pictures of {shape.samples} channels")
-        if shape.photometric == "PALETTE COLOR" and shape.samples == 3:
-            raise UnreadableVideo("wrong PhotometricInterpretation: a palette for three channels")
-        odd = shape.samples == 3 and (label == OPEN or shape.photometric in ("YBR_RCT", "YBR_ICT"))
-        if is_rle and shape.bits not in (8, 16):
+        if layout.compressed and shape.bits not in (8, 16):
             raise dicom_layout.unsupported_bits(shape.bits)
-        note = COLOURS_DIFFER if odd else ""
-        return Pixels(file, layout, shape, None, label or RGB, planar, note)
-    picture = _described(dicom_layout.read(file, layout, 0), 0)
+        if shape.samples == 3:
+            _check_label(shape.photometric)
+            odd = label == OPEN or shape.photometric in ("YBR_RCT", "YBR_ICT")
+        else:
+            odd = shape.photometric not in _OF_ONE_CHANNEL
+        return Pixels(
+            file, layout, shape, None, label or RGB, planar, COLOURS_DIFFER if odd else ""
+        )
+    first = dicom_layout.read(file, layout, 0)
+    if syntax is None and not first.startswith(codestream.STARTS):
+        raise UnreadableVideo("incomplete: the header lacks TransferSyntaxUID")
+    picture = _described(first, 0)
     if picture.height * picture.width > MAX_FRAME_PIXELS:
         raise UnreadableVideo("damaged: frame 0 does not decode")
     if picture.bits > 16:
@@ -106,12 +114,24 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         assumed = label
         if picture.with_loss and (shape.photometric != "RGB"):
             assumed = YCBCR  # of full range, as JPEGs are
+        if not (told or assumed):
+            _check_label(shape.photometric)
         colours = told or assumed or RGB
         right = (colours == RGB) == (label == RGB)
         note = "" if label != OPEN and right else COLOURS_DIFFER
-    elif shape.samples > 1:
+    elif shape.samples > 1 or shape.photometric not in _OF_ONE_CHANNEL:
         note = COLOURS_DIFFER
     return Pixels(file, layout, shape, picture, colours, planar, note)
+
+
+def _check_label(photometric: str) -> None:
+    """Raise UnreadableVideo for three channels that are no colours we know, by a label alone."""
+    if photometric == "PALETTE COLOR":
+        raise UnreadableVideo("wrong PhotometricInterpretation: a palette for three channels")
+    if photometric in _OTHER_COLOURS:
+        raise UnreadableVideo(f"unsupported: PhotometricInterpretation {photometric}")
+    if photometric not in (*_LABELS, *_OF_ONE_CHANNEL):  # and so perhaps a name
+        raise UnreadableVideo("wrong PhotometricInterpretation: DICOM defines no such colours")
 
 
 def _told_by_another(file: BinaryIO, layout: Layout) -> str:
@@ -136,7 +156,7 @@ def _described(data: bytes, k: int) -> Picture:
 
 
 def samples(pixels: Pixels, k: int) -> np.ndarray:
-    """Frame `k` as it is stored: unsigned [H, W], or RGB [H, W, 3].
+    """Frame `k` as it is stored: unsigned [H, W] or [H, W, 3], which are RGB if they have 8 bits.
 
     Raises:
       UnreadableVideo: it does not decode.
@@ -148,12 +168,8 @@ def samples(pixels: Pixels, k: int) -> np.ndarray:
         stored = _from_rle(pixels.shape, data, k)
     else:
         stored = _from_bytes(pixels, data, k)
-    if stored.ndim == 2:
-        return stored
-    try:
-        return codestream.to_rgb(stored, pixels.colours)
-    except codestream.Unsupported as error:
-        raise UnreadableVideo(f"unsupported: {error}") from error
+    deep = stored.dtype != np.uint8
+    return stored if stored.ndim == 2 or deep else codestream.to_rgb(stored, pixels.colours)
 
 
 def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
@@ -174,6 +190,12 @@ def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
 
 
 def _from_rle(shape: Shape, data: bytes, k: int) -> np.ndarray:
+    said, held = shape.samples * shape.bits // 8, int.from_bytes(data[:4], "little")
+    if held != said and held in (1, 2, 3, 6):
+        raise UnreadableVideo(
+            f"wrong SamplesPerPixel or BitsAllocated: header says {said} bytes a pixel, frame {k} "
+            f"has {held}"
+        )
     try:
         planes = decode_rle(data, shape.rows * shape.columns, shape.bits, "<")
         stored = np.frombuffer(planes, f"<u{shape.bits // 8}")
@@ -223,15 +245,18 @@ def shown(
     """
     photometric = pixels.shape.photometric
     if photometric == "PALETTE COLOR" and pixels.channels == 1:
-        return _palette(dataset, ">" if pixels.layout.big_endian else "<"), ""
+        return _palette(dataset, pixels, occurring)
     inverted = photometric == "MONOCHROME1" and pixels.channels == 1
+    if pixels.channels == 1 and dataset.get("PixelPresentation") == "COLOR":
+        raise UnreadableVideo("unsupported: a palette for a part of the values")
     sign = dataset.get("PixelRepresentation")
     if sign is None and pixels.bits > 8 and pixels.channels == 1:
         raise UnreadableVideo("incomplete: the header lacks PixelRepresentation")
     signed = sign == 1 and pixels.channels == 1  # there are no colours below black
     said = _said_bits(dataset, pixels)
     if pixels.bits == 8 and not signed and (said >= 8 or pixels.picture is not None):
-        table = np.arange(256)
+        falling = pixels.channels == 1 and _slope(dataset) < 0
+        table = np.arange(256)[:: -1 if falling else 1]
         note = "" if said == 8 else DEPTH_DIFFERS
     else:
         table, note = _levels(dataset, pixels, signed, occurring())
@@ -240,7 +265,10 @@ def shown(
 
     def to_rgb(stored: np.ndarray) -> np.ndarray:
         levels = stored if as_it_is and stored.dtype == np.uint8 else table[stored]
-        return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=-1)
+        if levels.ndim == 2:
+            return np.repeat(levels[..., None], 3, axis=-1)
+        deep = stored.dtype != np.uint8
+        return codestream.to_rgb(levels, pixels.colours) if deep else levels
 
     return to_rgb, note
 
@@ -273,6 +301,8 @@ def _levels(
         else:
             bits = said
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if lowest < 0 else (0, 2**bits - 1)
+        if pixels.channels == 1 and _slope(dataset) < 0:
+            low, high = high, low
     return np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255), note
 
 
@@ -331,9 +361,13 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     if not (math.isfinite(centre) and width > 1):
         return None
     low = centre - 0.5 - (width - 1) / 2
-    slope = float(dataset.get("RescaleSlope") or 1)
-    intercept = float(dataset.get("RescaleIntercept") or 0)
+    slope, intercept = _slope(dataset), float(dataset.get("RescaleIntercept") or 0)
     return (low - intercept) / slope, (low + width - 1 - intercept) / slope
+
+
+def _slope(dataset: pydicom.Dataset) -> float:
+    """What stored values are multiplied with: below 0, the highest of them is the darkest."""
+    return float(dataset.get("RescaleSlope") or 1)
 
 
 def _first(value: object) -> float:
@@ -345,48 +379,93 @@ def _first(value: object) -> float:
 # --- palettes -------------------------------------------------------------------------------------
 
 
-def _palette(dataset: pydicom.Dataset, endian: str) -> ToRgb:
-    """The map of palette indices [H, W] to uint8 [H, W, 3]."""
-    name = f"Red{_LUT}Descriptor"
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Table:
+    """A palette's entries of one colour, as many as there are: `said` many, of so many `bits`, of
+    which the first belongs to the index `first`.
+    """
+
+    first: int
+    said: int
+    bits: int
+    entries: np.ndarray
+
+
+def _palette(
+    dataset: pydicom.Dataset, pixels: Pixels, occurring: Callable[[], np.ndarray]
+) -> tuple[ToRgb, str]:
+    """The map of palette indices [H, W] to uint8 [H, W, 3], and a note."""
+    if pixels.picture and pixels.picture.with_loss:
+        raise UnreadableVideo("unsupported: a palette for pictures that are coded with loss")
+    signed = dataset.get("PixelRepresentation") == 1
+    stored, shift, note = pixels.bits, 0, ""
+    if _said_bits(dataset, pixels) < stored:
+        stored, shift, note = _stored_bits(dataset, pixels, signed, occurring())
+    endian = ">" if pixels.layout.big_endian else "<"
+    tables = [_table(dataset, colour, endian, signed) for colour in _COLOURS]
+    colours = list(zip(tables, _as_levels(tables), strict=True))
+
+    def to_rgb(image: np.ndarray) -> np.ndarray:
+        indices = (image.astype(np.int32) >> shift) & (2**stored - 1)
+        channels = []
+        for table, levels in colours:
+            places = indices
+            if table.first < 0:  # of signed pixels some are below 0, and then entries begin there
+                sign = 2 ** (stored - 1)
+                places = np.where(places >= sign, places - 2 * sign, places)
+            places = np.clip(places - table.first, 0, table.said - 1)
+            if len(levels) < table.said and places.max() >= len(levels):
+                raise UnreadableVideo(
+                    f"wrong palette: pixels use entry {places.max()}, the file holds {len(levels)}"
+                )
+            channels.append(levels[places])
+        return np.stack(channels, axis=-1)
+
+    return to_rgb, note
+
+
+def _table(dataset: pydicom.Dataset, colour: str, endian: str, signed: bool) -> _Table:
+    name, data = f"{colour}{_LUT}Descriptor", dataset.get(f"{colour}{_LUT}Data")
     if dataset.get(name) is None:
         raise UnreadableVideo(f"incomplete: the header lacks {name}")
-    entries, first, bits = dataset[name].value
-    entries = (entries & 0xFFFF) or 2**16  # 16 bits cannot say 65,536
-    # Of signed pixels some are below 0, and then entries begin there.
-    signed = dataset.get("PixelRepresentation") == 1 and (first < 0 or first >= 2**15)
-    first = (first + 2**15) % 2**16 - 2**15 if signed else first & 0xFFFF
-    if f"Segmented{_COLOURS[0]}{_LUT}Data" in dataset and f"Red{_LUT}Data" not in dataset:
-        table = apply_color_lut(np.arange(first, first + entries), dataset)  # in segments
+    try:
+        said, first, bits = map(int, dataset[name].value)
+    except (TypeError, ValueError) as error:
+        raise UnreadableVideo(f"wrong {name}: it is not three numbers") from error
+    said = (said & 0xFFFF) or 2**16  # 16 bits cannot say 65,536
+    first &= 0xFFFF
+    if signed and first >= 2**15:
+        first -= 2**16
+    if data:
+        entries = _entries(data, said, bits, endian)
+    elif dataset.get(f"Segmented{colour}{_LUT}Data"):
+        every = apply_color_lut(np.arange(first, first + said), dataset)
+        entries = every[..., _COLOURS.index(colour)]
     else:
-        for colour in _COLOURS:
-            if not dataset.get(f"{colour}{_LUT}Data"):
-                raise UnreadableVideo(f"incomplete: the header lacks {colour}{_LUT}Data")
-        parts = [
-            _entries(dataset[f"{colour}{_LUT}Data"].value, entries, bits, endian)
-            for colour in _COLOURS
-        ]
-        held = min(map(len, parts))
-        table = np.stack([part[:held] for part in parts], axis=-1)
-    # Entries of 8 bits are stored in 16 as well, and those of 12 in 16 that are said to be used.
-    width = max(8, int(table.max()).bit_length())
-    if width > 8 and width + 1 >= bits > width:
-        width = bits  # a palette without white
-    table = (table >> (width - 8)).astype(np.uint8)
-    held = len(table)
+        raise UnreadableVideo(f"incomplete: the header lacks {colour}{_LUT}Data")
+    return _Table(first, said, bits, entries)
 
-    def to_rgb(pixels: np.ndarray) -> np.ndarray:
-        indices = pixels.astype(np.int32)
-        if signed:
-            sign = 2 ** (pixels.dtype.itemsize * 8 - 1)
-            indices = np.where(indices >= sign, indices - 2 * sign, indices)
-        indices = np.clip(indices - first, 0, entries - 1)
-        if held < entries and indices.max() >= held:
-            raise UnreadableVideo(
-                f"wrong palette: pixels use entry {indices.max()}, the file holds {held}"
-            )
-        return table[indices]
 
-    return to_rgb
+def _as_levels(tables: Sequence[_Table]) -> list[np.ndarray]:
+    """The entries of each colour, from 0 to 255: uint8 [N].
+
+    Entries of 8 bits are stored in 16 as well, and those of 12 in 16 that are said to be used.
+    """
+    wide = [table for table in tables if table.entries.dtype.itemsize > 1]
+    if not wide:
+        return [table.entries for table in tables]
+    values = np.concatenate([table.entries for table in wide])
+    width = max(8, int(values.max()).bit_length())
+    if width > 8 and not (np.any(values % 256) and np.any(values % 257)):
+        width = 16  # 8 bits in the upper byte, or in both
+    elif width > 8 and width + 1 >= wide[0].bits > width:
+        width = wide[0].bits  # a palette without white
+    return [
+        (table.entries >> (width - 8)).astype(np.uint8)
+        if table.entries.dtype.itemsize > 1
+        else table.entries
+        for table in tables
+    ]
 
 
 def _entries(data: bytes, entries: int, bits: int, endian: str) -> np.ndarray:
