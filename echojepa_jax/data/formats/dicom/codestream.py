@@ -9,6 +9,7 @@ refuse a picture that ends too soon.
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import jpeg_ls
@@ -261,7 +262,8 @@ def _deep(data: bytes, picture: Picture) -> np.ndarray:
         what = f"{picture.kind} of {picture.bits} bits ({pip_install('deep_jpeg')})"
         raise Unsupported(what) from error
     # Called RGB before and after, channels stay as they are.
-    spaces = {"colorspace": "RGB", "outcolorspace": "RGB"} if picture.channels == 3 else {}
+    as_it_is = {"colorspace": "RGB", "outcolorspace": "RGB"}
+    spaces: dict[str, Any] = as_it_is if picture.channels == 3 else {}
     whole = _closed(data)
     pixels, followed = (
         jpeg8_decode(d, **spaces) for d in (whole, whole[:-2] + b"\x5a" * 256 + _END)
