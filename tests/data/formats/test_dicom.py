@@ -265,6 +265,7 @@ def test_jpeg_colours(tmp_path, colour, photometric, adobe):
         ({"FrameTime": "20", "CineRate": "30"}, 50),
         ({"FrameTime": "33.333"}, 30),
         ({"FrameTimeVector": ["0", "16", "24"], "RecommendedDisplayFrameRate": "30"}, 50),
+        ({"FrameTimeVector": ["0", "33", "67", "100", "133"]}, 30.08),  # from the start on
         ({"FrameTime": "0", "CineRate": "44"}, 44),
         ({"RecommendedDisplayFrameRate": "25"}, 25),
         ({"FrameTime": "0.0333", "CineRate": "30"}, 30),  # seconds, where ms are meant
@@ -276,6 +277,12 @@ def test_jpeg_colours(tmp_path, colour, photometric, adobe):
 )
 def test_frame_rate(tmp_path, grey, tags, fps):
     assert decode.probe(make(tmp_path / "a.dcm", grey, **tags)).fps == fps
+
+
+def test_a_frame_time_with_a_decimal_comma(tmp_path, grey):
+    path = Path(make(tmp_path / "a.dcm", grey, FrameTime="33.333"))
+    path.write_bytes(path.read_bytes().replace(b"33.333", b"33,333"))
+    assert decode.probe(str(path)).fps == 30
 
 
 def test_frames_that_are_not_equally_far_apart_are_told(tmp_path, grey):

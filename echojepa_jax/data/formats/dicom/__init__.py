@@ -374,6 +374,9 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
     vector = dataset.get("FrameTimeVector") or ()
     vector = list(vector) if isinstance(vector, Sequence) else []
     frames = _whole(dataset, "NumberOfFrames") or 1
+    # Some write times from the start on, and not from one frame to the next.
+    if len(vector) > 3 and (np.diff(vector) > 0).all() and is_regular(vector, 1.0):
+        vector = np.diff(vector, prepend=0).tolist()
     later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
     even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
     taken = {
@@ -412,8 +415,8 @@ def _pointed(dataset: pydicom.Dataset) -> list[str]:
 
 def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
     """A positive number of the header; 0 where it is absent, empty or not a number."""
-    try:
-        return max(0.0, float(dataset.get(keyword) or 0))
+    try:  # some write decimal commas
+        return max(0.0, float(str(dataset.get(keyword) or 0).replace(",", ".")))
     except (TypeError, ValueError):
         return 0.0
 
