@@ -13,13 +13,13 @@ import numpy as np
 
 from echojepa_jax.data.formats import dicom, nifti, video, video_record
 from echojepa_jax.data.formats import image as still
+from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
 from echojepa_jax.data.formats.video_info import (
     UnreadableVideo,
     VideoInfo,
     first_bytes,
     wanted_frames,
 )
-from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
 
 __all__ = [
     *("UnreadableVideo", "VideoInfo"),
