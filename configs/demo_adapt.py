@@ -1,7 +1,7 @@
 """A trained model goes on with other data: the demo's, on simulated children (docs/own_model.md).
 
 Command:   python -m echojepa_jax.main --config=configs/demo_adapt.py --workdir=runs/demo_adapt
-           (after configs/demo.py; --config.init.from names another run or file of weights)
+Weights:   a run of configs/demo.py; --config.init.from names another run or file of weights.
 Hardware:  two CPU cores.
 Duration:  about 2 minutes, the making of the data set included.
 """

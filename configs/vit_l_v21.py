@@ -3,8 +3,8 @@
 Command:   python -m echojepa_jax.main --config=configs/vit_l_v21.py --workdir=runs/vit_l_v21 \
              --config.init.from=vjepa2_1_vitl_dist_vitG_384.pt \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
-           Without --config.init.from it starts from random weights; the public EchoJEPA models
-           started from that file of Meta's.
+Weights:   a file of Meta's, from which the public EchoJEPA models started as well. Without
+           --config.init.from the run starts from random weights.
 Hardware:  as configs/vit_l.py.
 Duration:  36,000 updates of 1,024 clips, half of configs/vit_l.py. No such run has been made here.
 Expect:    two losses, of masked and of visible tokens. Clips are not flipped: the original's

@@ -8,7 +8,7 @@ package itself are needed.
 import ast
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,9 @@ def programs_page() -> str:
     lines = [
         "# Programs and flags",
         "",
-        "`echojepa PROGRAM` and `python -m echojepa_jax.MODULE` do the same. Every field of a config "
-        "is a flag as well: `--config.section.field=value`, see [Config fields](fields.md).",
+        "`echojepa PROGRAM` and `python -m echojepa_jax.MODULE` do the same. Every field of a "
+        "config is a flag as well: `--config.section.field=value`, see "
+        "[Config fields](fields.md).",
     ]
     for name, module in programs().items():
         text = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text())) or ""
@@ -93,54 +94,50 @@ def fields_page() -> str:
     """Every field of training and of probes: type, meaning, value in a shipped config."""
     from configs import vit_l
     from configs.probes import lvef
-
     from echojepa_jax.probes import config as probes
     from echojepa_jax.train import config as train
-    from echojepa_jax.utils.config_fields import leaves
+    from echojepa_jax.utils.config_fields import described, leaves
 
+    trained, probed = (dict(leaves(module.get_config())) for module in (vit_l, lvef))
+    masks = {f"masks.small.{name}": field for name, field in train.MASK_FIELDS.items()}
     lines = [
         "# Config fields",
         "",
-        "Set a field on the command line with `--config.section.field=value`, or in your own config. "
-        "The last column is the value in a shipped config.",
+        "Set a field on the command line with `--config.section.field=value`, or in your own "
+        "config. The last column is the value in a shipped config.",
         "",
         "## Training",
         "",
-        *_fields(train.FIELDS, dict(leaves(vit_l.get_config())), "vit_l"),
+        *_fields(described(train.FIELDS), trained, "vit_l"),
         "",
         "### masks",
         "",
         "`masks` contains one section for each mask specification, under a name of your choice.",
         "",
-        *_fields(
-            {f"masks.small.{name}": field for name, field in train.MASK_FIELDS.items()},
-            dict(leaves(vit_l.get_config())),
-            "vit_l",
-            headings=False,
-        ),
+        *_fields(described(masks), trained, "vit_l", headings=False),
         "",
         "## Probes",
         "",
-        *_fields(probes.FIELDS, dict(leaves(lvef.get_config())), "lvef", prefix="probe "),
+        *_fields(described(probes.FIELDS), probed, "lvef", prefix="probe "),
     ]
     return "\n".join(lines)
 
 
 def _fields(
-    fields: dict[str, tuple[type, str]],
+    fields: Iterator[tuple[str, str, str]],
     values: dict[str, Any],
     shipped: str,
     headings: bool = True,
     prefix: str = "",
 ) -> list[str]:
     lines, section = [], None
-    for name, (kind, meaning, *_) in fields.items():
+    for name, kind, meaning in fields:
         if (now := name.rpartition(".")[0]) != section:
             section = now
             heading = f"{prefix}{section}" if section else f"{prefix}general"
             lines += ["", f"### {heading}", ""] if headings else []
             lines += table("field", "type", "meaning", f"in `{shipped}`")
-        lines.append(row(f"`{name}`", kind.__name__, _escaped(meaning), as_code(values[name])))
+        lines.append(row(f"`{name}`", kind, _escaped(meaning), as_code(values[name])))
     return lines
 
 
@@ -158,26 +155,20 @@ def configs_page() -> str:
         for path in sorted(file for file in files if file.suffix == ".py"):
             text = ast.get_docstring(ast.parse(path.read_text())) or ""
             about, *_ = text.split("\n\n")
-            lines += ["", f"### {path.stem}", "", _escaped(" ".join(about.split())), ""]
+            lines += ["", f"### {path.stem}", "", _escaped(about), ""]
             for label, said in _labelled(text.removeprefix(about)):
-                said = f"\n\n    ```\n{_indented(said)}\n    ```" if label == "Command" else said
-                lines.append(f"- **{label}**: {said}")
+                is_command = label == "Command"
+                lines += ["```bash", said, "```", ""] if is_command else [f"- **{label}**: {said}"]
     return "\n".join(lines)
 
 
 def _labelled(text: str) -> list[tuple[str, str]]:
     """Parts of a config's first lines: ("Hardware", "two CPU cores.") and so on."""
     parts = re.split(r"^(\w+): +", text.strip(), flags=re.MULTILINE)[1:]
-    pairs = list(zip(parts[::2], parts[1::2], strict=True))
     return [
-        (label, said if label == "Command" else _escaped(" ".join(said.split())))
-        for label, said in pairs
+        (label, re.sub(r"\n +", "\n    ", said.strip()) if label == "Command" else _escaped(said))
+        for label, said in zip(parts[::2], parts[1::2], strict=True)
     ]
-
-
-def _indented(command: str) -> str:
-    lines = command.strip().splitlines()
-    return "\n".join(f"    {line.strip() if i == 0 else '    ' + line.strip()}" for i, line in enumerate(lines))
 
 
 def api_page() -> str:
@@ -185,7 +176,8 @@ def api_page() -> str:
     text = ast.get_docstring(ast.parse((PACKAGE / "api.py").read_text())) or ""
     about, _, example = text.partition("\n\n")
     return f"# Python API\n\n{about}\n\n```python\n{example.strip()}\n```\n\n" + "\n\n".join(
-        f"::: echojepa_jax.api.{name}" for name in ("load_encoder", "Encoder", "load_probe", "Probe")
+        f"::: echojepa_jax.api.{name}"
+        for name in ("load_encoder", "Encoder", "load_probe", "Probe")
     )
 
 
@@ -202,8 +194,8 @@ def _as_prose(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown sees nothing but code between backticks."""
-    parts = text.split("`")
+    """Text on one line, in which Markdown sees nothing but code between backticks."""
+    parts = " ".join(text.split()).split("`")
     parts[::2] = [re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)
 

@@ -14,7 +14,9 @@ from absl import flags
 from echojepa_jax import command_line
 
 WEIGHTS = flags.DEFINE_string("weights", None, "the encoder: a run, an export, a file")
-SOURCE = flags.DEFINE_multi_string("source", [], "'kind:path', see README; may be repeated")
+SOURCE = flags.DEFINE_multi_string(
+    "source", [], "'kind:path', see docs/your_data.md; may be repeated"
+)
 SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
 OUT = flags.DEFINE_string("out", None, "folder of the embeddings")
 CLIPS = flags.DEFINE_integer("clips", 1, "clips of every video, spread over it")

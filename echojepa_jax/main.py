@@ -7,7 +7,7 @@
 Started again with the same words, a run continues where it was; a finished one says so. Every
 field of the config can be set by --config.section.field=value. Sources are 'kind:path', such as
 'videos:/data/clips', 'dicom:/data/archive', 'echonet_dynamic:/data/EchoNet-Dynamic' or
-'phantom:adult' (the embedded data set), or folders of prepared shards; docs/data.md lists all.
+'phantom:adult' (the embedded data set), or folders of prepared shards; docs/your_data.md lists all.
 """
 
 import logging

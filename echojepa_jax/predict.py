@@ -18,7 +18,9 @@ from absl import flags
 from echojepa_jax import command_line
 
 PROBE = flags.DEFINE_string("probe", None, "workdir of a finished probe, fine-tuned or not")
-SOURCE = flags.DEFINE_multi_string("source", [], "'kind:path', see README; may be repeated")
+SOURCE = flags.DEFINE_multi_string(
+    "source", [], "'kind:path', see docs/your_data.md; may be repeated"
+)
 SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
 OUT = flags.DEFINE_string("out", None, "the table to write, a CSV file")
 WEIGHTS = flags.DEFINE_string("weights", "", "where the encoder is now; '' = where it was")

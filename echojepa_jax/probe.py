@@ -25,7 +25,7 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EVAL_ONLY = flags.DEFINE_string("eval_only", None, "workdir of a finished probe to score")
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "with --eval_only: 'kind:path', see README; may be repeated"
+    "source", [], "with --eval_only: 'kind:path', see docs/your_data.md; may be repeated"
 )
 SPLIT = flags.DEFINE_string(
     "split", "", "with --eval_only: only this split of the sources; '' = everything"

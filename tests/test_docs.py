@@ -1,9 +1,9 @@
 """The documentation: every command in it can be given, and the ones that can run here do.
 
-A block of commands (```bash) that has no comment before it is run by this file, in reading order and
-reduced. Other blocks have one of two comments before them, with the reason or the test's file:
-`<!-- not run: it needs a TPU -->` or `<!-- run by tests/test_launch.py -->`. The flags, config fields
-and their values are checked in all blocks.
+This file runs a block of commands (```bash) that has no comment before it, reduced and in reading
+order. Other blocks have one of two comments before them, with the reason or the test's file:
+`<!-- not run: it needs a TPU -->` or `<!-- run by tests/test_launch.py -->`. Flags, fields and
+their values are checked in all blocks.
 """
 
 import ast
@@ -54,15 +54,19 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """All commands, in reading order."""
+    """All commands, in reading order; then those of the programs' and configs' first lines."""
     found = []
-    for page in PAGES:
-        for comment, text in BLOCK.findall(page.read_text()):
+    texts = {name_of(page): page.read_text() for page in PAGES}
+    generated = (reference.programs_page(), reference.configs_page())
+    texts |= {f"generated {i}": text for i, text in enumerate(generated)}
+    for name, page in texts.items():
+        for comment, text in BLOCK.findall(page):
             for line in text.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 while words:
                     end = words.index("&&") if "&&" in words else len(words)
-                    found.append(Command(name_of(page), comment, tuple(words[:end])))
+                    comment = comment or "not run: generated" * name.startswith("generated")
+                    found.append(Command(name, comment, tuple(words[:end])))
                     words = words[end + 1 :]
     return found
 
@@ -105,7 +109,7 @@ def test_a_program_takes_the_flags_and_the_config_that_are_shown(command):
         name, _, value = word.removeprefix("--").partition("=")
         given[name] = value
         if name == "config":
-            file = Path(shipped_configs.find(value)).relative_to(shipped_configs.FOLDER)
+            file = Path(shipped_configs.find(value)).resolve().relative_to(shipped_configs.FOLDER)
             module = ".".join(("configs", *file.with_suffix("").parts))
             config = importlib.import_module(module).get_config()
         elif not name.startswith("config."):
@@ -133,7 +137,9 @@ def needed_flags(program: str) -> list[str]:
     source = (REPOSITORY / "echojepa_jax" / f"{program}.py").read_text()
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     found = [k.value for call in calls for k in call.keywords if k.arg == "needed"]
-    return [name for value in found if isinstance(value, ast.Tuple) for name in ast.literal_eval(value)]
+    return [
+        name for value in found if isinstance(value, ast.Tuple) for name in ast.literal_eval(value)
+    ]
 
 
 def test_other_commands_name_what_is_there():
@@ -223,7 +229,9 @@ def test_commands_without_a_comment_run_one_after_the_other(hearts, tmp_path):
     """From a folder of videos to predictions: train, export, probe, embed, predict."""
     labels = tmp_path / "labels.csv"
     with (hearts / "FileList.csv").open() as file:
-        videos = [row | {"patient": row["FileName"].rpartition("-")[0]} for row in csv.DictReader(file)]
+        videos = [
+            row | {"patient": row["FileName"].rpartition("-")[0]} for row in csv.DictReader(file)
+        ]
     patients = sorted({row["patient"] for row in videos})
     splits = dict(zip(patients, ("train", "train", "val", "test"), strict=True))
     lines = [
@@ -237,6 +245,7 @@ def test_commands_without_a_comment_run_one_after_the_other(hearts, tmp_path):
         "=runs/": f"={tmp_path}/runs/",
         "=out/": f"={tmp_path}/out/",
         "patients=20": "patients=2",
+        f"{tmp_path}/runs/demo": f"{tmp_path}/runs/mine",
     }
     done = []
     for command in PROGRAMS:
@@ -249,6 +258,7 @@ def test_commands_without_a_comment_run_one_after_the_other(hearts, tmp_path):
         ended = programs.run(command.program(), *words, *fields)
         assert ended.returncode == 0, (command, ended.stderr[-2000:])
         done.append(command.program())
-    assert done == ["main", "export", "probe", "embed", "predict"]
+    assert done[:5] == ["main", "export", "probe", "embed", "predict"]
+    assert set(done) >= {"export", "convert"}
     table = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert len(table) == 1 + len(videos)

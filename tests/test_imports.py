@@ -1,21 +1,17 @@
-"""The rooms of the package: a file imports only from rooms above its own (docs: README)."""
+"""The rooms of the package: a file imports only from rooms above its own, see docs/design.md."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "echojepa_jax"
-ROOMS = ["utils", "runtime", "parallel", "ops", "masking", "phantom", "models", "weights", "data"]
-ROOMS += ["preparation", "features", "train", "costs", "probes", "report", "programs"]
-# What a room must not import although it stands above.
-FORBIDDEN = {
-    "models": {"masking"},
-    "weights": {"masking"},
-    "data": {"models", "ops", "parallel", "weights"},
-    "preparation": {"models", "ops", "parallel", "weights"},
-}
-FORBIDDEN_FILES = {"probes": {"echojepa_jax.train.loop"}}
+DESIGN = PACKAGE.parent / "docs" / "design.md"
+# Rows of its first table: | `room` | what is in it | what it must not import although it is above |
+_ROWS = re.findall(r"^\| `(\w+)` \| .* \| (.*)\|$", DESIGN.read_text(), re.MULTILINE)
+ROOMS = [room for room, _ in _ROWS]
+FORBIDDEN = {room: re.findall("`(.+?)`", cell) for room, cell in _ROWS}
 
 
 def room_of(module: str) -> str:
@@ -35,6 +31,13 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name.startswith(("echojepa_jax", "configs"))}
 
 
+def test_the_design_page_lists_every_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert {*ROOMS} == {*folders, "programs"}
+    assert all(part.split(".")[0] in ROOMS for parts in FORBIDDEN.values() for part in parts)
+    assert any(FORBIDDEN.values())
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
 def test_a_file_imports_only_from_rooms_above(path):
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
@@ -43,9 +46,8 @@ def test_a_file_imports_only_from_rooms_above(path):
         theirs = room_of(name)
         assert not name.startswith("configs"), f"{module} imports {name}"
         assert ROOMS.index(theirs) <= ROOMS.index(room), f"{module} imports {name}"
-        assert theirs not in FORBIDDEN.get(room, set()), f"{module} imports {name}"
-        for file in FORBIDDEN_FILES.get(room, set()):
-            assert not name.startswith(file), f"{module} imports {name}"
+        for other in FORBIDDEN[room]:
+            assert not f"{name}.".startswith(f"echojepa_jax.{other}."), f"{module} imports {name}"
 
 
 def test_only_programs_touch_flags():

@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from nbclient import NotebookClient
 
+from docs.reference import flags_of
 from echojepa_jax.probes.config import FIELDS
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.weights.read import read_weights
@@ -122,16 +123,6 @@ def _beginning(node: ast.expr) -> str:
     if isinstance(node, ast.JoinedStr):
         node = node.values[0]
     return node.value if isinstance(node, ast.Constant) else ""
-
-
-def flags_of(program: str) -> set[str]:
-    """Flags that a program defines."""
-    source = (REPOSITORY / "echojepa_jax" / f"{program}.py").read_text()
-    return {
-        node.args[0].value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_")
-    }
 
 
 def fields_of(config: ConfigDict) -> set[str]:

@@ -4,7 +4,7 @@ Command:   python -m echojepa_jax.probe --config=configs/probes/phantom_lvef.py 
              --config.weights=runs/demo --workdir=runs/lvef
 Hardware:  two CPU cores.
 Duration:  about 2 minutes.
-Expect:    see README; random weights (export --part=initial) do worse.
+Expect:    an error of about 7.7 points; 10.8 with random weights (export --part=initial).
 """
 
 from ml_collections import ConfigDict

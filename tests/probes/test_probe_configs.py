@@ -29,11 +29,6 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
         assert word in text
 
 
-def test_the_readme_names_every_config():
-    text = (REPOSITORY / "README.md").read_text()
-    assert [name for name in SHIPPED if f"{name}.py" not in text] == []
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -2,7 +2,7 @@
 
 The codestream decides: how large a picture is, how deep, and what its channels are. A file's header
 is asked only for what the stream leaves open. Every kind has one decoder, whatever else happens to
-be installed, so that pixels do not depend on it (docs/data.md says why these), and all of them
+be installed, so that pixels do not depend on it (docs/formats.md says why these), and all of them
 refuse a picture that ends too soon.
 """
 
