@@ -166,7 +166,8 @@ def _labelled(text: str) -> list[tuple[str, str]]:
     """Parts of a config's first lines: ("Hardware", "two CPU cores.") and so on."""
     parts = re.split(r"^(\w+): +", text.strip(), flags=re.MULTILINE)[1:]
     return [
-        (label, re.sub(r"\n +", "\n    ", said.strip()) if label == "Command" else _escaped(said))
+        # A backslash at the end of a docstring's line has joined it with the next one.
+        (label, re.sub(" {2,}", " \\\n    ", said) if label == "Command" else _escaped(said))
         for label, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
