@@ -167,7 +167,7 @@ def _labelled(text: str) -> list[tuple[str, str]]:
     parts = re.split(r"^(\w+): +", text.strip(), flags=re.MULTILINE)[1:]
     return [
         # A backslash at the end of a docstring's line has joined it with the next one.
-        (label, re.sub(" {2,}", " \\\n    ", said) if label == "Command" else _escaped(said))
+        (label, re.sub(" {2,}", " \\\n    ", said.strip()) if label == "Command" else _escaped(said))
         for label, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
