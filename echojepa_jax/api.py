@@ -4,7 +4,7 @@ from echojepa_jax.api import load_encoder, load_probe
 
 encoder = load_encoder("out/encoder")
 embedding = encoder.embed("heart.avi")             # float32 [width]
-several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; arrays do as well
+several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; or arrays
 probe = load_probe("runs/lvef")
 print(probe.predict("heart.dcm"))                  # 61.3
 """
@@ -45,23 +45,23 @@ _say = jax.jit(with_slots, static_argnums=0)
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder and the clips it wants."""
+    """A frozen encoder, with the frames, size and spacing of its clips (`clip`)."""
 
     weights: Pretrained = dataclasses.field(repr=False)
     network: Network
     clip: ClipSpec
 
     def tokens(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
-        """All tokens of videos.
+        """All tokens of one video, or of several.
 
         Args:
-          videos: a file (video or DICOM), or a clip as an array, uint8 [T, H, W, 3], [T, H, W, 1]
-            or [T, H, W], with T as in `clip.frames`; or several: a list of files or of arrays, or
-            an array [B, T, H, W, 3 or 1].
-          clips: how many are spread over each file; an array is one clip.
+          videos: a file (video or DICOM), or a clip as an array: uint8 [T, H, W, 3], [T, H, W, 1]
+            or [T, H, W], where T is `clip.frames`. For several videos: a list of files, a list of
+            arrays, or an array [B, T, H, W, 3 or 1].
+          clips: number of clips, spread over each file; an array is one clip.
 
         Returns:
-          float32 [clips, N, D] of one video, [B, clips, N, D] of several.
+          float32 [clips, N, D] for one video, [B, clips, N, D] for several: N tokens of width D.
 
         Raises:
           UserError: a file cannot be decoded, or an array is not a clip.
@@ -69,10 +69,14 @@ class Encoder:
         return self._encode(videos, clips, "all")
 
     def embed(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
-        """The mean over the tokens of all clips of a video; for the rest see `tokens`.
+        """The mean over the tokens of all clips of a video.
+
+        Args:
+          videos: one or several, as in `tokens`.
+          clips: number of clips, spread over each file; an array is one clip.
 
         Returns:
-          float32 [D] of one video, [B, D] of several.
+          float32 [D] for one video, [B, D] for several.
 
         Raises:
           UserError: a file cannot be decoded, or an array is not a clip.
@@ -185,16 +189,16 @@ class Probe:
     encoder: Encoder
 
     def predict(self, video: PathLike | Mapping[str, PathLike]) -> Any:
-        """What the probe says of a video, or of a study.
+        """The prediction for a video, or for a study.
 
         Args:
-          video: a file; for a probe of several views {view: file}, where views may be missing.
+          video: a file. For a probe of several views: {view: file}, where views may be missing.
 
         Returns:
           A number in the target's unit, or {class: probability}.
 
         Raises:
-          UserError: a file cannot be decoded, or a view is none of the probe's.
+          UserError: a file cannot be decoded, or a view is not one of the probe's.
         """
         saved, views = self.saved, self.saved.views or ("",)
         if bool(saved.views) != isinstance(video, Mapping):
@@ -219,13 +223,14 @@ class Probe:
 
 
 def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
-    """The encoder of a run, an export, or of whatever `convert` reads.
+    """Loads the encoder of a run, of an export, or of anything that `convert` reads.
 
     Args:
-      dtype: of the computation, float32 or bfloat16.
+      path: the run, the export, or the file of weights; also gs:// and s3://.
+      dtype: type of the computation, float32 or bfloat16.
 
     Raises:
-      UserError: there is none.
+      UserError: the path holds no encoder that can be read.
     """
     weights = open_encoder(str(path))
     clip = clip_spec(weights, 0, 0, "", 0.0, "")
@@ -233,13 +238,14 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
 
 
 def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
-    """A finished probe from its workdir, with the encoder that it was trained on.
+    """Loads a finished probe from its workdir, with the encoder that it was trained on.
 
     Args:
+      folder: the workdir of the probe.
       weights: where the encoder is now; None = where it was in training.
 
     Raises:
-      UserError: the probe is not finished, or its encoder is not there or another one.
+      UserError: the probe is not finished, or its encoder is missing or is another one.
     """
     folder = Path(folder)
     saved = load_saved(folder)
