@@ -39,7 +39,7 @@ def flags_of(module: str) -> dict[str, Flag]:
     found = {}
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
-            kind = node.func.attr.removeprefix("DEFINE_")  # type: ignore[attr-defined]
+            kind = node.func.attr.removeprefix("DEFINE_")
             name, default, *rest = [ast.literal_eval(argument) for argument in node.args]
             choices = tuple(rest.pop(0)) if kind == "enum" else ()
             found[name] = Flag(name, kind, default, rest[0], choices)
@@ -167,7 +167,10 @@ def _labelled(text: str) -> list[tuple[str, str]]:
     parts = re.split(r"^(\w+): +", text.strip(), flags=re.MULTILINE)[1:]
     return [
         # A backslash at the end of a docstring's line has joined it with the next one.
-        (label, re.sub(" {2,}", " \\\n    ", said.strip()) if label == "Command" else _escaped(said))
+        (
+            label,
+            re.sub(" {2,}", " \\\n    ", said.strip()) if label == "Command" else _escaped(said),
+        )
         for label, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
