@@ -86,8 +86,9 @@ def test_blocks_of_commands_say_so_and_links_lead_somewhere(page):
     assert len(BLOCK.findall(text)) == fences.count("bash")
     for command in COMMANDS:
         if command.page == name_of(page) and command.comment:
-            kind, file = re.match("(not run): .|(run) by (.*)", command.comment).groups()[::2]
-            if not kind:
+            comment = re.fullmatch("not run: .+|run by (.+)", command.comment)
+            assert comment, command
+            if file := comment[1]:
                 word = command.program() or next(w for w in command.words if "launch/" in w)
                 assert Path(word).name in (REPOSITORY / file).read_text(), command
     # Pages of the site are checked by mkdocs; the files at the top are read in the repository.
