@@ -13,7 +13,7 @@ from absl import app, flags
 
 from echojepa_jax.runtime import signals
 from echojepa_jax.utils import shipped_configs
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 
 FLAGS = flags.FLAGS
 
@@ -139,7 +139,7 @@ def _parse(argv: list[str]) -> list[str]:
             _ = FLAGS.config.to_dict()  # loaded when it is first used: now
         return words
     except (flags.Error, UserError) as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}")
+        sys.exit(f"error: {first_line(error)}")
     # A config file is a program, so anything can go wrong in it; config_flags adds errors of its
     # own for fields that the config lacks or that it cannot parse.
     except Exception as error:

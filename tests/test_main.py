@@ -156,7 +156,7 @@ def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
     refused = run_main(workdir=whole)
     os.close(folder)
     assert refused.returncode == 1
-    assert f"error: another process is at work in {whole}" in refused.stderr
+    assert f"error: another process uses {whole}" in refused.stderr
 
 
 @pytest.mark.parametrize(

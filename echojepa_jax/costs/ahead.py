@@ -7,7 +7,7 @@ import jax
 from jax.experimental import topologies
 
 from echojepa_jax.costs.chips import TPUS
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 
 # Of all that the TPU compiler can write about its work, the final schedules: 0.2 GB for a step.
@@ -56,7 +56,7 @@ def tpu_devices(topology: str) -> list[jax.Device]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
     # Without libtpu, for a shape that no slice has, and for a name that it does not know.
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         missing = importlib.util.find_spec("libtpu") is None
         hint = pip_install("tpu") if missing else "try another shape"
         raise UserError(

@@ -15,6 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from echojepa_jax.costs.chips import GPUS
+from echojepa_jax.utils.errors import first_line
 
 # The oldest cuDNN that JAX's CUDA plugin accepts.
 CUDNN = (9, 12, 0)
@@ -124,7 +125,7 @@ def _try(device: jax.Device) -> None:
 
 
 def _why(error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0]
+    reason = first_line(error)
     if isinstance(error, NotImplementedError):
         reason = "JAX's CUDA plugin is not installed"
     elif "libdevice" in reason:

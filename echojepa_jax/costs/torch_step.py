@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import VJEPA2Config, VJEPA2Model
 
 from echojepa_jax.train.state import make_networks
+from echojepa_jax.utils.errors import first_line
 from echojepa_jax.weights.write import mlp_ratio
 
 _TARGET_NORM_EPS = 1e-5
@@ -80,7 +81,7 @@ class TorchStep:
                 raise
             # Inductor raises whatever its compilers raise.
             except Exception as error:
-                reason = str(error).strip().split("\n")[0][:120]
+                reason = first_line(error, 120)
                 self.note = f"torch.compile failed ({reason}): PyTorch ran without it"
                 self._loss = self._plain_loss
 

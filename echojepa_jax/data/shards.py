@@ -13,7 +13,6 @@ import json
 import os
 import re
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from echojepa_jax.data.formats import video_record
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import whole, write_json
 
 INDEX, PREPARED = "index.parquet", "prepared.json"
 VERSION = 1
@@ -63,22 +63,17 @@ def write(path: Path, packed: Iterable[bytes]) -> int:
     Returns:
       Its size in bytes.
     """
-    # Of its own, because a cluster may try the same shard twice at a time.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
-    try:
-        for record in packed:
-            writer.write(record)
-    except BaseException:
-        writer.close()
-        partial.unlink(missing_ok=True)
-        raise
-    writer.close()
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-        size = os.fstat(file.fileno()).st_size
-    partial.rename(path)
-    return size
+    # Shared, because a cluster may try the same shard twice at a time.
+    with whole(path, shared=True) as partial:
+        writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
+        try:
+            for record in packed:
+                writer.write(record)
+        finally:
+            writer.close()
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
@@ -106,9 +101,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
     }
     _write_tfds(folder, rows)
     # Last, because it says that the set is complete.
-    partial = folder / f".{PREPARED}.partial"
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
-    partial.rename(folder / PREPARED)
+    write_json(folder / PREPARED, facts)
 
 
 def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

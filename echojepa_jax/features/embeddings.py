@@ -13,14 +13,13 @@ repeat the last one of a short video; `error`, why it could not be decoded, else
 the mean of the encoder's tokens, null with an error. The settings are in the file's metadata.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import logging
-import os
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from echojepa_jax.features.encode import Encoded, encoded
 from echojepa_jax.utils.config_fields import differences
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import PARTIAL, whole, write_json
 from echojepa_jax.utils.progress import SECONDS_BETWEEN_LINES, duration
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
@@ -172,12 +171,12 @@ def embed(
 def check_folder(out: Path) -> None:
     """Raises UserError if `out` holds something that is none of ours."""
     try:
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        found = [path.name for path in out.iterdir()] if out.exists() else []
     except OSError as error:
         raise UserError(f"--out={out} cannot be used: {error.strerror}") from error
     # The list of refused files is made while the input is read; another host may be starting.
-    ours = {QUARANTINE, _OLD_QUARANTINE, f"{SETTINGS}.tmp"}
-    if names - ours and not names & {SETTINGS, _OLD_SETTINGS}:
+    names = {name for name in found if not name.endswith(PARTIAL)}
+    if names - {QUARANTINE, _OLD_QUARANTINE} and not names & {SETTINGS, _OLD_SETTINGS}:
         raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
 
 
@@ -269,16 +268,17 @@ def _write(
     asked: str,
 ) -> None:
     columns = _identity(shard, samples, settings.clips)
-    writer = _TokenWriter(shard.tokens_path(), columns) if settings.tokens == "all" else None
     means, errors, padded = [], [], []
-    for piece in pieces:
-        if writer:
-            writer.write(piece)
-        means.append(piece.tokens.mean(axis=1, dtype=np.float32))
-        errors.append(piece.errors)
-        padded.append(piece.padded)
-    if writer:
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        write = None
+        if settings.tokens == "all":
+            write = stack.enter_context(_token_writer(shard.tokens_path(), columns))
+        for piece in pieces:
+            if write:
+                write(piece)
+            means.append(piece.tokens.mean(axis=1, dtype=np.float32))
+            errors.append(piece.errors)
+            padded.append(piece.padded)
     bad = np.concatenate(errors) != ""
     values = np.concatenate(means)
     flat = pa.FixedSizeListArray.from_arrays(
@@ -309,29 +309,27 @@ def _write(
 
 def _publish(table: pa.Table, path: Path) -> None:
     """A file that is whole or not there; its pages carry checksums."""
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
-    os.replace(scratch, path)
+    with whole(path, shared=True) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
-class _TokenWriter:
-    """A record per clip that could be decoded: safetensors bytes, with what its row says."""
+@contextlib.contextmanager
+def _token_writer(path: Path, columns: dict[str, list[Any]]) -> Iterator[Callable[[Encoded], None]]:
+    """Writes a record for each clip that could be decoded: safetensors bytes with its columns."""
+    clips = itertools.count()
+    with whole(path) as partial:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
 
-    def __init__(self, path: Path, columns: dict[str, list[Any]]) -> None:
-        self._path, self._scratch = path, path.with_name(f".{path.name}.partial")
-        self._writer = ArrayRecordWriter(str(self._scratch), "group_size:1")
-        self._columns, self._clips = columns, 0
+        def write(piece: Encoded) -> None:
+            for tokens, error, clip in zip(piece.tokens, piece.errors, clips, strict=False):
+                if not error:
+                    named = {name: str(values[clip]) for name, values in columns.items()}
+                    writer.write(as_safetensors({"tokens": tokens}, metadata=named))
 
-    def write(self, piece: Encoded) -> None:
-        for tokens, error in zip(piece.tokens, piece.errors, strict=True):
-            if not error:
-                named = {name: str(values[self._clips]) for name, values in self._columns.items()}
-                self._writer.write(as_safetensors({"tokens": tokens}, metadata=named))
-            self._clips += 1
-
-    def close(self) -> None:
-        self._writer.close()
-        os.replace(self._scratch, self._path)
+        try:
+            yield write
+        finally:
+            writer.close()
 
 
 def _read(path: Path) -> pa.Table:

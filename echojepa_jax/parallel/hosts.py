@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from echojepa_jax.runtime.platform import default_backend
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def start(host: int, hosts: int, coordinator: str) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise UserError(f"the other hosts cannot be reached: {reason}") from error
     _connected.set()
     # Before any device is asked for: where that fails, the others must hear of it.
@@ -216,7 +216,7 @@ def fail_unexpectedly(error: Exception) -> None:
     client = _client()
     if client is None:
         return
-    text = str(error).strip().split("\n")[0]
+    text = first_line(error, longest=5000)
     lost = isinstance(error, TimeoutError | jax.errors.JaxRuntimeError) and _LOST.search(text)
     if not lost:
         traceback.print_exception(error)

@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from echojepa_jax.phantom.heart import (
 from echojepa_jax.runtime.children import end_with_parent
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import whole
 from echojepa_jax.utils.progress import with_progress
 
 VERSION = 1  # part of the cache folder's name: raise it whenever the files change
@@ -96,23 +96,23 @@ def generate(
         draw_scene(who, view, size=size, fps=fps) for who in people for view in views_of(who, views)
     ]
     log.info("phantom: generating %d videos of %s into %s", len(scenes), population, root)
-    partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     for left in root.parent.glob(f".{root.name}.*.partial"):  # by processes that were killed
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(left)
     try:
-        (partial / "Videos").mkdir(parents=True)
-        record = functools.partial(_record, partial / "Videos", frames)
-        for _ in with_progress(_mapped(record, scenes, workers), len(scenes), "phantom"):
-            pass
-        _write_csv(partial / "FileList.csv", FILE_LIST, (_listed(s, frames) for s in scenes))
-        _write_csv(partial / "StudyList.csv", STUDY_LIST, map(_studied, scenes))
-        lines = (line for scene in scenes for line in tracings(scene))
-        _write_csv(partial / "VolumeTracings.csv", TRACINGS, lines)
-        _publish(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with whole(root, shared=True) as partial:
+            (partial / "Videos").mkdir(parents=True)
+            record = functools.partial(_record, partial / "Videos", frames)
+            for _ in with_progress(_mapped(record, scenes, workers), len(scenes), "phantom"):
+                pass
+            _write_csv(partial / "FileList.csv", FILE_LIST, (_listed(s, frames) for s in scenes))
+            _write_csv(partial / "StudyList.csv", STUDY_LIST, map(_studied, scenes))
+            lines = (line for scene in scenes for line in tracings(scene))
+            _write_csv(partial / "VolumeTracings.csv", TRACINGS, lines)
+    except OSError:
+        if not (root / "FileList.csv").exists():
+            raise  # else another process has published the same meanwhile
     return root
 
 
@@ -219,15 +219,6 @@ def _write_csv(path: Path, header: str, rows: Iterable[list]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header.split(","))
         writer.writerows(rows)
-
-
-def _publish(partial: Path, root: Path) -> None:
-    """Renames in one step; keeps what another process published meanwhile."""
-    try:
-        partial.rename(root)
-    except OSError:
-        if not (root / "FileList.csv").exists():
-            raise
 
 
 def contact_sheet() -> np.ndarray:

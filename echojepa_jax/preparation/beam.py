@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from echojepa_jax.preparation.make import encoded, write_shard
 from echojepa_jax.preparation.plan import GIGABYTES, Options, Shard, Work, planned
 from echojepa_jax.runtime.sandbox import Guard
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 
 
@@ -39,7 +39,7 @@ def make_with_beam(
         chosen = PipelineOptions([f"--runner={runner}", *flags])
         pipeline = beam.Pipeline(options=chosen)
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--runner={runner}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--runner={runner}: {first_line(error)}") from error
     with pipeline as started:
         _ = (
             started

@@ -33,7 +33,7 @@ from echojepa_jax.preparation.recording import JPEG_QUALITY, Encoded, Recording,
 from echojepa_jax.preparation.sector import NoSector
 from echojepa_jax.runtime.sandbox import Failed, Guard
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.progress import with_progress
 
 log = logging.getLogger(__name__)

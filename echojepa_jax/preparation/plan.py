@@ -6,7 +6,6 @@ show: the salt of the pseudonyms, the plan, and which file was left out for whic
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -36,7 +35,7 @@ from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.config_fields import differences
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import held, whole, write_json
 
 log = logging.getLogger(__name__)
 
@@ -137,32 +136,27 @@ class Work:
         Raises:
           UserError: they cannot be used, or another program is at work in them.
         """
+        stack = contextlib.ExitStack()
         try:
             for folder in (self.out, self.private, self.private / STATE):
                 folder.mkdir(parents=True, exist_ok=True)
             self.private.chmod(0o700)
-            held = os.open(self.private, os.O_RDONLY)
+            holding = held(self.private, f"another process is preparing {self.out}")
+            descriptor = stack.enter_context(holding)
         except OSError as error:
             raise UserError(f"--out={self.out} cannot be used: {error.strerror}") from error
-        try:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise UserError(f"another process is preparing {self.out}") from error
+        with stack:
             if not self.private.exists() or not os.path.samestat(
-                os.fstat(held), self.private.stat()
-            ):  # it went with the end of another process, a moment ago
+                os.fstat(descriptor), self.private.stat()
+            ):  # another process removed it when it ended, a moment ago
                 raise UserError(f"another process was preparing {self.out}: try again")
             try:
                 yield
             finally:
-                # What a mistake has left empty goes, while nobody else can begin in it.
+                # Folders that a mistake has left empty go, while nobody else can begin in them.
                 for folder in (self.private / STATE, self.private, self.out):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
-        finally:
-            os.close(held)
 
 
 def _check(options: Options) -> None:
@@ -317,10 +311,9 @@ def _salt(work: Work, options: Options) -> bytes:
     """The secret of the pseudonyms: the user's, else one that is made and kept."""
     path = Path(options.salt_file) if options.salt_file else work.private / _SALT
     if not options.salt_file and not path.exists():
-        partial_path = path.with_name(f"{path.name}.tmp")
-        partial_path.touch(mode=0o600)
-        partial_path.write_text(secrets.token_hex(32) + "\n")
-        partial_path.rename(path)
+        with whole(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(secrets.token_hex(32) + "\n")
         log.info("pseudonyms and splits depend on a new secret, %s: keep it", path)
     try:
         salt = path.read_bytes().strip()

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from echojepa_jax.probes.metrics import class_scores, regression_scores, with_in
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.task import Task, class_name
 from echojepa_jax.utils.file_names import as_unicode
+from echojepa_jax.utils.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -147,14 +147,12 @@ def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, A
 
     A cell that is no text, as a source may be called, becomes some (utils/file_names.py).
     """
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for line in lines:
             cells = {k: as_unicode(v) if isinstance(v, str) else v for k, v in line.items()}
             writer.writerow(cells)
-    os.replace(scratch, path)
 
 
 def prediction_columns(task: Task) -> list[str]:

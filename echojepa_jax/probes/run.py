@@ -35,7 +35,7 @@ from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 

@@ -20,7 +20,7 @@ from echojepa_jax.probes.files import ABOUT, HEAD
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import is_marked
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import whole, write_json
 from echojepa_jax.weights.pretrained import Pretrained
 
 
@@ -48,10 +48,9 @@ class SavedProbe:
     def save(self, folder: Path) -> None:
         """Writes both files."""
         flat = {".".join(path): value for path, value in flatten_dict(self.params).items()}
-        scratch = folder / f".{HEAD}.partial"
-        save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, scratch)
-        scratch.chmod(0o644)  # the library makes files that only their owner may read
-        scratch.replace(folder / HEAD)
+        with whole(folder / HEAD) as partial:
+            save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, partial)
+            partial.chmod(0o644)  # the library makes files that only their owner may read
         about = {
             "head": _fields(self.head),
             "task": dataclasses.asdict(self.task),

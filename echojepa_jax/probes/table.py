@@ -22,7 +22,6 @@ continues after them and gives the same table, bit for bit.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -63,7 +62,7 @@ from echojepa_jax.train.run_weights import open_encoder
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import held, write_json
 from echojepa_jax.utils.progress import with_progress
 from echojepa_jax.weights.pretrained import Pretrained
 
@@ -352,15 +351,8 @@ def _claimed(out: Path) -> Iterator[BinaryIO]:
     with _written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is writing {out}: wait for it, or name another --out"
-            ) from error
-        except OSError:
-            pass  # some network file systems have no locks
+    busy = f"another process is writing {out}: wait for it, or name another --out"
+    with file, held(path, busy):
         try:
             yield file
         except BaseException:

@@ -39,7 +39,7 @@ from echojepa_jax.runtime.signals import stop_signal
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.run_weights import FINE_TUNED
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.metrics_writer import MetricsWriter
 from echojepa_jax.utils.progress import duration, with_progress
 from echojepa_jax.utils.rng import generator
@@ -192,7 +192,7 @@ def _best_of(best: Checkpoints, like: Tree, epoch: int) -> Tree:
         return best.restore(like, epoch)
     # Orbax and TensorStore raise whatever damage makes of the files.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = first_line(error)
         raise UserError(
             f"the best epoch, {epoch}, cannot be read from {best.folder} ({reason}): restore the "
             "folder, or train in a new --workdir"

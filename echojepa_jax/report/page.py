@@ -1,7 +1,6 @@
 """What both report pages share: how a page is rendered, and the tables that every run has."""
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from echojepa_jax.report.measures import DASH
+from echojepa_jax.utils.files import whole
 from echojepa_jax.utils.metrics_writer import read_lines
 
 
@@ -45,10 +45,9 @@ def write_page(
     )
     page = environment.get_template(template).render(name=workdir.resolve().name, **values)
     path = workdir / file
-    scratch = path.with_name(path.name + ".tmp")
-    # A source may be called by bytes that are no text.
-    scratch.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(scratch, path)
+    with whole(path) as partial:
+        # A source may be called by bytes that are no text.
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -9,7 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from echojepa_jax.runtime.allocator import keep_freed_memory, share_one_heap
 from echojepa_jax.utils.cache import cache_dir
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 
 # The names of accelerators in /dev: of NVIDIA's, AMD's and Google's.
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
@@ -41,7 +41,7 @@ def default_backend() -> str:
         found = jax.default_backend()
     # For a GPU that is not there, it is an assertion.
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0] or "it is not there"
+        reason = first_line(error) or "it is not there"
         raise UserError(
             f"JAX cannot compute on {wanted or 'any device'} ({reason}); {instead}"
         ) from error

@@ -14,7 +14,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from echojepa_jax.parallel import hosts
 from echojepa_jax.train import orbax_s3
 from echojepa_jax.utils import buckets
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Checkpoints:
             yield
         # TensorStore says with ValueError what Python says with OSError.
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0][:300]
+            reason = first_line(error)
             raise UserError(
                 f"a checkpoint could not be written to {self.folder} ({reason}): mend or make room "
                 "there; the same command then continues from the last good one"
@@ -131,7 +131,7 @@ class Checkpoints:
             # Orbax and TensorStore raise whatever the damage makes of the files: ValueError,
             # KeyError, FileNotFoundError, JSONDecodeError. Each of them means the same here.
             except Exception as error:
-                reason = str(error).strip().split("\n")[0][:200]
+                reason = first_line(error)
                 log.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
             # One host may read well what another one cannot.
             if hosts.all_true(parts is not None):
@@ -151,7 +151,7 @@ class Checkpoints:
             try:
                 return jax.block_until_ready(self.restore(like, step))
             except Exception as error:  # a network's fault looks like damage at first
-                reason = str(error).strip().split("\n")[0][:200]
+                reason = first_line(error)
                 log.warning("checkpoint %d: %s; trying again in %d s", step, reason, seconds)
                 time.sleep(seconds)
         return jax.block_until_ready(self.restore(like, step))

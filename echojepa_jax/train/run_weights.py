@@ -15,7 +15,7 @@ from echojepa_jax.train import config as configs
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.state import Networks, init_params, make_networks
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 
@@ -94,7 +94,7 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
             parts = checkpoints.restore({"params": like, "target": target}, step)
         # Orbax and TensorStore raise whatever damage makes of the files.
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:300]
+            reason = first_line(error)
             raise UserError(f"checkpoint {step} of {folder} cannot be read: {reason}") from error
     params = {
         "encoder": parts["target"]["ema"],

@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import fnmatch
 import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -32,7 +30,8 @@ from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines, write_json
+from echojepa_jax.utils.files import PARTIAL, held, write_json
+from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +196,7 @@ def of_this_host(name: str) -> str:
 
 def _writer_of(name: str) -> int:
     """The host that writes a file of that name; -1 for one that is still being written."""
-    if name.endswith(".tmp"):
+    if name.endswith(PARTIAL):
         return -1
     number = name.split(".")[-2:-1]
     return int(number[0]) if number and number[0].isdigit() else 0
@@ -221,29 +220,18 @@ def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
     if not hosts.is_first():
         yield
         return
-    path = workdir.path
+    path, stack = workdir.path, contextlib.ExitStack()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path, os.O_RDONLY)
+        busy = f"another process uses {workdir.kept}: wait for it, or use another --workdir"
+        stack.enter_context(held(path, busy))
     except OSError as error:
         raise UserError(f"--workdir={path} cannot be used: {error.strerror}") from error
-    try:
-        try:
-            # Goes with the process, however it ends, and leaves nothing behind.
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is at work in {workdir.kept}: "
-                "wait for it, or use another --workdir"
-            ) from error
-        except OSError:
-            pass  # some network file systems have no locks
+    with stack:
         workdir.fetch()
         with _explained(str(workdir.bucket)) if workdir.bucket else contextlib.nullcontext():
             _check_config(workdir, config)
         yield
-    finally:
-        os.close(folder)
 
 
 def _check_config(workdir: Workdir, config: ConfigDict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.utils.file_names import as_unicode, shown
 
@@ -79,5 +79,5 @@ def explained(name: str, problem: str) -> Iterator[None]:
         raise without_driver(name, error) from error
     # Every driver has errors of its own.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = first_line(error)
         raise UserError(f"{name} {problem}: {reason}") from error

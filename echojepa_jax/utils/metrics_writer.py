@@ -1,26 +1,19 @@
-"""Where results go: JSON files, metrics.jsonl with an object a line, and TensorBoard."""
+"""Where metrics go: metrics.jsonl with an object a line, and TensorBoard."""
 
 import json
 import logging
 import math
 import os
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from echojepa_jax.utils.files import whole
+
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file that is whole or not there."""
-    # Of its own: two processes, of two machines, may come to write the same.
-    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    scratch.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(scratch, path)
 
 
 class MetricsWriter:
@@ -40,9 +33,8 @@ class MetricsWriter:
             return
         path = workdir / FILE_NAME
         kept = [line for line in read_lines(path) if line["step"] <= last_step]
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(scratch, path)
+        with whole(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._tensorboard = _tensorboard_writer(workdir) if tensorboard else None
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from echojepa_jax.models.family import V2, V21
 from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.models.vit import SIZES
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.hugging_face import check_network
@@ -168,7 +168,7 @@ def _restore(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
             return reader.restore(folder.absolute(), args=args)
     # Orbax and TensorStore raise whatever the damage makes of the files.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = first_line(error)
         raise UserError(f"{folder} cannot be read ({reason}): make it again") from error
 
 

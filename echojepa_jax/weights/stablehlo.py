@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from echojepa_jax.models.pixels import normalise
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import write_json
 from echojepa_jax.weights.card import model_card
 from echojepa_jax.weights.pretrained import Pretrained
 from echojepa_jax.weights.read import CARD, CONFIG, config_of

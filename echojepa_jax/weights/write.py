@@ -1,9 +1,6 @@
 """Weights into folders: each holds the arrays, a config.json and a model_card.md."""
 
 import contextlib
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from safetensors.numpy import save_file
 from echojepa_jax.models.family import V2
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import whole, write_json
 from echojepa_jax.weights import vjepa2
 from echojepa_jax.weights.card import model_card
 from echojepa_jax.weights.pretrained import Pretrained
@@ -48,19 +45,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already: name another folder, or remove it")
-    partial = out.parent / f".{out.name}.{uuid.uuid4().hex}.partial"
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, out)
+        with whole(out, shared=True) as partial:
+            partial.mkdir(parents=True)
+            yield partial
     # What a full disk is called depends on the library that meets it.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{out} cannot be written ({reason}): make room, or mend the disk"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _orbax(weights: Pretrained, folder: Path) -> None:

@@ -192,7 +192,7 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("probes") / "ef"
     fill_regression(path)
     assert write_probe_report(path) == path / "report.html"
-    assert not list(path.glob("*.tmp"))
+    assert not list(path.glob(".*.partial"))
     return (path / "report.html").read_text(encoding="utf-8")
 
 

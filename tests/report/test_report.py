@@ -274,7 +274,7 @@ def test_metrics_alone_make_a_report(tmp_path: Path) -> None:
     assert "reached step 20" in text
     assert "Final loss 0.700" in text
     assert "Quarantine" not in text
-    assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
+    assert [path.name for path in run.iterdir() if path.suffix == ".partial"] == []
 
 
 def test_a_run_whose_every_loss_was_lost(tmp_path: Path) -> None:

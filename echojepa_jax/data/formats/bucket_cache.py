@@ -5,17 +5,15 @@ copied, each once for all processes of a machine. The cache must have room for t
 prepared anew under the same name is copied anew.
 """
 
-import fcntl
 import functools
 import hashlib
-import shutil
 import threading
-from pathlib import Path
 
 from etils import epath
 
 from echojepa_jax.utils import buckets
 from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.files import held, whole
 
 
 def local(path: str) -> str:
@@ -40,17 +38,15 @@ def _copied(path: str) -> str:
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Of all processes that want it, one copies and the others wait.
-    with open(f"{target}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = target.with_name(f"{name}.lock")
+    lock.touch()
+    with held(lock):
         if not target.exists():
-            partial = Path(f"{target}.partial")
             with (
                 buckets.explained(path, "cannot be copied from its bucket"),
-                epath.Path(path).open("rb") as source,
-                partial.open("wb") as out,
+                whole(target) as partial,
             ):
-                shutil.copyfileobj(source, out, 2**22)
-            partial.rename(target)
+                buckets.copy_file(epath.Path(path), epath.Path(partial))
     return str(target)
 
 

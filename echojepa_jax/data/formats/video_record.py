@@ -29,6 +29,7 @@ from google.protobuf.message import DecodeError
 
 from echojepa_jax.data.formats import bucket_cache
 from echojepa_jax.data.formats.video_info import UnreadableVideo, VideoInfo, fewer_frames
+from echojepa_jax.utils.errors import first_line
 
 SUFFIX = ".array_record"
 # Every feature, and of what its values are.
@@ -118,7 +119,7 @@ def fetch(path: str) -> bytes:
         record: bytes = _reader(bucket_cache.local(file)).read([int(number)])[0]
     # It raises RuntimeError for what is wrong with the file, IndexError for a number too high.
     except (RuntimeError, IndexError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:100]
+        reason = first_line(error, 100)
         raise UnreadableVideo(f"damaged: the shard does not give this record ({reason})") from error
     return record
 

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from echojepa_jax.data.sources.tables import is_missing
-from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.errors import UserError, first_line
 
 _NEEDED = ("subject_id", "measurement_id", "measurement_datetime", "measurement", "result")
 _TYPE, _UNIT = "test_type", "unit"  # columns that not every rule needs
@@ -216,9 +216,7 @@ def _batches(
                     keep = pc.and_(keep, pc.is_in(kind, value_set=pa.array(types)))
                 yield batch.filter(keep)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"The table {path} cannot be read: {str(error).splitlines()[0]}."
-        ) from error
+        raise UserError(f"The table {path} cannot be read: {first_line(error)}.") from error
 
 
 def _as_text(raw: pa.RecordBatch) -> pa.RecordBatch:
@@ -243,9 +241,7 @@ def _columns(path: str) -> list[str]:
         with csv.open_csv(path) as reader:
             return list(reader.schema.names)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"The table {path} cannot be read: {str(error).splitlines()[0]}."
-        ) from error
+        raise UserError(f"The table {path} cannot be read: {first_line(error)}.") from error
 
 
 def _near(study: Study, times: Mapping[str, Mapping[str, str]], rules: Rules) -> list[str]:

@@ -40,7 +40,7 @@ from echojepa_jax.train.program import attention_of, initial_params
 from echojepa_jax.train.state import Networks, make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
-from echojepa_jax.utils.metrics_writer import write_json
+from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.progress import with_progress
 
 log = logging.getLogger(__name__)
