@@ -40,7 +40,7 @@ Video = PathLike | np.ndarray
 
 log = logging.getLogger(__name__)
 
-_say = jax.jit(with_slots, static_argnums=0)
+_predict = jax.jit(with_slots, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +214,12 @@ class Probe:
         blank = np.zeros_like(next(iter(tokens.values())))
         together = np.concatenate([tokens.get(view, blank) for view in views])[None]
         present = np.repeat([view in tokens for view in views], saved.clips)[None]
-        said = saved.task.decode(
-            np.asarray(_say(saved.head, saved.params, together, present))[0, 0]
+        predicted = saved.task.decode(
+            np.asarray(_predict(saved.head, saved.params, together, present))[0, 0]
         )
         if saved.task.kind == "regression":
-            return float(said)
-        return dict(zip(saved.task.classes, said.tolist(), strict=True))
+            return float(predicted)
+        return dict(zip(saved.task.classes, predicted.tolist(), strict=True))
 
 
 def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:

@@ -25,7 +25,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "what to measure: a file, or a shipped config by name: demo",
-    sys_argv=command_line.speakable(sys.argv),
+    sys_argv=command_line.for_config_flags(sys.argv),
 )
 STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
 COMPARE = flags.DEFINE_enum(
@@ -40,7 +40,7 @@ CLIPS = flags.DEFINE_integer("clips", 200, "of --data: clips to make at least", 
 def job() -> str:
     # PyTorch needs room on the GPU as well.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from echojepa_jax.runtime.platform import prepare
+    from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.extras import pip_install
 
@@ -55,7 +55,7 @@ def job() -> str:
         config.data.sources = (SOURCE.value,)
     import jax
 
-    prepare()
+    configure_jax()
     if DATA.value:
         from echojepa_jax.costs import data_bench
 

@@ -18,11 +18,11 @@ from echojepa_jax.utils.errors import UserError, first_line
 FLAGS = flags.FLAGS
 
 
-def speakable(argv: list[str]) -> list[str]:
-    """What config_flags can take.
+def for_config_flags(argv: list[str]) -> list[str]:
+    """The command line as config_flags can parse it.
 
-    `from` is a word of Python's, which cannot be the name of a field; bytes that are no text, as of
-    a folder's name in a tuple of sources, cannot stand in Python's code, but their escapes can.
+    `from` is a keyword of Python and is quoted. Bytes that are not text, as in a folder's name in a
+    tuple of sources, cannot stand in Python's code and are escaped.
     """
     words = [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
     in_tuple = re.compile(r"--?config\.[\w.]+=\s*[(\[]")
@@ -134,7 +134,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         if "config" in FLAGS:
             argv = with_config_found(argv)
-        words = FLAGS(speakable(argv))
+        words = FLAGS(for_config_flags(argv))
         if "config" in FLAGS and FLAGS["config"].present and not isinstance(FLAGS.config, str):
             _ = FLAGS.config.to_dict()  # loaded when it is first used: now
         return words

@@ -54,11 +54,11 @@ def job() -> str:
     from echojepa_jax.data import manifest
     from echojepa_jax.features.clip_input import clip_spec
     from echojepa_jax.features.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
-    from echojepa_jax.runtime.platform import prepare
+    from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.train.run_weights import open_encoder
     from echojepa_jax.utils.buckets import on_disk
 
-    prepare()
+    configure_jax()
     on_cpu = jax.default_backend() == "cpu"
     out = on_disk(str(OUT.value), "out")
     weights = open_encoder(str(WEIGHTS.value))

@@ -29,7 +29,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "what to train: a file, or a shipped config by name: demo",
-    sys_argv=command_line.speakable(sys.argv),
+    sys_argv=command_line.for_config_flags(sys.argv),
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run: checkpoints, metrics, report; or gs://..., s3://..."
@@ -49,13 +49,13 @@ def train(config: ConfigDict, name: str | Path) -> str:
     Raises:
       UserError: whatever the user can mend.
     """
-    from echojepa_jax.runtime.platform import prepare, share_programs
+    from echojepa_jax.runtime.platform import configure_jax, share_programs
     from echojepa_jax.train import workdir as workdirs
     from echojepa_jax.utils.errors import UserError
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
-    prepare()
+    configure_jax()
     workdir = workdirs.Workdir.of(str(name))
     path = workdir.path
     report, files = f"{name}/report.html", ["report.html"]
@@ -86,15 +86,15 @@ def train(config: ConfigDict, name: str | Path) -> str:
             write_report(path)
             workdirs.mark_done(path, outcome.step)
             workdir.publish()
-        hosts.meet("complete")
+        hosts.barrier("complete")
         return f"complete: {where}. The report is {report}"
 
 
 def job() -> str:
     from echojepa_jax.parallel import hosts
-    from echojepa_jax.runtime.platform import take_the_gpu
+    from echojepa_jax.runtime.platform import reserve_gpu_memory
 
-    take_the_gpu()
+    reserve_gpu_memory()
     hosts.start(HOST.value, HOSTS.value, COORDINATOR.value)
     _without_phantom(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
     return train(CONFIG.value, str(WORKDIR.value))

@@ -27,7 +27,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "what to train: a file, or a shipped config by name: demo",
-    sys_argv=command_line.speakable(sys.argv),
+    sys_argv=command_line.for_config_flags(sys.argv),
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology", "", "a TPU slice: v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, v7x:2x2x1"

@@ -29,11 +29,11 @@ WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads
 
 def job() -> str:
     from echojepa_jax.probes.table import predict_table
-    from echojepa_jax.runtime.platform import prepare
+    from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.utils.buckets import on_disk
 
     out, probe = on_disk(str(OUT.value), "out"), on_disk(str(PROBE.value), "probe")
-    prepare()
+    configure_jax()
     return predict_table(
         probe,
         SOURCE.value,

@@ -97,9 +97,9 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
 
 def _prepare() -> None:
 
-    from echojepa_jax.runtime.platform import prepare
+    from echojepa_jax.runtime.platform import configure_jax
 
-    prepare()
+    configure_jax()
 
 
 def job() -> str:

@@ -133,7 +133,7 @@ def test_two_hosts_train_as_one_does_and_survive_kills(
     two.wait_for_step(broken, 4)
     two.processes[1].kill()
     left, _ = two.finish()
-    assert left.returncode in (hosts.LOST, -signal.SIGABRT)
+    assert left.returncode in (hosts.PEER_LOST, -signal.SIGABRT)
     # JAX notices as well, and may be the first to do so.
     assert re.search("the same command continues|another task died", left.stderr)
 

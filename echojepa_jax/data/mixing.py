@@ -23,10 +23,10 @@ def weights(data: ConfigDict, samples: Sequence[Sample]) -> dict[str, float] | N
     return {source: count ** (1 / data.temperature) for source, count in counts.items()}
 
 
-def told(
+def describe_mix(
     samples: Sequence[Sample], shares: Mapping[str, float] | None, clips: int
 ) -> Iterator[str]:
-    """Sentences on what a run of so many clips sees of each source, where there are several."""
+    """Sentences on each source's share of that many clips; none if there is only one source."""
     counts = Counter(sample.source for sample in samples)
     if len(counts) < 2:
         return

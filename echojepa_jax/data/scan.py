@@ -64,7 +64,7 @@ def scan(
                 rejected.append(Rejected(sample, "still: the file holds one frame", "still"))
             else:
                 good.append(with_facts(sample, result))
-    tell_notes(notes)
+    log_notes(notes)
     return good, rejected
 
 
@@ -76,7 +76,7 @@ def of_another_machine(sample: Sample, info: VideoInfo) -> str:
     return f"another modality: {info.modality}, not {wanted}; ',modality=any' takes it"
 
 
-def tell_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
+def log_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
     """Counts what is odd about usable files.
 
     Args:

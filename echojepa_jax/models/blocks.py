@@ -14,7 +14,7 @@ from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.linear import linear
 from echojepa_jax.ops.norm import layer_norm
 from echojepa_jax.ops.tpu_tubelets import Order
-from echojepa_jax.parallel.mesh import by_clip, whole
+from echojepa_jax.parallel.mesh import gathered, shard_by_clip
 
 Initializer = Callable[..., jax.Array]
 
@@ -66,7 +66,7 @@ class LayerNorm(nn.Module):
         """x: [B, N, D]. Returns the same shape in `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return layer_norm(x, whole(scale), whole(bias), self.dtype)
+        return layer_norm(x, gathered(scale), gathered(bias), self.dtype)
 
 
 def depth_scaled(layer: jax.Array) -> Initializer:
@@ -133,7 +133,7 @@ class Block(nn.Module):
         self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array
     ) -> tuple[jax.Array, None]:
         """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
-        x = by_clip(x)
+        x = shard_by_clip(x)
         attend = Attention(self.heads, self.dtype, self.attention, self.segments, name="attention")
         x = x + self._kept(attend(LayerNorm(self.dtype, name="norm1")(x), layer, cos, sin), layer)
         mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")

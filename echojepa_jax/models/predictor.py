@@ -10,7 +10,7 @@ import numpy as np
 
 from echojepa_jax.models.blocks import WEIGHT_INIT, Dense, LayerNorm, stack_of
 from echojepa_jax.ops.rotary import Grid, rotary_angles
-from echojepa_jax.parallel.mesh import whole
+from echojepa_jax.parallel.mesh import gathered
 
 USED_MASK_TOKENS = 1
 """The first ones: the original picks a token by clip length, and there is one clip length."""
@@ -88,7 +88,7 @@ class Predictor(nn.Module):
         mask_tokens = self.param(
             "mask_tokens", nn.initializers.zeros, (self.mask_tokens, self.width), jnp.float32
         )
-        mask_token = whole(mask_tokens)[0].astype(self.dtype)
+        mask_token = gathered(mask_tokens)[0].astype(self.dtype)
         lengths = [ids.shape[1] for ids in context_ids]
         parts, ids = [], []
         for known, here, there in zip(

@@ -16,7 +16,7 @@ from echojepa_jax.models.predictor import Predictor, cut_at
 from echojepa_jax.models.vit import Encoder, cut
 from echojepa_jax.ops.gelu import gelu
 from echojepa_jax.ops.rotary import Grid, scaled_rotary_angles
-from echojepa_jax.parallel.mesh import whole
+from echojepa_jax.parallel.mesh import gathered
 
 LEVELS = 4
 MODALITIES = ("video", "image")
@@ -160,4 +160,4 @@ class PredictorV21(Predictor):
 def modality(module: nn.Module, kind: str, width: int) -> jax.Array:
     """The learned vector that is added to all tokens of videos, or of images: [width]."""
     init = nn.initializers.normal(1e-6)
-    return whole(module.param(f"{kind}_embed", init, (width,), jnp.float32))
+    return gathered(module.param(f"{kind}_embed", init, (width,), jnp.float32))

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from echojepa_jax.ops.tpu_tubelets import Order
-from echojepa_jax.parallel.mesh import KERNEL_AXES, VECTOR_AXES, by_clip, sum_over_clips, whole
+from echojepa_jax.parallel.mesh import (
+    KERNEL_AXES,
+    VECTOR_AXES,
+    gathered,
+    shard_by_clip,
+    sum_over_clips,
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -29,11 +35,11 @@ def linear(
     Returns:
       [B, N, F] in the dtype of x, split in the same way.
     """
-    return by_clip(x @ _gathered(kernel, x, order) + whole(bias.astype(x.dtype)))
+    return shard_by_clip(x @ _gathered(kernel, x, order) + gathered(bias.astype(x.dtype)))
 
 
 def _gathered(kernel: jax.Array, x: jax.Array, order: Order | None) -> jax.Array:
-    kernel = whole(kernel.astype(x.dtype))
+    kernel = gathered(kernel.astype(x.dtype))
     return order.arrange(kernel) if order else kernel
 
 
@@ -47,8 +53,8 @@ def _backward(
     order: Order | None, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
-    gradient = by_clip(gradient)
-    of_x = by_clip(gradient @ _gathered(kernel, x, order).T)
+    gradient = shard_by_clip(gradient)
+    of_x = shard_by_clip(gradient @ _gathered(kernel, x, order).T)
 
     def summed(x: jax.Array, gradient: jax.Array) -> jax.Array:
         total = _product_over_tokens(x, gradient)

@@ -33,8 +33,8 @@ _END, _LEAVING = "echojepa/end", "echojepa/leaving"
 _LOST = re.compile(
     r"gloo|nccl|connection|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|barrier", re.IGNORECASE
 )
-LOST = 75
-"""Exit code of hosts that another one has left without a word: worth another try (EX_TEMPFAIL)."""
+PEER_LOST = 75
+"""Exit code of a host after another host disappeared: the job is worth a retry (EX_TEMPFAIL)."""
 
 _connected = threading.Event()  # with the other hosts
 _ending = threading.Lock()  # held by the thread that ends this process
@@ -109,23 +109,23 @@ def _gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and logs."""
     return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
-    """Waits until all hosts are here."""
+def barrier(name: str) -> None:
+    """Waits until all hosts have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def all_true(mine: bool) -> bool:
-    """Whether all hosts say so."""
+    """Whether it is true on all hosts."""
     return bool(np.all(multihost_utils.process_allgather(np.array(mine))))
 
 
 def any_true(mine: bool) -> bool:
-    """Whether one of the hosts says so."""
+    """Whether it is true on at least one host."""
     return mine if jax.process_count() == 1 else not all_true(not mine)
 
 
@@ -209,7 +209,7 @@ def _end_all(code: int, reason: str) -> None:
 
 
 def fail_unexpectedly(error: Exception) -> None:
-    """The same for an error that is no user's: prints its traceback, or what it means (code LOST).
+    """The same for any other error: prints its traceback; exits with PEER_LOST if a host is gone.
 
     Does nothing if this process is alone.
     """
@@ -225,7 +225,7 @@ def fail_unexpectedly(error: Exception) -> None:
         # It has not said why, and will not come to the barrier: JAX would abort whoever waits.
         print(f"error: another host is gone ({text}); the same command continues", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(LOST)
+        os._exit(PEER_LOST)
 
 
 def _leave_with_others() -> None:

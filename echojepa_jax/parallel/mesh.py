@@ -91,8 +91,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(whole: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """An array that every host has, as a global one."""
+def to_global(whole: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A global array from one that every host holds whole."""
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
@@ -131,8 +131,8 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     )
 
 
-def warn_of_whole(mesh: Mesh, state: Any, shardings: Any) -> None:
-    """Says so if much of a state is whole on every device, although it was to be divided."""
+def warn_of_unsharded(mesh: Mesh, state: Any, shardings: Any) -> None:
+    """Warns if much of a state is whole on every device although mesh.fsdp should divide it."""
     size = mesh.shape[FSDP]
     total = sum(leaf.size for leaf in jax.tree.leaves(state))
     split = jax.tree.map(lambda leaf, place: leaf.size * (FSDP in place.spec), state, shardings)
@@ -153,13 +153,13 @@ def _fsdp_size() -> int:
     return mesh.shape[FSDP]
 
 
-def by_clip(x: jax.Array) -> jax.Array:
-    """Keeps activations [B, ...] split by clip, whatever the compiler might prefer."""
+def shard_by_clip(x: jax.Array) -> jax.Array:
+    """Keeps activations [B, ...] sharded by clip, whatever the compiler might prefer."""
     return jax.lax.with_sharding_constraint(x, BATCH) if _fsdp_size() else x
 
 
-def whole(parameter: jax.Array) -> jax.Array:
-    """A parameter, gathered on every device."""
+def gathered(parameter: jax.Array) -> jax.Array:
+    """A parameter, whole on every device."""
     return (
         jax.lax.with_sharding_constraint(parameter, PartitionSpec()) if _fsdp_size() else parameter
     )

@@ -385,7 +385,7 @@ def _recordings(
         )
     _check_plan(recordings, shares, source)
     kept = ", and of that the sector, which is what moves" if clean else ""
-    scan.tell_notes(((sample.path, info.note) for sample, info in good), kept)
+    scan.log_notes(((sample.path, info.note) for sample, info in good), kept)
     if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
         log.warning(
             "%d views are not kept: they are no single words of up to 24 letters, digits, '_', "

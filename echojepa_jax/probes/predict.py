@@ -1,4 +1,4 @@
-"""From videos to what heads say of examples: features, gathered by example, through heads."""
+"""Features of videos, gathered by example, through heads: what a probe predicts."""
 
 import dataclasses
 import logging
@@ -161,7 +161,7 @@ def in_chunks(
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What was said of examples, in their order.
+    """Outputs of heads for examples, in their order.
 
     values: float32 [E, ...]; zeros where there is an error. errors: [E], "" where there is none.
     """
@@ -174,32 +174,32 @@ class Outputs:
         return np.array([not error for error in self.errors])
 
 
-# What a head or a grid of them says: (head, parameters, tokens [B, S, N, D], present [B, S]).
-Say = Callable[[Head, Tree, Any, Any], jax.Array]
+# Applies a head or a grid: (head, parameters, tokens [B, S, N, D], present [B, S]) -> outputs.
+HeadFn = Callable[[Head, Tree, Any, Any], jax.Array]
 
 
 def with_slots(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) -> jax.Array:
-    """What one head says of an example and then of each of its slots alone: [B, 1 + S, o]."""
+    """The outputs of one head for an example, then for each of its slots alone: [B, 1 + S, o]."""
     together: Any = head.apply({"params": params}, tokens, present)
     return jnp.concatenate([together[:, None], grids.slot_outputs(head, params, tokens)], axis=1)
 
 
-@partial(jax.jit, static_argnames=("say", "head"))
-def _each_device(params: Tree, tokens: Any, present: Any, say: Say, head: Head) -> jax.Array:
+@partial(jax.jit, static_argnames=("head_fn", "head"))
+def _each_device(params: Tree, tokens: Any, present: Any, head_fn: HeadFn, head: Head) -> jax.Array:
     mesh = meshes.make_mesh(jax.local_devices())
     batch = PartitionSpec(mesh.axis_names)
     return jax.shard_map(
-        partial(say, head), mesh=mesh, in_specs=(PartitionSpec(), batch, batch), out_specs=batch
+        partial(head_fn, head), mesh=mesh, in_specs=(PartitionSpec(), batch, batch), out_specs=batch
     )(params, tokens, present)
 
 
-def outputs_of(
-    say: Say, head: Head, params: Tree, examples: Sequence[Example], features: Features
+def head_outputs(
+    head_fn: HeadFn, head: Head, params: Tree, examples: Sequence[Example], features: Features
 ) -> tuple[Outputs, np.ndarray]:
-    """Lets heads speak of every example once; an example of which nothing can be read is an error.
+    """Applies heads to every example once; an example of which nothing can be read is an error.
 
     Returns:
-      The outputs, and which slots were there with something of their own to tell: bool [E, S].
+      The outputs, and which slots show frames of their own: bool [E, S].
     """
     rows = slots(examples, features.usable(), None)
     size = EXAMPLES_PER_DEVICE * jax.local_device_count()
@@ -211,7 +211,7 @@ def outputs_of(
         # A softmax over nothing has no value: what is not there at all is all there, as zeros.
         some = np.pad(present, ((0, missing), (0, 0)))
         some[~some.any(axis=1)] = True
-        out = np.array(_each_device(params, padded, some, say, head))[: len(tokens)]
+        out = np.array(_each_device(params, padded, some, head_fn, head))[: len(tokens)]
         out[~present.any(axis=1)] = 0
         values.append(out)
         presence.append(present)
@@ -223,8 +223,8 @@ def outputs_of(
     return Outputs(np.concatenate(values), errors), np.concatenate(presence) & own
 
 
-def outputs_by_encoding(
-    say: Say,
+def encoded_head_outputs(
+    head_fn: HeadFn,
     head: Head,
     params: Tree,
     examples: Sequence[Example],
@@ -233,11 +233,11 @@ def outputs_by_encoding(
     memory: float,
     what: str,
 ) -> tuple[Outputs, np.ndarray]:
-    """`outputs_of`, with features that are made for it, at most `memory` bytes at a time."""
+    """`head_outputs`, with features that are made for it, at most `memory` bytes at a time."""
     values, errors, presence = [], [], []
     for chunk in in_chunks(examples, source, memory):
         features = encode_videos(source, encoder_params, rows_of(chunk), what)
-        outputs, present = outputs_of(say, head, params, chunk, features)
+        outputs, present = head_outputs(head_fn, head, params, chunk, features)
         values.append(outputs.values)
         errors += outputs.errors
         presence.append(present)

@@ -18,7 +18,7 @@ from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES
-from echojepa_jax.probes.predict import Source, outputs_by_encoding, rows_of, with_slots
+from echojepa_jax.probes.predict import Source, encoded_head_outputs, rows_of, with_slots
 from echojepa_jax.probes.results import (
     STUDY_COLUMNS,
     has_studies,
@@ -159,7 +159,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         f"{encoder_size:,}",
         config.weights,
         f"{head_size:,}",
-        _grid_told(config),
+        _grid_text(config),
     )
 
     # --- training -------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def evaluate(
             *(len(known), len(test)),
         )
     memory = config.data.cache_gb * 1e9
-    outputs, present = outputs_by_encoding(
+    outputs, present = encoded_head_outputs(
         with_slots, probe.head, probe.params, test, source, encoder_params, memory, "test"
     )
     task = probe.task
@@ -248,10 +248,10 @@ def evaluate(
         write_csv(workdir / STUDIES, STUDY_COLUMNS, study_lines)
         result["study"] = scores(task, studies, config.eval.bootstrap, config.seed)
     write_json(workdir / METRICS, result)
-    return said(result)
+    return summary(result)
 
 
-def said(result: Mapping[str, Any]) -> str:
+def summary(result: Mapping[str, Any]) -> str:
     """The main score of metrics.json, as a sentence."""
     task, test = result["task"], result["test"]
     name = "mae" if task["kind"] == "regression" else "accuracy"
@@ -267,7 +267,7 @@ def said(result: Mapping[str, Any]) -> str:
     )
 
 
-def _grid_told(config: ConfigDict) -> str:
+def _grid_text(config: ConfigDict) -> str:
     """The grid, as a part of a sentence."""
     rates, decays = config.optim.learning_rates, config.optim.weight_decays
     if len(rates) * len(decays) == 1:

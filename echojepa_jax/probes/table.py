@@ -43,7 +43,7 @@ from echojepa_jax.probes.predict import (
     Outputs,
     Source,
     encode_videos,
-    outputs_of,
+    head_outputs,
     rows_of,
     with_slots,
 )
@@ -158,7 +158,7 @@ def predict_table(
             write_csv(out, columns, cells)
             write_json(_about(out), about | {"sha256": _fingerprint(out.read_bytes())})
         Path(partial.name).unlink()
-    return _said(out, probe, lines, read)
+    return _summary(out, probe, lines, read)
 
 
 def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
@@ -267,7 +267,7 @@ def _make_parts(
         some = examples[start : start + size]
         what = f"part {len(parts) + 1} of {count}"
         features = encode_videos(source, params, rows_of(some), what)
-        outputs, present = outputs_of(with_slots, probe.head, probe.params, some, features)
+        outputs, present = head_outputs(with_slots, probe.head, probe.params, some, features)
         part = {
             "first": start,
             "values": outputs.values.tolist(),
@@ -478,7 +478,7 @@ def _columns(task: Task, of_studies: bool) -> list[str]:
     return [*_KNOWN, *study, "status", *shares, *means]
 
 
-def _said(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read: int) -> str:
+def _summary(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read: int) -> str:
     """The last line of the program.
 
     Raises:

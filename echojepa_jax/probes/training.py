@@ -30,8 +30,8 @@ from echojepa_jax.probes.predict import (
     Source,
     by_slot,
     encode_videos,
-    outputs_by_encoding,
-    outputs_of,
+    encoded_head_outputs,
+    head_outputs,
     rows_of,
 )
 from echojepa_jax.probes.task import Task
@@ -391,9 +391,9 @@ def _validate(
     say, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
     outputs: Outputs
     if features is not None:
-        outputs, _ = outputs_of(say, head, heads, examples, features)
+        outputs, _ = head_outputs(say, head, heads, examples, features)
     else:
-        outputs, _ = outputs_by_encoding(
+        outputs, _ = encoded_head_outputs(
             say, head, heads, examples, setting.source, encoder, setting.memory, "val"
         )
     readable = outputs.readable()

@@ -18,12 +18,12 @@ COMPILED = "compiled"
 """The folder of compiled programs."""
 
 GPU_SHARE = 0.9
-"""Of a GPU's memory that JAX takes; by itself it takes 0.75, and never more."""
+"""Share of a GPU's memory that JAX reserves; its own default is 0.75."""
 
 
-def take_the_gpu() -> None:
-    """Before JAX looks for devices, in programs that have the GPU for themselves."""
-    # JAX refuses to have it said under both of its names.
+def reserve_gpu_memory() -> None:
+    """Call it before JAX looks for devices, in programs that have the GPU for themselves."""
+    # JAX accepts only one of the two names of this variable.
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
 
@@ -51,8 +51,8 @@ def default_backend() -> str:
     return found
 
 
-def prepare() -> None:
-    """Comes first in every program that computes.
+def configure_jax() -> None:
+    """Configures JAX and the process; every program that computes calls it first.
 
     On accelerators compiled programs are kept between runs, so that a run that is started again
     soon makes its first step. Those for CPUs are not: they may fail on another machine with the
@@ -61,7 +61,7 @@ def prepare() -> None:
     Raises:
       UserError: see `default_backend`.
     """
-    # Which platform it is, JAX tells when it has started its threads: too late for their memory.
+    # JAX names its platform only after it has started its threads: too late for their memory.
     if not any(any(Path("/dev").glob(name)) for name in _ACCELERATORS):
         share_one_heap()
     if default_backend() == "cpu":

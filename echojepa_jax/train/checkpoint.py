@@ -166,5 +166,5 @@ class Checkpoints:
             taken = sum(path.name.startswith(name) for path in before)
             buckets.move(self.folder / name, aside / (f"{name}-{taken}" if taken else name))
         if steps:
-            hosts.meet("damaged checkpoints are set aside")
+            hosts.barrier("damaged checkpoints are set aside")
             self._manager.reload()

@@ -77,7 +77,7 @@ def run(
     # --- data ---------------------------------------------------------------------------------
     samples, data_facts = _load_data(config, workdir, clip)
     weights = mixing.weights(config.data, samples)
-    for line in mixing.told(samples, weights, last_step * config.optim.global_batch):
+    for line in mixing.describe_mix(samples, weights, last_step * config.optim.global_batch):
         log.info("%s", line)
     program = make_program(config, mesh, channels_of(samples))
     networks = program.networks
@@ -137,7 +137,7 @@ def run(
         stack.callback(writer.close)
         schedules = program.schedules
         watch = Watch(config, workdir.path, writer, samples, schedules, first_step, last_step)
-        fixed = jax.tree.map(partial(meshes.placed, sharding=meshes.batch_sharding(mesh)), fixed)
+        fixed = jax.tree.map(partial(meshes.to_global, sharding=meshes.batch_sharding(mesh)), fixed)
         batches = stack.enter_context(
             DeviceBatches(
                 batches_from(
@@ -298,7 +298,9 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
     log.info("started from %s%s: %s", path, training, said)
     # To where the fresh ones live, on any mesh; every host has read them all.
     params, target = jax.tree.map(
-        lambda new, fresh: new if new is fresh else meshes.placed(np.asarray(new), fresh.sharding),
+        lambda new, fresh: (
+            new if new is fresh else meshes.to_global(np.asarray(new), fresh.sharding)
+        ),
         (state.params | found, encoder),
         (state.params, state.target.ema),
     )

@@ -100,7 +100,7 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
 
     shapes = jax.eval_shape(fresh, key)
     shardings = meshes.state_shardings(mesh, shapes)
-    meshes.warn_of_whole(mesh, shapes, shardings)
+    meshes.warn_of_unsharded(mesh, shapes, shardings)
     step = jax.jit(
         partial(
             train_step,

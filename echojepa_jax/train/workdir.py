@@ -142,7 +142,7 @@ class Workdir:
         """
         if hosts.is_first():
             self.publish()
-        hosts.meet("workdir is claimed")
+        hosts.barrier("workdir is claimed")
         if not hosts.is_first():
             self.fetch()
         if not hosts.is_first() and not (self.path / _CONFIG).exists():

@@ -28,9 +28,9 @@ def test_temperature_brings_shares_together():
 
 def test_how_often_each_source_is_seen_is_told():
     mine = samples(a=16, b=4)
-    assert list(mixing.told(mine, {"a": 4.0, "b": 2.0}, clips=600)) == [
+    assert list(mixing.describe_mix(mine, {"a": 4.0, "b": 2.0}, clips=600)) == [
         "a: 66.7% of the clips; its 16 videos are seen 25 times each",
         "b: 33.3% of the clips; its 4 videos are seen 50 times each",
     ]
-    assert next(mixing.told(mine, None, clips=100)).startswith("a: 80.0% of the clips")
-    assert not list(mixing.told(samples(a=3), None, clips=100))
+    assert next(mixing.describe_mix(mine, None, clips=100)).startswith("a: 80.0% of the clips")
+    assert not list(mixing.describe_mix(samples(a=3), None, clips=100))

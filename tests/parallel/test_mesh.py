@@ -100,7 +100,7 @@ def test_the_state_of_a_tpu_slice_is_made_part_by_part():
 def test_a_state_that_hardly_divides_is_said(caplog):
     state = {"kernel": np.zeros((6, 10)), "bias": np.zeros(8)}
     mesh = meshes.make_mesh(replica=1, fsdp=8)
-    meshes.warn_of_whole(mesh, state, meshes.state_shardings(mesh, state))
+    meshes.warn_of_unsharded(mesh, state, meshes.state_shardings(mesh, state))
     assert "mesh.fsdp=8 does not divide all arrays of the state: 88% of it is whole" in caplog.text
 
 

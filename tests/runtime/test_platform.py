@@ -39,7 +39,7 @@ ASK = """
 from echojepa_jax.runtime import platform
 from echojepa_jax.utils.errors import UserError
 try:
-    platform.prepare()
+    platform.configure_jax()
 except UserError as error:
     print(error)
 """
@@ -78,7 +78,7 @@ def test_memory_is_taken_under_one_name(monkeypatch, given, left):
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    platform.take_the_gpu()
+    platform.reserve_gpu_memory()
     assert {name: os.environ[name] for name in names if name in os.environ} == left
 
 
@@ -92,7 +92,7 @@ def test_whoever_has_named_a_folder_keeps_it(cache_settings, monkeypatch, tmp_pa
 FAULTS = """
 import resource
 from echojepa_jax.runtime import platform
-platform.prepare()
+platform.configure_jax()
 import jax, jax.numpy as jnp
 
 @jax.jit

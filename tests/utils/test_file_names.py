@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echojepa_jax.command_line import speakable
+from echojepa_jax.command_line import for_config_flags
 from echojepa_jax.utils.buckets import on_disk
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import as_unicode, original, shown
@@ -42,9 +42,9 @@ def test_what_is_shown(name, text):
 
 def test_a_source_in_a_tuple_may_be_called_by_any_bytes():
     flag = "--config.data.sources="
-    (word,) = speakable([f"{flag}('videos:/data/{ODD}', 'phantom:adult')"])
+    (word,) = for_config_flags([f"{flag}('videos:/data/{ODD}', 'phantom:adult')"])
     assert ast.literal_eval(word.removeprefix(flag)) == (f"videos:/data/{ODD}", "phantom:adult")
-    assert speakable([f"--source=videos:{ODD}"]) == [f"--source=videos:{ODD}"]
+    assert for_config_flags([f"--source=videos:{ODD}"]) == [f"--source=videos:{ODD}"]
 
 
 def test_results_are_not_written_to_a_folder_whose_name_is_no_text(tmp_path):
