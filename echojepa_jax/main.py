@@ -50,17 +50,18 @@ def train(config: ConfigDict, name: str | Path) -> str:
       UserError: whatever the user can mend.
     """
     from echojepa_jax.runtime.platform import configure_jax, share_programs
-    from echojepa_jax.train import workdir as workdirs
+    from echojepa_jax.train.claim import claimed, is_finished
+    from echojepa_jax.train.workdir import Workdir
     from echojepa_jax.utils.errors import UserError
 
     if "head" in config:
         raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
     configure_jax()
-    workdir = workdirs.Workdir.of(str(name))
+    workdir = Workdir.of(str(name))
     path = workdir.path
     report, files = f"{name}/report.html", ["report.html"]
     nothing_to_do = f"{name} is complete: nothing to do. The report is {report}"
-    if workdirs.is_finished(workdir, config, files):
+    if is_finished(workdir, config, files):
         return nothing_to_do
 
     import jax
@@ -72,10 +73,10 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.train.loop import run
 
     configs.check(config, jax.device_count())
-    with workdirs.claimed(workdir, config):
+    with claimed(workdir, config):
         workdir.share()
         share_programs(workdir.kept)
-        if workdirs.is_done(workdir, files):
+        if workdir.is_done(files):
             return nothing_to_do
         probe = partial(OnlineProbe, config, path) if config.probe.source else None
         outcome = run(config, workdir, probe)
@@ -84,7 +85,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
             return f"stopped by a signal; saved at {where}. The same command continues."
         if hosts.is_first():
             write_report(path)
-            workdirs.mark_done(path, outcome.step)
+            workdir.mark_done(outcome.step)
             workdir.publish()
         hosts.barrier("complete")
         return f"complete: {where}. The report is {report}"

@@ -42,20 +42,21 @@ def train(config: ConfigDict, workdir: Path) -> str:
       UserError: whatever the user can mend.
     """
     from echojepa_jax.probes.files import ABOUT, HEAD, METRICS, PREDICTIONS
-    from echojepa_jax.train import workdir as workdirs
+    from echojepa_jax.train.claim import claimed, is_finished
+    from echojepa_jax.train.workdir import BEST, Workdir
     from echojepa_jax.utils.errors import UserError
 
     _prepare()
     if "predictor" in config:
         raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
-    held, report = workdirs.Workdir(workdir), workdir / "report.html"
-    files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, workdirs.BEST]
+    held, report = Workdir(workdir), workdir / "report.html"
+    files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, BEST]
     if config.get("encoder", {}).get("trainable"):
         from echojepa_jax.train.run_weights import FINE_TUNED
 
         files.append(FINE_TUNED)
     nothing_to_do = f"{workdir} is complete: nothing to do. The report is {report}"
-    if workdirs.is_finished(held, config, files):
+    if is_finished(held, config, files):
         return nothing_to_do
 
     import jax
@@ -66,18 +67,18 @@ def train(config: ConfigDict, workdir: Path) -> str:
     from echojepa_jax.train.run_weights import open_encoder
 
     configs.check(config, jax.local_device_count())
-    with workdirs.claimed(held, config):
-        if workdirs.is_done(held, files):
+    with claimed(held, config):
+        if held.is_done(files):
             return nothing_to_do
-        said = run(config, workdir, open_encoder(config.weights))
-        if not said:
+        summary = run(config, workdir, open_encoder(config.weights))
+        if not summary:
             return (
                 "stopped by a signal. The same command continues after the last finished epoch, or "
                 "starts anew if there is none."
             )
         write_probe_report(workdir)
-        workdirs.mark_done(workdir, config.optim.epochs)
-        return f"complete: {said}. The report is {report}"
+        held.mark_done(config.optim.epochs)
+        return f"complete: {summary}. The report is {report}"
 
 
 def score(folder: Path, sources: list[str], split: str, weights: str, workdir: Path) -> str:
@@ -90,9 +91,9 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
     from echojepa_jax.report.probe_page import write_probe_report
 
     _prepare()
-    said = score_on(folder, sources, split, weights, workdir)
+    summary = score_on(folder, sources, split, weights, workdir)
     write_probe_report(workdir)
-    return f"complete: {said}. The report is {workdir / 'report.html'}"
+    return f"complete: {summary}. The report is {workdir / 'report.html'}"
 
 
 def _prepare() -> None:

@@ -31,8 +31,9 @@ from echojepa_jax.probes.results import (
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe, patient_mark
 from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
-from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train import provenance
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
+from echojepa_jax.train.workdir import MANIFEST, QUARANTINE, Workdir
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import write_json
@@ -57,7 +58,7 @@ def load_samples(
     """
     samples = manifest.load(
         config.data.sources,
-        quarantine=workdir / workdirs.QUARANTINE,
+        quarantine=workdir / QUARANTINE,
         max_bad_share=config.data.max_bad_share,
         expect_stills=config.data.expect_stills,
         need_rate=clip.by != "stride",
@@ -94,7 +95,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     Raises:
       UserError: the data, labels or weights cannot be used, or no head learned anything finite.
     """
-    started = workdirs.now()
+    started = provenance.now()
     # --- data ---------------------------------------------------------------------------------
     data, task_config = config.data, config.task
     clip = dataclasses.replace(
@@ -153,7 +154,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
             "heads": len(setting.grid),
         },
     }
-    workdirs.record(workdirs.Workdir(workdir), facts, program="probe", started=started)
+    provenance.record(Workdir(workdir), facts, program="probe", started=started)
     log.info(
         "encoder: all %s parameters of %s; head: %s parameters, trained with %s",
         f"{encoder_size:,}",
@@ -305,7 +306,7 @@ def score_on(
     Raises:
       UserError: the probe, its encoder or the data cannot be used, or `workdir` holds something.
     """
-    started = workdirs.now()
+    started = provenance.now()
     probe = load_probe(folder)
     config = read_config(folder / "config.json")
     path = weights_path or encoder_path(folder, config)
@@ -316,8 +317,8 @@ def score_on(
     # What a try that failed has left may be written again, finished results may not.
     left = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     if left - {
-        workdirs.QUARANTINE,
-        workdirs.MANIFEST,
+        QUARANTINE,
+        MANIFEST,
         "config.json",
         PREDICTIONS,
         STUDIES,
@@ -343,7 +344,7 @@ def score_on(
         "weights": {"encoder": probe.encoder},
         "probe": json.loads((folder / METRICS).read_text())["chosen"],
     }
-    workdirs.record(workdirs.Workdir(workdir), facts, program="probe", started=started)
+    provenance.record(Workdir(workdir), facts, program="probe", started=started)
     write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
     source = make_source(config, weights, probe.clip, samples)
     return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])

@@ -18,7 +18,7 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.files import ABOUT, HEAD
 from echojepa_jax.probes.task import Task
-from echojepa_jax.train.workdir import is_marked
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole, write_json
 from echojepa_jax.weights.pretrained import Pretrained
@@ -86,7 +86,7 @@ def load_probe(folder: Path) -> SavedProbe:
     """
     if not folder.exists():
         raise UserError(f"{folder} is not there: name the --workdir of a finished probe")
-    if not is_marked(folder):
+    if not Workdir(folder).is_marked():
         raise UserError(f"{folder} holds no finished probe: train it to its last epoch first")
     try:
         about = json.loads((folder / ABOUT).read_text())

@@ -22,14 +22,14 @@ from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.runtime.signals import Stopped, stop_signal
-from echojepa_jax.train import health
-from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train import health, provenance
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.program import Program, make_program, memory_of
 from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, read_lines
 from echojepa_jax.utils.progress import duration
@@ -56,9 +56,7 @@ class Outcome:
     last_step: int
 
 
-def run(
-    config: ConfigDict, workdir: workdirs.Workdir, make_evaluate: MakeEvaluate | None = None
-) -> Outcome:
+def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None = None) -> Outcome:
     """Trains to the last step, or until a signal asks to stop; continues what is in `workdir`.
 
     Args:
@@ -69,7 +67,7 @@ def run(
     Raises:
       UserError: the data, the weights or a checkpoint cannot be used, or the loss stays non-finite.
     """
-    started = workdirs.now()
+    started = provenance.now()
     last_step = config.optim.epochs * config.optim.updates_per_epoch
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
     clip, masks = clip_spec(config), mask_specs(config)
@@ -131,7 +129,7 @@ def run(
         stop_asked = stack.enter_context(stop_signal())
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
-            workdirs.record(workdir, facts, program="main", started=started)
+            provenance.record(workdir, facts, program="main", started=started)
             _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
         writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)
@@ -221,15 +219,13 @@ def _compiled(program: Program) -> Any:
     return compiled
 
 
-def _load_data(
-    config: ConfigDict, workdir: workdirs.Workdir, clip: ClipSpec
-) -> tuple[Any, dict[str, Any]]:
+def _load_data(config: ConfigDict, workdir: Workdir, clip: ClipSpec) -> tuple[Any, dict[str, Any]]:
     """The samples to train on and facts about them; too many short videos are an error (F03)."""
     data = config.data
     samples = manifest.load(
         data.sources,
         split=data.split,
-        quarantine=workdir.path / workdirs.of_this_host(workdirs.QUARANTINE),
+        quarantine=workdir.quarantine,
         max_bad_share=data.max_bad_share,
         expect_stills=data.expect_stills,
         need_rate=clip.by != "stride",

@@ -16,7 +16,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.parallel import hosts
 from echojepa_jax.train import health
 from echojepa_jax.train.state import Schedules
-from echojepa_jax.train.workdir import QUARANTINE, of_this_host
+from echojepa_jax.train.workdir import QUARANTINE, per_host
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, read_lines
@@ -62,11 +62,11 @@ class Watch:
         self._pending: tuple[int, Any, Mapping[str, np.ndarray], _Clock] | None = None
         self._max_skipped = config.optim.max_skipped
         self._skipped_in_a_row = 0
-        skipped = {line["step"] for line in read_lines(workdir / of_this_host(SKIPPED))}
+        skipped = {line["step"] for line in read_lines(workdir / per_host(SKIPPED))}
         self._skipped = sum(step <= first_step for step in skipped)
         self._unreadable = {
             line["path"]
-            for line in read_lines(workdir / of_this_host(QUARANTINE))
+            for line in read_lines(workdir / per_host(QUARANTINE))
             if line["stage"] == "decode"
         }
         self._unreadable_now: set[str] = set()  # the files may have been mended since
@@ -143,7 +143,7 @@ class Watch:
             self._unreadable.add(path)
             reason = str(on_host["error"][row])
             manifest.quarantine(
-                self._workdir / of_this_host(QUARANTINE),
+                self._workdir / per_host(QUARANTINE),
                 [manifest.Rejected(sample, reason, "bad")],
                 "decode",
             )
@@ -154,7 +154,7 @@ class Watch:
             raise UserError(
                 f"{len(self._unreadable_now)} of {len(self._samples)} videos could not be decoded, "
                 f"more than data.max_bad_share = {limit:g} allows; they are listed in "
-                f"{self._workdir / of_this_host(QUARANTINE)}"
+                f"{self._workdir / per_host(QUARANTINE)}"
             )
 
     def _count_skipped(self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray]) -> None:
@@ -164,7 +164,7 @@ class Watch:
         self._skipped += 1
         self._skipped_in_a_row += 1
         names = [self._samples[row].name for row in on_host["sample_ids"]]
-        with (self._workdir / of_this_host(SKIPPED)).open("a") as file:
+        with (self._workdir / per_host(SKIPPED)).open("a") as file:
             file.write(json.dumps({"step": step, "samples": names}) + "\n")
         log.warning("step %d was skipped: its loss or gradient is not finite", step)
         if self._skipped_in_a_row >= self._max_skipped:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train.claim import claimed
 from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
@@ -70,10 +71,10 @@ def train_probe():
 
     def train(config, workdir):
         configs.check(config, 8)
-        with workdirs.claimed(workdirs.Workdir(workdir), config):
-            said = run(config, workdir, open_encoder(config.weights))
-            workdirs.mark_done(workdir, config.optim.epochs)
-            return said
+        with claimed(Workdir(workdir), config):
+            summary = run(config, workdir, open_encoder(config.weights))
+            Workdir(workdir).mark_done(config.optim.epochs)
+            return summary
 
     return train
 

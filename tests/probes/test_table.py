@@ -20,7 +20,7 @@ from echojepa_jax.probes.saved import SavedProbe
 from echojepa_jax.probes.table import predict_table
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.run_weights import open_encoder
-from echojepa_jax.train.workdir import mark_done
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.makers.configs import PHANTOM
@@ -61,7 +61,7 @@ def saved(tiny_probe, encoder_folder, tmp_path):
         folder.mkdir(exist_ok=True)
         probe.save(folder)
         (folder / "config.json").write_text(config.to_json())
-        mark_done(folder, 1)
+        Workdir(folder).mark_done(1)
         return folder
 
     return save

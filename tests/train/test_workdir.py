@@ -11,9 +11,10 @@ import pytest
 
 from configs.probes import phantom_lvef
 from echojepa_jax.main import train
-from echojepa_jax.train import checkpoint, orbax_s3
-from echojepa_jax.train import workdir as workdirs
+from echojepa_jax.train import checkpoint, orbax_s3, provenance
+from echojepa_jax.train.claim import claimed
 from echojepa_jax.train.run_weights import open_weights
+from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.write import write_weights
@@ -116,42 +117,42 @@ def test_another_orbax_is_a_sentence(monkeypatch):
 def test_a_second_try_knows_nothing_of_the_first(tiny, tmp_path):
     run, other = tmp_path / "run[12]", tmp_path / "run1"  # the one is no pattern for the other
     for folder in (run, other):
-        with workdirs.claimed(workdirs.Workdir(folder), tiny()):
+        with claimed(Workdir(folder), tiny()):
             pass
     (other / "metrics.jsonl").touch()
     for name in ("skipped.jsonl", "skipped.1.jsonl", "quarantine.1.jsonl", "metrics.jsonl"):
         (run / name).write_text('{"step": 1}\n')
-    with workdirs.claimed(workdirs.Workdir(run), tiny(seed=1)):
+    with claimed(Workdir(run), tiny(seed=1)):
         assert [path.name for path in run.iterdir()] == ["config.json"]
     assert (other / "metrics.jsonl").exists()
 
 
 def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tmp_path):
     """Such as one whose source was refused: the next try is another program, or other files."""
-    run, probe = workdirs.Workdir(tmp_path), phantom_lvef.get_config()
+    run, probe = Workdir(tmp_path), phantom_lvef.get_config()
     (tmp_path / "quarantine.jsonl").write_text("{}\n")  # as scoring on refused files leaves it
     for config in (tiny(), probe, tiny()):
-        with workdirs.claimed(run, config):
+        with claimed(run, config):
             assert [path.name for path in tmp_path.glob("*.jsonl")] == []
             (tmp_path / "quarantine.jsonl").write_text("{}\n")
             (tmp_path / "checkpoints").mkdir(exist_ok=True)
 
     def record(mark):
-        workdirs.record(run, {"data": {"fingerprint": mark}}, "main", workdirs.now())
+        provenance.record(run, {"data": {"fingerprint": mark}}, "main", provenance.now())
 
     record("before")
     record("after")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     with pytest.raises(UserError, match=r"the data of .* have changed"):
         record("again")
-    claims = workdirs.claimed(run, probe)
+    claims = claimed(run, probe)
     with pytest.raises(UserError, match="is not of a training run"), claims:
         pass
 
     # Nor is a folder of weights, whose config.json is no leftover.
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "model_card.md").touch()
-    claims = workdirs.claimed(run, probe)
+    claims = claimed(run, probe)
     with pytest.raises(UserError, match="is not of a training run"), claims:
         pass
 
@@ -176,12 +177,12 @@ def test_a_bucket_without_its_driver_is_a_sentence(tiny):
 
 
 def test_how_a_run_is_computed_may_change_what_it_computes_may_not(tiny, tmp_path, caplog):
-    with workdirs.claimed(workdirs.Workdir(tmp_path / "run"), tiny()):
+    with claimed(Workdir(tmp_path / "run"), tiny()):
         (tmp_path / "run" / "checkpoints" / "00000003").mkdir(parents=True)
     other = tiny(mesh__fsdp=8, mesh__replica=1, model__remat="full", data__workers=1)
-    with caplog.at_level("INFO"), workdirs.claimed(workdirs.Workdir(tmp_path / "run"), other):
+    with caplog.at_level("INFO"), claimed(Workdir(tmp_path / "run"), other):
         assert "continuing with another" in caplog.text
     other.optim.peak_lr = 0.5
     refused = pytest.raises(UserError, match=r"it differs in optim\.peak_lr")
-    with refused, workdirs.claimed(workdirs.Workdir(tmp_path / "run"), other):
+    with refused, claimed(Workdir(tmp_path / "run"), other):
         pass

@@ -297,7 +297,7 @@ class OnlineProbe:
         }
         samples = manifest.load(
             (probe.source,),
-            quarantine=workdir / workdirs.of_this_host(workdirs.QUARANTINE),
+            quarantine=workdir / workdirs.per_host(workdirs.QUARANTINE),
             max_bad_share=config.data.max_bad_share,
             expect_stills=config.data.expect_stills,
             need_rate=config.data.sample_by != "stride",
