@@ -1,0 +1,156 @@
+"""Degraded videos, for tests of robustness: acoustics, gain, speckle smoothing and lost frames.
+
+A perturbation is a pure function of the frames and of the video's name, so it is the same on every
+machine and in every order. What is random about it (the place of a shadow, the noise of haze) is
+drawn once for a video, and is the same at all severities. Pixels are changed at the file's own
+size, before anything is resized or cropped.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from echojepa_jax.utils.rng import generator
+
+SEVERITIES = ("low", "medium", "high")
+SEED = 42
+
+
+class Perturbation(NamedTuple):
+    """A kind of degradation, a row of `KINDS`, at a severity, one of `SEVERITIES`."""
+
+    kind: str
+    severity: str
+
+    def frames(self, ids: np.ndarray, frames: int, name: str) -> np.ndarray:
+        """The frames that are shown in place of the frames `ids` of a video with `frames` frames.
+
+        Only "dropped_frames" changes them: the last frame that was kept is shown again.
+        """
+        if self.kind != "dropped_frames":
+            return ids
+        share = _DROPPED[SEVERITIES.index(self.severity)]
+        # A frame is lost at all higher severities as well.
+        lost = generator(SEED, self.kind, name).random(frames) < share
+        lost[0] = False
+        last_kept = np.maximum.accumulate(np.where(lost, 0, np.arange(frames)))
+        return last_kept[ids]
+
+    def pixels(self, video: np.ndarray, name: str) -> np.ndarray:
+        """The degraded frames: uint8 [T, H, W, C] -> uint8 [T, H, W, C]."""
+        if self.kind not in KINDS:
+            return video
+        rng = generator(SEED, self.kind, name)
+        image = video.astype(np.float32) / 255
+        changed = KINDS[self.kind](image, SEVERITIES.index(self.severity), rng)
+        return (np.clip(changed, 0, 1) * 255).astype(np.uint8)  # truncated, as the paper's data are
+
+
+_DROPPED = (0.1, 0.25, 0.5)  # shares of a video's frames
+
+
+def _radial_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
+    """exp(-rate r), r the distance from the centre of the top edge in heights or widths.
+
+    What made the data of the paper's table (usaugment's DepthAttenuation, no floor).
+    """
+    rate = (0.75, 1.5, 2.15)[level]
+    v, u = _unit_grid(image)
+    return image * np.exp(-rate * np.hypot(u - 0.5, v))[..., None]
+
+
+def _depth_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
+    """1 - (y / H)^gamma: the formula of the paper's appendix. A higher gamma attenuates less."""
+    gamma = (0.75, 1.5, 2.15)[level]
+    height = image.shape[1]
+    kept = 1 - (np.arange(height) / height) ** gamma
+    return image * kept[:, None, None].astype(np.float32)
+
+
+def _shadow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    """1 - s exp(-dx^2 / 2 (sigma W)^2 - dy^2 / 2 (sigma H)^2) around a place of the video."""
+    strength, sigma = ((0.4, 0.15), (0.6, 0.20), (0.8, 0.25))[level]
+    height, width = image.shape[1:3]
+    x, y = (
+        int(share * size)
+        for share, size in zip(rng.uniform(0.2, 0.8, 2), (width, height), strict=True)
+    )
+    across = np.exp(-((np.arange(width) - x) ** 2) / (2 * (sigma * width) ** 2))
+    down = np.exp(-((np.arange(height) - y) ** 2) / (2 * (sigma * height) ** 2))
+    return image * (1 - strength * np.outer(down, across)).astype(np.float32)[..., None]
+
+
+def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    """Adds 0.5 U(0, 1) exp(-(r - radius)^2 / 2 sigma^2): a noisy ring about the top's centre.
+
+    The noise is one picture for all frames of a video: haze of reverberation stands still.
+    """
+    strength = (0.25, 0.5, 1.0)[level]
+    radius, sigma = rng.uniform(0.2, 0.6), 0.1
+    v, u = _unit_grid(image)
+    ring = np.exp(-((np.hypot(u - 0.5, v) - radius) ** 2) / (2 * sigma**2))
+    noise = rng.random(ring.shape)
+    return image + (strength * 0.5 * noise * ring).astype(np.float32)[..., None]
+
+
+def _speckle_smoothing(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
+    """A bilateral filter of 5 x 5 pixels: sigma of the distance, sigma of the difference."""
+    distance, difference = ((0.7, 0.1), (1.2, 0.3), (2.0, 0.6))[level]
+    return np.stack([_bilateral(frame, distance, difference) for frame in image])
+
+
+def _gain(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
+    """Brightness by 4, 8 and 12 dB of a display of 60 dB: bright parts are cut off at white."""
+    return image + (image > 0) * np.float32((4, 8, 12)[level] / 60)
+
+
+def _dynamic_range(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
+    """A display of 60 dB that shows 50, 40 and 30 dB: what is darker becomes black."""
+    shown = np.float32((50, 40, 30)[level] / 60)
+    return (image - (1 - shown)) / shown
+
+
+KINDS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
+    "radial_attenuation": _radial_attenuation,
+    "depth_attenuation": _depth_attenuation,
+    "shadow": _shadow,
+    "haze": _haze,
+    "speckle_smoothing": _speckle_smoothing,
+    "gain": _gain,
+    "dynamic_range": _dynamic_range,
+}
+NAMES = (*KINDS, "dropped_frames")
+
+
+def _unit_grid(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [H, 1] and columns [1, W] of an image [T, H, W, C] as numbers from 0 to 1."""
+    height, width = image.shape[1:3]
+    rows, columns = np.linspace(0, 1, height), np.linspace(0, 1, width)
+    return rows[:, None].astype(np.float32), columns[None].astype(np.float32)
+
+
+def _bilateral(frame: np.ndarray, distance: float, difference: float) -> np.ndarray:
+    """Means of 5 x 5 pixels, weighted by Gaussians of their distance and of their difference.
+
+    Differences are Euclidean over colours. Pixels beyond the border are mirrored.
+
+    Args:
+      frame: float32 [H, W, C] in 0..1.
+      distance: sigma in pixels. difference: sigma of values.
+    """
+    height, width = frame.shape[:2]
+    wide = cv2.copyMakeBorder(frame, 2, 2, 2, 2, cv2.BORDER_REFLECT_101).reshape(
+        height + 4, width + 4, -1
+    )
+    total, weights = np.zeros_like(frame), np.zeros((height, width, 1), np.float32)
+    for dy in range(5):
+        for dx in range(5):
+            other = wide[dy : dy + height, dx : dx + width]
+            apart = ((other - frame) ** 2).sum(axis=-1, keepdims=True) / (2 * difference**2)
+            near = ((dy - 2) ** 2 + (dx - 2) ** 2) / (2 * distance**2)
+            weight = np.exp(-apart - np.float32(near))
+            total += weight * other
+            weights += weight
+    return total / weights
