@@ -90,6 +90,38 @@ def sample(
     Raises UserError when no draw leaves enough tokens, which `check` finds out before the first
     step.
     """
+    visible, rng = _drawn(spec, grid, seed, spec_index, step, position)
+    return (
+        _keep(np.flatnonzero(visible), grid, spec.context_tokens, spec.keep, rng),
+        _keep(np.flatnonzero(~visible), grid, spec.target_tokens, spec.keep, rng),
+    )
+
+
+def blocks(
+    spec: MaskSpec,
+    grid: tuple[int, int, int],
+    seed: int,
+    spec_index: int,
+    step: int,
+    position: int,
+) -> np.ndarray:
+    """Return the whole blocks from which `sample` keeps targets: bool [Hp, Wp], True = hidden.
+
+    The blocks are the same in all frames of the clip. Arguments and errors are those of `sample`.
+    """
+    visible, _ = _drawn(spec, grid, seed, spec_index, step, position)
+    return ~visible.reshape(grid[1:])
+
+
+def _drawn(
+    spec: MaskSpec,
+    grid: tuple[int, int, int],
+    seed: int,
+    spec_index: int,
+    step: int,
+    position: int,
+) -> tuple[np.ndarray, np.random.Generator]:
+    """Return bool [Hp * Wp], True where no block lies, and the generator that draws what stays."""
     grid_hw = grid[1:]
     size = block_size(spec, grid_hw, generator(seed, "mask size", spec_index, step))
     rng = generator(seed, "mask", spec_index, step, position)
@@ -97,10 +129,7 @@ def sample(
     for _ in range(MAX_TRIES):
         visible = _draw(spec, grid_hw, size, rng).ravel()
         if low <= np.count_nonzero(visible) <= high:
-            return (
-                _keep(np.flatnonzero(visible), grid, spec.context_tokens, spec.keep, rng),
-                _keep(np.flatnonzero(~visible), grid, spec.target_tokens, spec.keep, rng),
-            )
+            return visible, rng
     raise UserError(
         f"Mask {_name(spec)} cannot leave context_tokens={spec.context_tokens} and "
         f"target_tokens={spec.target_tokens} with blocks of {_by(size)} tokens on a "

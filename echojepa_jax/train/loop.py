@@ -3,10 +3,9 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,20 +17,20 @@ from echojepa_jax.data.clips.pipeline import Batch, channels_of, training_batche
 from echojepa_jax.data.clips.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.runtime.signals import Stopped, stop_signal
 from echojepa_jax.train import health, provenance
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.examples import save_examples
 from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.program import Program, make_program, memory_of
 from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, read_lines
+from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, Values, read_lines
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained
@@ -40,9 +39,9 @@ log = logging.getLogger(__name__)
 
 HEALTH_CLIPS = 64
 
-# (step, networks, target encoder's parameters, last step?, asked to stop?) -> metrics to log, or
+# (step, networks, target encoder's parameters, last step?, asked to stop?) -> what to log, or
 # Stopped.
-Evaluate = Callable[[int, Networks, Any, bool, Callable[[], bool]], Mapping[str, float]]
+Evaluate = Callable[[int, Networks, Any, bool, Callable[[], bool]], Values]
 # Gets ready to evaluate, once the samples to train on are known.
 MakeEvaluate = Callable[[Sequence[Sample]], Evaluate]
 
@@ -130,9 +129,10 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
         if hosts.is_first():
             facts = {"data": data_facts, "parameters": parameters, "mesh": dict(mesh.shape)}
             provenance.record(workdir, facts, program="main", started=started)
-            _save_examples(workdir.path / "examples.npz", fixed, grid, list(masks))
         writer = MetricsWriter(workdir.path, first_step, config.log.tensorboard, hosts.is_first())
         stack.callback(writer.close)
+        if hosts.is_first():
+            writer.write(first_step, save_examples(workdir.path, fixed, grid, masks, config.seed))
         schedules = program.schedules
         watch = Watch(config, workdir.path, writer, samples, schedules, first_step, last_step)
         fixed = jax.tree.map(partial(meshes.to_global, sharding=meshes.batch_sharding(mesh)), fixed)
@@ -349,16 +349,3 @@ def _fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Ba
             f"every pixel of the first {clips} clips is {low}: look at the files of data.sources"
         )
     return {name: value for name, value in batch.items() if name not in HOST_KEYS}
-
-
-def _save_examples(path: Path, batch: Batch, grid: Grid, mask_names: list[str]) -> None:
-    """A few clips and their masks, for the report."""
-    count = 4
-    ids = {
-        f"{kind}_{m}": batch[kind][m][:count]
-        for kind in ("context_ids", "target_ids")
-        for m in range(len(mask_names))
-    }
-    clips = batch["clips"][:count]
-    clips = np.broadcast_to(clips, (*clips.shape[:-1], 3))  # grey ones have one channel
-    np.savez_compressed(path, clips=clips, grid=grid, mask_names=np.array(mask_names), **ids)

@@ -127,7 +127,7 @@ class Watch:
         """Writes the measures of collapse and warns if they look like one (F19)."""
         now = {f"health/{name}": float(value) for name, value in values.items()}
         self._writer.write(step, now)
-        for alarm in self._judge.line({"step": step} | now).values():
+        for alarm in self._judge.line({"step": step, **now}).values():
             if hosts.is_first():
                 log.warning("health at step %d: %s", step, alarm)
 

@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from echojepa_jax.utils.files import whole
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 
+Values = Mapping[str, float | np.ndarray]
+
 
 class MetricsWriter:
-    """Appends numbers to `metrics.jsonl` of a workdir and to TensorBoard events beside it.
+    """Appends numbers to `metrics.jsonl` of a workdir, and all values to TensorBoard events.
 
     Lines of steps after `last_step` are taken out first: a resumed run writes them again.
 
@@ -38,14 +42,24 @@ class MetricsWriter:
         self._file = path.open("a", buffering=1)
         self._tensorboard = _tensorboard_writer(workdir) if tensorboard else None
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line; numbers that are not finite are written as null."""
+    def write(self, step: int, values: Values) -> None:
+        """Writes the numbers as one line, and everything to TensorBoard.
+
+        Args:
+          values: numbers, of which those that are not finite are written as null; and pictures,
+            uint8 [n, H, W, 3], for TensorBoard only.
+        """
         if self._file is None:
             return
-        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time()} | clean) + "\n")
+        pictures = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+        numbers = {k: float(v) for k, v in values.items() if k not in pictures}
+        finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
+        if numbers:
+            line = {"step": step, "time": time.time()} | {k: finite.get(k) for k in numbers}
+            self._file.write(json.dumps(line) + "\n")
         if self._tensorboard:
-            self._tensorboard.write_scalars(step, {k: v for k, v in clean.items() if v is not None})
+            self._tensorboard.write_scalars(step, finite)
+            self._tensorboard.write_images(step, pictures)
 
     def close(self) -> None:
         if self._file:

@@ -159,6 +159,9 @@ def test_samples_have_static_lengths_and_disjoint_ids(key, keep, seed, step, pos
     # Tubes: where a clip has a context token, it has no target at any time.
     cells = grid[1] * grid[2]
     assert not set(context % cells) & set(targets % cells)
+    blocks = multiblock.blocks(spec, grid, seed, 1, step, position).ravel()
+    assert blocks[targets % cells].all()
+    assert not blocks[context % cells].any()
     again = multiblock.sample(spec, grid, seed, 1, step, position)
     assert (again[0] == context).all()
     assert (again[1] == targets).all()

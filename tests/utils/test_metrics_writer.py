@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from echojepa_jax.utils.metrics_writer import MetricsWriter, read_lines
@@ -20,6 +21,16 @@ def test_without_tensorboard_it_says_so_once_and_goes_on(tmp_path, monkeypatch, 
     assert "no TensorBoard events" in caplog.text
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (2, None)]
+
+
+def test_pictures_are_not_in_the_lines(tmp_path):
+    writer = MetricsWriter(tmp_path, 0, tensorboard=False)
+    picture = np.zeros((1, 4, 4, 3), np.uint8)
+    writer.write(1, {"probe/ef": picture})
+    writer.write(2, {"probe/ef/mae": 0.5, "probe/ef": picture})
+    writer.close()
+    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    assert line.keys() == {"step", "time", "probe/ef/mae"}
 
 
 def test_lines_after_the_step_of_a_resume_and_cut_off_ones_are_dropped(tmp_path):

@@ -1,0 +1,43 @@
+"""Example clips of a run with their masks: for the report, and for TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echojepa_jax.data.clips.pipeline import Batch
+from echojepa_jax.masking import multiblock, pictures
+from echojepa_jax.masking.multiblock import MaskSpec
+from echojepa_jax.ops.rotary import Grid
+
+FILE = "examples.npz"
+COUNT = 4
+
+
+def save_examples(
+    folder: Path, batch: Batch, grid: Grid, masks: Mapping[str, MaskSpec], seed: int
+) -> dict[str, np.ndarray]:
+    """Writes examples.npz into a workdir.
+
+    Args:
+      batch: of the whole mesh at step 0, as the input pipeline makes it from `masks` and `seed`.
+      grid: tokens of a clip along time, height and width (T', Hp, Wp).
+
+    Returns:
+      TensorBoard's pictures by name, uint8 [clips, h, w, 3].
+    """
+    clips = batch["clips"][:COUNT]
+    arrays: dict[str, Any] = {
+        "clips": np.broadcast_to(clips, (*clips.shape[:-1], 3)),  # grey ones have one channel
+        "grid": np.array(grid),
+        "mask_names": np.array(list(masks)),
+    }
+    for m, spec in enumerate(masks.values()):
+        arrays[f"context_ids_{m}"] = batch["context_ids"][m][:COUNT]
+        arrays[f"target_ids_{m}"] = batch["target_ids"][m][:COUNT]
+        arrays[f"blocks_{m}"] = np.stack(
+            [multiblock.blocks(spec, grid, seed, m, 0, i) for i in range(len(clips))]
+        )
+    np.savez_compressed(folder / FILE, **arrays)
+    return {f"examples/{name}": strips for name, strips in pictures.strips(arrays).items()}
