@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,13 +37,18 @@ from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
 from echojepa_jax.train.program import attention_of, initial_params
 from echojepa_jax.train.state import Networks, make_networks
+from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.files import write_json
+from echojepa_jax.utils.metrics_writer import Values
 from echojepa_jax.utils.progress import with_progress
 
 log = logging.getLogger(__name__)
 
+Draw = Callable[[np.ndarray, np.ndarray, Sequence[str], str], np.ndarray]
+
+RESAMPLES = 1000  # of the bootstrap over patients
 RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
@@ -138,6 +142,21 @@ def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
     return patients, min(FOLDS, len(set(patients)))
 
 
+def regression_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Mean absolute error and R2 of numbers [n]; R2 is NaN if all true ones are the same."""
+    varies = len(true) > 1 and np.ptp(true) > 0
+    left = np.sum((true - predicted) ** 2)
+    return {
+        "mae": float(np.mean(np.abs(true - predicted))),
+        "r2": float(1 - left / np.sum((true - true.mean()) ** 2)) if varies else np.nan,
+    }
+
+
+def view_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Accuracy of names [n]."""
+    return {"accuracy": float(np.mean(true == predicted))}
+
+
 def fit_regression(
     train: np.ndarray,
     train_samples: Sequence[Sample],
@@ -169,8 +188,7 @@ def fit_regression(
         )
         search.fit(train[rows], labels[rows], groups=patients)
         predicted[test_views == view] = search.predict(test[test_views == view])
-    scores = {"mae": mean_absolute_error(truth, predicted), "r2": r2_score(truth, predicted)}
-    return Fit(truth, predicted, {name: float(value) for name, value in scores.items()})
+    return Fit(truth, predicted, regression_scores(truth, predicted))
 
 
 def fit_view(
@@ -185,7 +203,7 @@ def fit_view(
     )
     search.fit(train, np.array([sample.view for sample in train_samples]), groups=patients)
     predicted = search.predict(test)
-    return Fit(truth, predicted, {"accuracy": float(accuracy_score(truth, predicted))})
+    return Fit(truth, predicted, view_scores(truth, predicted))
 
 
 def fit_all(
@@ -274,21 +292,39 @@ def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
     }
 
 
-def _told(scores: Mapping[str, float], unit: str) -> str:
-    """Scores, for a sentence."""
+Intervals = Mapping[str, tuple[float | None, float | None]]
+
+
+def _in_words(scores: Mapping[str, float], intervals: Intervals, unit: str) -> str:
+    """Scores with their 95 % intervals, for a sentence."""
     units = {"mae": unit and f" {unit}"}
-    return ", ".join(f"{name} {value:.3f}{units.get(name, '')}" for name, value in scores.items())
+    texts = []
+    for name, value in scores.items():
+        low, high = intervals[name]
+        between = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+        texts.append(f"{name} {value:.3f}{units.get(name, '')}{between}")
+    return ", ".join(texts)
 
 
 class OnlineProbe:
     """Encodes the probe's videos and scores linear models on them; compares with random weights.
 
     The scores with random weights are kept in the workdir, for a run that is started again.
+
+    draw: makes a picture for TensorBoard, uint8 [H, W, 3], of true and predicted values [n], views
+      [n] and the unit; None = no pictures.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, trained_on: Sequence[Sample]) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        trained_on: Sequence[Sample],
+        draw: Draw | None = None,
+    ) -> None:
         probe = config.probe
         self._config, self._workdir = config, workdir
+        self._draw = draw if config.log.tensorboard and is_first() else None
         self._labels = {
             "train_split": probe.train_split,
             "test_split": probe.test_split,
@@ -359,8 +395,10 @@ class OnlineProbe:
         params: Any,
         last: bool,
         stop_asked: Callable[[], bool],
-    ) -> Mapping[str, float]:
-        """Metrics of the encoder with these parameters; the last time also writes probe.json.
+    ) -> Values:
+        """Metrics and pictures of the encoder with these parameters.
+
+        The last time it also writes probe.json.
 
         Raises:
           Stopped: a host was asked to stop in the meantime.
@@ -368,36 +406,67 @@ class OnlineProbe:
         fits = self._fit(networks, params, stop_asked)
         if last:
             self._write(step, fits)
-        return metrics(fits, "probe") | metrics(self._at_init, "probe_init")
+        return {
+            **metrics(fits, "probe"),
+            **metrics(self._at_init, "probe_init"),
+            **self._pictures(fits),
+        }
+
+    def _pictures(self, fits: Mapping[str, Fit]) -> dict[str, np.ndarray]:
+        if self._draw is None:
+            return {}
+        views = [sample.view for sample in self._test]
+        return {
+            f"probe/{name}": self._draw(fit.true, fit.predicted, views, unit_of(self._test, name))
+            for name, fit in fits.items()
+            if name != "view"
+        }
 
     def _write(self, step: int, fits: Mapping[str, Fit]) -> None:
         names = [sample.name for sample in self._test]
         views = [sample.view for sample in self._test]
+        patients = [_patient(sample) for sample in self._test]
+        order = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
         result: dict[str, Any] = {"step": step, "regression": {}}
         for name, fit in fits.items():
             at_init = self._at_init[name]
             entry = {
                 "names": names,
                 "views": views,
+                "patients": [order[patient] for patient in patients],  # numbers, not their ids
                 "true": fit.true.tolist(),
                 "predicted": fit.predicted.tolist(),
                 "predicted_init": at_init.predicted.tolist(),
                 "unit": unit_of(self._test, name),
                 **fit.scores,
                 **{f"{score}_init": value for score, value in at_init.scores.items()},
+                "intervals": self._intervals(name, fit, patients),
+                "intervals_init": self._intervals(name, at_init, patients),
             }
             if name == "view":
                 result["view"] = entry
             else:
                 result["regression"][name] = entry
             unit = of_errors(unit_of(self._test, name))
-            trained, random = (_told(scored.scores, unit) for scored in (fit, at_init))
             log.info(
-                "probe of %s on %d videos of other patients: %s (random weights: %s)",
+                "probe of %s on %d videos of other patients: %s; with random weights: %s "
+                "(in brackets: 95 %% intervals)",
                 name,
                 len(names),
-                trained,
-                random,
+                _in_words(fit.scores, entry["intervals"], unit),
+                _in_words(at_init.scores, entry["intervals_init"], unit),
             )
         if is_first():
             write_json(self._workdir / "probe.json", result)
+
+    def _intervals(self, name: str, fit: Fit, patients: Sequence[str]) -> Intervals:
+        """The 95 % interval of each score, from a bootstrap over patients."""
+        scored = with_intervals(
+            view_scores if name == "view" else regression_scores,
+            fit.true,
+            fit.predicted,
+            patients,
+            RESAMPLES,
+            self._config.seed,
+        )
+        return {score: (found["low"], found["high"]) for score, found in scored.items()}

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.train.evaluators.linear_probe import check_labels, fit_all, fit_regression
+from echojepa_jax.train.evaluators.linear_probe import (
+    check_labels,
+    fit_all,
+    fit_regression,
+    regression_scores,
+    view_scores,
+)
 from echojepa_jax.utils.errors import UserError
 
 VIEWS = ("A2C", "A4C")
@@ -39,6 +45,13 @@ def test_every_view_has_a_regression_of_its_own(cohorts):
     assert fit.scores["mae"] < 0.5
     assert fit.scores["r2"] > 0.99
     np.testing.assert_array_equal(fit.true, [s.targets["ef"] for s in test])
+
+
+def test_scores_of_numbers_and_views():
+    found = regression_scores(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 3, 6]))
+    assert found == {"mae": 0.5, "r2": pytest.approx(1 - 4 / 5)}
+    assert np.isnan(regression_scores(np.ones(3), np.zeros(3))["r2"])
+    assert view_scores(np.array(["A", "B"]), np.array(["A", "A"])) == {"accuracy": 0.5}
 
 
 def test_a_view_with_few_patients_is_read_by_the_regression_of_all(cohorts):
