@@ -17,7 +17,7 @@ from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
-from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES
+from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES, WORST
 from echojepa_jax.probes.predict import Source, encoded_head_outputs, rows_of, with_slots
 from echojepa_jax.probes.results import (
     STUDY_COLUMNS,
@@ -31,6 +31,7 @@ from echojepa_jax.probes.results import (
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe, patient_mark
 from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
+from echojepa_jax.probes.worst import save_worst
 from echojepa_jax.train import provenance
 from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
 from echojepa_jax.train.workdir import MANIFEST, QUARANTINE, Workdir
@@ -207,7 +208,7 @@ def evaluate(
     test: Sequence[Example],
     chosen: Mapping[str, Any],
 ) -> str:
-    """Scores a head on examples; writes predictions.csv, studies.csv and metrics.json.
+    """Scores a head on examples; writes predictions.csv, studies.csv, worst.npz and metrics.json.
 
     Returns:
       The main score, as a sentence.
@@ -232,6 +233,7 @@ def evaluate(
     if not rows:
         raise UserError(f"not one of {len(test)} test examples can be read: {outputs.errors[0]}")
     write_csv(workdir / PREDICTIONS, prediction_columns(task), lines)
+    save_worst(workdir / WORST, task, rows, source.samples)
     result: dict[str, Any] = {
         "task": {
             "kind": task.kind,
@@ -322,6 +324,7 @@ def score_on(
         "config.json",
         PREDICTIONS,
         STUDIES,
+        WORST,
         METRICS,
     }:
         raise UserError(f"--workdir={workdir} holds something already: name a new one")

@@ -84,6 +84,11 @@ def test_a_run_leaves_what_is_promised(lvef):
         "<svg" in (lvef / "report.html").read_text()
         or "data:image" in (lvef / "report.html").read_text()
     )
+    # The report shows the beginning of the worst video.
+    with np.load(lvef / "worst.npz") as pictures:
+        assert pictures["rows"].tolist() == np.argsort(error)[::-1].tolist()
+        (first,) = decode(test[pictures["rows"][0]].path, np.array([0]))
+        np.testing.assert_array_equal(pictures["picture_0"][:, : first.shape[1]], first)
     facts = json.loads((lvef / "manifest.json").read_text())
     assert facts["command"].startswith("python -m echojepa_jax.probe ")
     assert (lvef / "best").is_dir()

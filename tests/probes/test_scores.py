@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echojepa_jax.probes.examples import Example
-from echojepa_jax.probes.metrics import class_scores, regression_scores, with_intervals
+from echojepa_jax.probes.metrics import class_scores, regression_scores
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.results import predictions, scores, study_rows
 from echojepa_jax.probes.task import Task, fit_task
+from echojepa_jax.probes.worst import badness
+from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.errors import UserError
 
 
@@ -77,6 +79,16 @@ def test_scores_of_classes():
     assert found["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert found["auroc"] == 1.0
     assert np.isnan(class_scores(np.zeros(4, int), probabilities)["auroc"])
+
+
+def test_the_worst_predictions_are_far_off_or_sure_of_another_class():
+    task = fit_task("regression", "ef", examples([40.5, 60.5]))
+    rows = list(zip(examples([50.0, 50.0, 50.0]), [51.0, 30.0, np.nan], strict=True))
+    np.testing.assert_array_equal(badness(task, rows), [1, 20, np.inf])
+    task = fit_task("classification", "view", examples(["A", "B"]))
+    shares = [np.array([0.9, 0.1]), np.array([0.6, 0.4])]
+    found = badness(task, list(zip(examples(["B", "A"]), shares, strict=True)))
+    np.testing.assert_array_equal(found, [-0.1, -0.6])
 
 
 def test_intervals_draw_patients_and_not_videos():
