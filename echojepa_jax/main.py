@@ -67,7 +67,8 @@ def train(config: ConfigDict, name: str | Path) -> str:
     import jax
 
     from echojepa_jax.parallel import hosts
-    from echojepa_jax.report.html import write_report
+    from echojepa_jax.report.plots import scatter_picture
+    from echojepa_jax.report.training_page import write_report
     from echojepa_jax.train import config as configs
     from echojepa_jax.train.evaluators.linear_probe import OnlineProbe
     from echojepa_jax.train.loop import run
@@ -78,8 +79,8 @@ def train(config: ConfigDict, name: str | Path) -> str:
         share_programs(workdir.kept)
         if workdir.is_done(files):
             return nothing_to_do
-        probe = partial(OnlineProbe, config, path) if config.probe.source else None
-        outcome = run(config, workdir, probe)
+        probe = partial(OnlineProbe, config, path, draw=scatter_picture)
+        outcome = run(config, workdir, probe if config.probe.source else None)
         where = f"step {outcome.step} of {outcome.last_step}"
         if not outcome.complete:
             return f"stopped by a signal; saved at {where}. The same command continues."

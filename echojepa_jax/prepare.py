@@ -13,6 +13,7 @@ command continues after an interruption, and then says that there is nothing to 
 """
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,22 @@ def job() -> str:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
     with work.claimed():
         told = preparation.prepare(SOURCE.value, work, options, workers, make)
-        return f"{told}. Look at {write_summary(out)}"
+        return f"{told}. Look at {write_summary(out, public_command())}"
+
+
+def public_command() -> str:
+    """This command, without the names of folders and files: the set may be given away."""
+    from echojepa_jax.preparation.plan import origin_of
+
+    hidden = {OUT.name: Path(OUT.value).name, SALT_FILE.name: "...", BEAM_FLAG.name: "..."}
+    if not SOURCE.value.startswith("phantom:"):
+        hidden[SOURCE.name] = f"{origin_of(SOURCE.value)}:..."
+    given = [
+        f"--{flag.name}={shlex.quote(hidden.get(flag.name, str(flag.value)))}"
+        for flag in _OF_PREPARING
+        if flag.present
+    ]
+    return " ".join(["python -m echojepa_jax.prepare", *given])
 
 
 def check(folder: Path, workers: int) -> str:

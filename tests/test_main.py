@@ -378,6 +378,8 @@ def test_cooldown_starts_from_another_run_and_resets_the_rest(tiny, trained, tmp
 
 
 def test_probe_report_every_metric_and_nothing_compiled_after_the_first_step(tiny, tmp_path):
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
     workdir, compiled = tmp_path / "run", []
 
     def listen(event: str, seconds: float, **_: object) -> None:
@@ -399,6 +401,9 @@ def test_probe_report_every_metric_and_nothing_compiled_after_the_first_step(tin
     assert result["regression"]["ef"]["mae"] == probes[-1]["probe/ef/mae"]
     true, predicted = (np.array(result["regression"]["ef"][k]) for k in ("true", "predicted"))
     np.testing.assert_allclose(np.abs(true - predicted).mean(), probes[-1]["probe/ef/mae"])
+    low, high = result["regression"]["ef"]["intervals"]["mae"]
+    assert low <= result["regression"]["ef"]["mae"] <= high
+    assert result["view"]["patients"] == [0, 0, 1, 1]
     logged = {name for entry in lines for name in entry}
     assert logged >= {
         "loss", "loss/large", "loss/small", "lr", "weight_decay", "ema_momentum", "grad_norm",
@@ -406,7 +411,17 @@ def test_probe_report_every_metric_and_nothing_compiled_after_the_first_step(tin
         "health/token_std", "health/clip_std", "health/effective_rank",
         "health/cosine_similarity", "health/relative_error", "probe_init/view/accuracy",
     }  # fmt: skip
-    assert list(workdir.glob("events.out.tfevents*"))
+    (events,) = workdir.glob("events.out.tfevents*")
+    pictures = {
+        (event.step, value.tag)
+        for event in summary_iterator(str(events))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    }
+    assert pictures == {
+        *((0, f"examples/{name}") for name in ("frames", "mask large", "mask small")),
+        *((step, "probe/ef") for step in (4, 6)),
+    }
     assert "EF" in (workdir / "report.html").read_text().upper()
     first = next(line for line in lines if "loss" in line)
     assert first["step"] == 1

@@ -1,6 +1,5 @@
-"""The page about a prepared data set: counts, histograms, and a contact sheet of its pictures."""
+"""The page about a prepared data set: counts, histograms, and pictures of some videos."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,47 +8,52 @@ import cv2
 import numpy as np
 
 from echojepa_jax.data import shards, splits
-from echojepa_jax.data.formats import video_record
+from echojepa_jax.data.formats import decode
 from echojepa_jax.preparation.verify import SUMMARY
 from echojepa_jax.report import plots
 from echojepa_jax.report.measures import number
 from echojepa_jax.report.page import Card, flat, write_page
-from echojepa_jax.report.pictures import Picture
+from echojepa_jax.report.pictures import Picture, jpeg
+from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.rng import generator
 
-SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 8, 112
+SHEET_VIDEOS, SHEET_SIDE = 32, 128
 
 
-def write_summary(folder: Path) -> Path:
+def write_summary(folder: Path, command: str = "") -> Path:
     """Writes `summary.html` into the folder of a prepared set; returns its path.
+
+    Args:
+      command: that prepared the set, without what must not be given away with the set.
 
     Raises:
       UserError: there is no such set.
     """
     about, rows = shards.about(str(folder)), shards.rows(str(folder))
-    left_out = about["left_out"]
+    measures = _measures(rows)
     values = {
         "verdict": f"{len(rows):,} videos in {len(about['files']):,} shards",
         "good": True,
-        "refused": (),
+        "rejected": (),
         "cards": _cards(about, rows),
-        "splits": [(name, f"{count:,}") for name, count in about["splits"].items()],
+        "splits": [(name or "no split", f"{count:,}") for name, count in about["splits"].items()],
         "unknown_patients": unknown_patients(about),
-        "left_out": [(reason, f"{count:,}") for reason, count in left_out.items()],
+        "left_out": [(reason, f"{count:,}") for reason, count in about["left_out"].items()],
         "targets": _targets(about, rows),
-        "histograms": _histograms(rows),
+        "measures": [(name, _range(values, unit)) for name, (values, unit) in measures.items()],
+        "histograms": _histograms(measures),
         "sheet": _sheet(folder, rows),
-        "facts": list(
-            flat({name: about[name] for name in ("kind", "size", "jpeg_quality", "clean")})
-        ),
+        "facts": _facts(about, rows, command),
+        "raw": list(flat(about)),
         "config": [],
+        "about": "About this set",
     }
     return write_page(folder, "data.html.jinja", values, SUMMARY)
 
 
 def unknown_patients(about: Mapping[str, Any]) -> str:
     """A sentence on videos whose patient is unknown, "" if there are none."""
-    count = about.get("unknown_patients", 0)  # sets that were prepared earlier do not tell
+    count = about.get("unknown_patients", 0)  # sets that were prepared earlier do not have it
     if not count:
         return ""
     return f"{splits.UNKNOWN_PATIENTS.format(count=count, total=about['videos']).capitalize()}."
@@ -59,15 +63,36 @@ def _cards(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[
     frames = sum(row["frames"] for row in rows)
     patients = {row["patient"] for row in rows} - {""}
     size = sum(about["files"].values())
-    refused = sum(about["left_out"].values())
-    grey = sum(row["grey"] for row in rows)
+    rejected = sum(about["left_out"].values())
+    seconds = sum(row["frames"] / row["fps"] for row in rows if row["fps"] > 0)
+    length = f"{frames:,} frames" + (f", {duration(seconds)} in all" if seconds else "")
     return [
-        Card("Videos", f"{len(rows):,}", f"{frames:,} frames"),
+        Card("Videos", f"{len(rows):,}", length),
         Card("Patients", f"{len(patients):,}" if patients else "unknown"),
-        Card("Size", f"{size / 1e9:.3g} GB", f"{size / frames / 1e3:.3g} KB a frame"),
-        Card("Left out", f"{refused:,} files", "see below" if refused else ""),
-        Card("Grey", f"{grey:,} videos", f"and {len(rows) - grey:,} with colours"),
+        Card(
+            "Size",
+            f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB",
+            f"{size / frames / 1e3:.3g} KB per frame",
+        ),
+        Card("Rejected", f"{rejected:,} files", "see the reasons below" if rejected else ""),
     ]
+
+
+def _facts(
+    about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], command: str
+) -> list[tuple[str, str]]:
+    grey = sum(row["grey"] for row in rows)
+    facts = {
+        "Command": command,
+        "Source": about["kind"],
+        "Frames": f"up to {about['size']} x {about['size']} pixels, JPEG quality "
+        f"{about['jpeg_quality']}",
+        "Pixels": "only the ultrasound sector is kept, the rest is black"
+        if about["clean"]
+        else "as in the source, nothing is blackened",
+        "Colours": f"{grey:,} grey videos, {len(rows) - grey:,} with colours",
+    }
+    return [(name, value) for name, value in facts.items() if value]
 
 
 def _targets(
@@ -83,36 +108,49 @@ def _targets(
     return found
 
 
-def _histograms(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def _measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], str]]:
+    """What is measured of every video: title -> (values, unit)."""
     timed = [row for row in rows if row["fps"] > 0]
-    kinds = {
-        "Frame rate": ([row["fps"] for row in timed], "frames a second"),
+    found: dict[str, tuple[list[float], str]] = {
+        "Frame rate": ([row["fps"] for row in timed], "frames/s"),
         "Length": ([row["frames"] / row["fps"] for row in timed], "seconds"),
-        "Frames": ([row["frames"] for row in rows], "frames"),
-        "Coded size": ([row["bytes"] / 1e6 for row in rows], "MB"),
+        "Frames of a video": ([row["frames"] for row in rows], "frames"),
+        "Size of a video": ([row["bytes"] / 1e6 for row in rows], "MB"),
     }
-    pictures = []
-    for title, (values, label) in kinds.items():
-        if values:
-            alt = f"{title}: {number(min(values))} to {number(max(values))} {label}."
-            pictures.append(Picture(title, plots.histogram(values, label), alt))
-    return pictures
+    return {title: (values, unit) for title, (values, unit) in found.items() if values}
 
 
-def _sheet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Picture:
+def _range(values: Sequence[float], unit: str) -> str:
+    whole = all(value == round(value) for value in values)
+    low, middle, high = (
+        f"{value:,.0f}" if whole else number(float(value))
+        for value in (min(values), np.median(values), max(values))
+    )
+    if not _varies(values):
+        return f"{middle} {unit} in all videos"
+    return f"{low} to {high} {unit}, {middle} in the median"
+
+
+def _varies(values: Sequence[float]) -> bool:
+    return max(values) - min(values) > 1e-3 * max(values)
+
+
+def _histograms(measures: Mapping[str, tuple[list[float], str]]) -> list[Picture]:
+    return [
+        Picture(title, plots.histogram(values, unit), f"{title}: {_range(values, unit)}.")
+        for title, (values, unit) in measures.items()
+        if _varies(values)
+    ]
+
+
+def _sheet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """The middle frames of some videos, drawn at random but always the same."""
-    count = min(len(rows), SHEET_ROWS * SHEET_COLUMNS)
-    chosen = generator(0, "contact sheet").permutation(len(rows))[:count]
-    lines = -(-count // SHEET_COLUMNS)
-    sheet = np.full((lines * SHEET_SIDE, SHEET_COLUMNS * SHEET_SIDE, 3), 255, np.uint8)
-    for place, k in enumerate(sorted(chosen)):
-        row = rows[k]
+    chosen = generator(0, "contact sheet").permutation(len(rows))[:SHEET_VIDEOS]
+    found = []
+    for row in (rows[k] for k in sorted(chosen)):
         path = str(folder / f"{row['shard']}#{row['record']}")
-        (frame,) = video_record.frames(path, [row["frames"] // 2])
+        (frame,) = decode.decode(path, np.array([row["frames"] // 2]))
         small = cv2.resize(frame, (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_AREA)
-        y, x = (side * SHEET_SIDE for side in divmod(place, SHEET_COLUMNS))
-        sheet[y : y + SHEET_SIDE, x : x + SHEET_SIDE] = small.reshape(*small.shape[:2], -1)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    uri = "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-    note = "As they are stored. Look for anything that is not heart: it should not be here."
-    return Picture("Some of the videos", uri, f"The middle frames of {count} videos.", note)
+        title = row["view"] or row["split"]
+        found.append(Picture(title, jpeg(small), f"The middle frame of a video. {title}".strip()))
+    return found

@@ -1,18 +1,14 @@
-"""The metrics of a run: read into series by name, judged, and written as text."""
+"""The metrics of a run: read into series by name, and written as text."""
 
+import datetime
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from echojepa_jax.train.health import (
-    MAX_COSINE,
-    MAX_RELATIVE_ERROR,
-    MIN_RANK_SHARE,
-    falls,
-)
+from echojepa_jax.train.health import MAX_COSINE, MAX_RELATIVE_ERROR, MIN_RANK_SHARE
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -40,7 +36,7 @@ class Measure(NamedTuple):
 
     alarm_above: a limit for the value.
     alarm_below_best: a limit from below, as a share of the best value so far.
-    highest: what no value can exceed.
+    highest: the largest value that the measure can have, if there is one.
     """
 
     name: str
@@ -48,41 +44,40 @@ class Measure(NamedTuple):
     sentence: str
     alarm_above: float | None = None
     alarm_below_best: float | None = None
-    highest: float = math.inf
+    highest: float | None = None
 
 
 HEALTH = (
     Measure(
         "health/token_std",
         "Spread of tokens",
-        "Standard deviation of the features over all tokens. Near zero, every token says the same.",
+        "Standard deviation of the features over all tokens. Near zero, all tokens are the same.",
     ),
     Measure(
         "health/clip_std",
         "Spread of clips",
-        "The same over clips, of their mean token: what tells one heart from another. It should "
-        "not sink towards zero.",
+        "Standard deviation over clips, of their mean token. Near zero, all hearts look the same.",
     ),
     Measure(
         "health/effective_rank",
         "Effective rank",
-        "How many directions the clips' features really use. A fall below half of its best so far "
-        "is partial collapse, even while the loss improves.",
+        "How many directions the clips' features use. A fall below half of the best value so far "
+        "is a partial collapse, even while the loss improves.",
         alarm_below_best=MIN_RANK_SHARE,
     ),
     Measure(
         "health/cosine_similarity",
         "Similarity of different clips",
-        f"Mean cosine similarity between different clips. Above {MAX_COSINE}, the encoder gives "
-        "nearly the same answer to everything.",
+        f"Mean cosine similarity of different clips. Above {MAX_COSINE}, the encoder gives nearly "
+        "the same features for every clip.",
         alarm_above=MAX_COSINE,
         highest=1.0,
     ),
     Measure(
         "health/relative_error",
-        "Error relative to the trivial predictor",
-        "The predictor's error over that of always predicting the mean target. Below "
-        f"{MAX_RELATIVE_ERROR:g}, it has learned something about the clip it sees.",
+        "Error relative to the mean target",
+        "The predictor's error divided by the error of always predicting the mean target. Below "
+        f"{MAX_RELATIVE_ERROR:g}, the predictor uses the clip that it sees.",
         alarm_above=MAX_RELATIVE_ERROR,
     ),
 )
@@ -137,34 +132,25 @@ def health_summary(metrics: Metrics) -> list[tuple[str, str, str]]:
     return rows
 
 
-def alarms(metrics: Metrics, judged_from: float) -> list[str]:
-    """Sentences on health measures whose last value since step `judged_from` is alarming."""
-    found = []
-    for measure in HEALTH:
-        if measure.name not in metrics:
-            continue
-        steps, values = metrics[measure.name]
-        values = values[(steps >= judged_from) & np.isfinite(values)]
-        if not len(values):
-            continue
-        now, best = values[-1], values.max()
-        if measure.alarm_above is not None and now > measure.alarm_above:
-            found.append(f"{measure.title}: {number(now)}, above {measure.alarm_above:g}")
-        if measure.alarm_below_best is not None and now < measure.alarm_below_best * best:
-            share = f"{measure.alarm_below_best:g} times its best of {number(best)}"
-            found.append(f"{measure.title}: {number(now)}, below {share}")
-    return [*found, *_falls(metrics, judged_from)]
+def seconds_in_all(lines: Sequence[Mapping[str, Any]], started: str = "") -> float:
+    """Seconds from the start of a run to its last line of metrics, pauses included.
+
+    Args:
+      lines: of metrics.jsonl, at least one.
+      started: when the run began, in ISO format; "" = with the first line.
+    """
+    begin = lines[0]["time"]
+    if started:
+        begin = datetime.datetime.fromisoformat(started).timestamp()
+    return max(line["time"] for line in lines) - begin
 
 
-def _falls(metrics: Metrics, judged_from: float) -> Iterator[str]:
-    """Sentences on sudden falls of the loss."""
-    if "loss" not in metrics:
-        return
-    seen: list[float] = []
-    for step, loss in zip(*metrics["loss"], strict=True):
-        if fall := falls(seen, float(loss), step > judged_from):
-            now, low, high = map(number, fall)
-            yield f"Loss: fell suddenly to {now} at step {step:,.0f}; {low} to {high} before"
+def seconds_of_steps(metrics: Metrics) -> float:
+    """Seconds that the steps of a run took, as far as their speed was measured; NaN if never."""
+    if "step_seconds" not in metrics:
+        return math.nan
+    steps, seconds = metrics["step_seconds"]
+    return float(np.nansum(seconds * np.diff(steps, prepend=0)))
 
 
 def agreement(true: Sequence[float], predicted: Sequence[float]) -> tuple[float, float, float]:
@@ -191,6 +177,14 @@ def number(value: float, unit: str = "") -> str:
 def percent(share: float) -> str:
     """A share, with one digit after the point."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else DASH
+
+
+def interval(bounds: Sequence[float | None] | None, text: Callable[[float], str] = number) -> str:
+    """ "95 % interval LOW to HIGH"; "" if there is none. The unit stands with the value."""
+    low, high = bounds or (None, None)
+    if low is None or high is None:
+        return ""
+    return f"95 % interval {text(low).removesuffix(' %')} to {text(high)}"
 
 
 def score(value: float) -> str:

@@ -1,5 +1,6 @@
-"""What both report pages share: how a page is rendered, and the tables that every run has."""
+"""What the pages share: how a page is rendered, and the tables that every run has."""
 
+import datetime
 import json
 import re
 from collections import defaultdict
@@ -22,7 +23,7 @@ class Card(NamedTuple):
     note: str = ""
 
 
-class Refused(NamedTuple):
+class Rejected(NamedTuple):
     """Files that were left out for one reason."""
 
     stage: str
@@ -30,6 +31,13 @@ class Refused(NamedTuple):
     reason: str
     files: int
     example: str
+
+
+STAGES = {"scan": "before the first step", "decode": "while reading clips"}
+KINDS = {"bad": "cannot be used", "still": "single image", "other": "other kind of machine"}
+
+_HEADING = re.compile(r'<h2 id="([^"]+)">([^<]+)</h2>')
+_CONTENTS = "<!-- contents -->"  # a mark in base.html.jinja
 
 
 def write_page(
@@ -44,9 +52,12 @@ def write_page(
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(name=workdir.resolve().name, **values)
+    # The headings are known only after the page is rendered.
+    links = (f'<a href="#{id_}">{title}</a>' for id_, title in _HEADING.findall(page))
+    page = page.replace(_CONTENTS, "\n".join(links), 1)
     path = workdir / file
     with whole(path) as partial:
-        # A source may be called by bytes that are no text.
+        # The name of a source may contain bytes that are not text.
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
@@ -56,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def refused_files(workdir: Path) -> list[Refused]:
+def rejected_files(workdir: Path) -> list[Rejected]:
     """Counts the files in the quarantine lists of all hosts by reason.
 
     What follows a colon in a reason is a file's detail.
@@ -69,10 +80,46 @@ def refused_files(workdir: Path) -> list[Refused]:
         reason, _, detail = line["reason"].partition(": ")
         groups[line["stage"], line["kind"], reason][line["path"]] = detail
     rows = [
-        Refused(*group, files=len(details), example=without_folders(next(iter(details.values()))))
+        Rejected(*group, files=len(details), example=without_folders(next(iter(details.values()))))
         for group, details in groups.items()
     ]
     return sorted(rows, key=lambda row: -row.files)
+
+
+def facts_of(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows (name, value) on a run, from its manifest.json, as far as it contains them."""
+    versions, data = manifest.get("versions", {}), manifest.get("data", {})
+    devices, counts = manifest.get("devices", {}), manifest.get("parameters", {})
+    software = [
+        f"echojepa_jax {manifest['version']}" if "version" in manifest else "",
+        f"commit {manifest['commit']}" if "commit" in manifest else "",
+        f"JAX {versions['jax']}" if "jax" in versions else "",
+    ]
+    parameters = [f"{name} {counts[name]:,}" for name in ("encoder", "predictor") if name in counts]
+    if "head" in counts:
+        encoder = manifest.get("weights", {}).get("parameters")
+        parameters = [f"encoder {encoder:,}"] if encoder else []
+        parameters.append(f"head {counts['head']:,}")
+    rows = {
+        "Command": without_folders(manifest.get("command", "")),
+        "Started": time_of(manifest["started"]) if "started" in manifest else "",
+        "Devices": ", ".join(f"{n} x {_device(kind)}" for kind, n in devices.items()),
+        "Software": ", ".join(filter(None, software)),
+        "Videos": f"{data['videos']:,}" if "videos" in data else "",
+        "Parameters": ", ".join(parameters),
+    }
+    return [(name, value) for name, value in rows.items() if value]
+
+
+def _device(kind: str) -> str:
+    """A platform and the device's name, as "gpu NVIDIA H100"; "cpu cpu" is "cpu"."""
+    return " ".join(dict.fromkeys(kind.split(" ")))
+
+
+def time_of(text: str) -> str:
+    """A time in ISO format as "1 March 2026, 10:00 UTC"."""
+    time = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

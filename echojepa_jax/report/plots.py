@@ -1,20 +1,22 @@
 """Figures of the reports, as SVG data URIs: curves, scatter, histogram, confusion matrix, others.
 
 Figures are built without pyplot, so that nothing global is left behind. An SVG goes into the page
-as an image rather than inline: its ids then cannot clash with those of another figure.
+as an image rather than inline: its ids then cannot clash with those of another figure. Its colours
+are CSS variables, which a reader's dark mode changes.
 """
 
 import base64
 import io
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -23,15 +25,22 @@ from echojepa_jax.report.measures import MINUS, Series, agreement, number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 )  # fmt: skip
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-INK, FAINT = "#1f2933", "#8a94a0"
+INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e4e8ec"
+ALARM, ALARM_HATCH, ALARM_TEXT = "#fbeadf", "#eebfa3", "#a34700"
+# What each colour becomes on a dark page; a colour that is not here stays.
+DARK = {
+    INK: "#e3e8ed", GRID: "#2b343e", ALARM: "#33231a", ALARM_HATCH: "#6e4630",
+    ALARM_TEXT: "#ffab70", BLUE: "#4fa8e0", VERMILION: "#f0803c", GREEN: "#2fc79a",
+    SKY: "#a3ddff",
+}  # fmt: skip
 
 MAX_POINTS = 600  # of a curve; more are averaged in groups
 CELL_NUMBERS_UP_TO = 12  # classes; a larger confusion matrix has colours only
 MAX_NAME = 20  # characters of a class or view in a figure, whose layout fails if text fills it
-MAX_VECTOR_POINTS = 4000  # of a scatter; more become a bitmap, lest the page takes megabytes
+MAX_VECTOR_POINTS = 4000  # of a scatter; more become a bitmap, so that the page stays small
 
 _STYLE: dict[Any, Any] = {
     # Text stays text: the reader's own fonts, and small files. Layout is measured with the last.
@@ -41,6 +50,9 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "text.color": INK,
     "text.parse_math": False,  # names of views and classes are not ours: a $ is a $
+    "figure.facecolor": "none",
+    "savefig.facecolor": "auto",
+    "axes.facecolor": "none",
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -51,9 +63,9 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.prop_cycle": cycler(color=COLOURS),
-    "grid.color": "#e4e8ec",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "hatch.color": "#eebfa3",
+    "hatch.color": ALARM_HATCH,
     "hatch.linewidth": 0.6,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
@@ -70,33 +82,36 @@ class Panel(NamedTuple):
 
     title: what is drawn, with its unit.
     lines: by name; names are shown if there is more than one line, or a reference.
+    lowest, highest: values that the axis reaches at least, None = as far as the lines go.
+    negligible: lines whose values differ less than this are not worth a drawing.
     reference: height of a dashed line: the value of the encoder at initialisation.
-    alarm_above: edge of the zone that means trouble.
+    interval, reference_interval: from low to high, of the last value and of the reference.
+    alarm_above: edge of the zone that raises an alarm.
     alarm_below_best: the same, as a share of the best value so far.
-    alarm_from: first step at which values are judged.
-    highest: what no value can exceed.
+    alarm_after: values of later steps are judged.
     others: further lines, without names, thin and grey behind the rest.
     """
 
     title: str
     lines: dict[str, Series]
+    lowest: float | None = None
+    highest: float | None = None
+    negligible: float = 0.0
     reference: float | None = None
+    interval: tuple[float, float] | None = None
+    reference_interval: tuple[float, float] | None = None
     alarm_above: float | None = None
     alarm_below_best: float | None = None
-    alarm_from: float = 0.0
-    highest: float = math.inf
+    alarm_after: float = 0.0
     others: Sequence[Series] = ()
 
 
 def curves(
     panels: Sequence[Panel], last_step: int, small: bool = False, x_label: str = "step"
 ) -> str:
-    """Panels above each other over the same steps (or what `x_label` says), 0..last_step.
-
-    The page sets three small figures, or two others, side by side, with text of the same size.
-    """
+    """Panels above each other over the same steps (or another `x_label`), 0..last_step."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.9, 2.2) if small else (4.6, 2.7), layout="constrained")
+        figure = Figure(figsize=(3.0, 2.1) if small else (4.6, 2.7), layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
         for ax, panel in zip(axes, panels, strict=True):
             _draw(ax, panel, compact=len(panels) > 1)
@@ -115,27 +130,88 @@ def scatter(
 ) -> str:
     """Predicted over true values [n], coloured by group [n] (the view), with the identity line."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
-        ax = figure.subplots()
-        ax.plot(limits, limits, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        _draw_points(ax, np.asarray(true), np.asarray(predicted), groups)
-        suffix = f" ({unit})" if unit else ""
-        ax.set(xlim=limits, ylim=limits, aspect="equal")
-        ax.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}")
-        return _svg(figure)
+        return _svg(_scatter(true, predicted, groups, unit, limits))
+
+
+def scatter_picture(
+    true: np.ndarray, predicted: np.ndarray, groups: Sequence[str], unit: str
+) -> np.ndarray:
+    """The same figure as pixels on white, for TensorBoard: uint8 [1, H, W, 3]."""
+    with mpl.rc_context(_STYLE | {"figure.facecolor": "white"}):
+        figure = _scatter(true, predicted, groups, unit, limits_of([*true, *predicted]))
+        figure.set_dpi(120)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[None, ..., :3].copy()
+
+
+def limits_of(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that holds these values; never empty, even if all are the same."""
+    margin = 0.04 * (max(values) - min(values)) + 1e-6
+    return min(values) - margin, max(values) + margin
+
+
+def _scatter(
+    true: Sequence[float] | np.ndarray,
+    predicted: Sequence[float] | np.ndarray,
+    groups: Sequence[str],
+    unit: str,
+    limits: tuple[float, float],
+) -> Figure:
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
+    ax = figure.subplots()
+    ax.plot(limits, limits, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    _draw_points(ax, np.asarray(true), np.asarray(predicted), groups)
+    suffix = f" ({unit})" if unit else ""
+    ax.set(xlim=limits, ylim=limits, aspect="equal")
+    ax.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}")
+    return figure
 
 
 def histogram(values: Sequence[float], x_label: str) -> str:
-    """How many videos have which value; values [n] that are all the same make one bar."""
+    """How many videos have which value; values [n] that are not all the same."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.9, 2.2), layout="constrained")
+        figure = Figure(figsize=(3.0, 2.1), layout="constrained")
         ax = figure.subplots()
-        low, high = min(values), max(values)
-        limits = (low - 0.5, high + 0.5) if low == high else (low, high)
-        ax.hist(values, bins=min(30, max(5, len(set(values)))), range=limits, color=BLUE)
+        ax.hist(values, bins=min(30, max(5, len(set(values)))), color=BLUE)
         ax.set(xlabel=x_label, ylabel="videos")
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.xaxis.set_major_locator(MaxNLocator(5))
+        return _svg(figure)
+
+
+class Dot(NamedTuple):
+    """A score with its 95 % interval, NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def dots(
+    rows: Sequence[str], series: Mapping[str, Sequence[Dot]], x_label: str, highest: float | None
+) -> str:
+    """Scores side by side: a row for each name, a dot with its interval for each series [rows].
+
+    Args:
+      highest: the largest score that is possible, None = there is none; the axis begins at 0.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        ax = figure.subplots()
+        for i, (name, found) in enumerate(series.items()):
+            y = np.arange(len(rows)) + 0.22 * (i - (len(series) - 1) / 2)
+            value, low, high = np.array(found, float).T
+            reach = np.nan_to_num([value - low, high - value])
+            ax.errorbar(value, y, xerr=reach, fmt="osD^vP"[i % 6], markersize=5, elinewidth=1.4,
+                        color=COLOURS[i % len(COLOURS)], label=name)  # fmt: skip
+        ax.set_yticks(range(len(rows)), [_short(name) for name in rows])
+        ax.set_ylim(len(rows) - 0.45, -0.55)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        ax.set(xlabel=x_label, xlim=(min(0.0, ax.get_xlim()[0] if highest else 0.0), highest))
+        if len(series) > 1:
+            figure.legend(loc="outside upper left", ncols=len(series), handletextpad=0.1)
         return _svg(figure)
 
 
@@ -178,14 +254,16 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
     for row, column in zip(true, predicted, strict=True):
         counts[place[row], place[column]] += 1
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    # From transparent to blue: right on light and dark pages.
+    colours = LinearSegmentedColormap.from_list("", ["#2a7ab900", "#2a7ab9ff"])
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained")
         ax = figure.subplots()
         # pcolormesh stays vectors, where imshow would put a bitmap into the SVG.
-        ax.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+        ax.pcolormesh(share, cmap=colours, vmin=0, vmax=1, edgecolors=GRID, linewidth=1)
         if len(classes) <= CELL_NUMBERS_UP_TO:
             for (row, column), count in np.ndenumerate(counts):
-                colour = "white" if share[row, column] > 0.55 else INK
+                colour = "white" if share[row, column] > 0.6 else INK
                 ax.text(column + 0.5, row + 0.5, str(count), color=colour, ha="center", va="center")
         ticks = np.arange(len(classes)) + 0.5
         names = [_short(name) for name in classes]
@@ -233,6 +311,9 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         elif len(steps) <= 25:
             # The first and the last marker lie on the edge of the axes.
             line.set(marker="o", markersize=3.5, clip_on=False)
+        if panel.interval:
+            ax.vlines(steps[-1], *panel.interval, color=line.get_color(), linewidth=5, alpha=0.4,
+                      clip_on=False)  # fmt: skip
     for i, series in enumerate(panel.others):
         steps, mean, _, _ = _thin(series)
         ax.plot(steps, mean, color=FAINT, linewidth=0.8, alpha=0.6, zorder=1.5,
@@ -245,8 +326,11 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         ax.plot(lost, np.zeros(len(lost)), "x", color=VERMILION, transform=low_edge, clip_on=False,
                 markersize=5, label="not finite")  # fmt: skip
     if panel.reference is not None:
-        ax.axhline(panel.reference, color=FAINT, linestyle=(0, (4, 3)), label="at initialisation")
+        ax.axhline(panel.reference, color=FAINT, linestyle=(0, (4, 3)), label="random weights")
+    if panel.reference_interval:
+        ax.axhspan(*panel.reference_interval, color=FAINT, alpha=0.15, linewidth=0)
     ax.margins(x=0.02, y=0.12)
+    _set_limits(ax, panel)
     _draw_alarm(ax, panel)
     ax.set_title(panel.title)
     ax.yaxis.set_major_locator(MaxNLocator(3 if compact else 5))
@@ -255,22 +339,36 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         ax.legend(loc="best")
 
 
+def _set_limits(ax: Axes, panel: Panel) -> None:
+    """Lets the axis reach the panel's lowest and highest value; margins lie only beyond others."""
+    values = np.concatenate([series.finite() for series in (*panel.lines.values(), *panel.others)])
+    marks = [panel.reference, *(panel.interval or ()), *(panel.reference_interval or ())]
+    values = np.r_[values, [mark for mark in marks if mark is not None]]
+    low, high = ax.get_ylim()
+    if panel.lowest is not None and not (values < panel.lowest).any():
+        low = panel.lowest
+    if panel.highest is not None and not (values > panel.highest).any():
+        high = panel.highest
+    ax.set_ylim(low, high)
+
+
 def _draw_alarm(ax: Axes, panel: Panel) -> None:
-    """Hatches the zone of trouble, with room for it where the curve is far away."""
+    """Hatches the zone that raises an alarm, and makes room for it if the curve is far away."""
     if panel.alarm_above is None and panel.alarm_below_best is None:
         return
     (series,) = panel.lines.values()
-    judged = series.steps >= panel.alarm_from
+    judged = series.steps > panel.alarm_after
     if not np.isfinite(series.values[judged]).any():
         return
     # The zone runs on to the right edge of the axes, wherever that is.
-    steps = np.array([panel.alarm_from, *series.steps[judged], 2 * series.steps[-1] + 1])
+    steps = np.array([panel.alarm_after, *series.steps[judged], 2 * series.steps[-1] + 1])
     if panel.alarm_above is not None:
         edge = panel.alarm_above
         low, high = ax.get_ylim()
         # The edge, and the text under it, must lie inside: the layout gives way to text outside.
         low = min(low, edge - 0.2 * (high - edge))
-        high = min(max(high, edge + 0.2 * (edge - low)), panel.highest)
+        if panel.highest is None:
+            high = max(high, edge + 0.2 * (edge - low))
         ax.set_ylim(low, high)
         zone = ax.fill_between(steps, edge, high)
         # Under the zone, which may be thin.
@@ -278,12 +376,11 @@ def _draw_alarm(ax: Axes, panel: Panel) -> None:
         transform = ax.get_yaxis_transform()
     else:
         best = np.fmax.accumulate(series.values[judged])
-        ax.set_ylim(0)
         zone = ax.fill_between(steps, 0, panel.alarm_below_best * np.r_[best[0], best, best[-1]])
         text, height, va = "alarm", 0.05, "bottom"
         transform = ax.transAxes
-    zone.set(facecolor="#fbeadf", edgecolor="#eebfa3", hatch="///", linewidth=0, zorder=0.5)
-    ax.text(0.985, height, text, transform=transform, ha="right", va=va, color="#a34700",
+    zone.set(facecolor=ALARM, edgecolor=ALARM_HATCH, hatch="///", linewidth=0, zorder=0.5)
+    ax.text(0.985, height, text, transform=transform, ha="right", va=va, color=ALARM_TEXT,
             fontsize=8.5)  # fmt: skip
 
 
@@ -305,4 +402,12 @@ def _thin(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    svg = buffer.getvalue().decode()
+    light, dark = "", ""
+    for i, (colour, on_dark) in enumerate(DARK.items()):
+        svg = svg.replace(colour, f"var(--c{i})")
+        light += f"--c{i}:{colour};"
+        dark += f"--c{i}:{on_dark};"
+    rules = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    svg = svg.replace("</defs>", f"<style>{rules}</style></defs>", 1)
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,21 +1,37 @@
 """The report of a probe run: one HTML page from the files of its workdir."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from echojepa_jax.data.units import of_errors
+from echojepa_jax.probes import worst as worst_examples
 from echojepa_jax.report import probe_pictures
-from echojepa_jax.report.measures import DASH, number, percent, read_series, score
+from echojepa_jax.report.measures import (
+    DASH,
+    interval,
+    number,
+    percent,
+    read_series,
+    score,
+    seconds_in_all,
+)
 from echojepa_jax.report.page import (
+    KINDS,
+    STAGES,
     Card,
+    facts_of,
     flat,
     read_json,
-    refused_files,
+    rejected_files,
     without_folders,
     write_page,
 )
+from echojepa_jax.report.pictures import jpeg
 from echojepa_jax.report.probe_tables import (
     REGRESSION,
     Prediction,
@@ -24,11 +40,13 @@ from echojepa_jax.report.probe_tables import (
     outcomes,
     read_predictions,
     worst,
+    worst_pictures,
 )
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
+from echojepa_jax.utils.progress import duration
 
-SHOWN_WORST, SHOWN_UNREADABLE = 10, 20
+SHOWN_UNREADABLE = 20
 
 TITLES = {
     "mae": "MAE",
@@ -40,7 +58,10 @@ TITLES = {
     "macro_f1": "Macro F1",
     "auroc": "AUROC",
 }
-BASELINES = {"mae": "always the mean of training", "accuracy": "always the commonest class"}
+BASELINES = {
+    "mae": "if the training mean is always predicted",
+    "accuracy": "if the commonest class is always predicted",
+}
 MAIN = {REGRESSION: "mae", "classification": "accuracy"}
 WORDS = {"mae": "MAE", "accuracy": "accuracy"}  # inside a sentence
 SHARES = ("accuracy", "balanced_accuracy")
@@ -57,8 +78,9 @@ def write_probe_report(workdir: Path) -> Path:
     results = read_json(workdir / "metrics.json")
     if not results:
         raise UserError(f"{workdir / 'metrics.json'} is missing: a probe run writes it at its end")
-    config = read_json(workdir / "config.json")
-    metrics = read_series(read_lines(workdir / FILE_NAME))
+    config, manifest = read_json(workdir / "config.json"), read_json(workdir / "manifest.json")
+    lines = read_lines(workdir / FILE_NAME)
+    metrics = read_series(lines)
     task, test = results["task"], results["test"]
     kind, unit = task["kind"], task.get("unit", "")
     chosen = results.get("chosen") or {}
@@ -69,25 +91,34 @@ def write_probe_report(workdir: Path) -> Path:
     unreadable = [row for row in rows if row.problem]
     classes = classes_of(readable, task.get("classes") or [])
 
-    pictures = []
+    groups = []
     for some, name in (
         (readable, what),
         (read_predictions(workdir / "studies.csv", kind), "means of studies"),
     ):
         if kind == REGRESSION:
-            pictures += probe_pictures.regression(some, unit, name)
+            pictures = probe_pictures.regression(some, unit, name)
         else:
-            pictures += probe_pictures.classification(some, classes, name)
+            pictures = probe_pictures.classification(some, classes, name)
+        if some is readable and readable:
+            pictures += probe_pictures.scores_by_view(readable, kind, unit)
+        groups.append(pictures)
     main = MAIN[kind]
     baseline = _float(test.get("baseline", {}).get(main))
     value = _float(test["scores"][main]["value"])
     better = value < baseline if kind == REGRESSION else value > baseline
     helpless = math.isfinite(baseline) and not better
+    cards = _cards(test, results.get("study"), kind, what, unit)
+    if lines:
+        took = duration(seconds_in_all(lines, manifest.get("started", "")))
+        cards.append(Card("Duration", took, "of training, without the final test"))
     values = {
         "verdict": _verdict(task, test, what) + ("; no better than a guess" if helpless else ""),
         "good": not helpless,
-        "cards": _cards(test, results.get("study"), what, unit),
-        "pictures": pictures,
+        "cards": cards,
+        "scores": _score_rows(test, results.get("study"), unit),
+        "what": what,
+        "pictures": list(filter(None, groups)),
         "outcomes": [
             (row.name, f"{row.examples:,}", percent(row.sensitivity), percent(row.precision))
             for row in outcomes(readable, classes if kind != REGRESSION else [])
@@ -100,12 +131,15 @@ def write_probe_report(workdir: Path) -> Path:
             for row in grid(metrics, chosen.get("head", ""), kind)
         ],
         "regression": kind == REGRESSION,
-        "worst": [_row(row, kind, unit) for row in worst(readable, kind, SHOWN_WORST)],
+        "worst": _worst(readable, worst_pictures(workdir / "worst.npz"), kind, unit),
         "unreadable": [(row.id, row.problem) for row in unreadable[:SHOWN_UNREADABLE]],
         "unreadable_more": len(unreadable[SHOWN_UNREADABLE:]),
-        "facts": list(flat(read_json(workdir / "manifest.json"))),
+        "facts": facts_of(manifest),
+        "raw": list(flat(manifest)),
         "config": list(flat(config)),
-        "refused": refused_files(workdir),
+        "rejected": rejected_files(workdir),
+        "stages": STAGES,
+        "kinds": KINDS,
     }
     return write_page(workdir, "probe.html.jinja", values)
 
@@ -122,37 +156,77 @@ def _verdict(task: Mapping[str, Any], test: Mapping[str, Any], what: str) -> str
 
 
 def _cards(
-    test: Mapping[str, Any], study: Mapping[str, Any] | None, what: str, unit: str
+    test: Mapping[str, Any], study: Mapping[str, Any] | None, kind: str, what: str, unit: str
 ) -> list[Card]:
-    """Every score with its interval, then those of studies, then what could not be read."""
+    """The main score of examples and of studies, and what could not be read."""
+    main, second = MAIN[kind], "r2" if kind == REGRESSION else "auroc"
     cards = []
     for part, suffix in ((test, ""), (study, ", mean of a study")):
         if not part:
             continue
-        for name, found in part["scores"].items():
-            notes = [_interval(name, found)]
-            if name in part.get("baseline", {}):
-                notes.append(f"{_text(name, part['baseline'][name], unit)} {BASELINES[name]}")
-            if suffix and name in BASELINES:
-                notes.append(f"{part['examples']:,} studies of {part['patients']:,} patients")
-            title = TITLES.get(name, name) + suffix
-            value = _text(name, found["value"], unit)
-            cards.append(Card(title, value, "; ".join(filter(None, notes))))
+        notes = [_interval(main, part["scores"][main])]
+        if main in part.get("baseline", {}):
+            notes.append(f"{_text(main, part['baseline'][main], unit)} {BASELINES[main]}")
+        if second in part["scores"]:
+            found = part["scores"][second]
+            notes.append(f"{TITLES[second]} {_text(second, found['value'])}")
+        if suffix:
+            notes.append(f"{part['examples']:,} studies of {part['patients']:,} patients")
+        value = _text(main, part["scores"][main]["value"], unit)
+        cards.append(Card(TITLES[main] + suffix, value, "; ".join(filter(None, notes))))
     if test.get("unreadable"):
         cards.append(Card("Unreadable", f"{test['unreadable']:,} {what}", "without a prediction"))
     return cards
 
 
+def _score_rows(
+    test: Mapping[str, Any], study: Mapping[str, Any] | None, unit: str
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Rows (score, (value, interval) of examples and of studies)."""
+    parts = [part["scores"] for part in (test, study) if part]
+    return [
+        (
+            TITLES.get(name, name),
+            [
+                (_text(name, part[name]["value"], unit), _bounds(name, part[name]))
+                if name in part
+                else (DASH, DASH)
+                for part in parts
+            ],
+        )
+        for name in parts[0]
+    ]
+
+
+def _bounds(name: str, found: Mapping[str, Any]) -> str:
+    return _interval(name, found).removeprefix("95 % interval ") or DASH
+
+
+def _worst(
+    readable: Sequence[Prediction], pictures: Mapping[int, np.ndarray], kind: str, unit: str
+) -> list[dict[str, str]]:
+    """The worst predictions as texts, with the picture of each as a data URI, "" without one."""
+    rows = []
+    for i in worst(readable, kind, worst_examples.COUNT):
+        row = readable[i]
+        true, predicted, spread = row.target, row.prediction, number(row.spread)
+        if kind == REGRESSION:
+            true, predicted = number(row.true, unit), number(row.predicted, unit)
+            spread = number(row.spread, of_errors(unit))
+        picture = jpeg(pictures[i]) if i in pictures else ""
+        rows.append(
+            {"id": row.id, "view": row.view, "true": true, "predicted": predicted,
+             "spread": spread, "picture": picture}
+        )  # fmt: skip
+    return rows
+
+
 def _interval(name: str, found: Mapping[str, Any]) -> str:
-    low, high = found.get("low"), found.get("high")
-    if low is None or high is None:
-        return ""
-    # The unit stands with the value.
-    return f"95 % interval {_text(name, low).removesuffix(' %')} to {_text(name, high)}"
+    return interval((found.get("low"), found.get("high")), partial(_text, name))
 
 
 def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
-    """How the head that was tested came to be."""
+    """How the head that was tested was chosen."""
     if not chosen.get("head"):
         return ""
     name = MAIN[kind]
@@ -161,13 +235,6 @@ def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
         f"Head {chosen['head']} after epoch {chosen['epoch']:,} of {chosen['epochs']:,} was chosen "
         f"by its validation score, {reached}."
     )
-
-
-def _row(row: Prediction, kind: str, unit: str) -> tuple[str, str, str, str]:
-    if kind == REGRESSION:
-        spread = number(row.spread, of_errors(unit))
-        return row.id, number(row.true, unit), number(row.predicted, unit), spread
-    return row.id, row.target, row.prediction, number(row.spread)
 
 
 def _text(name: str, value: float | None, unit: str = "") -> str:

@@ -1,22 +1,26 @@
 """Which pictures the report of a probe run shows, and the words that go with each."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import plots
-from echojepa_jax.report.measures import MINUS, Metrics, Series, agreement, number
-from echojepa_jax.report.pictures import Picture, curves, limits_of
-from echojepa_jax.report.plots import Panel
+from echojepa_jax.report.measures import MINUS, Metrics, Series, agreement, number, percent
+from echojepa_jax.report.pictures import (
+    Picture,
+    by_view,
+    common_views,
+    curves,
+    is_worth_drawing,
+)
+from echojepa_jax.report.plots import Panel, limits_of
 from echojepa_jax.report.probe_tables import REGRESSION, Prediction, by_head, classes_of
 
 MAX_NAMED_HEADS = 6  # as many as there are colours
-MAX_VIEWS = 6
-# A head that diverged would make the scale of all others: what is worse than this many times the
-# baseline's error is left out.
+# A head that diverged would set the scale for all others: errors above this many times that of the
+# baseline are left out.
 HOPELESS = 1.5
 
 
@@ -26,7 +30,7 @@ def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture
     if not rows:
         return []
     true, predicted = [row.true for row in rows], [row.predicted for row in rows]
-    groups = _views(rows)
+    groups = common_views([row.view for row in rows])
     bias, low, high = agreement(true, predicted)
     off = of_errors(unit)
     middle = number(bias, off).replace("-", MINUS)
@@ -45,6 +49,24 @@ def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture
     ]
 
 
+def scores_by_view(rows: Sequence[Prediction], kind: str, unit: str) -> list[Picture]:
+    """The error, or the accuracy, of readable predictions in each view; none for a single view."""
+    views, patients = [row.view for row in rows], [row.patient for row in rows]
+    known = patients if all(patients) else None
+    if kind != REGRESSION:
+        right = np.array([row.target == row.prediction for row in rows])
+        return by_view(
+            "Accuracy by view", {"accuracy": right}, views, known, "accuracy", 1.0, percent
+        )
+    off = np.array([abs(row.predicted - row.true) for row in rows])
+    finite = np.isfinite(off)
+    views, patients = (
+        [x for x, f in zip(xs, finite, strict=True) if f] for xs in (views, patients)
+    )
+    title = f"mean absolute error ({of_errors(unit)})".replace(" ()", "")
+    return by_view("Error by view", {"error": off[finite]}, views, known and patients, title)
+
+
 def classification(rows: Sequence[Prediction], known: Sequence[str], what: str) -> list[Picture]:
     """The confusion matrix of readable predictions, with the classes of the task first."""
     if not rows:
@@ -60,18 +82,18 @@ def learning(metrics: Metrics, chosen: str, kind: str, unit: str, baseline: floa
     """Losses of the chosen head, and the validation score of all heads with that one in front.
 
     Args:
-      baseline: the error of a regression that knows nothing, NaN if that was not measured.
+      baseline: the error of always predicting the training mean, NaN if that was not measured.
     """
     shown = []
     losses = {"training": "train_loss", "validation": "val_loss"}
     found = {name: by_head(metrics, key) for name, key in losses.items()}
     lines = {name: heads[chosen] for name, heads in found.items() if chosen in heads}
     if lines:
-        shown.append(
-            curves("Loss", [Panel("of the chosen head", lines)], _epochs(lines), unit="epoch")
-        )
+        panel = Panel("of the chosen head", lines)
+        if is_worth_drawing(panel):
+            shown.append(curves("Loss", [panel], _epochs(lines), unit="epoch"))
     scores = by_head(metrics, "val_score")
-    if scores:
+    if any(len(series.finite()) > 1 for series in scores.values()):
         shown.append(_score_curves(scores, chosen, kind, unit, baseline))
     return shown
 
@@ -95,7 +117,8 @@ def _score_curves(
     note = "Each line is a head of the grid" + (f"; {first} is the chosen one." if chosen else ".")
     if left_out:
         note += f" Errors above {HOPELESS:g} times that of the baseline are left out."
-    panel = Panel(title, lines, others=others)
+    highest = None if kind == REGRESSION else 1.0
+    panel = Panel(title, lines, lowest=0.0, highest=highest, others=others)
     return curves("Validation score", [panel], _epochs(scores), note, unit="epoch")
 
 
@@ -106,12 +129,3 @@ def _without_hopeless(series: Series, baseline: float) -> Series:
 
 def _epochs(lines: dict[str, Series]) -> int:
     return int(max(series.steps[-1] for series in lines.values()))
-
-
-def _views(rows: Sequence[Prediction]) -> list[str]:
-    """The view of every row, where rare ones share a name if there are too many."""
-    counts = Counter(row.view for row in rows)
-    if len(counts) == 1:
-        return [""] * len(rows)
-    kept = {view for view, _ in counts.most_common(MAX_VIEWS - (len(counts) > MAX_VIEWS))}
-    return [(row.view or "no view") if row.view in kept else "other views" for row in rows]

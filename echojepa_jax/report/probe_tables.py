@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
     """
 
     id: str
+    patient: str
     view: str
     target: str
     prediction: str
@@ -36,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How often a class was found (sensitivity), and is right where it is said (precision)."""
+    """How often a class is found (sensitivity), and its predictions are right (precision)."""
 
     name: str
     examples: int
@@ -70,6 +71,7 @@ def _prediction(row: Mapping[str, str | None], kind: str) -> Prediction:
     name = text("id") if "id" in row else text("study")
     return Prediction(
         id=without_folders(name),
+        patient=text("patient"),
         view=text("view"),
         target=text("target"),
         prediction=text("prediction"),
@@ -85,10 +87,11 @@ def _number(text: str) -> float:
     return float(text) if text else math.nan
 
 
-def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[Prediction]:
-    """The predictions farthest off: by difference, or by the true class's probability."""
+def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
+    """Numbers of the predictions farthest off: by error, or by the true class's probability."""
 
-    def badness(row: Prediction) -> float:
+    def badness(i: int) -> float:
+        row = rows[i]
         if kind == REGRESSION:
             off = abs(row.predicted - row.true)
             return off if math.isfinite(off) else math.inf
@@ -96,7 +99,15 @@ def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[Prediction]
             return -row.certainty
         return -float(row.prediction == row.target)
 
-    return sorted(rows, key=badness, reverse=True)[:count]
+    return sorted(range(len(rows)), key=badness, reverse=True)[:count]
+
+
+def worst_pictures(path: Path) -> dict[int, np.ndarray]:
+    """The pictures of worst.npz by the number of the prediction, none if there is no such file."""
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        return {int(row): file[f"picture_{k}"] for k, row in enumerate(file["rows"])}
 
 
 def classes_of(rows: Sequence[Prediction], known: Sequence[str]) -> list[str]:
@@ -110,10 +121,10 @@ def outcomes(rows: Sequence[Prediction], classes: Sequence[str]) -> list[Outcome
     table = []
     for name in classes:
         true = sum(row.target == name for row in rows)
-        said = sum(row.prediction == name for row in rows)
+        predicted = sum(row.prediction == name for row in rows)
         right = sum(row.target == row.prediction == name for row in rows)
         sensitivity = right / true if true else math.nan
-        table.append(Outcome(name, true, sensitivity, right / said if said else math.nan))
+        table.append(Outcome(name, true, sensitivity, right / predicted if predicted else math.nan))
     return table
 
 

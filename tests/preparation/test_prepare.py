@@ -77,6 +77,13 @@ def salt(tmp_path_factory) -> Path:
     return path
 
 
+# As summary.html shows it: the set may be given away, so no folder is named.
+COMMAND = (
+    "python -m echojepa_jax.prepare --source=dicom:... --out=shards --size=160 "
+    "--splits=train:0.6,val:0.4 --salt_file=... --shard_videos=2"
+)
+
+
 @pytest.fixture(scope="module")
 def made(archive, salt, tmp_path_factory) -> Path:
     """The archive, prepared by one process, with its page."""
@@ -86,7 +93,7 @@ def made(archive, salt, tmp_path_factory) -> Path:
     )
     assert "7 videos in" in told
     assert "1 left out (1 duplicate)" in told
-    write_summary(out)
+    write_summary(out, COMMAND)
     return out
 
 
@@ -124,7 +131,7 @@ def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
     damaged = max(out.glob("echo-*"))
     damaged.write_bytes(damaged.read_bytes()[:-70000])
     assert "7 videos in" in prepared(f"dicom:{archive}", out, options)
-    write_summary(out)
+    write_summary(out, COMMAND)
     assert content(out) == content(made)
 
 
@@ -132,7 +139,7 @@ def test_with_beam(made, archive, salt, tmp_path):
     out = tmp_path / "shards"
     make = partial(make_with_beam, runner="DirectRunner", flags=())
     prepared(f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), make=make)
-    write_summary(out)
+    write_summary(out, COMMAND)
     assert content(out) == content(made)
 
 
@@ -150,7 +157,7 @@ def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
     first = next(out.glob("echo-*"))
     before = first.stat().st_mtime_ns
     prepared(f"dicom:{archive}", out, options)
-    write_summary(out)
+    write_summary(out, COMMAND)
     assert first.stat().st_mtime_ns == before, "what was done is kept"
     assert content(out) == content(made)
 
@@ -633,6 +640,8 @@ def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, t
         prepared(source, out, chosen)
         rows = shards.rows(str(out))
         summary = write_summary(out).read_text()
+        assert "<td>60 frames in all videos</td>" in summary  # a single bar would be no picture
+        assert "as in the source, nothing is blackened" in summary
         unknown = "he patient of 8 of 8 videos is unknown"
         assert (unknown in caplog.text) == (unknown in summary) == (pattern == "")
         assert ("--patient_from='REGEX of the name'" in caplog.text) == (pattern == "")

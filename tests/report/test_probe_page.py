@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from echojepa_jax.report import plots
-from echojepa_jax.report.html import write_report
 from echojepa_jax.report.measures import DASH, MINUS, Series, agreement
 from echojepa_jax.report.plots import Panel
 from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.report.probe_tables import Outcome, outcomes, read_predictions, worst
+from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 
 HEADS = ["lr0.0001_wd0.01", "lr0.001_wd0.01", "lr0.1_wd0.01"]
@@ -113,6 +113,7 @@ def fill_regression(workdir: Path) -> None:
         json.dumps({"weights": "/home/jo/runs/base", "task": {"target": "ef", "views": []}})
     )
     manifest = {"command": f"probe --workdir={workdir}", "weights": {"parameters": 5_524_416}}
+    manifest["parameters"] = {"head": 1234, "heads": 3}
     (workdir / "manifest.json").write_text(json.dumps(manifest))
     write_lines(workdir / "metrics.jsonl", epochs({CHOSEN: 5.1, HEADS[1]: 6.25}, -0.1))
     refused = {"stage": "scan", "kind": "bad", "source": "videos:/home/jo", "path": "a.avi"}
@@ -124,6 +125,8 @@ def fill_regression(workdir: Path) -> None:
     status = "unreadable: decode: /home/jo/clips/b.avi is cut off"
     rows += [prediction(i, 50.0, "", spread="", status=status) for i in range(200, 223)]
     write_table(workdir / "predictions.csv", rows)
+    pictures = {f"picture_{k}": np.full((32, 96, 3), 100 * k, np.uint8) for k in range(2)}
+    np.savez(workdir / "worst.npz", rows=np.array([7, 8]), **pictures)
     studies = [
         {
             "study": f"s{i}",
@@ -212,17 +215,19 @@ def test_regression_scores(regression: str) -> None:
     assert "200 videos of 100 patients" in text
     assert 'class="verdict good"' in regression
     assert (
-        "MAE 5.20 points 95 % interval 4.80 to 5.70; 9.90 points always the mean of training"
-        in text
+        "MAE 5.20 points 95 % interval 4.80 to 5.70; 9.90 points if the training mean is always "
+        f"predicted; R² {MINUS}0.04" in text
     )
-    assert f"R² {MINUS}0.04 95 % interval {MINUS}0.10 to 0.02" in text
-    assert (
-        f"Pearson's r {DASH} MAE, mean of a study 4.50 points 95 % interval 4.10 to 4.90;" in text
-    )
-    assert "9.80 points always the mean of training; 110 studies of 100 patients" in text
+    assert f"R² {MINUS}0.04 {MINUS}0.10 to 0.02" in text
+    assert "MAE, mean of a study 4.50 points 95 % interval 4.10 to 4.90;" in text
+    assert "predicted; 110 studies of 100 patients" in text
+    assert "MAE 5.20 points 4.80 to 5.70 4.50 points 4.10 to 4.90" in text
+    assert f"Pearson's r {DASH} {DASH} {DASH} {DASH}" in text
+    assert "Duration 19s of training" in text
+    assert regression.count("<dt>") == 4
     assert "Unreadable 23 videos" in text
-    assert "weights.parameters 5,524,416" in text
-    assert "1 scan bad truncated" in text
+    assert "Parameters encoder 5,524,416, head 1,234" in text
+    assert "1 before the first step cannot be used truncated" in text
 
 
 def test_regression_figures(regression: str) -> None:
@@ -239,11 +244,23 @@ def test_regression_figures(regression: str) -> None:
 def test_worst_predictions_come_first(regression: str) -> None:
     text = text_of(regression)
     assert (
-        "Example Target Prediction Spread <script>alert(1)</script> 30.0 % 71.0 % 1.25 points "
-        f"…/far.avi 70.0 % 30.0 % {DASH} v" in text
+        "71.0 % instead of 30.0 % <script>alert(1)</script>, A4C, spread 1.25 points "
+        "30.0 % instead of 70.0 % …/far.avi, A2C " in text
     )
-    table = regression.split("<h2>Worst")[1].split("</table>")[0]
-    assert table.count("<tr>") == 1 + 10
+    shown = regression.split('id="worst-predictions"')[1].split("<h2")[0]
+    assert shown.count(" instead of ") == 12
+    # There are pictures of two of them, and they are where they belong.
+    assert re.findall(r'<img src="data:image/jpeg[^"]*" alt="([^"]*)"', shown) == [
+        "Beginning, middle and end of &lt;script&gt;alert(1)&lt;/script&gt;.",
+        "Beginning, middle and end of …/far.avi.",
+    ]
+
+
+def test_error_and_accuracy_by_view(regression: str, classification: str) -> None:
+    (alt,) = [alt for alt in figures(regression) if alt.startswith("Error by view: A2C ")]
+    assert "A4C 4." in alt
+    drawn = figure(classification, "Accuracy by view: A2C 81.8 %, A4C 81.8 %")
+    assert ">A2C (11)<" in drawn
 
 
 def test_unreadable_examples_are_listed_up_to_twenty(regression: str) -> None:
@@ -292,7 +309,7 @@ def test_page_stands_alone_hides_folders_and_escapes(
     page: str, request: pytest.FixtureRequest
 ) -> None:
     source = request.getfixturevalue(page)
-    links = re.findall(r'(?:src|href)="([^"]*)"', source)
+    links = re.findall(r'src="([^"]*)"', source)
     assert links
     assert all(link.startswith("data:image/") for link in links)
     assert "<script" not in source
@@ -306,15 +323,19 @@ def test_page_stands_alone_hides_folders_and_escapes(
 def test_classification(classification: str) -> None:
     text = text_of(classification)
     assert "view: accuracy 81.8 % (95 % interval 70.0 to 91.3 %) on 22 videos of 11" in text
-    assert "45.5 % always the commonest class" in text
-    assert f"AUROC {DASH}" in text
+    assert "45.5 % if the commonest class is always predicted" in text
+    assert f"; AUROC {DASH}" in text
+    assert "A4C , right but uncertain v019, A4C" in text
     assert "mean of a study" not in text
-    table = "Class n Sensitivity Precision A2C 10 80.0 % 100.0 % A4C 10 100.0 % 71.4 % "
+    table = "Class Examples Sensitivity Precision A2C 10 80.0 % 100.0 % A4C 10 100.0 % 71.4 % "
     assert f"{table}<script>x 2 0.0 % {DASH}" in text
     drawn = figure(classification, "Confusion matrix, videos: 22 predictions of 3 classes")
     assert "&lt;script&gt;x" in drawn
     # The least probable truth: the wrong prediction that was made with most certainty.
-    assert "Prediction Spread v008 A2C A4C 1.25 v009 A2C A4C 1.25 v020" in text
+    assert (
+        "A4C instead of A2C v008, A2C, spread 1.25 A4C instead of A2C v009, A4C, spread 1.25 "
+        "A4C instead of <script>x v020, A2C" in text
+    )
 
 
 def test_evaluation_of_a_finished_probe_has_no_curves(tmp_path: Path) -> None:
@@ -326,7 +347,7 @@ def test_evaluation_of_a_finished_probe_has_no_curves(tmp_path: Path) -> None:
     assert "Validation score" not in page
     assert "Best validation" not in page
     assert "Unreadable" not in page
-    assert "Quarantine" not in page
+    assert "Rejected" not in page
 
 
 def test_metrics_alone_make_a_page_and_a_poor_score_is_said(tmp_path: Path) -> None:
@@ -352,11 +373,11 @@ def test_worst_without_probabilities_and_with_a_prediction_that_is_not_finite(
     path = tmp_path / "predictions.csv"
     write_table(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
     rows = read_predictions(path, "classification")
-    assert [row.id for row in worst(rows, "classification", 1)] == ["v001"]
+    assert worst(rows, "classification", 1) == [1]
     assert outcomes(rows, ["A"]) == [Outcome("A", 2, 0.5, 1.0)]
     write_table(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
     rows = read_predictions(path, "regression")
-    assert [row.id for row in worst(rows, "regression", 1)] == ["v001"]
+    assert worst(rows, "regression", 1) == [1]
 
 
 def test_agreement_by_hand() -> None:
@@ -390,16 +411,22 @@ def svg_of(uri: str) -> str:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0.3, 1.1, 5.0, 1e4])
-def test_report_of_a_single_step_has_room_for_every_alarm(tmp_path: Path, value: float) -> None:
+def test_report_of_two_steps_has_room_for_every_alarm(tmp_path: Path, value: float) -> None:
     names = ("loss", "lr", "health/effective_rank", "health/relative_error", "probe/ef/mae")
-    line = {"step": 1, "time": 0.0} | dict.fromkeys(names, value)
-    write_lines(tmp_path / "metrics.jsonl", [line | {"health/cosine_similarity": 0.9999}])
+    lines = [
+        {"step": step, "time": 0.0, "health/cosine_similarity": 0.9899 + 0.005 * step}
+        | dict.fromkeys(names, (1 + 0.1 * step) * value)
+        for step in (1, 2)
+    ]
+    write_lines(tmp_path / "metrics.jsonl", lines)
     page = write_report(tmp_path).read_text()
-    assert "alarm above 1" in figure(page, "Error relative to the trivial predictor")
+    assert "alarm above 1" in figure(page, "Error relative to the mean target")
 
 
 def test_a_curve_that_lies_far_inside_its_zone_shows_the_edge() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         series = Series(np.array([1.0, 2.0]), np.array([50.0, 49.0]))
-        assert ">0<" in svg_of(plots.curves([Panel("", {"a": series}, alarm_above=1.0)], 2))
+        assert ">0<" in svg_of(
+            plots.curves([Panel("", {"a": series}, alarm_above=1.0, lowest=0.0)], 2)
+        )

@@ -8,17 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from echojepa_jax.report import examples
-from echojepa_jax.report.html import write_report
 from echojepa_jax.report.measures import DASH, Series, number
 from echojepa_jax.report.plots import MAX_POINTS, _thin
+from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 
 STEPS = 468
+STARTED = "2026-03-01T10:00:00+00:00"
+START = 1772359200.0  # the same time
 GRID = (8, 7, 7)
 VIEWS = ("A2C", "A4C", "PLAX", "PSAX")
 
@@ -39,14 +39,15 @@ def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
             "cosine_similarity": 0.99 - 0.3 * done,
             "relative_error": 1.1 - 0.5 * math.sqrt(done),
         }
-        lines.append({"step": step, "time": step} | {f"health/{k}": v for k, v in health.items()})
+        now = {"step": step, "time": START + step}
+        lines.append(now | {f"health/{k}": v for k, v in health.items()})
     for step in [*range(4, STEPS + 1, 4)]:
         loss = 0.45 + 0.35 * math.exp(-step / 60) + 0.0001 * step + rng.normal(0, 0.004)
         lost = step == 120
         lines.append(
             {
                 "step": step,
-                "time": 1.7e9 + step,
+                "time": START + step,
                 "loss": None if lost else loss,
                 "loss/large": None if lost else loss + 0.03,
                 "loss/small": None if lost else loss - 0.03,
@@ -55,6 +56,7 @@ def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
                 "ema_momentum": 0.996 + 0.004 * step / STEPS,
                 "grad_norm": None if lost else 0.4 + rng.gamma(2, 0.05),
                 "clips_per_second": 61.3 if step == STEPS else 60 + rng.normal(0, 2),
+                "step_seconds": 0.9,
                 "data_wait_share": 0.031,
                 "skipped_steps": int(step >= 120),
                 "padded_share": 0.0125,
@@ -68,9 +70,12 @@ def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
             "ef/r2": 0.1 + 0.6 * done,
             "view/accuracy": 0.5 + 0.45 * done,
         }
-        lines.append({"step": step, "time": step} | {f"probe/{k}": v for k, v in trained.items()})
+        now = {"step": step, "time": START + step}
+        lines.append(now | {f"probe/{k}": v for k, v in trained.items()})
     init = {"ef/mae": 8.0, "ef/r2": 0.08, "view/accuracy": 0.4375}
-    lines.append({"step": STEPS, "time": 0} | {f"probe_init/{k}": v for k, v in init.items()})
+    lines.append(
+        {"step": STEPS, "time": START + STEPS} | {f"probe_init/{k}": v for k, v in init.items()}
+    )
     return sorted(lines, key=lambda line: line["step"])
 
 
@@ -94,6 +99,9 @@ def probe_result(rng: np.random.Generator) -> dict:
                 "mae_init": 8.0,
                 "r2_init": 0.08,
                 "unit": "%",
+                "patients": [i // 2 for i in range(80)],
+                "intervals": {"mae": [4.8, 6.2], "r2": [0.6, 0.8]},
+                "intervals_init": {"mae": [7.1, 9.0], "r2": [None, None]},
             }
         },
         "view": {
@@ -103,6 +111,8 @@ def probe_result(rng: np.random.Generator) -> dict:
             "predicted_init": guess_init,
             "accuracy": 0.95,
             "accuracy_init": 0.4375,
+            "intervals": {"accuracy": [0.9, 0.99]},
+            "intervals_init": {"accuracy": [0.3, 0.5]},
         },
     }
 
@@ -130,7 +140,9 @@ def example_arrays(rng: np.random.Generator) -> dict[str, Any]:
         seen = np.flatnonzero(~hidden.ravel())
         context = [np.sort(rng.choice(seen, len(seen) // 2, replace=False)) for _ in range(count)]
         arrays[f"context_ids_{m}"] = np.stack(context).astype(np.int32)
-        arrays[f"target_ids_{m}"] = np.tile(np.flatnonzero(hidden.ravel()), (count, 1))
+        targets = np.sort(rng.choice(np.flatnonzero(hidden.ravel()), 40, replace=False))
+        arrays[f"target_ids_{m}"] = np.tile(targets, (count, 1))
+        arrays[f"blocks_{m}"] = np.tile(hidden[0], (count, 1, 1))
     return arrays
 
 
@@ -146,13 +158,13 @@ def fill(workdir: Path) -> None:
     }
     manifest = {
         "command": f"python -m echojepa_jax.main --config=configs/demo.py --workdir={workdir}",
-        "started": "2026-03-01T10:00:00+00:00",
+        "started": STARTED,
         "commit": "abc1234",
         "versions": {"jax": "0.10.2", "flax": "0.12.0"},
-        "devices": ["gpu NVIDIA H100"],
+        "devices": {"gpu NVIDIA H100": 2},
         "data": {
             "fingerprint": "9f3c",
-            "clips": 1234,
+            "videos": 1234,
             "sources": {"phantom:adult": {"videos": 400}},
         },
         "parameters": {"encoder": 5_524_416, "predictor": 2_000_000},
@@ -210,28 +222,49 @@ def test_key_numbers(page: str) -> None:
     text = text_of(page)
     assert "complete: 468 of 468 steps" in text
     assert "alarming" not in text
-    assert "EF MAE 5.50 points 8.00 points at initialisation; 31.2 % less now" in text
-    assert "EF R² 0.70 0.08 at initialisation" in text
-    assert "View accuracy 95.0 % 43.8 % at initialisation" in text
-    assert "Data wait 3.1 %" in text
+    assert (
+        "EF MAE 5.50 points 95 % interval 4.80 to 6.20; 8.00 with random weights; 31.2 % less now. "
+        "R² 0.70; 0.08 with random weights" in text
+    )
+    assert "View accuracy 95.0 % 95 % interval 90.0 to 99.0 %; 43.8 % with random weights" in text
+    assert "Duration 7m48s 7m01s in training steps, 60." in text
+    assert page.count("<dt>") == 4
+    assert "Time spent waiting for data 3.1 %" in text
     assert "Padded clips 1.2 %" in text
-    assert "Skipped steps 1 " in text
-    assert "Quarantined 2 files and 1 single-frame stills" in text
-    assert "EF, encoder at initialisation: MAE 8.00 points, R² 0.08" in text
+    assert "Skipped steps 1 (" in text
+    assert "Rejected files 2, and 1 single images" in text
+    assert "EF, random weights: MAE 8.00 points, R² 0.08 MAE: 95 % interval 7.10 to 9.00." in text
+    # What does not change is a number.
+    assert "Weight decay 0.0400" in text
+
+
+def test_the_run_in_words_and_everything_recorded_folded_away(page: str) -> None:
+    text = text_of(page)
+    assert "Started 1 March 2026, 10:00 UTC Devices 2 x gpu NVIDIA H100 Software commit" in text
+    assert "Videos 1,234 Parameters encoder 5,524,416, predictor 2,000,000" in text
+    raw = page.index("<summary>All recorded facts")
+    assert page.index("9f3c") > raw
+    text = text_of(page[raw:])
     assert "parameters.encoder 5,524,416" in text
     assert "optim.updates_per_epoch 39" in text
 
 
 def test_quarantine_is_counted_by_file_and_reason(page: str) -> None:
     text = text_of(page)
-    assert "2 scan bad truncated header says 60 frames, file holds 41" in text
-    assert f"1 scan still a single frame {DASH}" in text
+    assert (
+        "2 before the first step cannot be used truncated header says 60 frames, file holds 41"
+        in text
+    )
+    assert f"1 before the first step single image a single frame {DASH}" in text
 
 
 def test_page_needs_nothing_beside_it_and_shows_no_folders(page: str, workdir: Path) -> None:
-    links = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    links = re.findall(r'src="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
     assert links
     assert all(link.startswith("data:image/") for link in links)
+    contents = re.findall(r'<a href="#([^"]+)">', page)
+    assert contents == re.findall(r'<h2 id="([^"]+)">', page)
+    assert len(contents) >= 6
     assert "http://" not in page
     assert "https://" not in page
     assert "<script" not in page
@@ -259,9 +292,39 @@ def test_figures_mark_lost_steps_alarm_zones_and_the_initial_encoder(page: str) 
     assert alarming == {
         "Effective rank",
         "Similarity of different clips",
-        "Error relative to the trivial predictor",
+        "Error relative to the mean target",
     }
-    assert "at initialisation" in drawn["EF, mean absolute error"]
+    assert "random weights" in drawn["EF, mean absolute error"]
+
+
+def test_figures_have_light_and_dark_colours_and_no_paper(page: str) -> None:
+    """A figure takes its colours from variables that its own style sheet defines twice."""
+    for svg in figures(page).values():
+        drawing = re.sub(r"<style>.*?</style>", "", svg)
+        used = set(re.findall(r"var\(--(c\d+)\)", drawing))
+        assert used
+        light, dark = svg.split("<style>")[1].split("prefers-color-scheme:dark")
+        assert all(f"--{name}:" in light and f"--{name}:" in dark for name in used)
+        assert re.search(r'id="patch_1">\s*<path[^>]*style="fill: none', drawing)
+
+
+def test_bounded_measures_begin_at_zero_and_flat_ones_are_not_drawn(page: str) -> None:
+    drawn = {alt.split(" over ")[0]: svg for alt, svg in figures(page).items()}
+    for name in ("Spread of tokens", "Similarity of different clips", "View, accuracy"):
+        assert re.search(r"<text[^>]*>0(\.0)?</text>", drawn[name].split("matplotlib.axis_2")[1])
+    assert "weight decay" not in drawn["Schedules"]
+    assert "waiting" not in drawn["Speed"]
+
+
+def test_error_by_view_with_intervals(page: str) -> None:
+    (alt,) = [alt for alt in figures(page) if "by view" in alt]
+    assert re.search(r"A4C \d\.\d\d \(trained encoder\).* PSAX \d+\.\d+ \(random weights\)", alt)
+    assert ">A4C (20)<" in figures(page)[alt]
+
+
+def test_the_whole_blocks_of_a_mask_are_counted(page: str) -> None:
+    # Blocks of 5 x 5 of 7 x 7 tokens, for 8 tubelets.
+    assert "96 of 192 visible tokens seen, 40 of 200 hidden tokens predicted" in text_of(page)
 
 
 def test_metrics_alone_make_a_report(tmp_path: Path) -> None:
@@ -273,7 +336,9 @@ def test_metrics_alone_make_a_report(tmp_path: Path) -> None:
     text = text_of(write_report(run).read_text())
     assert "reached step 20" in text
     assert "Final loss 0.700" in text
-    assert "Quarantine" not in text
+    assert "Rejected" not in text
+    assert "Duration 1s" in text
+    assert "<img" not in (run / "report.html").read_text()  # a single value is no curve
     assert [path.name for path in run.iterdir() if path.suffix == ".partial"] == []
 
 
@@ -294,8 +359,8 @@ def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
     text = text_of(write_report(run).read_text())
     assert "not finished: 200 of 600 steps; feature health is alarming" in text
     # The rank of step 0 is not what counts as best: the encoder was random.
-    assert "Effective rank: 9.00, below 0.5 times its best of 20.0" in text
-    assert "Similarity of different clips: 0.991, above 0.98" in text
+    assert "Effective rank 9.0 is less than half of its best, 20.0" in text
+    assert "Different clips look alike: cosine similarity 0.991 is above 0.98" in text
 
 
 @pytest.mark.parametrize(
@@ -317,29 +382,6 @@ def test_numbers_as_text(value: float, text: str) -> None:
 def test_no_metrics_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.jsonl is missing or empty"):
         write_report(tmp_path)
-
-
-def test_tokens_are_painted_where_they_are() -> None:
-    clip = np.full((4, 32, 48, 3), 200, np.uint8)
-    grid = (2, 2, 3)  # tubelets of 2 frames, tokens of 16 x 16 pixels
-    painted = examples.paint(clip, grid, np.array([0]), np.array([(1 * 2 + 1) * 3 + 2]))
-    np.testing.assert_array_equal(painted[:2, :16, :16], 200)
-    tinted = [round(0.4 * 200 + 0.6 * colour) for colour in examples.TARGET_COLOUR]
-    np.testing.assert_array_equal(painted[2:, 16:, 32:], np.broadcast_to(tinted, (2, 16, 16, 3)))
-    dropped = painted[2:, :16, :16]
-    assert (dropped < 100).all()
-    np.testing.assert_array_equal(painted[:2, 16:, 32:], dropped)
-
-
-def test_strip_shows_the_first_frame_of_every_tubelet_in_order() -> None:
-    clip = np.zeros((8, 32, 32, 3), np.uint8)
-    clip[:, :, :, 0] = (np.arange(8) * 30)[:, None, None]
-    data = base64.b64decode(examples.strip(clip, token_frames=4).split(",")[1])
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert picture is not None
-    assert picture.shape == (32, 4 * 32 + 3 * examples.GAP, 3)
-    centres = picture[16, 16 + (32 + examples.GAP) * np.arange(4)].astype(int)
-    np.testing.assert_allclose(centres, [[60 * i, 0, 0] for i in range(4)], atol=4)
 
 
 def test_long_curves_are_thinned_by_means_and_keep_extremes() -> None:
