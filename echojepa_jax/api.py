@@ -233,7 +233,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
       UserError: the path holds no encoder that can be read.
     """
     weights = open_encoder(str(path))
-    clip = clip_spec(weights, 0, 0, "", 0.0, "")
+    clip = clip_spec(weights)
     return Encoder(weights, weights.make_fast_encoder(dtype), clip)
 
 

@@ -17,6 +17,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from echojepa_jax.main import _without_phantom, train
+from echojepa_jax.models.vit import EncoderShape
 from echojepa_jax.runtime.signals import Stopped
 from echojepa_jax.train.evaluators.linear_probe import OnlineProbe
 from echojepa_jax.train.loop import run
@@ -24,7 +25,7 @@ from echojepa_jax.train.state import init_params, make_networks
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
-from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape
+from echojepa_jax.weights.pretrained import PredictorShape
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 from tests.makers.configs import PHANTOM

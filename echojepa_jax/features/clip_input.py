@@ -1,14 +1,20 @@
-"""How videos are cut into clips for a given encoder."""
+"""The clips of a given encoder: from its weights to how videos are cut, and back."""
 
 from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.models.pixels import Colour
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.weights.pretrained import Pretrained
+from echojepa_jax.weights.pretrained import ClipInput, Pretrained
 
 WAYS = ("fps", "stride", "duration")
 
 
 def clip_spec(
-    weights: Pretrained, frames: int, size: int, by: str, value: float, prefix: str
+    weights: Pretrained,
+    frames: int = 0,
+    size: int = 0,
+    by: str = "",
+    value: float = 0.0,
+    prefix: str = "",
 ) -> ClipSpec:
     """Clips as the weights were trained on, but for the values that are given (not 0 or "").
 
@@ -34,3 +40,8 @@ def clip_spec(
     if value < 0:
         raise UserError(f"{prefix}sample_value is {value:g}, but it must be positive")
     return ClipSpec(frames, size, by or told.sample_by, value or told.sample_value)
+
+
+def clip_input(clip: ClipSpec, mean: Colour, std: Colour) -> ClipInput:
+    """What weights record about the clips that they were trained on."""
+    return ClipInput(clip.frames, clip.size, clip.by, float(clip.value), mean, std)

@@ -17,25 +17,28 @@ from echojepa_jax.parallel.mesh import per_device
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """Width, depth, heads and MLP hidden width of an encoder."""
+class EncoderShape:
+    """Sizes of an encoder, see `Encoder`, and its family, see models/family.py."""
 
     width: int
     depth: int
     heads: int
     mlp_hidden: int
+    tubelet: int = 2
+    patch: int = 16
+    family: str = "v2"
 
 
 # Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it, and
 # that of the gigantic one 64/13, as those of V-JEPA 2.1.
 SIZES = {
-    "vit_tiny": Size(192, 12, 3, 768),
-    "vit_small": Size(384, 12, 6, 1536),
-    "vit_base": Size(768, 12, 12, 3072),
-    "vit_large": Size(1024, 24, 16, 4096),
-    "vit_huge": Size(1280, 32, 16, 5120),
-    "vit_giant": Size(1408, 40, 22, 6144),
-    "vit_gigantic": Size(1664, 48, 26, 8192),
+    "vit_tiny": EncoderShape(192, 12, 3, 768),
+    "vit_small": EncoderShape(384, 12, 6, 1536),
+    "vit_base": EncoderShape(768, 12, 12, 3072),
+    "vit_large": EncoderShape(1024, 24, 16, 4096),
+    "vit_huge": EncoderShape(1280, 32, 16, 5120),
+    "vit_giant": EncoderShape(1408, 40, 22, 6144),
+    "vit_gigantic": EncoderShape(1664, 48, 26, 8192),
 }
 
 
@@ -88,7 +91,7 @@ class Encoder(nn.Module):
     is masked. Positions come from token ids: any resolution and clip length works.
 
     Attributes:
-      width, depth, heads, mlp_hidden: see `Size`.
+      width, depth, heads, mlp_hidden: see `EncoderShape`.
       tubelet, patch: frames and pixels (square) of one token.
       scan_layers, remat: see `BlockStack`.
       dtype: of activations and matrix products; parameters are float32.

@@ -19,6 +19,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.pipeline import example_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.data.units import of_errors
+from echojepa_jax.features.clip_input import clip_input
 from echojepa_jax.models.heads import Head
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import finetune
@@ -457,17 +458,9 @@ def _log(
 
 def keep_encoder(setting: Setting, weights: Pretrained, params: Tree) -> str:
     """Writes the fine-tuned encoder beside the probe; returns its fingerprint."""
-    clip = setting.source.clip
-    taken = dataclasses.replace(
-        weights.clip,
-        frames=clip.frames,
-        size=clip.size,
-        sample_by=clip.by,
-        sample_value=float(clip.value),
-    )
     tuned = dataclasses.replace(
         weights,
-        clip=taken,
+        clip=clip_input(setting.source.clip, weights.clip.mean, weights.clip.std),
         params={"encoder": jax.device_get(params)},
         origin={**weights.origin, "fine-tuned for": setting.task.target},
     )

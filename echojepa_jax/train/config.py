@@ -10,7 +10,7 @@ from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.family import FAMILIES, V2
 from echojepa_jax.models.v21 import LEVELS
-from echojepa_jax.models.vit import SIZES
+from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.ops.attention import BACKENDS
 from echojepa_jax.ops.rotary import axis_channels
 from echojepa_jax.parallel.mesh import mesh_shape
@@ -226,6 +226,20 @@ def clip_spec(config: ConfigDict) -> ClipSpec:
     )
 
 
+def encoder_shape(model: ConfigDict) -> EncoderShape:
+    """The sizes of a config's encoder; those that are 0 come from the table of sizes."""
+    size = SIZES[model.size]
+    return EncoderShape(
+        width=model.width or size.width,
+        depth=model.depth or size.depth,
+        heads=model.heads or size.heads,
+        mlp_hidden=model.mlp_hidden or size.mlp_hidden,
+        tubelet=model.tubelet,
+        patch=model.patch,
+        family=model.family,
+    )
+
+
 def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
     """The mask specifications of this config by name, in alphabetical order."""
     return {
@@ -271,14 +285,10 @@ def check(config: ConfigDict, devices: int) -> None:
 
 def _check_sizes(config: ConfigDict, devices: int) -> None:
     model, data, optim = config.model, config.data, config.optim
-    size = SIZES[model.size]
-    predictor = config.predictor
-    for part, width, heads in (
-        ("model", model.width or size.width, model.heads or size.heads),
-        ("predictor", predictor.width, predictor.heads),
-    ):
-        require_multiple(f"{part}.width", width, heads, f"{part}.heads, {heads}")
-        channels = width // heads
+    for part, sizes in (("model", encoder_shape(model)), ("predictor", config.predictor)):
+        heads = sizes.heads
+        require_multiple(f"{part}.width", sizes.width, heads, f"{part}.heads, {heads}")
+        channels = sizes.width // heads
         rule = f"leaves {channels} channels to a head: rotary positions need 6, two for each axis"
         require(axis_channels(channels) > 0, f"{part}.heads", heads, rule)
     patch, tubelet, parts = model.patch, model.tubelet, optim.microbatches
@@ -301,7 +311,7 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
 
 
 def _check_objective(config: ConfigDict) -> None:
-    objective, depth = config.objective, config.model.depth or SIZES[config.model.size].depth
+    objective, depth = config.objective, encoder_shape(config.model).depth
     ramp = tuple(objective.context_ramp)
     if config.model.family == V2:
         for field, only in _OBJECTIVE_V2.items():

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from echojepa_jax.features.clip_input import clip_input
 from echojepa_jax.models.family import family_of
+from echojepa_jax.models.vit import EncoderShape
 from echojepa_jax.train import config as configs
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.state import Networks, init_params, make_networks
 from echojepa_jax.utils.errors import UserError, first_line
-from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
+from echojepa_jax.weights.pretrained import PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 
 FINE_TUNED = "encoder"
@@ -144,16 +146,9 @@ def _shapes(networks: Networks, config: ConfigDict) -> dict[str, Any]:
 def shapes_of(networks: Networks) -> tuple[EncoderShape, PredictorShape]:
     """Sizes of the networks of a config."""
     encoder, predictor = networks.encoder, networks.predictor
+    sizes = ("width", "depth", "heads", "mlp_hidden", "tubelet", "patch")
     return (
-        EncoderShape(
-            encoder.width,
-            encoder.depth,
-            encoder.heads,
-            encoder.mlp_hidden,
-            encoder.tubelet,
-            encoder.patch,
-            family_of(encoder),
-        ),
+        EncoderShape(**{name: getattr(encoder, name) for name in sizes}, family=family_of(encoder)),
         PredictorShape(
             predictor.width,
             predictor.depth,
@@ -168,10 +163,8 @@ def shapes_of(networks: Networks) -> tuple[EncoderShape, PredictorShape]:
 def _pretrained(
     networks: Networks, config: ConfigDict, params: Mapping[str, Any], origin: Mapping[str, str]
 ) -> Pretrained:
-    clip = configs.clip_spec(config)
-    shape, predictor = shapes_of(networks)
-    taken = ClipInput(clip.frames, clip.size, clip.by, clip.value, networks.mean, networks.std)
-    return Pretrained(shape, predictor, taken, params, origin)
+    clip = clip_input(configs.clip_spec(config), networks.mean, networks.std)
+    return Pretrained(*shapes_of(networks), clip, params, origin)
 
 
 def _origin(workdir: Path, config: ConfigDict, step: int) -> dict[str, str]:

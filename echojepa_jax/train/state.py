@@ -1,5 +1,6 @@
 """What training knows at a step: one pytree, and the two networks that give it meaning."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -11,8 +12,9 @@ from ml_collections import ConfigDict
 from echojepa_jax.models.family import V21, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
-from echojepa_jax.models.vit import SIZES, Encoder
+from echojepa_jax.models.vit import Encoder
 from echojepa_jax.train import schedules
+from echojepa_jax.train.config import encoder_shape
 from echojepa_jax.train.objectives.vjepa2 import VJepa2
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw, parameter_ema
@@ -80,30 +82,20 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
     Args:
       attention: the backend that `model.attention` means on the platform at hand.
     """
-    model, size = config.model, SIZES[config.model.size]
-    width = model.width or size.width
+    model, shape = config.model, encoder_shape(config.model)
     common = {
         "scan_layers": model.scan_layers,
         "remat": model.remat,
         "dtype": jnp.dtype(model.dtype),
         "attention": attention,
     }
-    encoder = make_encoder(
-        model.family,
-        width=width,
-        depth=model.depth or size.depth,
-        heads=model.heads or size.heads,
-        mlp_hidden=model.mlp_hidden or size.mlp_hidden,
-        tubelet=model.tubelet,
-        patch=model.patch,
-        **common,
-    )
+    encoder = make_encoder(**dataclasses.asdict(shape), **common)
     objective = make_objective(config)
     predictor = make_predictor(
         model.family,
         levels=objective.levels,
         patch=model.patch,
-        out_width=width,
+        out_width=shape.width,
         width=config.predictor.width,
         depth=config.predictor.depth,
         heads=config.predictor.heads,

@@ -10,28 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from echojepa_jax.models.family import V2, make_encoder, make_predictor
+from echojepa_jax.models.family import make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
 from echojepa_jax.models.predictor import Predictor
-from echojepa_jax.models.vit import Encoder
+from echojepa_jax.models.vit import Encoder, EncoderShape
 from echojepa_jax.ops.attention import fastest
 from echojepa_jax.weights.vjepa2 import Tree
 
 PARTS = ("encoder", "context_encoder", "predictor")
 """What there may be: `encoder` is the one to use (the target encoder, where both are there)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderShape:
-    """Sizes of an encoder, see `models.vit.Encoder`, and its family, see `models.family`."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_hidden: int
-    tubelet: int = 2
-    patch: int = 16
-    family: str = V2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from echojepa_jax.models.family import V2, V21
 from echojepa_jax.models.v21 import LEVELS
-from echojepa_jax.models.vit import SIZES
+from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.weights import vjepa2
@@ -31,7 +31,6 @@ from echojepa_jax.weights.hugging_face import check_network
 from echojepa_jax.weights.pretrained import (
     PARTS,
     ClipInput,
-    EncoderShape,
     PredictorShape,
     Pretrained,
     expected_shapes,

@@ -16,9 +16,6 @@ from pathlib import Path
 import torch
 
 from echojepa_jax.models.vit import SIZES
-from echojepa_jax.weights.pretrained import (
-    EncoderShape,
-)
 from echojepa_jax.weights.write import write_weights
 from tests.makers.weights import TINY, random_weights
 
@@ -33,8 +30,7 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def measure(name: str, folder: Path) -> dict[str, float]:
     """Converts a random encoder of that size ("tiny" or a row of the table of sizes)."""
-    size = SIZES.get(name)
-    shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden) if size else TINY
+    shape = SIZES.get(name, TINY)
     write_weights(random_weights(shape, None, ("encoder",)), folder / "torch", "torch")
     checkpoint = folder / "torch" / "model.pt"
     command = [sys.executable, "-m", "echojepa_jax.convert", f"--from={checkpoint}"]

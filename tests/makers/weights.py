@@ -3,9 +3,9 @@
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from echojepa_jax.models.vit import EncoderShape
 from echojepa_jax.weights.pretrained import (
     ClipInput,
-    EncoderShape,
     PredictorShape,
     Pretrained,
     expected_shapes,

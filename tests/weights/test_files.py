@@ -22,7 +22,7 @@ from echojepa_jax.models.pixels import normalise
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.hugging_face import check_network
-from echojepa_jax.weights.pretrained import ClipInput, EncoderShape, PredictorShape, Pretrained
+from echojepa_jax.weights.pretrained import ClipInput, PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.stablehlo import write_stablehlo
 from echojepa_jax.weights.vjepa2 import rows_of, to_torch
@@ -159,10 +159,8 @@ def test_half_precision_is_widened_exactly(tmp_path):
 
 
 def test_sizes_come_from_the_file(tmp_path):
-    size = SIZES["vit_tiny"]
-    shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden)
     predictor = PredictorShape(384, 1, 12, 1536, 10)
-    weights = random_weights(shape, predictor)
+    weights = random_weights(SIZES["vit_tiny"], predictor)
     torch.save(vjepa2_checkpoint(weights, tmp_path / "torch"), tmp_path / "tiny.pt")
     assert_same(weights, read_weights(tmp_path / "tiny.pt"))
     small = random_weights(predictor=None, parts=("encoder",))
@@ -210,9 +208,7 @@ def test_the_standalone_program_runs_without_this_package(tmp_path):
 
 def test_a_vit_large_converts_exactly_quickly_and_in_little_memory(tmp_path):
     cost = measure("vit_large", tmp_path)
-    size = SIZES["vit_large"]
-    shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden)
-    weights = random_weights(shape, None, ("encoder",))
+    weights = random_weights(SIZES["vit_large"], None, ("encoder",))
     converted = read_weights(tmp_path / "ours")
     assert converted.fingerprints() == weights.fingerprints()
     theirs = torch.load(tmp_path / "torch" / "model.pt", weights_only=True, mmap=True)

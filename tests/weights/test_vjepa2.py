@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
-from echojepa_jax.models.vit import SIZES
+from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.weights.pretrained import EncoderShape, PredictorShape, expected_shapes
+from echojepa_jax.weights.pretrained import PredictorShape, expected_shapes
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.vjepa2 import (
     from_hugging_face,
