@@ -24,7 +24,13 @@ from echojepa_jax.data.clips.transforms import centre_box, cut
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.clip_input import clip_spec
-from echojepa_jax.features.encode import CLIPS_PER_DEVICE, encoded, encoded_arrays
+from echojepa_jax.features.encode import (
+    CLIPS_PER_DEVICE,
+    encoded,
+    encoded_arrays,
+    repeats_of,
+    times_of,
+)
 from echojepa_jax.models.vit import Encoder as Network
 from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
@@ -106,8 +112,11 @@ class Encoder:
 
     def _encode_files(self, paths: Sequence[PathLike], clips: int, keep: str) -> np.ndarray:
         """float32 [B, clips, N, W]."""
+        if clips < 1:
+            raise UserError(f"clips={clips} must be positive")
         samples = [_sample_of(path) for path in paths]
-        count = len(samples) * clips
+        repeats = repeats_of(samples, self.clip, clips)
+        count = int(np.count_nonzero(~repeats))
         parts = list(
             encoded(
                 samples,
@@ -118,6 +127,7 @@ class Encoder:
                 std=self.weights.clip.std,
                 clips_per_video=clips,
                 keep=keep,
+                only=~repeats,
                 clips_per_device=min(CLIPS_PER_DEVICE, -(-count // jax.local_device_count())),
             )
         )
@@ -130,6 +140,7 @@ class Encoder:
                         "%s is shorter than a clip's window: it ends in repeated frames", paths[row]
                     )
         tokens = np.concatenate([part.tokens for part in parts])
+        tokens = np.repeat(tokens, times_of(repeats), axis=0)
         return tokens.reshape(len(samples), clips, *tokens.shape[1:])
 
     def _encode_arrays(self, arrays: Sequence[np.ndarray], clips: int, keep: str) -> np.ndarray:
@@ -201,9 +212,9 @@ class Probe:
           UserError: a file cannot be decoded, or a view is not one of the probe's.
         """
         saved, views = self.saved, self.saved.views or ("",)
-        if bool(saved.views) != isinstance(video, Mapping):
-            wanted = f"{{view: file}} of {list(views)}" if saved.views else "one file"
-            raise UserError(f"this probe takes {wanted}")
+        if not isinstance(video, Mapping if saved.views else str | os.PathLike):
+            wanted = f"{{view: file}} of {list(views)}" if saved.views else "one file at a time"
+            raise UserError(f"this probe takes {wanted}, not {type(video).__name__}")
         files = dict(video) if isinstance(video, Mapping) else {"": video}
         if not files or not set(files) <= set(views):
             raise UserError(f"the views {sorted(files)} are not some of the probe's, {list(views)}")

@@ -6,6 +6,7 @@ and F11 ask for nothing that could be done wrong here: no process is killed, and
 but a run's own old checkpoints. F16, of studies of several views, is in probes/test_examples.py.
 """
 
+import dataclasses
 import json
 import logging
 import re
@@ -56,12 +57,12 @@ def last(workdir: Path, name: str) -> float:
     return [x[name] for x in read_lines(workdir / "metrics.jsonl") if name in x][-1]
 
 
-def test_f01_features_keep_the_order_of_their_videos(tiny):
+def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
     config = tiny()
     networks = make_networks(config)
     samples = manifest.load([PHANTOM], quarantine=None, workers=2)[:5]
     settings = {
-        "clip": configs.clip_spec(config),
+        "clip": dataclasses.replace(configs.clip_spec(config), by="stride", value=4),
         "clips_per_video": 2,
         "sharding": jax.sharding.SingleDeviceSharding(jax.devices()[0]),
     }
@@ -77,6 +78,18 @@ def test_f01_features_keep_the_order_of_their_videos(tiny):
     for i, sample in enumerate(samples):
         np.testing.assert_allclose(features([sample], 4, 0)[0], wanted[i], atol=1e-5)
     np.testing.assert_allclose(features(samples[::-1], 3, 2)[::-1], wanted, atol=1e-5)
+
+    # A video with room for one clip only is decoded once, and the others count as before.
+    decoded = []
+    real = pipeline.decode.decode
+    monkeypatch.setattr(
+        pipeline.decode, "decode", lambda *a, **k: decoded.append(a[0]) or real(*a, **k)
+    )
+    short = dataclasses.replace(samples[2], frames=16)
+    found = features([*samples[:2], short, *samples[3:]], 4, 0)
+    assert len(decoded) == 2 * len(samples) - 1
+    np.testing.assert_allclose(found[[0, 1, 3, 4]], wanted[[0, 1, 3, 4]], atol=1e-5)
+    np.testing.assert_allclose(found[2], features([short], 1, 0)[0], atol=1e-5)
 
 
 def test_f02_one_place_normalises_and_the_range_is_checked(tiny, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from safetensors.numpy import save as as_safetensors
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.features.encode import Encoded, encoded
+from echojepa_jax.features.encode import Encoded, divided, encoded, repeats_of, with_repeats
 from echojepa_jax.utils.config_fields import differences
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
@@ -211,6 +211,7 @@ def _pieces(
     chosen = [sample for shard in todo for sample in samples[shard.first : shard.last]]
     if not chosen:
         return
+    repeats = _repeats(chosen, todo, settings)
     stream = encoded(
         chosen,
         weights.params["encoder"],
@@ -220,24 +221,42 @@ def _pieces(
         std=weights.clip.std,
         clips_per_video=settings.clips,
         keep=settings.tokens,
+        only=~repeats,
         clips_per_device=settings.batch,
         workers=workers,
     )
-    ends = itertools.accumulate((shard.last - shard.first) * settings.clips for shard in todo)
-    shards = iter(zip(todo, ends, strict=True))
-    shard, end = next(shards)
-    total, started = len(chosen) * settings.clips, time.monotonic()
-    made, last_line = 0, started
+    sizes = [(shard.last - shard.first) * settings.clips for shard in todo]
+    for part, piece in divided(_logged(with_repeats(stream, repeats), sum(sizes)), sizes):
+        yield todo[part], piece
+
+
+def _repeats(
+    chosen: Sequence[Sample], todo: Sequence[Shard], settings: EmbedSettings
+) -> np.ndarray:
+    """The clips that are copied from the one before instead of encoded: bool [videos, clips].
+
+    Not all repeats are: every shard but the last has whole batches to encode, so that its clips
+    have the same places on a device, and the same bits, when it is made alone.
+    """
+    repeats = repeats_of(chosen, settings.clip, settings.clips)
+    first = 0
+    for shard in todo[:-1]:
+        last = first + shard.last - shard.first
+        of_shard = repeats[first:last].reshape(-1)  # a view
+        missing = -np.count_nonzero(~of_shard) % settings.batch
+        of_shard[np.flatnonzero(of_shard)[:missing]] = False
+        first = last
+    return repeats
+
+
+def _logged(stream: Iterable[Encoded], total: int) -> Iterator[Encoded]:
+    """The same stream, of `total` clips; the log gets a line now and then."""
+    started = last_line = time.monotonic()
+    made = 0
     compiled: tuple[int, float] | None = None  # clips made when the first batch was, and the time
     for batch in stream:
-        start = 0
-        while start < len(batch.rows):
-            stop = min(len(batch.rows), start + end - made)
-            yield shard, batch.cut(start, stop)
-            made += stop - start
-            start = stop
-            if made == end and made < total:
-                shard, end = next(shards)
+        yield batch
+        made += len(batch.rows)
         now = time.monotonic()
         if compiled is None:
             compiled = made, now

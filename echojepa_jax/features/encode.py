@@ -5,7 +5,7 @@ make the batches larger, not the parts of a device, so that no sum is taken in a
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from echojepa_jax.data.clips.pipeline import evaluation_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import ClipSpec, repeated_clips
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.models.pixels import Colour, normalise
 from echojepa_jax.models.vit import Encoder
@@ -43,8 +43,14 @@ class Encoded:
 
     def cut(self, start: int, stop: int) -> "Encoded":
         """Clips `start` to `stop` (excluded) of these."""
-        fields = (self.rows, self.errors, self.padded, self.tokens)
-        return Encoded(*(field[start:stop] for field in fields))
+        return self._map(lambda field: field[start:stop])
+
+    def repeated(self, times: np.ndarray) -> "Encoded":
+        """Every clip that many times: int [B]."""
+        return self._map(lambda field: np.repeat(field, times, axis=0))
+
+    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Encoded":
+        return Encoded(*map(function, (self.rows, self.errors, self.padded, self.tokens)))
 
 
 def tokens_of(
@@ -143,6 +149,43 @@ def encoded(
             waiting = (batch, tokens)
         if waiting is not None:
             yield _fetched(*waiting)
+
+
+def repeats_of(samples: Sequence[Sample], clip: ClipSpec, clips: int) -> np.ndarray:
+    """Which clips need not be encoded, as they equal the one before: bool [samples, clips]."""
+    return repeated_clips([(s.frames, s.fps) for s in samples], clip, clips)
+
+
+def times_of(repeats: np.ndarray) -> np.ndarray:
+    """How many clips each clip that is encoded stands for: int [B], for bool [samples, clips]."""
+    return np.diff(np.append(np.flatnonzero(~repeats), repeats.size))
+
+
+def with_repeats(stream: Iterable[Encoded], repeats: np.ndarray) -> Iterator[Encoded]:
+    """Every clip, where the stream holds those that are not repeats: bool [samples, clips]."""
+    times, done = times_of(repeats), 0
+    for batch in stream:
+        yield batch.repeated(times[done : done + len(batch.rows)])
+        done += len(batch.rows)
+
+
+def divided(stream: Iterable[Encoded], sizes: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+    """Cuts a stream into parts of so many clips each; yields pieces with the number of their part.
+
+    Args:
+      sizes: clips of each part, not 0; together as many as in the stream.
+    """
+    ends = np.cumsum(sizes)
+    part = done = 0
+    for batch in stream:
+        start = 0
+        while start < len(batch.rows):
+            stop = min(len(batch.rows), start + int(ends[part]) - done)
+            yield part, batch.cut(start, stop)
+            done += stop - start
+            start = stop
+            if done == ends[part]:
+                part += 1
 
 
 def encoded_arrays(

@@ -1,8 +1,9 @@
 """Features of videos, gathered by example, through heads: what a probe predicts."""
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,15 @@ import numpy as np
 from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
-from echojepa_jax.data.clips.sampling import ClipSpec, first_alike
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.features.encode import CLIPS_PER_DEVICE, encoded
+from echojepa_jax.features.encode import (
+    CLIPS_PER_DEVICE,
+    Encoded,
+    divided,
+    encoded,
+    repeats_of,
+)
 from echojepa_jax.models.heads import Head
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.models.vit import Encoder
@@ -65,11 +72,11 @@ class Source:
 class Features:
     """Features of some samples.
 
-    place: int [samples], where a sample is in `tokens`; -1 = it was not encoded.
-    tokens: float32 [m, N, D]. at: int [n, C], where in `tokens` a clip is.
-    there: bool [n, C], which clips could be decoded.
-    repeats: bool [n, C], which clips show the very frames of an earlier one of their video.
-    errors: by sample, why clips of it could not.
+    place: int [samples], where a sample is in `at`; -1 = it was not encoded.
+    tokens: float32 [m, N, D], of clips that differ. at: int [n, C], where in `tokens` a clip is.
+    there: bool [m], which of them could be decoded.
+    repeats: bool [n, C], which clips show the same frames as the one before.
+    errors: by sample, why clips of it could not be decoded.
     """
 
     place: np.ndarray
@@ -81,13 +88,13 @@ class Features:
 
     def usable(self) -> np.ndarray:
         """bool [samples]: those with a clip."""
-        return (self.place >= 0) & self.there[self.place].any(axis=1)
+        return (self.place >= 0) & self.there[self.at][self.place].any(axis=1)
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [E, V C, N, D] and presence [E, V C] of samples int [E, V]; -1 = none."""
         place = np.where(rows >= 0, self.place[rows], -1)
         tokens = rearrange(self.tokens[self.at[place]], "e v c n d -> e (v c) n d")
-        present = self.there[place] & (place >= 0)[..., None]
+        present = self.there[self.at[place]] & (place >= 0)[..., None]
         return tokens, rearrange(present, "e v c -> e (v c)")
 
     def own(self, rows: np.ndarray) -> np.ndarray:
@@ -97,20 +104,23 @@ class Features:
 
 
 def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) -> Features:
-    """Encodes the samples `rows` once each; `what` says for whom in the log.
+    """Encodes the samples `rows` once each; `what` says for whom in the log, "" = no lines."""
+    (features,) = encode_groups(source, params, [rows], what)
+    return features
 
-    Clips of a video that cannot differ, as it is no longer than one, are encoded once.
+
+def encode_groups(
+    source: Source, params: Tree, groups: Sequence[Sequence[int]], what: str
+) -> Iterator[Features]:
+    """Encodes groups of samples in one stream; yields the features of each group when it is whole.
+
+    Clips of a video that cannot differ, as it is not longer than one, are encoded once.
     """
-    chosen = [source.samples[row] for row in rows]
-    alike = np.stack([first_alike(s.frames, s.fps, source.clip, source.clips) for s in chosen])
-    repeats = alike != np.arange(source.clips)
-    place = np.full(len(source.samples), -1)
-    place[list(rows)] = np.arange(len(rows))
-    errors: dict[int, str] = {}
-    there = np.zeros(np.count_nonzero(~repeats), bool)
-    tokens = np.empty((len(there), source.tokens, source.width), np.float32)
-    done = padded = 0
-    batches = encoded(
+    chosen = [source.samples[row] for group in groups for row in group]
+    repeats = repeats_of(chosen, source.clip, source.clips)
+    firsts = np.cumsum([0, *map(len, groups)])
+    parts = [repeats[start:stop] for start, stop in itertools.pairwise(firsts)]
+    stream: Iterable[Encoded] = encoded(
         chosen,
         params,
         source.encoder,
@@ -122,26 +132,44 @@ def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) 
         only=~repeats,
         workers=source.workers,
     )
-    count = -(-len(there) // (CLIPS_PER_DEVICE * jax.local_device_count()))
-    for batch in with_progress(batches, count, f"{what}: encoding batches"):
-        tokens[done : done + len(batch.rows)] = batch.tokens
-        padded += int(np.count_nonzero(batch.padded))
-        there[done : done + len(batch.rows)] = batch.errors == ""
-        done += len(batch.rows)
-        for row, error in zip(batch.rows, batch.errors, strict=True):
-            if error:
-                errors[rows[int(row)]] = str(error)
-    if done != len(there):
-        raise RuntimeError(f"{done} of {len(there)} clips were encoded")
-    if padded:
+    count = int(np.count_nonzero(~repeats))
+    if what:
+        batches = -(-count // (CLIPS_PER_DEVICE * jax.local_device_count()))
+        stream = with_progress(stream, batches, f"{what}: encoding batches")
+    pieces = divided(stream, [int(np.count_nonzero(~part)) for part in parts])
+    done = padded = 0
+    for number, of_group in itertools.groupby(pieces, key=lambda pair: pair[0]):
+        features = _gathered(source, groups[number], parts[number])
+        at = 0
+        for _, piece in of_group:
+            stop = at + len(piece.rows)
+            features.tokens[at:stop], features.there[at:stop] = piece.tokens, piece.errors == ""
+            padded += int(np.count_nonzero(piece.padded))
+            for row, error in zip(piece.rows, piece.errors, strict=True):
+                if error:
+                    features.errors[groups[number][row - firsts[number]]] = str(error)
+            at = stop
+        done += at
+        yield features
+    if done != count:
+        raise RuntimeError(f"{done} of {count} clips were encoded")
+    if padded and what:
         log.warning("%s: %d of %d clips end in repeated frames", what, padded, done)
-    if repeats.any():
+    if repeats.any() and what:
         log.info(
             "%s: %d of %d videos are too short for %d different clips: equal clips are taken once",
-            *(what, np.count_nonzero(repeats.any(axis=1)), len(rows), source.clips),
+            *(what, np.count_nonzero(repeats.any(axis=1)), len(chosen), source.clips),
         )
-    at = np.take_along_axis(np.cumsum(~repeats).reshape(repeats.shape) - 1, alike, axis=1)
-    return Features(place, tokens, at, there[at], repeats, errors)
+
+
+def _gathered(source: Source, rows: Sequence[int], repeats: np.ndarray) -> Features:
+    """Features of these samples, to be filled in."""
+    place = np.full(len(source.samples), -1)
+    place[list(rows)] = np.arange(len(rows))
+    at = np.cumsum(~repeats).reshape(repeats.shape) - 1
+    count = np.count_nonzero(~repeats)
+    tokens = np.empty((count, source.tokens, source.width), np.float32)
+    return Features(place, tokens, at, np.zeros(count, bool), repeats, {})
 
 
 def rows_of(examples: Sequence[Example]) -> list[int]:
@@ -235,8 +263,9 @@ def encoded_head_outputs(
 ) -> tuple[Outputs, np.ndarray]:
     """`head_outputs`, with features that are made for it, at most `memory` bytes at a time."""
     values, errors, presence = [], [], []
-    for chunk in in_chunks(examples, source, memory):
-        features = encode_videos(source, encoder_params, rows_of(chunk), what)
+    chunks = list(in_chunks(examples, source, memory))
+    encoding = encode_groups(source, encoder_params, [*map(rows_of, chunks)], what)
+    for chunk, features in zip(chunks, encoding, strict=True):
         outputs, present = head_outputs(head_fn, head, params, chunk, features)
         values.append(outputs.values)
         errors += outputs.errors

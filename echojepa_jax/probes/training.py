@@ -4,9 +4,10 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from echojepa_jax.probes.predict import (
     Outputs,
     Source,
     by_slot,
+    encode_groups,
     encode_videos,
     encoded_head_outputs,
     head_outputs,
@@ -139,7 +141,7 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
             features = _features(setting, frozen)
         # Until here there is nothing to save.
         stop_asked = stack.enter_context(stop_signal())
-        batches = _batches(setting, features, first, stack)
+        batches = _batches(setting, features, frozen, first, stack)
         started = time.perf_counter()
         for epoch in range(first, config.optim.epochs):
             state, losses = _epoch(setting, state, frozen, batches, epoch, stop_asked)
@@ -209,10 +211,15 @@ def _progress(epoch: int, best_epoch: int, best_head: int, best_score: float) ->
     }
 
 
+def _takes_clips(config: ConfigDict) -> bool:
+    """Whether training takes clips, which differ or are read by another encoder every time."""
+    return config.encoder.trainable or config.data.augment
+
+
 def _features(setting: Setting, encoder: Tree) -> Features | None:
     """Features of training and validation, made once; None where clips are encoded every epoch."""
     config = setting.config
-    if config.encoder.trainable or config.data.augment:
+    if _takes_clips(config):
         return None
     rows = rows_of([*setting.train, *setting.val])
     needed = len(rows) * setting.source.bytes_per_video()
@@ -263,13 +270,17 @@ def _order(setting: Setting, epoch: int, usable: np.ndarray) -> tuple[np.ndarray
 
 
 def _batches(
-    setting: Setting, features: Features | None, first_epoch: int, stack: ExitStack
+    setting: Setting, kept: Features | None, encoder: Tree, first_epoch: int, stack: ExitStack
 ) -> Iterator[Tree]:
-    """Batches of all epochs from `first_epoch` on, on the devices."""
+    """Batches of all epochs from `first_epoch` on, on the devices: of tokens, or of clips.
+
+    Clips are for an encoder that learns and for random crops. Otherwise tokens come from the
+    features that are kept in memory, or `encoder` encodes the clips again in every epoch.
+    """
     config = setting.config
     labels = setting.task.encode([example.label for example in setting.train])
     sharding = meshes.batch_sharding(meshes.make_mesh(jax.local_devices()))
-    usable = features.usable() if features else np.ones(len(setting.source.samples), bool)
+    usable = kept.usable() if kept else np.ones(len(setting.source.samples), bool)
     size, clips = config.optim.batch, setting.source.clips
 
     def common(order: np.ndarray, present: np.ndarray) -> Tree:
@@ -278,19 +289,31 @@ def _batches(
         whole = present | ~present.any(axis=1, keepdims=True)
         return {"labels": labels[order], "weight": weight, "present": whole}
 
-    def from_features(features: Features) -> Generator[Tree]:
+    errors = dict(kept.errors) if kept else {}
+    videos = len(rows_of(setting.train))
+
+    def note(found: Mapping[int, str]) -> None:
+        """Lists the videos that could not be decoded."""
+        if found.keys() - errors.keys():
+            errors.update(found)
+            _refuse_unreadable(setting, errors, videos)
+
+    def from_features() -> Generator[Tree]:
         for epoch in range(first_epoch, config.optim.epochs):
-            order, rows, kept = _order(setting, epoch, usable)
-            for start in range(0, len(order), size):
-                part = slice(start, start + size)
+            order, rows, views = _order(setting, epoch, usable)
+            parts = [slice(start, start + size) for start in range(0, len(order), size)]
+            groups = [rows[part][rows[part] >= 0].tolist() for part in parts]
+            encoded = encode_groups(setting.source, encoder, groups, what="")
+            for features, part in zip(repeat(kept) if kept else encoded, parts, strict=False):
+                note(features.errors)
                 tokens, present = features.gather(rows[part])
-                present &= by_slot(kept[part], clips)
+                present &= by_slot(views[part], clips)
                 batch = common(order[part], present) | {"tokens": tokens}
                 yield jax.device_put(batch, sharding)
 
     def from_clips() -> Generator[Tree]:
         orders = [_order(setting, epoch, usable) for epoch in range(config.optim.epochs)]
-        order, rows, kept = (np.concatenate(parts) for parts in zip(*orders, strict=True))
+        order, rows, views = (np.concatenate(parts) for parts in zip(*orders, strict=True))
         pipeline = example_batches(
             setting.source.samples,
             rows,
@@ -303,20 +326,16 @@ def _batches(
             augment=config.data.augment,
             workers=config.data.workers,
         )
-        errors: dict[int, str] = {}
-        videos = len(rows_of(setting.train))
         with DeviceBatches(pipeline, sharding) as batches:
             for step, batch in enumerate(batches, start=first_epoch * setting.steps):
                 part = slice(step * size, (step + 1) * size)
-                for row, error in zip(batch["sample_ids"].flat, batch["error"].flat, strict=True):
-                    if error and int(row) not in errors:
-                        errors[int(row)] = str(error)
-                        _refuse_unreadable(setting, errors, videos)
-                present = np.asarray(batch["valid"]) & by_slot(kept[part], clips)
+                told = zip(batch["sample_ids"].flat, batch["error"].flat, strict=True)
+                note({int(row): str(error) for row, error in told if error})
+                present = np.asarray(batch["valid"]) & by_slot(views[part], clips)
                 host = jax.device_put(common(order[part], present), sharding)
                 yield host | {"clips": batch["clips"]}
 
-    made = from_features(features) if features else from_clips()
+    made = from_clips() if _takes_clips(config) else from_features()
     stack.callback(made.close)
     return made
 

@@ -13,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from safetensors.numpy import load as from_safetensors
 
 from echojepa_jax.data import manifest
+from echojepa_jax.data.clips import pipeline
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.embeddings import EmbedSettings, embed
@@ -101,6 +102,31 @@ def test_a_killed_run_is_finished_and_finished_shards_are_kept(
     assert "00002-of-00003.parquet is made again: it cannot be read" in caplog.text
     assert kept.stat().st_mtime_ns == before
     assert rows(out) == rows(made)
+
+
+def test_clips_that_cannot_differ_are_encoded_once(weights, samples, tmp_path, monkeypatch):
+    """And a shard that is made again alone has the same bits."""
+    # Room for one clip of 4 frames that are 2 apart in every third video, for three in the others.
+    mixed = [dataclasses.replace(s, frames=60 if i % 3 else 8) for i, s in enumerate(samples)]
+    settings = dataclasses.replace(SETTINGS, batch=4)
+    encoded = []
+    real = pipeline.decode.decode
+    monkeypatch.setattr(
+        pipeline.decode, "decode", lambda *a, **k: encoded.append(a[0]) or real(*a, **k)
+    )
+    embed(weights, mixed, tmp_path / "out", settings)
+    # Of 8, 8 and 4 videos: 18, 18 and 10 clips differ, and 2 more fill up a batch of the first two.
+    assert len(encoded) == 20 + 20 + 10
+    found = rows(tmp_path / "out")
+    assert [(row["row"], row["clip"]) for row in found] == [
+        (row, clip) for row in range(20) for clip in range(3)
+    ]
+    vectors = np.array([row["embedding"] for row in found]).reshape(20, 3, -1)
+    for row, three in enumerate(vectors):
+        assert len(np.unique(three.round(5), axis=0)) == (3 if row % 3 else 1)
+    (tmp_path / "out" / "embeddings-00001-of-00003.parquet").unlink()
+    embed(weights, mixed, tmp_path / "out", settings)
+    assert rows(tmp_path / "out") == found
 
 
 def test_f12_shards_of_other_clips_are_not_taken_for_these(made, weights, samples, tmp_path):

@@ -393,12 +393,13 @@ def test_units_are_those_of_the_source(lvef, table, tiny_probe, train_probe, tmp
         score_on(lvef, [source], "", "", tmp_path / "two")
 
 
+@pytest.mark.parametrize("gigabytes", [4.0, 1e-6], ids=["kept features", "features made again"])
 def test_clips_that_cannot_differ_are_encoded_once(
-    tiny_probe, train_probe, tmp_path, monkeypatch, caplog
+    tiny_probe, train_probe, tmp_path, monkeypatch, caplog, gigabytes
 ):
     # 60 frames, one clip of 4 that are 15 apart.
     settings = {"data__sample_by": "stride", "data__sample_value": 15.0, "optim__epochs": 1}
-    settings |= {"head__kind": "linear", "head__tokens": "mean"}
+    settings |= {"head__kind": "linear", "head__tokens": "mean", "data__cache_gb": gigabytes}
     count = []
     real = encode.encode_clips
 

@@ -6,7 +6,9 @@ wants several clips per video.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -95,19 +97,27 @@ def clip_frame_ids(
     return np.minimum(ids, frames - 1).astype(np.int32), padded
 
 
-def first_alike(frames: int, fps: float, clip: ClipSpec, clips: int) -> np.ndarray:
-    """For each of several clips of a video, the first that shows the very same frames: int [clips].
+def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: int) -> np.ndarray:
+    """Which clips of a video show the same frames as the clip before them: bool [videos, clips].
 
-    A video that is no longer than a clip gives the same clip again and again.
+    All clips of a video are equal if it is not longer than one clip.
+
+    Args:
+      lengths: the number of frames and the frame rate of each video.
     """
-    starts = [
-        clip_frame_ids(
-            *(frames, fps, None),
-            length=clip.frames,
-            by=clip.by,
-            value=clip.value,
-            part=(part, clips),
-        )[0][0]
-        for part in range(clips)
-    ]
-    return np.array([starts.index(start) for start in starts])
+
+    @functools.cache
+    def of_video(frames: int, fps: float) -> np.ndarray:
+        starts = [
+            clip_frame_ids(
+                *(frames, fps, None),
+                length=clip.frames,
+                by=clip.by,
+                value=clip.value,
+                part=(part, clips),
+            )[0][0]
+            for part in range(clips)
+        ]
+        return np.diff(starts, prepend=-1) == 0
+
+    return np.array([of_video(*length) for length in lengths]).reshape(-1, clips)

@@ -29,7 +29,7 @@ from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.units import of_errors, unit_of
-from echojepa_jax.features.encode import tokens_of
+from echojepa_jax.features.encode import repeats_of, times_of, tokens_of
 from echojepa_jax.parallel.hosts import any_true, is_first, total
 from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, platform_of
 from echojepa_jax.runtime.signals import Stopped
@@ -97,33 +97,36 @@ def video_features(
     """
     sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
+    repeats = repeats_of(samples, clip, clips_per_video)
+    times = times_of(repeats)
     batches: Iterator[Batch] = evaluation_batches(
         samples,
         clip=clip,
         global_batch=batch,
         clips_per_sample=clips_per_video,
+        only=~repeats,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=workers,
     )
-    count = -(-len(samples) * clips_per_video // batch)
+    count = -(-len(times) // batch)
+    mine_first = jax.process_index() * batch // jax.process_count()
     with DeviceBatches(batches, sharding) as on_device:
-        for part in with_progress(on_device, count, "probe: encoding batches"):
+        for step, part in enumerate(with_progress(on_device, count, "probe: encoding batches")):
             if any_true(stop_asked()):
                 raise Stopped
             features = _clip_features(params, part["clips"], networks, sharding)
             mine, valid_here = local_rows(features), local_rows(part["valid"])
-            for row, valid, error, value in zip(
-                part["sample_ids"], valid_here, part["error"], mine, strict=True
-            ):
+            clips = zip(part["sample_ids"], valid_here, part["error"], mine, strict=True)
+            for place, (row, valid, error, value) in enumerate(clips, step * batch + mine_first):
                 if error:
                     raise UserError(
                         f"{shown(samples[row].path)} of the probe's source cannot be decoded "
                         f"({error}): repair it, or remove it from the source"
                     )
                 if valid:
-                    sums[row] += value
-                    seen[row] += 1
+                    sums[row] += times[place] * value
+                    seen[row] += times[place]
     # Every host has encoded its share of each batch.
     sums, seen = total(sums), total(seen)
     if not (seen == clips_per_video).all():
