@@ -24,14 +24,7 @@ from echojepa_jax.data.clips.transforms import centre_box, cut
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.clip_input import clip_spec
-from echojepa_jax.features.encode import (
-    CLIPS_PER_DEVICE,
-    encoded,
-    encoded_arrays,
-    repeats_of,
-    times_of,
-)
-from echojepa_jax.models.vit import Encoder as Network
+from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_of
 from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
@@ -54,8 +47,12 @@ class Encoder:
     """A frozen encoder, with the frames, size and spacing of its clips (`clip`)."""
 
     weights: Pretrained = dataclasses.field(repr=False)
-    network: Network
-    clip: ClipSpec
+    frozen: FrozenEncoder
+
+    @property
+    def clip(self) -> ClipSpec:
+        """How files are cut into clips."""
+        return self.frozen.clip
 
     def tokens(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
         """All tokens of one video, or of several.
@@ -90,7 +87,7 @@ class Encoder:
         return self._encode(videos, clips, "mean").mean(axis=(-3, -2))
 
     def _encode(self, videos: Video | Sequence[Video], clips: int, keep: str) -> np.ndarray:
-        """float32 [clips, N, W] or [B, clips, N, W], see `probes.encode.tokens_of`."""
+        """float32 [clips, N, W] or [B, clips, N, W], see `features.encode.tokens_of`."""
         if isinstance(videos, str | os.PathLike):
             return self._encode_files([videos], clips, keep)[0]
         if not isinstance(videos, Sequence):
@@ -115,18 +112,12 @@ class Encoder:
         if clips < 1:
             raise UserError(f"clips={clips} must be positive")
         samples = [_sample_of(path) for path in paths]
-        repeats = repeats_of(samples, self.clip, clips)
+        encoder = dataclasses.replace(self.frozen, clips=clips, keep=keep)
+        repeats = encoder.repeats(samples)
         count = int(np.count_nonzero(~repeats))
         parts = list(
-            encoded(
+            encoder.encode(
                 samples,
-                self.weights.params["encoder"],
-                self.network,
-                clip=self.clip,
-                mean=self.weights.clip.mean,
-                std=self.weights.clip.std,
-                clips_per_video=clips,
-                keep=keep,
                 only=~repeats,
                 clips_per_device=min(CLIPS_PER_DEVICE, -(-count // jax.local_device_count())),
             )
@@ -147,15 +138,8 @@ class Encoder:
         """float32 [B, 1, N, W]."""
         if clips != 1:
             raise UserError(f"clips={clips} is for files: an array is one clip")
-        tokens = encoded_arrays(
-            np.stack([self._clip_of(array) for array in arrays]),
-            self.weights.params["encoder"],
-            self.network,
-            self.weights.clip.mean,
-            self.weights.clip.std,
-            keep,
-        )
-        return tokens[:, None]
+        encoder = dataclasses.replace(self.frozen, keep=keep)
+        return encoder.encode_arrays(np.stack([self._clip_of(array) for array in arrays]))[:, None]
 
     def _clip_of(self, array: np.ndarray) -> np.ndarray:
         """uint8 [T, size, size, 3], resized and cropped at the centre as files are."""
@@ -244,8 +228,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
       UserError: the path holds no encoder that can be read.
     """
     weights = open_encoder(str(path))
-    clip = clip_spec(weights)
-    return Encoder(weights, weights.make_fast_encoder(dtype), clip)
+    return Encoder(weights, FrozenEncoder.of(weights, dtype, clip_spec(weights)))
 
 
 def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
@@ -263,4 +246,5 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
     path = str(weights or encoder_path(folder, read_config(folder / "config.json")))
     encoder = load_encoder(path, saved.dtype)
     check_encoder(saved, encoder.weights, folder, path)
-    return Probe(saved, dataclasses.replace(encoder, clip=saved.clip))
+    frozen = dataclasses.replace(encoder.frozen, clip=saved.clip)
+    return Probe(saved, dataclasses.replace(encoder, frozen=frozen))

@@ -32,7 +32,7 @@ from safetensors.numpy import save as as_safetensors
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.features.encode import Encoded, divided, encoded, repeats_of, with_repeats
+from echojepa_jax.features.encode import EncodedClips, FrozenEncoder, divided, with_repeats
 from echojepa_jax.utils.config_fields import differences
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
@@ -206,50 +206,38 @@ def _pieces(
     todo: Sequence[Shard],
     settings: EmbedSettings,
     workers: int,
-) -> Iterator[tuple[Shard, Encoded]]:
+) -> Iterator[tuple[Shard, EncodedClips]]:
     """Encodes the videos of all these shards in one stream, and cuts it where shards end."""
     chosen = [sample for shard in todo for sample in samples[shard.first : shard.last]]
     if not chosen:
         return
-    repeats = _repeats(chosen, todo, settings)
-    stream = encoded(
-        chosen,
-        weights.params["encoder"],
-        weights.make_fast_encoder(settings.dtype),
-        clip=settings.clip,
-        mean=weights.clip.mean,
-        std=weights.clip.std,
-        clips_per_video=settings.clips,
-        keep=settings.tokens,
-        only=~repeats,
-        clips_per_device=settings.batch,
-        workers=workers,
+    encoder = FrozenEncoder.of(
+        weights, settings.dtype, settings.clip, settings.clips, keep=settings.tokens
     )
+    repeats = _repeats(encoder.repeats(chosen), todo, settings.batch)
+    stream = encoder.encode(chosen, ~repeats, settings.batch, workers)
     sizes = [(shard.last - shard.first) * settings.clips for shard in todo]
     for part, piece in divided(_logged(with_repeats(stream, repeats), sum(sizes)), sizes):
         yield todo[part], piece
 
 
-def _repeats(
-    chosen: Sequence[Sample], todo: Sequence[Shard], settings: EmbedSettings
-) -> np.ndarray:
+def _repeats(repeats: np.ndarray, todo: Sequence[Shard], batch: int) -> np.ndarray:
     """The clips that are copied from the one before instead of encoded: bool [videos, clips].
 
     Not all repeats are: every shard but the last has whole batches to encode, so that its clips
     have the same places on a device, and the same bits, when it is made alone.
     """
-    repeats = repeats_of(chosen, settings.clip, settings.clips)
-    first = 0
+    repeats, first = repeats.copy(), 0
     for shard in todo[:-1]:
         last = first + shard.last - shard.first
         of_shard = repeats[first:last].reshape(-1)  # a view
-        missing = -np.count_nonzero(~of_shard) % settings.batch
+        missing = -np.count_nonzero(~of_shard) % batch
         of_shard[np.flatnonzero(of_shard)[:missing]] = False
         first = last
     return repeats
 
 
-def _logged(stream: Iterable[Encoded], total: int) -> Iterator[Encoded]:
+def _logged(stream: Iterable[EncodedClips], total: int) -> Iterator[EncodedClips]:
     """The same stream, of `total` clips; the log gets a line now and then."""
     started = last_line = time.monotonic()
     made = 0
@@ -282,7 +270,7 @@ def _identity(shard: Shard, samples: Sequence[Sample], clips: int) -> dict[str, 
 def _write(
     shard: Shard,
     samples: Sequence[Sample],
-    pieces: Iterable[Encoded],
+    pieces: Iterable[EncodedClips],
     settings: EmbedSettings,
     asked: str,
 ) -> None:
@@ -333,13 +321,15 @@ def _publish(table: pa.Table, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _token_writer(path: Path, columns: dict[str, list[Any]]) -> Iterator[Callable[[Encoded], None]]:
+def _token_writer(
+    path: Path, columns: dict[str, list[Any]]
+) -> Iterator[Callable[[EncodedClips], None]]:
     """Writes a record for each clip that could be decoded: safetensors bytes with its columns."""
     clips = itertools.count()
     with whole(path) as partial:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
 
-        def write(piece: Encoded) -> None:
+        def write(piece: EncodedClips) -> None:
             for tokens, error, clip in zip(piece.tokens, piece.errors, clips, strict=False):
                 if not error:
                     named = {name: str(values[clip]) for name, values in columns.items()}

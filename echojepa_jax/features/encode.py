@@ -22,13 +22,14 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.models.pixels import Colour, normalise
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.weights.pretrained import Pretrained
 
 CLIPS_PER_DEVICE = 8
 KEEP = ("all", "mean", "motion")
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class EncodedClips:
     """Some clips, in input order.
 
     rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, else "".
@@ -41,16 +42,16 @@ class Encoded:
     padded: np.ndarray
     tokens: np.ndarray
 
-    def cut(self, start: int, stop: int) -> "Encoded":
+    def cut(self, start: int, stop: int) -> "EncodedClips":
         """Clips `start` to `stop` (excluded) of these."""
         return self._map(lambda field: field[start:stop])
 
-    def repeated(self, times: np.ndarray) -> "Encoded":
+    def repeated(self, times: np.ndarray) -> "EncodedClips":
         """Every clip that many times: int [B]."""
         return self._map(lambda field: np.repeat(field, times, axis=0))
 
-    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Encoded":
-        return Encoded(*map(function, (self.rows, self.errors, self.padded, self.tokens)))
+    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> "EncodedClips":
+        return EncodedClips(*map(function, (self.rows, self.errors, self.padded, self.tokens)))
 
 
 def tokens_of(
@@ -108,47 +109,108 @@ def encode_clips(
     )(params, clips)
 
 
-def encoded(
-    samples: Sequence[Sample],
-    params: Any,
-    encoder: Encoder,
-    *,
-    clip: ClipSpec,
-    mean: Colour,
-    std: Colour,
-    clips_per_video: int,
-    keep: str,
-    only: np.ndarray | None = None,
-    clips_per_device: int = CLIPS_PER_DEVICE,
-    workers: int = 0,
-) -> Iterator[Encoded]:
-    """Encodes `clips_per_video` clips of every sample, on all devices of this host.
+@dataclasses.dataclass(frozen=True)
+class FrozenEncoder:
+    """An encoder with its parameters, the clips that it gets, and what is kept of their tokens.
 
-    Args:
-      only: bool [samples, clips_per_video], which of them; None = all.
-      keep: what of a clip's tokens, see `tokens_of`.
-      clips_per_device: that a device works on at a time.
+    params: of the network. clip: how videos are cut. clips: of every video, spread over it. mean,
+    std: of pixels in 0..1, per colour. keep: what of a clip's tokens, see `tokens_of`.
     """
-    mesh = meshes.make_mesh(jax.local_devices())
-    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
-    batches = evaluation_batches(
-        samples,
-        clip=clip,
-        global_batch=clips_per_device * mesh.size,
-        clips_per_sample=clips_per_video,
-        only=only,
-        workers=workers,
-    )
-    waiting: tuple[dict[str, Any], jax.Array] | None = None
-    with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
-        for batch in on_device:
-            tokens = encode_clips(params, batch["clips"], encoder, mean, std, keep, mesh)
-            # Results are fetched when the next batch is on its way, so no device waits.
+
+    network: Encoder
+    params: Any = dataclasses.field(repr=False)
+    clip: ClipSpec
+    mean: Colour
+    std: Colour
+    clips: int = 1
+    keep: str = "all"
+
+    @classmethod
+    def of(
+        cls, weights: Pretrained, dtype: str, clip: ClipSpec, clips: int = 1, keep: str = "all"
+    ) -> "FrozenEncoder":
+        """The encoder of these weights, on all devices of this host, computed in that type."""
+        mesh = meshes.make_mesh(jax.local_devices())
+        params = jax.device_put(weights.params["encoder"], meshes.replicated(mesh))
+        look = weights.clip.mean, weights.clip.std
+        return cls(weights.make_fast_encoder(dtype), params, clip, *look, clips, keep)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a clip that are kept."""
+        frames, height, width = self.network.grid(self.clip.frames, self.clip.size, self.clip.size)
+        return frames * height * width if self.keep == "all" else 1
+
+    @property
+    def width(self) -> int:
+        """Numbers of one token that is kept."""
+        return self.network.width * (3 if self.keep == "motion" else 1)
+
+    def bytes_per_video(self) -> int:
+        """Memory that the features of one video take."""
+        return self.clips * self.tokens * self.width * 4
+
+    def repeats(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Which clips need not be encoded, as they equal the one before: bool [samples, clips]."""
+        return repeats_of(samples, self.clip, self.clips)
+
+    def encode(
+        self,
+        samples: Sequence[Sample],
+        only: np.ndarray | None = None,
+        clips_per_device: int = CLIPS_PER_DEVICE,
+        workers: int = 0,
+    ) -> Iterator[EncodedClips]:
+        """Encodes the clips of every sample, on all devices of this host.
+
+        Args:
+          only: bool [samples, clips], which of them; None = all.
+          clips_per_device: that a device works on at a time.
+          workers: processes that decode; 0 = threads of this one.
+        """
+        mesh = meshes.make_mesh(jax.local_devices())
+        batches = evaluation_batches(
+            samples,
+            clip=self.clip,
+            global_batch=clips_per_device * mesh.size,
+            clips_per_sample=self.clips,
+            only=only,
+            workers=workers,
+        )
+        waiting: tuple[dict[str, Any], jax.Array] | None = None
+        with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
+            for batch in on_device:
+                tokens = self._tokens(batch["clips"], mesh)
+                # Results are fetched when the next batch is on its way, so no device waits.
+                if waiting is not None:
+                    yield _fetched(*waiting)
+                waiting = (batch, tokens)
             if waiting is not None:
                 yield _fetched(*waiting)
-            waiting = (batch, tokens)
-        if waiting is not None:
-            yield _fetched(*waiting)
+
+    def encode_arrays(self, clips: np.ndarray) -> np.ndarray:
+        """Encodes clips that are in memory, on all devices of this host.
+
+        Args:
+          clips: uint8 [B, T, H, W, C].
+
+        Returns:
+          float32 [B, N, W].
+        """
+        mesh = meshes.make_mesh(jax.local_devices())
+        size = min(CLIPS_PER_DEVICE, -(-len(clips) // mesh.size)) * mesh.size
+        found = []
+        for start in range(0, len(clips), size):
+            part = clips[start : start + size]
+            # One shape for all, so that there is one program: what fills it up is cut off again.
+            full = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (clips.ndim - 1)])
+            tokens = self._tokens(jax.device_put(full, meshes.batch_sharding(mesh)), mesh)
+            found.append(np.asarray(tokens)[: len(part)])
+        return np.concatenate(found)
+
+    def _tokens(self, clips: jax.Array, mesh: Mesh) -> jax.Array:
+        look = self.mean, self.std
+        return encode_clips(self.params, clips, self.network, *look, self.keep, mesh)
 
 
 def repeats_of(samples: Sequence[Sample], clip: ClipSpec, clips: int) -> np.ndarray:
@@ -161,7 +223,7 @@ def times_of(repeats: np.ndarray) -> np.ndarray:
     return np.diff(np.append(np.flatnonzero(~repeats), repeats.size))
 
 
-def with_repeats(stream: Iterable[Encoded], repeats: np.ndarray) -> Iterator[Encoded]:
+def with_repeats(stream: Iterable[EncodedClips], repeats: np.ndarray) -> Iterator[EncodedClips]:
     """Every clip, where the stream holds those that are not repeats: bool [samples, clips]."""
     times, done = times_of(repeats), 0
     for batch in stream:
@@ -169,7 +231,9 @@ def with_repeats(stream: Iterable[Encoded], repeats: np.ndarray) -> Iterator[Enc
         done += len(batch.rows)
 
 
-def divided(stream: Iterable[Encoded], sizes: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+def divided(
+    stream: Iterable[EncodedClips], sizes: Sequence[int]
+) -> Iterator[tuple[int, EncodedClips]]:
     """Cuts a stream into parts of so many clips each; yields pieces with the number of their part.
 
     Args:
@@ -188,33 +252,11 @@ def divided(stream: Iterable[Encoded], sizes: Sequence[int]) -> Iterator[tuple[i
                 part += 1
 
 
-def encoded_arrays(
-    clips: np.ndarray, params: Any, encoder: Encoder, mean: Colour, std: Colour, keep: str
-) -> np.ndarray:
-    """`tokens_of` of clips that are in memory, uint8 [B, T, H, W, C], on all devices of this host.
-
-    Returns:
-      float32 [B, N, W].
-    """
-    mesh = meshes.make_mesh(jax.local_devices())
-    params = jax.device_put(params, jax.NamedSharding(mesh, PartitionSpec()))
-    size = min(CLIPS_PER_DEVICE, -(-len(clips) // mesh.size)) * mesh.size
-    found = []
-    for start in range(0, len(clips), size):
-        part = clips[start : start + size]
-        # One shape for all, so that there is one program: what fills it up is cut off again.
-        whole = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (clips.ndim - 1)])
-        batch = jax.device_put(whole, meshes.batch_sharding(mesh))
-        tokens = encode_clips(params, batch, encoder, mean, std, keep, mesh)
-        found.append(np.asarray(tokens)[: len(part)])
-    return np.concatenate(found)
-
-
-def _fetched(batch: dict[str, Any], tokens: jax.Array) -> Encoded:
+def _fetched(batch: dict[str, Any], tokens: jax.Array) -> EncodedClips:
     there = batch["sample_ids"] >= 0
     values = np.array(tokens)
     values[~np.asarray(batch["valid"])] = 0.0
-    return Encoded(
+    return EncodedClips(
         batch["sample_ids"][there],
         batch["error"][there],
         batch["padded"][there],

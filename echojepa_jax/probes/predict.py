@@ -13,18 +13,14 @@ import numpy as np
 from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
-from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import (
     CLIPS_PER_DEVICE,
-    Encoded,
+    EncodedClips,
+    FrozenEncoder,
     divided,
-    encoded,
-    repeats_of,
 )
 from echojepa_jax.models.heads import Head
-from echojepa_jax.models.pixels import Colour
-from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.examples import Example, slots
@@ -37,35 +33,19 @@ EXAMPLES_PER_DEVICE = 8  # that heads work on at a time; fixed for the same reas
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Everything but the parameters that turns videos into features.
+class Videos:
+    """The videos of a probe, and the encoder that makes their features.
 
-    keep: what of a clip's tokens, see `encode.tokens_of`.
+    workers: processes that decode; 0 = threads of this one.
     """
 
     samples: Sequence[Sample]
-    encoder: Encoder
-    clip: ClipSpec
-    mean: Colour
-    std: Colour
-    clips: int
-    keep: str
+    encoder: FrozenEncoder
     workers: int
 
-    def bytes_per_video(self) -> int:
-        """Memory that the features of one video take."""
-        return self.clips * self.tokens * self.width * 4
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a clip that are kept."""
-        frames, height, width = self.encoder.grid(self.clip.frames, self.clip.size, self.clip.size)
-        return frames * height * width if self.keep == "all" else 1
-
-    @property
-    def width(self) -> int:
-        """Numbers of one token that is kept."""
-        return self.encoder.width * (3 if self.keep == "motion" else 1)
+    def encoded_by(self, params: Tree) -> "Videos":
+        """The same with other parameters of the encoder."""
+        return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, params=params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,34 +83,23 @@ class Features:
         return rearrange(~self.repeats[place], "e v c -> e (v c)")
 
 
-def encode_videos(source: Source, params: Tree, rows: Sequence[int], what: str) -> Features:
+def encode_videos(videos: Videos, rows: Sequence[int], what: str) -> Features:
     """Encodes the samples `rows` once each; `what` says for whom in the log, "" = no lines."""
-    (features,) = encode_groups(source, params, [rows], what)
+    (features,) = encode_groups(videos, [rows], what)
     return features
 
 
-def encode_groups(
-    source: Source, params: Tree, groups: Sequence[Sequence[int]], what: str
-) -> Iterator[Features]:
+def encode_groups(videos: Videos, groups: Sequence[Sequence[int]], what: str) -> Iterator[Features]:
     """Encodes groups of samples in one stream; yields the features of each group when it is whole.
 
     Clips of a video that cannot differ, as it is not longer than one, are encoded once.
     """
-    chosen = [source.samples[row] for group in groups for row in group]
-    repeats = repeats_of(chosen, source.clip, source.clips)
+    chosen = [videos.samples[row] for group in groups for row in group]
+    repeats = videos.encoder.repeats(chosen)
     firsts = np.cumsum([0, *map(len, groups)])
     parts = [repeats[start:stop] for start, stop in itertools.pairwise(firsts)]
-    stream: Iterable[Encoded] = encoded(
-        chosen,
-        params,
-        source.encoder,
-        clip=source.clip,
-        mean=source.mean,
-        std=source.std,
-        clips_per_video=source.clips,
-        keep=source.keep,
-        only=~repeats,
-        workers=source.workers,
+    stream: Iterable[EncodedClips] = videos.encoder.encode(
+        chosen, only=~repeats, workers=videos.workers
     )
     count = int(np.count_nonzero(~repeats))
     if what:
@@ -139,7 +108,7 @@ def encode_groups(
     pieces = divided(stream, [int(np.count_nonzero(~part)) for part in parts])
     done = padded = 0
     for number, of_group in itertools.groupby(pieces, key=lambda pair: pair[0]):
-        features = _gathered(source, groups[number], parts[number])
+        features = _gathered(videos, groups[number], parts[number])
         at = 0
         for _, piece in of_group:
             stop = at + len(piece.rows)
@@ -158,17 +127,17 @@ def encode_groups(
     if repeats.any() and what:
         log.info(
             "%s: %d of %d videos are too short for %d different clips: equal clips are taken once",
-            *(what, np.count_nonzero(repeats.any(axis=1)), len(chosen), source.clips),
+            *(what, np.count_nonzero(repeats.any(axis=1)), len(chosen), videos.encoder.clips),
         )
 
 
-def _gathered(source: Source, rows: Sequence[int], repeats: np.ndarray) -> Features:
+def _gathered(videos: Videos, rows: Sequence[int], repeats: np.ndarray) -> Features:
     """Features of these samples, to be filled in."""
-    place = np.full(len(source.samples), -1)
+    place = np.full(len(videos.samples), -1)
     place[list(rows)] = np.arange(len(rows))
     at = np.cumsum(~repeats).reshape(repeats.shape) - 1
     count = np.count_nonzero(~repeats)
-    tokens = np.empty((count, source.tokens, source.width), np.float32)
+    tokens = np.empty((count, videos.encoder.tokens, videos.encoder.width), np.float32)
     return Features(place, tokens, at, np.zeros(count, bool), repeats, {})
 
 
@@ -178,11 +147,11 @@ def rows_of(examples: Sequence[Example]) -> list[int]:
 
 
 def in_chunks(
-    examples: Sequence[Example], source: Source, memory: float
+    examples: Sequence[Example], encoder: FrozenEncoder, memory: float
 ) -> Iterator[Sequence[Example]]:
     """Divides examples into runs whose features fit into that many bytes."""
     videos = max(len(rows_of([example])) for example in examples)
-    count = max(1, int(memory // (videos * source.bytes_per_video())))
+    count = max(1, int(memory // (videos * encoder.bytes_per_video())))
     for start in range(0, len(examples), count):
         yield examples[start : start + count]
 
@@ -256,15 +225,14 @@ def encoded_head_outputs(
     head: Head,
     params: Tree,
     examples: Sequence[Example],
-    source: Source,
-    encoder_params: Tree,
+    videos: Videos,
     memory: float,
     what: str,
 ) -> tuple[Outputs, np.ndarray]:
     """`head_outputs`, with features that are made for it, at most `memory` bytes at a time."""
     values, errors, presence = [], [], []
-    chunks = list(in_chunks(examples, source, memory))
-    encoding = encode_groups(source, encoder_params, [*map(rows_of, chunks)], what)
+    chunks = list(in_chunks(examples, videos.encoder, memory))
+    encoding = encode_groups(videos, [*map(rows_of, chunks)], what)
     for chunk, features in zip(chunks, encoding, strict=True):
         outputs, present = head_outputs(head_fn, head, params, chunk, features)
         values.append(outputs.values)

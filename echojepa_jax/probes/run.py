@@ -14,11 +14,12 @@ from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.units import check_unit, of_errors, unit_of
 from echojepa_jax.features.clip_input import clip_spec
+from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES, WORST
-from echojepa_jax.probes.predict import Source, encoded_head_outputs, rows_of, with_slots
+from echojepa_jax.probes.predict import Videos, encoded_head_outputs, rows_of, with_slots
 from echojepa_jax.probes.results import (
     STUDY_COLUMNS,
     has_studies,
@@ -43,8 +44,6 @@ from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
 log = logging.getLogger(__name__)
 
-Tree = Any
-
 
 def load_samples(
     config: ConfigDict, workdir: Path, clip: ClipSpec, wanted: Collection[str]
@@ -68,20 +67,12 @@ def load_samples(
     return splits.divided(samples, wanted)
 
 
-def make_source(
+def make_videos(
     config: ConfigDict, weights: Pretrained, clip: ClipSpec, samples: Sequence[Sample]
-) -> Source:
-    """How this config turns videos into features."""
-    return Source(
-        samples=samples,
-        encoder=weights.make_fast_encoder(config.encoder.dtype),
-        clip=clip,
-        mean=weights.clip.mean,
-        std=weights.clip.std,
-        clips=config.data.clips,
-        keep=config.head.tokens,
-        workers=config.data.workers,
-    )
+) -> Videos:
+    """These samples, and the encoder as this config uses it."""
+    dtype, clips, keep = config.encoder.dtype, config.data.clips, config.head.tokens
+    return Videos(samples, FrozenEncoder.of(weights, dtype, clip, clips, keep), config.data.workers)
 
 
 def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
@@ -125,12 +116,12 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         log.info("%s: %d examples of %d patients", name, len(part), len({e.patient for e in part}))
 
     # --- encoder and heads ----------------------------------------------------------------------
-    source = make_source(config, weights, clip, samples)
-    _check_head(config, source.width)
+    videos = make_videos(config, weights, clip, samples)
+    _check_head(config, videos.encoder.width)
     setting = Setting(
         config,
         workdir,
-        source,
+        videos,
         task,
         make_head(config, task.outputs),
         grids.cells(config.optim.learning_rates, config.optim.weight_decays),
@@ -165,7 +156,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     )
 
     # --- training -------------------------------------------------------------------------------
-    best = train_heads(setting, weights)
+    best = train_heads(setting)
     if best is None:
         return ""
     encoder = fingerprint(weights.params["encoder"])
@@ -182,7 +173,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         data.clips,
         tuple(task_config.views),
         encoder,
-        source.width,
+        videos.encoder.width,
         config.head.tokens,
         config.encoder.dtype,
         frozenset(map(patient_mark, [*train, *val])),
@@ -196,15 +187,14 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         "epochs": config.optim.epochs,
         "val_score": abs(best.score),
     }
-    return evaluate(config, workdir, saved, best.encoder, source, test, chosen)
+    return evaluate(config, workdir, saved, videos.encoded_by(best.encoder), test, chosen)
 
 
 def evaluate(
     config: ConfigDict,
     workdir: Path,
     probe: SavedProbe,
-    encoder_params: Tree,
-    source: Source,
+    videos: Videos,
     test: Sequence[Example],
     chosen: Mapping[str, Any],
 ) -> str:
@@ -226,7 +216,7 @@ def evaluate(
         )
     memory = config.data.cache_gb * 1e9
     outputs, present = encoded_head_outputs(
-        with_slots, probe.head, probe.params, test, source, encoder_params, memory, "test"
+        with_slots, probe.head, probe.params, test, videos, memory, "test"
     )
     task = probe.task
     lines, rows = predictions(task, test, outputs, present)
@@ -349,8 +339,8 @@ def score_on(
     }
     provenance.record(Workdir(workdir), facts, program="probe", started=started)
     write_json(workdir / "config.json", json.loads(config.to_json(sort_keys=False)))
-    source = make_source(config, weights, probe.clip, samples)
-    return evaluate(config, workdir, probe, weights.params["encoder"], source, test, facts["probe"])
+    videos = make_videos(config, weights, probe.clip, samples)
+    return evaluate(config, workdir, probe, videos, test, facts["probe"])
 
 
 def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:

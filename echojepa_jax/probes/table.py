@@ -30,25 +30,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
 import numpy as np
 
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
 from echojepa_jax.probes.predict import (
     Outputs,
-    Source,
+    Videos,
     encode_videos,
     head_outputs,
     rows_of,
     with_slots,
 )
 from echojepa_jax.probes.results import Row, predictions, write_csv
-from echojepa_jax.probes.run import encoder_path, make_source
+from echojepa_jax.probes.run import encoder_path, make_videos
 from echojepa_jax.probes.saved import (
     ABOUT,
     HEAD,
@@ -140,9 +139,8 @@ def predict_table(
         weights = _encoder_of(probe, folder, weights_path or encoder_path(folder, config))
         parts = _continued(partial, settings)
         if work.examples:
-            source = make_source(config, weights, probe.clip, work.samples)
-            encoder = weights.params["encoder"]
-            _make_parts(probe, work, source, encoder, config.data.cache_gb * 1e9, parts, partial)
+            videos = make_videos(config, weights, probe.clip, work.samples)
+            _make_parts(probe, work, videos, config.data.cache_gb * 1e9, parts, partial)
         lines, read = _lines(probe, work, parts)
         columns = _columns(probe.task, bool(probe.views))
         about = {
@@ -244,8 +242,7 @@ def _example_of(sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...
 def _make_parts(
     probe: SavedProbe,
     work: _Work,
-    source: Source,
-    encoder_params: Any,
+    videos: Videos,
     memory: float,
     parts: list[dict[str, Any]],
     partial: BinaryIO,
@@ -255,10 +252,7 @@ def _make_parts(
     Parts begin where they would have without an interruption, so a clip has the same place on its
     device, and the same bits.
     """
-    examples, size = work.examples, _part_size(work.examples, source, memory)
-    params = jax.device_put(
-        encoder_params, meshes.replicated(meshes.make_mesh(jax.local_devices()))
-    )
+    examples, size = work.examples, _part_size(work.examples, videos.encoder, memory)
     starts = range(sum(len(part["errors"]) for part in parts), len(examples), size)
     count = len(parts) + len(starts)
     if parts:
@@ -266,7 +260,7 @@ def _make_parts(
     for start in with_progress(starts, len(starts), "parts"):
         some = examples[start : start + size]
         what = f"part {len(parts) + 1} of {count}"
-        features = encode_videos(source, params, rows_of(some), what)
+        features = encode_videos(videos, rows_of(some), what)
         outputs, present = head_outputs(with_slots, probe.head, probe.params, some, features)
         part = {
             "first": start,
@@ -278,10 +272,10 @@ def _make_parts(
         parts.append(part)
 
 
-def _part_size(examples: Sequence[Example], source: Source, memory: float) -> int:
+def _part_size(examples: Sequence[Example], encoder: FrozenEncoder, memory: float) -> int:
     """Examples of a part: as many as have room, in whole numbers of what a device takes."""
     videos = max(len(rows_of([example])) for example in examples)
-    room = int(memory // (videos * source.bytes_per_video()))
+    room = int(memory // (videos * encoder.bytes_per_video()))
     return max(1, min(PART, room // 8 * 8 if room >= 8 else room))
 
 

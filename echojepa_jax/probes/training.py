@@ -29,7 +29,7 @@ from echojepa_jax.probes.examples import Example, drop_views, slots
 from echojepa_jax.probes.predict import (
     Features,
     Outputs,
-    Source,
+    Videos,
     by_slot,
     encode_groups,
     encode_videos,
@@ -61,7 +61,7 @@ class Setting:
 
     config: ConfigDict
     workdir: Path
-    source: Source
+    videos: Videos
     task: Task
     head: Head
     grid: Sequence[grids.Cell]
@@ -100,10 +100,10 @@ def head_shapes(setting: Setting) -> Tree:
 
 def _init_heads(setting: Setting) -> Tree:
     key = jax.random.key(setting.config.seed)
-    return grids.init_grid(setting.head, key, setting.source.width, len(setting.grid))
+    return grids.init_grid(setting.head, key, setting.videos.encoder.width, len(setting.grid))
 
 
-def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
+def train_heads(setting: Setting) -> Best | None:
     """Trains to the last epoch; None if a signal stopped it.
 
     Raises:
@@ -119,7 +119,7 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
             state["encoder"] = {"params": encoder, "adam": grids.ADAM.init(encoder)}
         return state
 
-    frozen = jax.device_put(weights.params["encoder"], everywhere)
+    frozen = setting.videos.encoder.params
     state = jax.jit(fresh, out_shardings=everywhere)(frozen)
     progress = _progress(0, 0, 0, np.inf)
     with ExitStack() as stack:
@@ -138,13 +138,13 @@ def train_heads(setting: Setting, weights: Pretrained) -> Best | None:
         stack.callback(writer.close)
         features = None
         if first < config.optim.epochs:
-            features = _features(setting, frozen)
+            features = _features(setting)
         # Until here there is nothing to save.
         stop_asked = stack.enter_context(stop_signal())
-        batches = _batches(setting, features, frozen, first, stack)
+        batches = _batches(setting, features, first, stack)
         started = time.perf_counter()
         for epoch in range(first, config.optim.epochs):
-            state, losses = _epoch(setting, state, frozen, batches, epoch, stop_asked)
+            state, losses = _epoch(setting, state, batches, epoch, stop_asked)
             if losses is None:
                 return None
             if not np.isfinite(losses).any():
@@ -216,13 +216,13 @@ def _takes_clips(config: ConfigDict) -> bool:
     return config.encoder.trainable or config.data.augment
 
 
-def _features(setting: Setting, encoder: Tree) -> Features | None:
+def _features(setting: Setting) -> Features | None:
     """Features of training and validation, made once; None where clips are encoded every epoch."""
     config = setting.config
     if _takes_clips(config):
         return None
     rows = rows_of([*setting.train, *setting.val])
-    needed = len(rows) * setting.source.bytes_per_video()
+    needed = len(rows) * setting.videos.encoder.bytes_per_video()
     if needed > setting.memory:
         log.info(
             "features would take %.1f GB, more than data.cache_gb = %g: clips are encoded again in "
@@ -231,7 +231,7 @@ def _features(setting: Setting, encoder: Tree) -> Features | None:
             config.data.cache_gb,
         )
         return None
-    features = encode_videos(setting.source, encoder, rows, "train and val")
+    features = encode_videos(setting.videos, rows, "train and val")
     _refuse_unreadable(setting, features.errors, len(rows))
     return features
 
@@ -240,7 +240,7 @@ def _refuse_unreadable(setting: Setting, errors: dict[int, str], videos: int) ->
     """Lists videos that cannot be decoded; too many are an error (F04)."""
     if not errors:
         return
-    samples = setting.source.samples
+    samples = setting.videos.samples
     rejected = [manifest.Rejected(samples[row], errors[row], "bad") for row in sorted(errors)]
     path = setting.workdir / workdirs.QUARANTINE
     manifest.quarantine(path, rejected, "decode")
@@ -270,18 +270,18 @@ def _order(setting: Setting, epoch: int, usable: np.ndarray) -> tuple[np.ndarray
 
 
 def _batches(
-    setting: Setting, kept: Features | None, encoder: Tree, first_epoch: int, stack: ExitStack
+    setting: Setting, kept: Features | None, first_epoch: int, stack: ExitStack
 ) -> Iterator[Tree]:
     """Batches of all epochs from `first_epoch` on, on the devices: of tokens, or of clips.
 
     Clips are for an encoder that learns and for random crops. Otherwise tokens come from the
-    features that are kept in memory, or `encoder` encodes the clips again in every epoch.
+    features that are kept in memory, or the encoder makes them again in every epoch.
     """
     config = setting.config
     labels = setting.task.encode([example.label for example in setting.train])
     sharding = meshes.batch_sharding(meshes.make_mesh(jax.local_devices()))
-    usable = kept.usable() if kept else np.ones(len(setting.source.samples), bool)
-    size, clips = config.optim.batch, setting.source.clips
+    usable = kept.usable() if kept else np.ones(len(setting.videos.samples), bool)
+    size, clips = config.optim.batch, setting.videos.encoder.clips
 
     def common(order: np.ndarray, present: np.ndarray) -> Tree:
         """Labels and weights; what is not there at all counts for nothing."""
@@ -303,7 +303,7 @@ def _batches(
             order, rows, views = _order(setting, epoch, usable)
             parts = [slice(start, start + size) for start in range(0, len(order), size)]
             groups = [rows[part][rows[part] >= 0].tolist() for part in parts]
-            encoded = encode_groups(setting.source, encoder, groups, what="")
+            encoded = encode_groups(setting.videos, groups, what="")
             for features, part in zip(repeat(kept) if kept else encoded, parts, strict=False):
                 note(features.errors)
                 tokens, present = features.gather(rows[part])
@@ -315,9 +315,9 @@ def _batches(
         orders = [_order(setting, epoch, usable) for epoch in range(config.optim.epochs)]
         order, rows, views = (np.concatenate(parts) for parts in zip(*orders, strict=True))
         pipeline = example_batches(
-            setting.source.samples,
+            setting.videos.samples,
             rows,
-            clip=setting.source.clip,
+            clip=setting.videos.encoder.clip,
             clips_per_sample=clips,
             global_batch=size,
             seed=config.seed,
@@ -346,7 +346,6 @@ def _batches(
 def _epoch(
     setting: Setting,
     state: Tree,
-    frozen: Tree,
     batches: Iterator[Tree],
     epoch: int,
     stop_asked: Callable[[], bool],
@@ -356,14 +355,14 @@ def _epoch(
     Returns:
       The state after it, and the mean loss of every head, [G]; None if a signal stopped it.
     """
-    config, source = setting.config, setting.source
+    config, frozen = setting.config, setting.videos.encoder
     # The encoder's kernels have to know over which devices its clips are split.
     on_mesh = partial(jax.set_mesh, meshes.make_mesh(jax.local_devices()))
     updates = config.optim.epochs * setting.steps
     encoder = dataclasses.replace(
-        source.encoder, drop_path=config.encoder.drop_path, remat=config.encoder.remat
+        frozen.network, drop_path=config.encoder.drop_path, remat=config.encoder.remat
     )
-    how = {"encoder": encoder, "look": (source.mean, source.std), "keep": source.keep}
+    how = {"encoder": encoder, "look": (frozen.mean, frozen.std), "keep": frozen.keep}
     losses = []
     for i in with_progress(range(setting.steps), setting.steps, f"epoch {epoch + 1}: updates"):
         if stop_asked():
@@ -389,7 +388,7 @@ def _epoch(
             if "clips" in batch:
                 with on_mesh():
                     batch["tokens"] = finetune.tokens_of_slots(
-                        frozen, batch.pop("clips"), rng, **how
+                        frozen.params, batch.pop("clips"), rng, **how
                     )
             state["heads"], loss = grids.grid_step(
                 state["heads"],
@@ -414,7 +413,7 @@ def _validate(
         outputs, _ = head_outputs(say, head, heads, examples, features)
     else:
         outputs, _ = encoded_head_outputs(
-            say, head, heads, examples, setting.source, encoder, setting.memory, "val"
+            say, head, heads, examples, setting.videos.encoded_by(encoder), setting.memory, "val"
         )
     readable = outputs.readable()
     if not readable.all():
@@ -479,7 +478,7 @@ def keep_encoder(setting: Setting, weights: Pretrained, params: Tree) -> str:
     """Writes the fine-tuned encoder beside the probe; returns its fingerprint."""
     tuned = dataclasses.replace(
         weights,
-        clip=clip_input(setting.source.clip, weights.clip.mean, weights.clip.std),
+        clip=clip_input(setting.videos.encoder.clip, weights.clip.mean, weights.clip.std),
         params={"encoder": jax.device_get(params)},
         origin={**weights.origin, "fine-tuned for": setting.task.target},
     )
