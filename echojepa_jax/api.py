@@ -29,7 +29,7 @@ from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
 from echojepa_jax.probes.saved import load_probe as load_saved
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import Pretrained
@@ -227,7 +227,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
     Raises:
       UserError: the path holds no encoder that can be read.
     """
-    weights = open_encoder(str(path))
+    weights = load_encoder_weights(str(path))
     return Encoder(weights, FrozenEncoder.of(weights, dtype, clip_spec(weights)))
 
 

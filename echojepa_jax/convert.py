@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 def job() -> str:
     from pathlib import Path
 
-    from echojepa_jax.train.run_weights import open_weights
+    from echojepa_jax.train.load_weights import load_weights
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.trees import count_parameters
@@ -60,7 +60,7 @@ def job() -> str:
         log.info("this is the public file %s (see --list)", found.name)
     elif path.is_file() and not path.with_name("config.json").exists():
         log.info("this is not a known public file (see --list): its sizes come from its arrays")
-    weights = open_weights(
+    weights = load_weights(
         str(FROM.value),
         heads=HEADS.value or (found.heads if found else 0),
         clip=found.clip if found else None,

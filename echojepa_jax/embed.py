@@ -55,13 +55,13 @@ def job() -> str:
     from echojepa_jax.features.clip_input import clip_spec
     from echojepa_jax.features.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
     from echojepa_jax.runtime.platform import configure_jax
-    from echojepa_jax.train.run_weights import open_encoder
+    from echojepa_jax.train.load_weights import load_encoder_weights
     from echojepa_jax.utils.buckets import on_disk
 
     configure_jax()
     on_cpu = jax.default_backend() == "cpu"
     out = on_disk(str(OUT.value), "out")
-    weights = open_encoder(str(WEIGHTS.value))
+    weights = load_encoder_weights(str(WEIGHTS.value))
     clip = clip_spec(weights, FRAMES.value, SIZE.value, SAMPLE_BY.value, SAMPLE_VALUE.value, "--")
     check_folder(out)
     dtype = ("float32" if on_cpu else "bfloat16") if DTYPE.value == "auto" else DTYPE.value

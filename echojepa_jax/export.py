@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def job() -> str:
     import dataclasses
 
-    from echojepa_jax.train.run_weights import initial_weights, open_weights
+    from echojepa_jax.train.load_weights import initial_weights, load_weights
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
     from echojepa_jax.utils.trees import count_parameters
@@ -49,7 +49,7 @@ def job() -> str:
             raise UserError("--part=initial is before the first step: leave out --step")
         weights = initial_weights(workdir)
     else:
-        weights = open_weights(workdir, STEP.value)
+        weights = load_weights(workdir, STEP.value)
     if part == "context":
         if "context_encoder" not in weights.params:
             raise UserError(f"{workdir} holds no context encoder")

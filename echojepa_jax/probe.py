@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
     held, report = Workdir(workdir), workdir / "report.html"
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, BEST]
     if config.get("encoder", {}).get("trainable"):
-        from echojepa_jax.train.run_weights import FINE_TUNED
+        from echojepa_jax.train.load_weights import FINE_TUNED
 
         files.append(FINE_TUNED)
     nothing_to_do = f"{workdir} is complete: nothing to do. The report is {report}"
@@ -64,13 +64,13 @@ def train(config: ConfigDict, workdir: Path) -> str:
     from echojepa_jax.probes import config as configs
     from echojepa_jax.probes.run import run
     from echojepa_jax.report.probe_page import write_probe_report
-    from echojepa_jax.train.run_weights import open_encoder
+    from echojepa_jax.train.load_weights import load_encoder_weights
 
     configs.check(config, jax.local_device_count())
     with claimed(held, config):
         if held.is_done(files):
             return nothing_to_do
-        summary = run(config, workdir, open_encoder(config.weights))
+        summary = run(config, workdir, load_encoder_weights(config.weights))
         if not summary:
             return (
                 "stopped by a signal. The same command continues after the last finished epoch, or "

@@ -14,7 +14,7 @@ import pytest
 
 from echojepa_jax.main import train
 from echojepa_jax.parallel import hosts
-from echojepa_jax.train.run_weights import weights_of_run
+from echojepa_jax.train.load_weights import weights_of_run
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines

@@ -25,8 +25,8 @@ from echojepa_jax.parallel.mesh import make_mesh
 from echojepa_jax.preparation.verify import verify
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.train.checkpoint import Checkpoints
+from echojepa_jax.train.load_weights import config_of_run, load_encoder_weights
 from echojepa_jax.train.program import make_program
-from echojepa_jax.train.run_weights import config_of_run, open_encoder
 from echojepa_jax.weights.read import read_weights
 from tests.makers.recordings import FOLDER
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_gives_back_every_bit_of_the_state(before, expected):
 
 def test_runs_and_exports_are_encoders(before, expected):
     assert read_weights(before / "export").fingerprints()["encoder"] == expected["export"]
-    assert "encoder" in open_encoder(str(before / "run")).params
+    assert "encoder" in load_encoder_weights(str(before / "run")).params
 
 
 def test_embeddings_are_kept_and_made_again_alike(before):

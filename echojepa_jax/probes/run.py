@@ -34,7 +34,7 @@ from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
 from echojepa_jax.probes.worst import save_worst
 from echojepa_jax.train import provenance
-from echojepa_jax.train.run_weights import FINE_TUNED, open_encoder
+from echojepa_jax.train.load_weights import FINE_TUNED, load_encoder_weights
 from echojepa_jax.train.workdir import MANIFEST, QUARANTINE, Workdir
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
@@ -302,7 +302,7 @@ def score_on(
     probe = load_probe(folder)
     config = read_config(folder / "config.json")
     path = weights_path or encoder_path(folder, config)
-    weights = open_encoder(path)
+    weights = load_encoder_weights(path)
     check_encoder(probe, weights, folder, path)
     config.data.sources = tuple(sources)
     config.data.test_split = split

@@ -57,7 +57,7 @@ from echojepa_jax.probes.saved import (
     patient_mark,
 )
 from echojepa_jax.probes.task import Task
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
@@ -161,7 +161,7 @@ def predict_table(
 
 def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
     try:
-        weights = open_encoder(path)
+        weights = load_encoder_weights(path)
     except UserError as error:
         raise UserError(f"{error}: say with --weights where the encoder of {folder} is") from error
     check_encoder(probe, weights, folder, path)

@@ -41,7 +41,7 @@ from echojepa_jax.probes.task import Task
 from echojepa_jax.runtime.signals import stop_signal
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
-from echojepa_jax.train.run_weights import FINE_TUNED
+from echojepa_jax.train.load_weights import FINE_TUNED
 from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.metrics_writer import MetricsWriter
 from echojepa_jax.utils.progress import duration, with_progress

@@ -24,9 +24,9 @@ from echojepa_jax.train import health, provenance
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.examples import save_examples
+from echojepa_jax.train.load_weights import load_weights, shapes_of
 from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.program import Program, make_program, memory_of
-from echojepa_jax.train.run_weights import open_weights, shapes_of
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
@@ -265,7 +265,7 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
     """
     path = config.init["from"]
     shape, predictor = shapes_of(networks)
-    weights = open_weights(
+    weights = load_weights(
         path, config.init.step, heads=shape.heads, predictor_heads=predictor.heads
     )
     _check_shapes(path, weights, networks)

@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from echojepa_jax.train.run_weights import weights_of_run
+from echojepa_jax.train.load_weights import weights_of_run
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests import programs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from echojepa_jax.train.claim import claimed
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
@@ -72,7 +72,7 @@ def train_probe():
     def train(config, workdir):
         configs.check(config, 8)
         with claimed(Workdir(workdir), config):
-            summary = run(config, workdir, open_encoder(config.weights))
+            summary = run(config, workdir, load_encoder_weights(config.weights))
             Workdir(workdir).mark_done(config.optim.epochs)
             return summary
 

@@ -20,7 +20,7 @@ from echojepa_jax.features import encode
 from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.report.probe_page import write_probe_report
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original
 from echojepa_jax.utils.metrics_writer import read_lines
@@ -222,7 +222,7 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
     config.encoder.update(phantom_finetune.get_config().encoder)
     config.data.augment = True
     train_probe(config, tmp_path / "run")
-    before, after = read_weights(encoder_folder), open_encoder(str(tmp_path / "run"))
+    before, after = read_weights(encoder_folder), load_encoder_weights(str(tmp_path / "run"))
     told = json.loads((tmp_path / "run" / "probe.json").read_text())["encoder"]
     assert after.fingerprints() == {"encoder": told}
     moved = jax.tree.map(

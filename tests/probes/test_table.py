@@ -19,7 +19,7 @@ from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.saved import SavedProbe
 from echojepa_jax.probes.table import predict_table
 from echojepa_jax.probes.task import Task
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from tests import programs
@@ -36,7 +36,7 @@ def saved(tiny_probe, encoder_folder, tmp_path):
     """A finished probe with a random head, which predicts as well as a trained one."""
 
     def save(task=EF, **changes):
-        config, weights = tiny_probe(**changes), open_encoder(str(encoder_folder))
+        config, weights = tiny_probe(**changes), load_encoder_weights(str(encoder_folder))
         head = make_head(config, task.outputs)
         width = weights.shape.width * (3 if config.head.tokens == "motion" else 1)
         slots = head.views * head.clips

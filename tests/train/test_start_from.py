@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from echojepa_jax.train.load_weights import shapes_of
 from echojepa_jax.train.loop import _start_from
-from echojepa_jax.train.run_weights import shapes_of
 from echojepa_jax.train.state import (
     init_params,
     make_networks,

@@ -13,7 +13,7 @@ from configs.probes import phantom_lvef
 from echojepa_jax.main import train
 from echojepa_jax.train import checkpoint, orbax_s3, provenance
 from echojepa_jax.train.claim import claimed
-from echojepa_jax.train.run_weights import open_weights
+from echojepa_jax.train.load_weights import load_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
@@ -30,7 +30,7 @@ def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucke
     assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == "00000006"
     cache = tmp_path / "cache"
     assert not list(cache.rglob("checkpoints"))
-    finished = open_weights(name).params
+    finished = load_weights(name).params
 
     shutil.rmtree(cache)  # another machine
     assert "is complete: nothing to do" in train(tiny(), name)
@@ -52,7 +52,7 @@ def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucke
     before = losses(run)
     assert train(tiny(), name).startswith("complete")
     assert losses(run) == before
-    jax.tree.map(np.testing.assert_array_equal, open_weights(name).params, finished)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(name).params, finished)
 
     # And as if its last checkpoint had been damaged.
     monkeypatch.setattr(checkpoint, "_BUCKET_PAUSES", (0, 0))
@@ -60,7 +60,7 @@ def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucke
     (run / "checkpoints" / "00000006" / "params" / "manifest.ocdbt").unlink()
     assert train(tiny(), name).startswith("complete")
     assert (run / "damaged" / "00000006").is_dir()
-    jax.tree.map(np.testing.assert_array_equal, open_weights(name).params, finished)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(name).params, finished)
 
 
 def losses(run):
@@ -72,17 +72,17 @@ def losses(run):
 
 def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, bucket):
     train(tiny(), tmp_path / "run")
-    weights = open_weights(str(tmp_path / "run"))
+    weights = load_weights(str(tmp_path / "run"))
     write_weights(weights.only("encoder"), tmp_path / "export", "orbax")
     for name in ("run", "export"):
         fsspec.filesystem("s3").put(str(tmp_path / name), f"{bucket}/{name}", recursive=True)
     for name in ("run", "export"):
-        found = open_weights(f"{bucket}/{name}").params["encoder"]
+        found = load_weights(f"{bucket}/{name}").params["encoder"]
         jax.tree.map(np.testing.assert_array_equal, found, weights.params["encoder"])
     again = train(tiny(**{"init__from": f"{bucket}/run"}), tmp_path / "second")
     assert again.startswith("complete")
     with pytest.raises(UserError, match=r"s3://.*/absent cannot be used: there is no such"):
-        open_weights(f"{bucket}/absent")
+        load_weights(f"{bucket}/absent")
 
 
 def test_a_file_of_weights_in_a_bucket_is_read_as_one_on_a_disk(
@@ -91,16 +91,16 @@ def test_a_file_of_weights_in_a_bucket_is_read_as_one_on_a_disk(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     train(tiny(), tmp_path / "run")
-    weights = open_weights(str(tmp_path / "run")).only("encoder")
+    weights = load_weights(str(tmp_path / "run")).only("encoder")
     write_weights(weights, tmp_path / "export", "safetensors")
     fsspec.filesystem("s3").put(str(tmp_path / "export"), f"{bucket}/export", recursive=True)
-    found = open_weights(f"{bucket}/export/model.safetensors")
+    found = load_weights(f"{bucket}/export/model.safetensors")
     assert found.clip == weights.clip
     jax.tree.map(np.testing.assert_array_equal, found.params, weights.params)
 
     (bucket / "export" / "config.json").unlink()
     with pytest.raises(UserError, match=rf"^{bucket}/export has no config\.json"):
-        open_weights(f"{bucket}/export")
+        load_weights(f"{bucket}/export")
     assert not list((tmp_path / "scratch").iterdir()), "copies go when they are read"
 
 

@@ -1,4 +1,4 @@
-"""The weights of a training run: from its workdir to what can be exported, embedded or probed."""
+"""Loads weights from a run's checkpoint, or from any other file that holds some."""
 
 import json
 from collections import Counter
@@ -25,40 +25,40 @@ FINE_TUNED = "encoder"
 """The folder of a probe's workdir that holds the encoder it has fine-tuned."""
 
 
-def open_weights(name: str, step: int = -1, **told: Any) -> Pretrained:
+def load_weights(name: str, step: int = -1, **hints: Any) -> Pretrained:
     """The weights of a run's checkpoint, or of whatever else `read_weights` reads.
 
     Args:
       name: a folder or file; that of a bucket is copied first.
       step: of the checkpoint; -1 = the latest.
-      told: what files do not tell, see `read_weights`.
+      hints: what the files do not contain, see `read_weights`.
 
     Raises:
       UserError: there are no weights, or they cannot be read.
     """
     with workdirs.Workdir.to_read(name) as run:
         path = run.path
-        # A folder of that name that lies elsewhere is no result of a run.
+        # A folder of that name elsewhere does not come from a run.
         is_run = (path / workdirs.MANIFEST).exists()
         fine_tuned = is_run and (path / FINE_TUNED).is_dir()
         if run.checkpoints.is_dir() and not fine_tuned:
-            if told.get("ignore"):
+            if hints.get("ignore"):
                 raise UserError(f"{name} is a run: it holds nothing that --ignore could leave out")
             return weights_of_run(run, step)
         if is_run and not fine_tuned:
             raise UserError(f"{name} is a run that has no checkpoint yet: train first")
         if step != -1:
             raise UserError(f"{name} is no training run: it has no checkpoint of step {step}")
-        return read_weights(path / FINE_TUNED if fine_tuned else path, **told)
+        return read_weights(path / FINE_TUNED if fine_tuned else path, **hints)
 
 
-def open_encoder(name: str) -> Pretrained:
-    """`open_weights`, of which only the encoder is kept.
+def load_encoder_weights(name: str) -> Pretrained:
+    """`load_weights`, but only the encoder.
 
     Raises:
-      UserError: also if there is none.
+      UserError: as `load_weights`, or there is no encoder.
     """
-    weights = open_weights(name).only("encoder")
+    weights = load_weights(name).only("encoder")
     if not weights.params:
         raise UserError(f"{name} holds no encoder")
     return weights
