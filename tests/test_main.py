@@ -243,7 +243,7 @@ def test_weights_of_other_formats_are_taken_with_or_without_a_predictor(tiny, tm
         )
         assert taken == (name == "hf")
         caplog.clear()
-    with pytest.raises(UserError, match=r"is no training run: it has no checkpoint of step 3"):
+    with pytest.raises(UserError, match=r"is not a training run: it has no checkpoint of step 3"):
         train(tiny(init__from=str(tmp_path / "hf"), init__step=3), tmp_path / "refused")
 
 

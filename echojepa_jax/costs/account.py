@@ -42,13 +42,13 @@ LEFT_OUT = (
     "The account leaves out the time that hand-written kernels wait for memory.",
     "It leaves out collectives, copies between memories, and gathers by a SparseCore: they run at "
     "the same time as the rest. It also leaves out the time that the rest waits for them.",
-    "A loop counts once if the program does not say how often it runs. Kernels of equal "
+    "A loop counts once if the program does not state how often it runs. Kernels of equal "
     "name and shapes count alike.",
     "It leaves out the time to start each instruction. Trust ratios more than times.",
 )
-"""What the account does not say."""
+"""What the account leaves out."""
 
-UNTOLD = "the compiler gave no cycle estimates: there is no account of where the time goes"
+NO_ESTIMATES = "the compiler gave no cycle estimates: there is no account of where the time goes"
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
@@ -145,7 +145,7 @@ def of_dump(folder: Path, chip: Chip, schedules: Path | None) -> Account | None:
       schedules: the folder of `ahead.prepare_environment`; None = there is none.
 
     Returns:
-      None if the compiler has told no estimates.
+      None if the compiler gave no estimates.
     """
     found = bundles.schedules(schedules) if schedules else {}
     for file in folder.glob("*after_codegen.txt"):
@@ -201,21 +201,21 @@ def _rows(
 ) -> Iterator[Row]:
     """Of a computation that runs so often.
 
-    inside: the op_name of the loop that it is in, for instructions that do not tell theirs.
+    inside: the op_name of the loop that it is in, for instructions that have none.
     kernels: the cycles of one run of each.
     """
     for line in bodies.get(name, []):
         found = hlo.instruction(line)
         if found is None:
             continue
-        # Names of what the compiler has made itself say little, such as "reduce_scatter".
-        told = found.op_name if found.op_name.startswith("jit(") else inside
+        # Names of instructions that the compiler made itself have no place: "reduce_scatter".
+        place = found.op_name if found.op_name.startswith("jit(") else inside
         if found.opcode == "while":
             body, trips = hlo.loop(line, bodies) or ("", 1)
-            yield from _rows(bodies, body, runs * trips, told, kernels)
+            yield from _rows(bodies, body, runs * trips, place, kernels)
         elif found.opcode == "conditional":
             ways = [
-                list(_rows(bodies, way, runs, told, kernels))
+                list(_rows(bodies, way, runs, place, kernels))
                 for way in hlo.callees(
                     line, "branch_computations", "true_computation", "false_computation"
                 )
@@ -224,10 +224,10 @@ def _rows(
             yield from max(ways, key=lambda rows: sum(row.cycles or 0 for row in rows), default=[])
         elif found.opcode == "call":
             for callee in hlo.callees(line, "to_apply"):
-                yield from _rows(bodies, callee, runs, told, kernels)
+                yield from _rows(bodies, callee, runs, place, kernels)
         else:
             # A fusion's estimate is that of all it contains.
-            row = _row(bodies, found, runs, told, kernels)
+            row = _row(bodies, found, runs, place, kernels)
             if row:
                 yield row
 
@@ -236,7 +236,7 @@ def _row(
     bodies: hlo.Bodies,
     one: hlo.Instruction,
     runs: int,
-    told: str,
+    place: str,
     kernels: Mapping[str, int],
 ) -> Row | None:
     cycles: int | None = None
@@ -248,7 +248,7 @@ def _row(
     else:
         return None
     kind = kind_of(one, list(contents(bodies, one)))
-    return Row(one.name, one.shape, part_of(told), kind, told, runs, cycles)
+    return Row(one.name, one.shape, part_of(place), kind, place, runs, cycles)
 
 
 def contents(bodies: hlo.Bodies, one: hlo.Instruction) -> Iterator[hlo.Instruction]:

@@ -54,7 +54,7 @@ def lines(
 
 
 def left_out(account: Account) -> list[str]:
-    """What the account does not say, as sentences."""
+    """What the account leaves out, as sentences."""
     found = list(LEFT_OUT)
     if missing := account.without_cost:
         names = ", ".join(sorted({row.name for row in missing}))

@@ -131,7 +131,7 @@ def _torch_device() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was measured. Times are seconds of each step; the rest belongs to ours unless said."""
+    """What was measured: seconds of each step; the facts are ours unless named otherwise."""
 
     ours: list[float]
     torch: list[float]

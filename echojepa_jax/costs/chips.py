@@ -47,7 +47,7 @@ TPUS = {
     "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9, clock=1.75e9, delay=4),
     "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 448e9, clock=1.75e9, delay=4),
     # A chip is two devices to JAX, one for each of its cores, so this is half of what the data
-    # sheet says of a chip: 2307 TFLOP/s, 192 GiB, 7380 GB/s, and 1200 GB/s of links both ways.
+    # sheet gives for a chip: 2307 TFLOP/s, 192 GiB, 7380 GB/s, and 1200 GB/s of links both ways.
     "v7x": Chip("TPU v7x core", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, clock=2.2e9, delay=6),
 }
 # Machines of eight GPUs that are joined by NVLink; each GPU has a network card (200 Gb/s with an

@@ -130,7 +130,7 @@ def measure(
     if read_with_decord:
         compared = {
             "decord_clips_per_second": clips / theirs,
-            # The other stages cost the same, whoever reads.
+            # The other stages cost the same with both readers.
             "decord_stages_together": clips / (sum(seconds.values()) - reads + theirs),
         }
     cores = max(1, min(config.data.workers, os.cpu_count() or 1))

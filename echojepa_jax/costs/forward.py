@@ -50,7 +50,7 @@ def make_forward(
     """Compiles a config's encoder for a TPU that need not be there, in bfloat16.
 
     Args:
-      encode: what `embed` runs, `probes.encode.encode_clips`.
+      encode: what `embed` runs, `features.encode.encode_clips`.
       schedules: the folder of `ahead.prepare_environment`.
     """
     config = config.copy_and_resolve_references()
@@ -86,7 +86,7 @@ def make_forward(
             ).compile(compiler_options=options)
         account = accounts.of_dump(Path(folder), chip, schedules)
     if not account:
-        say(accounts.UNTOLD)
+        say(accounts.NO_ESTIMATES)
     analysis: Any = compiled.memory_analysis()
     return Forward(
         chip,

@@ -1,6 +1,6 @@
 """Compiling for NVIDIA GPUs that are not there, by the compiler in JAX's CUDA plugin.
 
-The compiler asks no driver: it is told of the card in a text, XLA's `GpuTargetConfigProto`. On the
+The compiler does not ask a driver: a text describes the card, XLA's `GpuTargetConfigProto`. On the
 card itself it would try kernels out, and might choose others for the products.
 """
 
@@ -27,7 +27,7 @@ OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What the compiler wants to know of a GPU besides what `chips.Chip` says.
+    """What the compiler must know about a GPU besides `chips.Chip`.
 
     capability: NVIDIA's number of the generation. own: whether code may use what only this very
     generation has. cores: streaming multiprocessors; units: of them, for float32. clock: GHz, the

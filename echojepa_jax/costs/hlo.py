@@ -69,7 +69,7 @@ def entry(text: str) -> str:
 
 
 def instruction(line: str) -> Instruction | None:
-    """What that line of a computation says, if it is an instruction."""
+    """The instruction of that line of a computation, if it is one."""
     found = _INSTRUCTION.match(line)
     return Instruction(found[1], found[2], found[3], line) if found else None
 
@@ -89,7 +89,7 @@ def callees(line: str, *words: str) -> list[str]:
 
 
 def loop(line: str, bodies: Bodies) -> tuple[str, int] | None:
-    """The body of the loop of that line, and how often it runs; None if it is no loop."""
+    """The body of the loop of that line, and how often it runs; None if it is not a loop."""
     found = _WHILE.search(line)
     if not found:
         return None

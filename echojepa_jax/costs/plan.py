@@ -46,7 +46,7 @@ class Memory:
     """Bytes on one chip. state: parameters, optimizer, averages. batch: its clips and ids.
 
     temporaries: activations and all else that lives during a step. compiled: whether the last one
-    was told by the compiler, or estimated.
+    comes from the compiler, or is estimated.
     """
 
     state: int
@@ -134,7 +134,7 @@ def make_plan(
         text, memory = compiled_program(program, Path(folder), on_gpus)
         account = accounts.of_dump(Path(folder), chip, schedules) if schedules else None
     if schedules and not account:
-        say(accounts.UNTOLD)
+        say(accounts.NO_ESTIMATES)
     return Plan(
         config,
         chip,
@@ -190,8 +190,8 @@ def _bytes_per_device(tree: Any) -> int:
 def _estimated_temporaries(program: Program, backend: str) -> int:
     """Activations of a step with that attention backend, in bytes a device: an estimate.
 
-    A block keeps for the backward pass what its remat policy says; one block is computed at a time,
-    and its gradients. Attention by XLA has all its scores in memory at that time.
+    Blocks keep for the backward pass what the remat policy names; one block at a time is computed,
+    with its gradients. Attention by XLA has all its scores in memory at that time.
     """
     config, networks = program.config, program.networks
     encoder, predictor = networks.encoder, networks.predictor
@@ -238,7 +238,7 @@ def largest_batch(
 ) -> Plan | None:
     """The plan with the largest global batch found to fit; None if one clip a chip does not.
 
-    Memory grows almost evenly with the batch: the line through two compilations tells where the
+    Memory grows almost evenly with the batch: the line through two compilations shows where the
     limit is, and a few more come closer. What is answered was compiled.
     """
     unit = len(devices) * config.optim.microbatches
@@ -274,7 +274,7 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
       dearest: how many instructions of the account to list.
     """
     memory, optim = plan.memory, plan.config.optim
-    told = "compiled" if memory.compiled else "ESTIMATED"
+    origin = "compiled" if memory.compiled else "ESTIMATED"
     sent_by = "compiled" if memory.compiled else "compiled for simulated devices"
     lines = [
         f"{plan.chips} x {plan.chip.name}, mesh "
@@ -282,7 +282,7 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
         + f", global batch {optim.global_batch} ({optim.global_batch // plan.chips} a chip), "
         + f"remat {plan.config.model.remat}",
         "",
-        f"memory of a chip ({told})",
+        f"memory of a chip ({origin})",
         *(
             f"  {name:<28}{scaled(value, 'B'):>12}"
             for name, value in (

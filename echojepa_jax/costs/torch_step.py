@@ -182,7 +182,7 @@ def _encode(encoder: Any, clips: torch.Tensor, ids: torch.Tensor | None) -> torc
 def _predict(
     predictor: Any, context: torch.Tensor, context_ids: torch.Tensor, target_ids: torch.Tensor
 ) -> torch.Tensor:
-    """As VJEPA2Predictor does it, without its look at the largest id, which waits for the GPU."""
+    """As in VJEPA2Predictor, but without reading the largest id, which would wait for the GPU."""
     embeddings = predictor.embeddings
     known = embeddings.predictor_embeddings(context)
     masked = embeddings.mask_tokens[0].to(known.dtype).expand(*target_ids.shape, -1)

@@ -24,12 +24,12 @@ def clip_spec(
     Raises:
       UserError: the encoder cannot take such clips.
     """
-    told, shape = weights.clip, weights.shape
+    own, shape = weights.clip, weights.shape
     if by not in ("", *WAYS):
         raise UserError(f"{prefix}sample_by is {by!r}, but it must be one of {', '.join(WAYS)}")
     if by and not value:
         raise UserError(f"{prefix}sample_by={by} needs {prefix}sample_value as well")
-    frames, size = frames or told.frames, size or told.size
+    frames, size = frames or own.frames, size or own.size
     for name, given, unit in (("frames", frames, shape.tubelet), ("size", size, shape.patch)):
         if given < 1 or given % unit:
             near = max(1, round(given / unit)) * unit
@@ -39,7 +39,7 @@ def clip_spec(
             )
     if value < 0:
         raise UserError(f"{prefix}sample_value is {value:g}, but it must be positive")
-    return ClipSpec(frames, size, by or told.sample_by, value or told.sample_value)
+    return ClipSpec(frames, size, by or own.sample_by, value or own.sample_value)
 
 
 def clip_input(clip: ClipSpec, mean: Colour, std: Colour) -> ClipInput:

@@ -124,7 +124,7 @@ def embed(
       UserError: `out` holds embeddings of other weights, data or settings, or cannot be written.
     """
     if by_study and not any(sample.study for sample in samples):
-        raise UserError("--by_study needs studies, and the sources tell none")
+        raise UserError("--by_study needs studies, but the sources have none")
     if not 0 <= host < hosts:
         raise UserError(
             f"--host={host} must be one of 0..{hosts - 1}, as there are --hosts={hosts}"
@@ -169,7 +169,7 @@ def embed(
 
 
 def check_folder(out: Path) -> None:
-    """Raises UserError if `out` holds something that is none of ours."""
+    """Raises UserError if `out` holds something else than embeddings."""
     try:
         found = [path.name for path in out.iterdir()] if out.exists() else []
     except OSError as error:
@@ -256,7 +256,7 @@ def _logged(stream: Iterable[EncodedClips], total: int) -> Iterator[EncodedClips
 
 
 def _identity(shard: Shard, samples: Sequence[Sample], clips: int) -> dict[str, list[Any]]:
-    """The columns that say which clip a row is."""
+    """The columns that identify the clip of a row."""
     rows = [row for row in range(shard.first, shard.last) for _ in range(clips)]
     columns: dict[str, list[Any]] = {
         name: [getattr(samples[row], name) for row in rows] for name in _TEXTS
@@ -353,7 +353,7 @@ def _problem(
         return "it is not there"
     try:
         table = _read(shard.path)
-        told = table.schema.metadata[_KEY].decode()
+        found = table.schema.metadata[_KEY].decode()
         errors = table["error"].to_pylist()
         if settings.tokens == "all":
             reader = ArrayRecordReader(str(shard.tokens_path()))
@@ -365,7 +365,7 @@ def _problem(
     # Arrow, array_record and JSON raise whatever the damage makes of the file.
     except Exception as error:
         return f"it cannot be read ({' '.join(str(error).split())[:200]})"
-    if told != asked:
+    if found != asked:
         return "it was made with other settings"
     identity = _identity(shard, samples, settings.clips)
     if any(table[name].to_pylist() != values for name, values in identity.items()):

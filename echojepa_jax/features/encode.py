@@ -1,6 +1,6 @@
 """Videos through a frozen encoder: every clip once, in order, same bits on any number of devices.
 
-What a device computes at a time is fixed: `CLIPS_PER_DEVICE` clips, or fewer if told. More devices
+A device computes a fixed number of clips at a time, `CLIPS_PER_DEVICE` by default. More devices
 make the batches larger, not the parts of a device, so that no sum is taken in another order.
 """
 
@@ -105,7 +105,7 @@ def encode_clips(
         mesh=mesh,
         in_specs=(PartitionSpec(), batch),
         out_specs=batch,
-        check_vma=False,  # kernels do not say over which axes their results vary
+        check_vma=False,  # kernels do not declare over which axes their results vary
     )(params, clips)
 
 

@@ -70,16 +70,18 @@ def make_examples(
             labelled.append((row, sample, label))
     if unlabelled:
         first = unlabelled[0]
-        said = (
+        problem = (
             f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}, the first being "
             f"{first.name} of {first.source}, which has "
             f"{sorted({*first.targets, *first.classes}) or 'none'}"
         )
         if not labelled:
-            raise UserError(f"{said}: set task.target; echojepa_jax.predict needs no labels")
+            raise UserError(f"{problem}: set task.target; echojepa_jax.predict needs no labels")
         if not skip_unlabelled:
-            raise UserError(f"{said}: set task.target, or data.skip_unlabelled to leave them out")
-        log.warning("%s: left out", said)
+            raise UserError(
+                f"{problem}: set task.target, or data.skip_unlabelled to leave them out"
+            )
+        log.warning("%s: left out", problem)
     if views:
         return _studies(labelled, target, views)
     return [
@@ -96,7 +98,7 @@ def _studies(
     for row, sample, label in labelled:
         if not sample.study:
             raise UserError(
-                f"{sample.name} of {sample.source} tells no study, which task.views needs: name "
+                f"{sample.name} of {sample.source} has no study, which task.views needs: name "
                 "studies in the source, or set task.views=() to predict from single videos"
             )
         seen.add(sample.view)

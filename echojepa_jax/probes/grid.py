@@ -157,7 +157,7 @@ def grid_outputs(head: Head, params: Tree, tokens: jax.Array, present: jax.Array
 
 
 def slot_outputs(head: Head, params: Tree, tokens: jax.Array) -> jax.Array:
-    """What one head (not stacked) says of every slot alone: float32 [B, S, o]."""
+    """The outputs of one head (not stacked) for every slot alone: float32 [B, S, o]."""
     slots = tokens.shape[1]
 
     def alone(slot: jax.Array) -> Any:

@@ -27,7 +27,7 @@ def class_scores(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float
     """
     predicted, present = probabilities.argmax(axis=1), np.unique(true)
     with warnings.catch_warnings():
-        # A class that is predicted but does not occur: what it means is said above.
+        # A class that is predicted but does not occur: see above for what it means.
         warnings.simplefilter("ignore")
         aucs = [
             sk.roc_auc_score(true == k, probabilities[:, k]) for k in present if len(present) > 1

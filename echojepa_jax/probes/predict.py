@@ -84,7 +84,7 @@ class Features:
 
 
 def encode_videos(videos: Videos, rows: Sequence[int], what: str) -> Features:
-    """Encodes the samples `rows` once each; `what` says for whom in the log, "" = no lines."""
+    """Encodes the samples `rows` once each; `what` is for lines in the log, "" = no lines."""
     (features,) = encode_groups(videos, [rows], what)
     return features
 

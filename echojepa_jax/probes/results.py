@@ -74,14 +74,14 @@ def _label(task: Task, example: Example) -> Any:
 
 
 def has_studies(examples: Sequence[Example], target: str) -> bool:
-    """Whether means over studies can be reported; says why not, if so.
+    """Whether means over studies can be reported; if not, the log states why.
 
-    Examples tell no study, or a study has two labels.
+    They cannot if examples have no study, or if a study has two labels.
     """
     labels: dict[tuple[str, str], Label] = {}
     for example in examples:
         if not example.study:
-            log.warning("no means over studies: %s tells none", example.name)
+            log.warning("no means over studies: %s has none", example.name)
             return False
         known = labels.setdefault((example.source, example.study), example.label)
         if known != example.label:
@@ -100,11 +100,11 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
       rows: whose examples `has_studies` accepts.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
-    for example, said in rows:
-        groups.setdefault((example.source, example.study), []).append((example, said))
+    for example, output in rows:
+        groups.setdefault((example.source, example.study), []).append((example, output))
     lines, result = [], []
     for (_, study), members in groups.items():
-        mean = np.mean([said for _, said in members], axis=0)
+        mean = np.mean([output for _, output in members], axis=0)
         first = members[0][0]
         whole = dataclasses.replace(first, name=study, view="")
         result.append((whole, mean))
@@ -124,7 +124,7 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
 def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
     """Scores with intervals, how many there were, and what knowing nothing would score."""
     patients = [example.patient for example, _ in rows]
-    predicted = np.array([said for _, said in rows])
+    predicted = np.array([output for _, output in rows])
     intervals = partial(with_intervals, patients=patients, resamples=resamples, seed=seed)
     if task.kind == "regression":
         true = np.array([example.label for example, _ in rows], np.float64)
@@ -146,7 +146,7 @@ def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[s
 def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
     """A table that is whole or not there; cells that a line lacks are empty.
 
-    A cell that is no text, as a source may be called, becomes some (utils/file_names.py).
+    Bytes that are not text, as in the name of a source, are escaped (utils/file_names.py).
     """
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

@@ -355,5 +355,5 @@ def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:
 
 
 def encoder_path(folder: Path, config: ConfigDict) -> str:
-    """Where the encoder of a finished probe is: fine-tuned beside it, or as its config says."""
+    """Where the encoder of a finished probe is: fine-tuned beside it, or named by its config."""
     return str(folder) if (folder / FINE_TUNED).is_dir() else config.weights

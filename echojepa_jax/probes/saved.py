@@ -1,4 +1,4 @@
-"""A trained head in a folder: `probe.json` says what it is, `head.safetensors` holds weights."""
+"""A trained head in a folder: `probe.json` describes it, `head.safetensors` holds its weights."""
 
 import dataclasses
 import hashlib
@@ -73,7 +73,7 @@ def _fields(head: Head) -> dict[str, Any]:
 
 
 def patient_mark(example: Example) -> str:
-    """A mark that tells whether two patients are the same one, and not who it is."""
+    """A mark that shows whether two patients are the same one, but not who it is."""
     kind = example.source.partition(":")[0]
     return hashlib.sha256(f"{kind} {example.patient}".encode()).hexdigest()[:16]
 
@@ -110,7 +110,9 @@ def load_probe(folder: Path) -> SavedProbe:
     if wanted != {name: value.shape for name, value in flat.items()}:
         odd = sorted(name for name in set(wanted) | set(flat)
                      if name not in flat or wanted.get(name) != flat[name].shape)  # fmt: skip
-        raise UserError(f"the head in {folder} is not the one {ABOUT} tells; they differ in {odd}")
+        raise UserError(
+            f"the head in {folder} is not the one that {ABOUT} describes; they differ in {odd}"
+        )
     params = unflatten_dict({tuple(name.split(".")): value for name, value in flat.items()})
     return SavedProbe(
         head,

@@ -78,7 +78,7 @@ _SETTINGS = {
     "studies": "their studies or views",
     "left_out": "the files that are left out",
 }
-"""What a table is made of, as a person would say it."""
+"""What a table is made of, and the words for it."""
 
 _ASKED = ("probe", "encoder", "sources")
 """Those that the command names; the others are what it finds."""
@@ -163,7 +163,7 @@ def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
     try:
         weights = load_encoder_weights(path)
     except UserError as error:
-        raise UserError(f"{error}: say with --weights where the encoder of {folder} is") from error
+        raise UserError(f"{error}: name the encoder of {folder} with --weights") from error
     check_encoder(probe, weights, folder, path)
     return weights
 
@@ -392,7 +392,7 @@ def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool
         raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
     changed = not out.exists() or _fingerprint(out.read_bytes()) != mark
     if not found.get("predicted") and not changed and not _differing(found, settings, _ASKED):
-        return False  # it says of each file why it cannot be used, and perhaps that was mended
+        return False  # all its files were unusable, and may have been mended since
     if differ := _differing(found, settings):
         raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
     if not out.exists():
@@ -447,11 +447,11 @@ def _padded(sample: Sample, clip: ClipSpec) -> int:
 
 
 def _study_cells(task: Task, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is said of each study, by (source, study): the mean over its videos."""
+    """The prediction for each study, by (source, study): the mean over its videos."""
     groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
-    for example, said in rows:
+    for example, output in rows:
         if example.study:
-            groups[example.source, example.study].append(said)
+            groups[example.source, example.study].append(output)
     cells = {}
     for key, members in groups.items():
         mean = np.mean(members, axis=0)
@@ -486,5 +486,5 @@ def _summary(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read
         )
     what = "studies" if probe.views else "videos"
     unit = f" ({probe.task.unit})" if probe.task.unit else ""
-    rest = f"; {len(lines) - read} have none ({why}): column 'status' says why" if why else ""
+    rest = f"; {len(lines) - read} have none ({why}): see column 'status'" if why else ""
     return f"{out} holds {probe.task.target}{unit} of {read} {what}{rest}"

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Task:
     """Scaling and classes, which come from the training split alone.
 
-    unit: of a regression's target, as its sources say; "" = they do not.
+    unit: of a regression's target, as its sources state it; "" = unknown.
     mean, std: of the targets of a regression. classes: names, in the order of the outputs.
     commonest: the class that most training examples have.
     """
@@ -90,7 +90,7 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
     """The task of a training split, whose sources give the target in `unit`.
 
     Raises:
-      UserError: there is nothing to tell apart, or the labels are of another kind.
+      UserError: all labels are the same, or the labels are of another kind.
     """
     labels = [example.label for example in train]
     if kind == "classification":

@@ -163,7 +163,7 @@ def train_heads(setting: Setting) -> Best | None:
                 progress = progress | {"epoch": np.int32(epoch + 1)}
             last.save(epoch + 1, state | {"progress": progress})
             last.wait()
-            # The first epoch compiles, and says nothing of those to come.
+            # The first epoch compiles: it does not predict the time of the next ones.
             if epoch == first:
                 seconds, left = time.perf_counter() - started, ""
                 started = time.perf_counter()
@@ -329,8 +329,8 @@ def _batches(
         with DeviceBatches(pipeline, sharding) as batches:
             for step, batch in enumerate(batches, start=first_epoch * setting.steps):
                 part = slice(step * size, (step + 1) * size)
-                told = zip(batch["sample_ids"].flat, batch["error"].flat, strict=True)
-                note({int(row): str(error) for row, error in told if error})
+                found = zip(batch["sample_ids"].flat, batch["error"].flat, strict=True)
+                note({int(row): str(error) for row, error in found if error})
                 present = np.asarray(batch["valid"]) & by_slot(views[part], clips)
                 host = jax.device_put(common(order[part], present), sharding)
                 yield host | {"clips": batch["clips"]}
@@ -407,13 +407,19 @@ def _validate(
     setting: Setting, heads: Tree, encoder: Tree, features: Features | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score (low is good) and loss of every head on the validation split; inf if not finite."""
-    say, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
+    head_fn, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
     outputs: Outputs
     if features is not None:
-        outputs, _ = head_outputs(say, head, heads, examples, features)
+        outputs, _ = head_outputs(head_fn, head, heads, examples, features)
     else:
         outputs, _ = encoded_head_outputs(
-            say, head, heads, examples, setting.videos.encoded_by(encoder), setting.memory, "val"
+            head_fn,
+            head,
+            heads,
+            examples,
+            setting.videos.encoded_by(encoder),
+            setting.memory,
+            "val",
         )
     readable = outputs.readable()
     if not readable.all():

@@ -38,7 +38,7 @@ _LEFT = (
 )
 _LEFT_FOLDERS = (CHECKPOINTS, BEST, COMPILED)
 
-# Fields that say how a run is computed, not what: a run may continue with others.
+# Fields that change how a run is computed but not what: a run may continue with others.
 _PLACEMENT = (
     "mesh.replica",
     "mesh.fsdp",

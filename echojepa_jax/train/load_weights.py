@@ -48,7 +48,7 @@ def load_weights(name: str, step: int = -1, **hints: Any) -> Pretrained:
         if is_run and not fine_tuned:
             raise UserError(f"{name} is a run that has no checkpoint yet: train first")
         if step != -1:
-            raise UserError(f"{name} is no training run: it has no checkpoint of step {step}")
+            raise UserError(f"{name} is not a training run: it has no checkpoint of step {step}")
         return read_weights(path / FINE_TUNED if fine_tuned else path, **hints)
 
 
@@ -71,7 +71,7 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
       step: of the checkpoint; -1 = the latest.
 
     Raises:
-      UserError: the folder is no training run, has no such checkpoint, or it cannot be read.
+      UserError: the folder is not a training run, has no such checkpoint, or it cannot be read.
     """
     config = config_of_run(run.path)
     networks = make_networks(config)

@@ -78,9 +78,9 @@ class Workdir:
                 if is_file := bucket.is_file():
                     local /= bucket.name
                     buckets.copy_file(bucket, local)
-                    # What a file of weights holds, its neighbour may say.
-                    if (told := bucket.parent / CONFIG).exists():
-                        buckets.copy_file(told, local.parent / CONFIG)
+                    # The config.json beside a file of weights may describe it.
+                    if (about := bucket.parent / CONFIG).exists():
+                        buckets.copy_file(about, local.parent / CONFIG)
                 elif bucket.is_dir():
                     buckets.copy(bucket, local, without=(CHECKPOINTS, DAMAGED, COMPILED))
                 else:
@@ -189,7 +189,7 @@ class Workdir:
             return
         with explained(str(self.bucket)):
             self.bucket.mkdir(parents=True, exist_ok=True)
-            # Last what says that all is there.
+            # The mark that everything is there comes last.
             for file in sorted(self.path.iterdir(), key=lambda file: file.name == _DONE):
                 if file.is_file() and _writer_of(file.name) == jax.process_index():
                     (self.bucket / file.name).write_bytes(file.read_bytes())

@@ -15,7 +15,7 @@ _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 
 
 def without_driver(name: str, error: ImportError) -> UserError:
-    """What to say of a bucket whose driver is not installed."""
+    """The error for a bucket whose driver is not installed."""
     package = _DRIVERS.get(name.partition(":")[0])
     how = f"{package}: {pip_install('buckets')}" if package else f"a driver of fsspec ({error})"
     return UserError(f"{name} needs one more package, {how}")
@@ -30,7 +30,7 @@ def on_disk(name: str, flag: str) -> Path:
     """The folder that a flag names.
 
     Raises:
-      UserError: it is in a bucket, or its name is no text, which Arrow and Orbax cannot write to.
+      UserError: it is in a bucket, or its name is not text, which Arrow and Orbax cannot write to.
     """
     if as_unicode(name) != name:
         raise UserError(f"--{flag}={shown(name)} is not valid UTF-8: name another folder")

@@ -8,7 +8,7 @@ other names stay as they are, except those that look as if they were written in 
 import re
 
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
-_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what Python makes of bytes that are no UTF-8
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what Python makes of bytes that are not UTF-8
 
 
 def shown(name: str) -> str:
@@ -24,7 +24,7 @@ def original(text: str) -> str:
 
 
 def as_unicode(text: str) -> str:
-    """Text of a table, `shown` where it holds bytes that are no UTF-8."""
+    """Text of a table, `shown` where it holds bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

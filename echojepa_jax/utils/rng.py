@@ -1,6 +1,6 @@
 """Derived randomness: every random draw has a name instead of a history.
 
-A generator is a function of a seed and of the names and numbers that say what is drawn, for
+A generator is a function of a seed and of the names and numbers that identify what is drawn, for
 instance `generator(seed, "crop", step, position)`. There is no generator state to save, so a
 resumed run, another worker count or another number of hosts draws exactly the same values.
 """

@@ -67,9 +67,9 @@ def read_weights(
     Args:
       path: a folder with a config.json (ours or Hugging Face's), a PyTorch file, or a .safetensors
         file with V-JEPA 2's or Hugging Face's names.
-      heads, predictor_heads: attention heads, which a file without a config does not tell; 0 = by
+      heads, predictor_heads: attention heads, which a file without a config lacks; 0 = by
         the table of sizes.
-      clip: the input, which a file without our config does not tell; None = V-JEPA 2's.
+      clip: the input, which a file without our config lacks; None = V-JEPA 2's.
       ignore: regular expressions of entries that are expected and not used, and of fields of a
         Hugging Face config that are not known and change nothing.
 
@@ -79,9 +79,9 @@ def read_weights(
     """
     if not path.exists():
         raise UserError(f"{path} is not there: name a run, a folder of weights, or a file of them")
-    told = path.name in (TENSORS, TORCH) and (path.parent / CONFIG).exists()
-    if told and _read_config(path.parent).get("format") == FORMAT:
-        path = path.parent  # whose config.json says what the file holds
+    ours = path.name in (TENSORS, TORCH) and (path.parent / CONFIG).exists()
+    if ours and _read_config(path.parent).get("format") == FORMAT:
+        path = path.parent  # whose config.json describes the file
     if path.is_dir():
         config = _read_config(path)
         if config.get("format") == FORMAT:
@@ -112,7 +112,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {CONFIG}: it is no folder of weights") from error
+        raise UserError(f"{folder} has no {CONFIG}: it is not a folder of weights") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -128,33 +128,35 @@ def _read_ours(folder: Path, config: dict[str, Any]) -> Pretrained:
         shape = EncoderShape(**config["encoder"])
         predictor = PredictorShape(**config["predictor"]) if config["predictor"] else None
         clip = clip_of(config["clip"])
-        told, origin = dict(config["fingerprints"]), dict(config["origin"])
+        marks, origin = dict(config["fingerprints"]), dict(config["origin"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error!r}") from error
-    shapes = {part: expected_shapes(shape, predictor, part) for part in told}
+    shapes = {part: expected_shapes(shape, predictor, part) for part in marks}
     if (folder / ORBAX).is_dir():
         params = _restore(folder / ORBAX, shapes)
     elif (folder / TORCH).is_file():
         parts, _ = _parts_of(folder / TORCH, _open_pickle(folder / TORCH), ())
-        told_parts = {part: parts[part] for part in told if part in parts}
-        params = dict(_build(folder / TORCH, told_parts, shape, predictor, clip).params)
+        wanted = {part: parts[part] for part in marks if part in parts}
+        params = dict(_build(folder / TORCH, wanted, shape, predictor, clip).params)
     else:
         params = _from_flat(folder / TENSORS, shapes)
-    if set(params) != set(told):
-        raise UserError(f"{folder} holds {sorted(params)}, but its {CONFIG} tells {sorted(told)}")
+    if set(params) != set(marks):
+        raise UserError(
+            f"{folder} holds {sorted(params)}, but its {CONFIG} describes {sorted(marks)}"
+        )
     for part, tree in params.items():
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
             raise UserError(f"the {part} in {folder} holds numbers that are not finite")
-        if fingerprint(tree) != told[part]:
+        if fingerprint(tree) != marks[part]:
             raise UserError(
-                f"the {part} in {folder} is not the one that its {CONFIG} tells: the folder is "
+                f"the {part} in {folder} is not the one that its {CONFIG} describes: the folder is "
                 "damaged; make it again"
             )
     return Pretrained(shape, predictor, clip, params, origin)
 
 
 def clip_of(fields: Mapping[str, Any]) -> ClipInput:
-    """The clip input that JSON tells."""
+    """The clip input from its JSON object."""
     as_tuples: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in fields.items()}
     return ClipInput(**as_tuples)
 
@@ -177,7 +179,9 @@ def _from_flat(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
     names = {".".join(key): key for key in flat}
     if set(names) != set(tensors):
         odd = sorted(set(names) ^ set(tensors))
-        raise UserError(f"{path} does not hold what its {CONFIG} tells; they differ in {odd[:8]}")
+        raise UserError(
+            f"{path} does not hold what its {CONFIG} describes; they differ in {odd[:8]}"
+        )
     return unflatten_dict({key: tensors[name] for name, key in names.items()})
 
 
@@ -194,7 +198,7 @@ def _open_safetensors(path: Path) -> Lazy:
         file = safe_open(path, framework="np")
         names = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is no whole safetensors file: {error}") from error
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
 
     def get(name: str) -> Array:
         if file.get_slice(name).get_dtype() != "BF16":
@@ -244,11 +248,11 @@ def _open_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         named = re.search(r"GLOBAL ([\w.]+\.[\w.]+)\b", reason)
-        # What else PyTorch says would advise to run the code.
+        # The rest of PyTorch's message advises to run the code.
         found = (
             f"holds more than weights (it asks for {named[1]}), and loading it could run code"
             if named
-            else "is no file of weights, or one that could run code"
+            else "is not a file of weights, or is one that could run code"
         )
         raise UserError(
             f"{path} {found}: ask its author for a safetensors file or a plain state dict"
@@ -256,7 +260,7 @@ def _open_pickle(path: Path) -> Any:
     # A file that was cut off ends in whatever the reader stumbles over.
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no whole file of PyTorch's ({reason})") from error
+        raise UserError(f"{path} is not a whole PyTorch file ({reason})") from error
 
 
 # --- PyTorch's names ----------------------------------------------------------------------------
@@ -272,7 +276,9 @@ def _from_torch(
 ) -> Pretrained:
     parts, left_out = _parts_of(path, top, ignore)
     if left_out:
-        log.info("left out, as it is no weights or was named as expected: %s", ", ".join(left_out))
+        log.info(
+            "left out, as they are not weights or were named with --ignore: %s", ", ".join(left_out)
+        )
     if "hugging_face" in parts:
         parts = dict(vjepa2.from_hugging_face(parts["hugging_face"]))
         parts = {part: named for part, named in parts.items() if named}
@@ -322,7 +328,7 @@ def _parts_of(
                 f"{path} holds entries that are not understood, {odd}, beside its weights"
             )
         if others:
-            log.info("left out, as it is no weights: %s", ", ".join(others))
+            log.info("left out, as they are not weights: %s", ", ".join(others))
         top = top[wrappers[0]]
     left_out = [str(name) for name in top if _is_expected(str(name), ignore)]
     top = {name: value for name, value in top.items() if str(name) not in left_out}
@@ -400,10 +406,10 @@ def _depth(named: Iterable[str], blocks: str) -> int:
 
 
 def _need(path: Path, named: Mapping[str, Array], name: str, axes: int) -> tuple[int, ...]:
-    """The shape of an entry that tells a size."""
+    """The shape of an entry that shows a size."""
     if name not in named:
         raise UserError(
-            f"{path} is no V-JEPA 2 encoder or predictor: it has no {name}, but "
+            f"{path} is not a V-JEPA 2 encoder or predictor: it has no {name}, but "
             f"{sorted(named)[:4]} ..."
         )
     shape = named[name].shape
@@ -412,12 +418,12 @@ def _need(path: Path, named: Mapping[str, Array], name: str, axes: int) -> tuple
     return shape
 
 
-def _heads(path: Path, width: int, known: int, told: int, flag: str) -> int:
-    heads = told or known
+def _heads(path: Path, width: int, known: int, given: int, flag: str) -> int:
+    heads = given or known
     if not heads:
         raise UserError(
-            f"{path} does not tell its number of attention heads, and width {width} is none of the "
-            f"known sizes: set {flag}"
+            f"{path} does not contain its number of attention heads, and width {width} is not "
+            f"one of the known sizes: set {flag}"
         )
     if width % heads:
         raise UserError(f"{flag}={heads} does not divide the width of {path}, {width}")
@@ -443,7 +449,7 @@ def _encoder_shape(path: Path, named: Mapping[str, Array], heads: int) -> Encode
 def _predictor_shape(
     path: Path, named: Mapping[str, Array], encoder_width: int, heads: int
 ) -> PredictorShape:
-    # Two layers take in what several levels say, one what the last one says.
+    # Two layers take in several levels, one layer takes in the last level.
     several = "predictor_embed.0.weight" in named
     embed = "predictor_embed.2.weight" if several else "predictor_embed.weight"
     levels = LEVELS if several else 1
@@ -490,8 +496,8 @@ def _from_hugging_face(
             mask_tokens=config["pred_num_mask_tokens"],
         )
         mine = config.get("echojepa_jax", {})  # written by `write.py`
-        told = {"frames": config["frames_per_clip"], "size": config["crop_size"]}
-        clip, origin = clip_of(mine.get("clip", told)), mine.get("origin", {})
+        plain = {"frames": config["frames_per_clip"], "size": config["crop_size"]}
+        clip, origin = clip_of(mine.get("clip", plain)), mine.get("origin", {})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / CONFIG} is not that of a VJEPA2Model: {error!r}") from error
     if "encoder" not in parts:

@@ -52,7 +52,7 @@ def test_a_study_is_an_example_with_a_slot_for_every_view():
 @pytest.mark.parametrize(
     ("change", "views", "sentence"),
     [
-        ({"study": ""}, ("A4C",), "tells no study, which task.views needs"),
+        ({"study": ""}, ("A4C",), "has no study, which task.views needs"),
         ({"targets": {"ef": 3.0}}, ("A4C", "PLAX"), r"s1 .* more than one ef: \['3.0', '50.5'\]"),
         ({"split": "test"}, ("A4C",), r"s1 .* more than one split"),
         ({"patient": "p9"}, ("A4C",), r"s1 .* more than one patient"),

@@ -335,7 +335,9 @@ def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
     shutil.copy(lvef / "head.safetensors", folder)
     about["head"]["depth"] = 3
     (folder / "probe.json").write_text(json.dumps(about))
-    with pytest.raises(UserError, match=r"is not the one probe\.json tells; they differ in"):
+    with pytest.raises(
+        UserError, match=r"is not the one that probe\.json describes; they differ in"
+    ):
         load_probe(folder)
 
 

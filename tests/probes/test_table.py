@@ -283,7 +283,7 @@ def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path)
 def test_an_encoder_that_has_moved_is_asked_for(lvef, encoder_folder, tmp_path):
     config = (lvef / "config.json").read_text().replace(str(encoder_folder), "/nowhere")
     (lvef / "config.json").write_text(config)
-    with pytest.raises(UserError, match=r"/nowhere.*say with --weights where the encoder of"):
+    with pytest.raises(UserError, match=r"/nowhere.*name the encoder of .* with --weights"):
         predict_table(lvef, [NEW], tmp_path / "moved.csv")
     assert not list(tmp_path.glob("moved*"))
     predict_table(lvef, [NEW], tmp_path / "moved.csv", weights_path=str(encoder_folder))

@@ -165,7 +165,7 @@ def test_sizes_come_from_the_file(tmp_path):
     assert_same(weights, read_weights(tmp_path / "tiny.pt"))
     small = random_weights(predictor=None, parts=("encoder",))
     torch.save(vjepa2_checkpoint(small, tmp_path / "small"), tmp_path / "small.pt")
-    with pytest.raises(UserError, match="width 24 is none of the known sizes: set --heads"):
+    with pytest.raises(UserError, match="width 24 is not one of the known sizes: set --heads"):
         read_weights(tmp_path / "small.pt")
     with pytest.raises(UserError, match="--heads=5 does not divide the width"):
         read_weights(tmp_path / "small.pt", heads=5)
@@ -287,7 +287,7 @@ def damaged(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("truncated", r"bad\.pt is no whole file of PyTorch's"),
+        ("truncated", r"bad\.pt is not a whole PyTorch file"),
         (
             "code",
             r"holds more than weights \(it asks for .*system\), and .* run code",
@@ -297,15 +297,15 @@ def damaged(folder: Path, name: str) -> Path:
         ("twice", r"holds norm\.bias twice, with different prefixes"),
         (
             "image model",
-            r"is no V-JEPA 2 encoder or predictor: it has no patch_embed\.proj",
+            r"is not a V-JEPA 2 encoder or predictor: it has no patch_embed\.proj",
         ),
         ("not a tensor", r"qkv\.weight is a str, not a tensor"),
         ("list", r"holds a list, not a dictionary of weights"),
-        ("truncated safetensors", r"model\.safetensors is no whole safetensors file"),
+        ("truncated safetensors", r"model\.safetensors is not a whole safetensors file"),
         ("other model", r"wrong \[.* is \[24, 3, 2, 8, 8\], not \[48, 3, 2, 8, 8\]"),
-        ("bits", r"is not the one that its config\.json tells: the folder is damaged"),
+        ("bits", r"is not the one that its config\.json describes: the folder is damaged"),
         ("chunk", r"params cannot be read .*: make it again"),
-        ("empty folder", r"has no config\.json: it is no folder of weights"),
+        ("empty folder", r"has no config\.json: it is not a folder of weights"),
         ("nothing", r"nothing is not there"),
     ],
 )
