@@ -42,11 +42,12 @@ def train(config: ConfigDict, workdir: Path) -> str:
       UserError: whatever the user can mend.
     """
     from echojepa_jax.probes.files import ABOUT, HEAD, METRICS, PREDICTIONS
+    from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.train.claim import claimed, is_finished
     from echojepa_jax.train.workdir import BEST, Workdir
     from echojepa_jax.utils.errors import UserError
 
-    _prepare()
+    configure_jax()
     if "predictor" in config:
         raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
     held, report = Workdir(workdir), workdir / "report.html"
@@ -89,18 +90,12 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
     """
     from echojepa_jax.probes.run import score_on
     from echojepa_jax.report.probe_page import write_probe_report
-
-    _prepare()
-    summary = score_on(folder, sources, split, weights, workdir)
-    write_probe_report(workdir)
-    return f"complete: {summary}. The report is {workdir / 'report.html'}"
-
-
-def _prepare() -> None:
-
     from echojepa_jax.runtime.platform import configure_jax
 
     configure_jax()
+    summary = score_on(folder, sources, split, weights, workdir)
+    write_probe_report(workdir)
+    return f"complete: {summary}. The report is {workdir / 'report.html'}"
 
 
 def job() -> str:

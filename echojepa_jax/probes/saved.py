@@ -47,7 +47,7 @@ class SavedProbe:
 
     def save(self, folder: Path) -> None:
         """Writes both files."""
-        flat = {".".join(path): value for path, value in flatten_dict(self.params).items()}
+        flat = flatten_dict(self.params, sep=".")
         with whole(folder / HEAD) as partial:
             save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, partial)
             partial.chmod(0o644)  # the library makes files that only their owner may read
@@ -67,9 +67,9 @@ class SavedProbe:
 
 
 def _fields(head: Head) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(head) if field.init]
     # Linen adds two fields of its own.
-    return {f.name: getattr(head, f.name) for f in dataclasses.fields(head) if f.init and
-            f.name not in ("parent", "name")}  # fmt: skip
+    return {name: getattr(head, name) for name in names if name not in ("parent", "name")}
 
 
 def patient_mark(example: Example) -> str:
@@ -106,14 +106,14 @@ def load_probe(folder: Path) -> SavedProbe:
     shapes = jax.eval_shape(
         head.init, jax.random.key(0), jnp.zeros((1, slots, 1, width)), jnp.ones((1, slots), bool)
     )["params"]
-    wanted = {".".join(path): leaf.shape for path, leaf in flatten_dict(shapes).items()}
-    if wanted != {name: value.shape for name, value in flat.items()}:
-        odd = sorted(name for name in set(wanted) | set(flat)
-                     if name not in flat or wanted.get(name) != flat[name].shape)  # fmt: skip
+    wanted = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep=".").items()}
+    found = {name: value.shape for name, value in flat.items()}
+    if wanted != found:
+        odd = sorted({name for name, _ in wanted.items() ^ found.items()})
         raise UserError(
             f"the head in {folder} is not the one that {ABOUT} describes; they differ in {odd}"
         )
-    params = unflatten_dict({tuple(name.split(".")): value for name, value in flat.items()})
+    params = unflatten_dict(flat, sep=".")
     return SavedProbe(
         head,
         params,

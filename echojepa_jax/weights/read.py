@@ -175,14 +175,12 @@ def _restore(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
 
 def _from_flat(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
     """Our trees, whose paths are joined by dots in a safetensors file."""
-    tensors, flat = _open_safetensors(path), flatten_dict(shapes)
-    names = {".".join(key): key for key in flat}
-    if set(names) != set(tensors):
-        odd = sorted(set(names) ^ set(tensors))
+    tensors, names = _open_safetensors(path), set(flatten_dict(shapes, sep="."))
+    if odd := sorted(names ^ set(tensors)):
         raise UserError(
             f"{path} does not hold what its {CONFIG} describes; they differ in {odd[:8]}"
         )
-    return unflatten_dict({key: tensors[name] for name, key in names.items()})
+    return unflatten_dict(dict(tensors), sep=".")
 
 
 # --- files as named arrays ----------------------------------------------------------------------

@@ -36,9 +36,7 @@ def write_stablehlo(weights: Pretrained, out: Path) -> None:
     if "encoder" not in weights.params:
         raise UserError("--format=stablehlo is the encoder's forward pass: use --part=target")
     weights = weights.only("encoder")
-    flat = {
-        ".".join(path): value for path, value in flatten_dict(weights.params["encoder"]).items()
-    }
+    flat = flatten_dict(weights.params["encoder"], sep=".")
     with new_folder(out) as folder:
         for number in NUMBERS:
             (folder / f"encoder_{number}.stablehlo").write_bytes(_program(weights, number))
@@ -51,13 +49,13 @@ def _program(weights: Pretrained, number: str) -> bytearray:
     encoder, clip = weights.make_encoder(jnp.dtype(number)), weights.clip
 
     def forward(named: dict[str, jax.Array], clips: jax.Array) -> jax.Array:
-        params = unflatten_dict({tuple(name.split(".")): value for name, value in named.items()})
+        params = unflatten_dict(named, sep=".")
         tokens: Any = encoder.apply({"params": params}, normalise(clips, clip.mean, clip.std))
         return tokens
 
     shapes = {
-        ".".join(path): jax.ShapeDtypeStruct(value.shape, value.dtype)
-        for path, value in flatten_dict(weights.params["encoder"]).items()
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype)
+        for name, value in flatten_dict(weights.params["encoder"], sep=".").items()
     }
     (batch,) = jax.export.symbolic_shape("b")
     clips = jax.ShapeDtypeStruct((batch, clip.frames, clip.size, clip.size, 3), jnp.uint8)

@@ -173,7 +173,7 @@ def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) 
         type, or that hold numbers that are not finite. Every array is used exactly once, or nothing
         is returned.
     """
-    shapes = {"/".join(path): leaf.shape for path, leaf in flatten_dict(like).items()}
+    shapes = {name: leaf.shape for name, leaf in flatten_dict(like, sep="/").items()}
     left = set(tensors)
     flat: dict[tuple[str, ...], Array] = {}
     missing, misfits = [], []
@@ -232,7 +232,7 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     Raises:
       UserError: the tree has a parameter that no row names, or lacks one that a row names.
     """
-    flat = {"/".join(path): np.asarray(value) for path, value in flatten_dict(params).items()}
+    flat = {name: np.asarray(x) for name, x in flatten_dict(params, sep="/").items()}
     if set(flat) != {row.ours for row in rows}:
         odd = sorted(set(flat) ^ {row.ours for row in rows})
         raise UserError(f"parameter trees and the table of names differ in {odd}")

@@ -71,8 +71,7 @@ def _orbax(weights: Pretrained, folder: Path) -> None:
 def _safetensors(weights: Pretrained, folder: Path) -> None:
     """Our trees, flat: a name is the path in the tree, joined by dots."""
     write_json(folder / CONFIG, config_of(weights))
-    flat = {".".join(path): value for path, value in flatten_dict(dict(weights.params)).items()}
-    save_tensors(flat, folder)
+    save_tensors(flatten_dict(dict(weights.params), sep="."), folder)
 
 
 def save_tensors(tensors: dict[str, Array], folder: Path) -> None:
