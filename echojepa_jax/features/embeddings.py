@@ -187,8 +187,9 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         path = out / SETTINGS
         if not path.exists() and (out / _OLD_SETTINGS).exists():
             path = out / _OLD_SETTINGS
-        if not path.exists():
-            write_json(path, asked)
+        # Without a shard, the settings are of a run that was stopped before it made anything.
+        if not path.exists() or not any(out.glob("embeddings-*")):
+            write_json(out / SETTINGS, asked)
             return
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:

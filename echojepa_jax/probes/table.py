@@ -289,7 +289,7 @@ def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, An
     """
     partial.seek(0)
     parts: list[dict[str, Any]] = []
-    whole = done = 0
+    whole, done, differ = 0, 0, ""
     for number, line in enumerate(partial):
         try:
             entry = json.loads(line)
@@ -298,17 +298,20 @@ def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, An
         if not line.endswith(b"\n"):
             break
         if number == 0:
-            if differ := _differing(entry, settings):
-                raise UserError(
-                    f"{partial.name} is the beginning of another table; what differs is {differ}: "
-                    "delete it, or name another --out"
-                )
+            differ = _differing(entry, settings)
         elif entry["first"] != done:
             break
+        elif differ:
+            raise UserError(
+                f"{partial.name} is the beginning of another table; what differs is {differ}: "
+                "delete it, or name another --out"
+            )
         else:
             parts.append(entry)
             done += len(entry["errors"])
         whole += len(line)
+    if differ:
+        whole = 0  # it was stopped before its first part
     partial.truncate(whole)
     if not whole:
         _append(partial, settings)

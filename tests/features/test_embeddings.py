@@ -129,6 +129,16 @@ def test_clips_that_cannot_differ_are_encoded_once(weights, samples, tmp_path, m
     assert rows(tmp_path / "out") == found
 
 
+def test_a_folder_without_a_shard_takes_other_settings(weights, samples, tmp_path):
+    """As one that was stopped before its first shard, or whose files could not be read."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "_settings.json").write_text('{"clips": 2}')
+    settings = dataclasses.replace(SETTINGS, clips=1)
+    assert "holds 2 clips" in embed(weights, samples[:2], out, settings)
+    assert json.loads((out / "_settings.json").read_text())["clips"] == 1
+
+
 def test_f12_shards_of_other_clips_are_not_taken_for_these(made, weights, samples, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(made, out)

@@ -151,6 +151,8 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
         return encode(*arguments)
 
     monkeypatch.setattr(table, "encode_videos", killed)
+    # Another table, which was stopped before its first part, is in nobody's way.
+    (tmp_path / "killed.csv.partial").write_text('{"probe": "another"}\n')
     with pytest.raises(KeyboardInterrupt):
         predict_table(lvef, [NEW], out)
     assert not out.exists()
