@@ -24,6 +24,7 @@ from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.containers import check_complete, container_format, is_whole_riff
 from echojepa_jax.data.formats.video_info import (
     BEGINS_LATE,
+    FEWER_DECODE,
     NON_SQUARE,
     ODD_ANGLE,
     SEVERAL_TRACKS,
@@ -38,8 +39,8 @@ from echojepa_jax.data.formats.video_info import (
     possible_rate,
 )
 
-# Codecs whose packets are frames, one to one. Others may hide or pack frames (VP8, DivX): counting
-# those takes decoding them.
+# Codecs whose packets are frames, one to one, where no frame needs one that is missing. Others may
+# hide or pack frames (VP8, DivX).
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
 # Decoders that show nothing before they have all that it is made of. Others begin with whatever
 # comes first, and predict from a picture that is not there.
@@ -59,19 +60,23 @@ _OF_TAGS: dict[str, Any] = (
 
 
 def probe(path: str) -> VideoInfo:
-    """Count the frames of a file, without decoding them where packets tell, and decode the first.
+    """Count the frames of a file.
+
+    They are those that decode. Of codecs that code every frame by itself (Motion JPEG), only the
+    first frame is decoded, and packets are counted.
 
     Raises:
-      UnreadableVideo: no video, no frames, or fewer frames than the file's header promises.
+      UnreadableVideo: no video, no frames, a frame that does not decode, or fewer frames than the
+        file's header promises.
     """
     kind = container_format(path)
     check_complete(path, kind)
     with _opened(path, kind) as (container, stream):
         codec = stream.codec_context.codec
-        counts_packets = codec.intra_only or codec.canonical_name in _PACKETS_ARE_FRAMES
-        whole = shown = decoded = slots = lost = 0
+        whole = slots = 0
         first, cut, late = None, False, False
-        times: list[int] = []
+        stored: list[int | None] = []  # times of the packets that are not hidden
+        shown: list[int | None] = []  # times of the frames that decode
         for packet in container.demux(stream):
             cut = cut or (packet.size > 0 and packet.is_corrupt)
             if cut:
@@ -79,15 +84,15 @@ def probe(path: str) -> VideoInfo:
             if packet.size:
                 late = late if whole else _begins_late(stream, packet)
                 whole += 1
-                if packet.pts is not None and not packet.is_discard:
-                    times.append(packet.pts)
-                shown += not packet.is_discard
+                stored += [] if packet.is_discard else [packet.pts]
                 slots = whole if packet.dts is None else packet.dts + 1
-            if first is None or not counts_packets:
+            if first is None or not codec.intra_only:
                 # The last, empty packet flushes the decoder.
-                frames = _decoded(stream, packet, decoded, late)
-                decoded += len(frames)
-                first = first or next(iter(frames), None)
+                for frame in _decoded(stream, packet, len(shown), late):
+                    if frame.is_corrupt:
+                        raise UnreadableVideo(f"damaged: frame {len(shown)} does not decode")
+                    first = first or frame
+                    shown.append(frame.pts)
 
         # An AVI's repeated frames take a slot and hold no packet; an MP4's edit list hides packets.
         # Neither is truncation.
@@ -103,25 +108,26 @@ def probe(path: str) -> VideoInfo:
         if first is None:
             why = "no picture decodes without earlier ones" if whole else "the stream is empty"
             raise UnreadableVideo(f"no frames: {why}")
-        if first.pts is not None:
-            # What comes before the first picture that decodes needs pictures that are not there.
-            kept = [time for time in times if time >= first.pts]
-            lost = len(times) - len(kept)
-            shown, times = shown - lost, kept
+        if codec.intra_only:
+            shown = stored
+        begin = first.pts
+        early = sum(time is not None and begin is not None and time < begin for time in stored)
+        lost = codec.canonical_name in _PACKETS_ARE_FRAMES and len(shown) + early < len(stored)
+        times = [time for time in shown if time is not None]
         fps = float(stream.average_rate or stream.base_rate or stream.guessed_rate or 0)
         if kind == "avi":
             fps *= whole / held
         note = notes(
             # An AVI has no times, only slots.
             "" if kind == "avi" or is_regular(times, 1) else VARIABLE_RATE,
-            BEGINS_LATE if lost else "",
+            BEGINS_LATE if early else "",
+            FEWER_DECODE if lost else "",
             SEVERAL_TRACKS if len(_tracks(container)) > 1 else "",
             NON_SQUARE if not is_square(1, float(stream.sample_aspect_ratio or 1)) else "",
             ODD_ANGLE if orientation.is_odd(first) else "",
         )
         height, width = orientation.upright_size(first)
-        count = shown if counts_packets else decoded
-        return VideoInfo(count, possible_rate(fps), height, width, note)
+        return VideoInfo(len(shown), possible_rate(fps), height, width, note)
 
 
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
