@@ -23,8 +23,7 @@ from av.video.stream import VideoStream
 from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.containers import check_complete, container_format, is_whole_riff
 from echojepa_jax.data.formats.video_info import (
-    BEGINS_LATE,
-    FEWER_DECODE,
+    CUT_BETWEEN_KEYS,
     NON_SQUARE,
     ODD_ANGLE,
     SEVERAL_TRACKS,
@@ -110,9 +109,9 @@ def probe(path: str) -> VideoInfo:
             raise UnreadableVideo(f"no frames: {why}")
         if codec.intra_only:
             shown = stored
-        begin = first.pts
-        early = sum(time is not None and begin is not None and time < begin for time in stored)
-        lost = codec.canonical_name in _PACKETS_ARE_FRAMES and len(shown) + early < len(stored)
+        lost = codec.canonical_name in _PACKETS_ARE_FRAMES and len(shown) < len(stored)
+        if first.pts is not None:
+            lost = lost or any(time is not None and time < first.pts for time in stored)
         times = [time for time in shown if time is not None]
         fps = float(stream.average_rate or stream.base_rate or stream.guessed_rate or 0)
         if kind == "avi":
@@ -120,8 +119,7 @@ def probe(path: str) -> VideoInfo:
         note = notes(
             # An AVI has no times, only slots.
             "" if kind == "avi" or is_regular(times, 1) else VARIABLE_RATE,
-            BEGINS_LATE if early else "",
-            FEWER_DECODE if lost else "",
+            CUT_BETWEEN_KEYS if lost else "",
             SEVERAL_TRACKS if len(_tracks(container)) > 1 else "",
             NON_SQUARE if not is_square(1, float(stream.sample_aspect_ratio or 1)) else "",
             ODD_ANGLE if orientation.is_odd(first) else "",

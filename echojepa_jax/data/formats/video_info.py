@@ -54,8 +54,7 @@ WINDOW_UNUSED = "the window would leave only black and white: it is not used"
 NON_SQUARE = "non-square pixels: they stay as stored"
 ODD_ANGLE = "turned by an angle that is not a multiple of 90 degrees: frames stay as stored"
 # Notes on a video's container.
-BEGINS_LATE = "begins between key frames: frames that need earlier ones are left out"
-FEWER_DECODE = "some frames need frames that are missing: those that decode are counted"
+CUT_BETWEEN_KEYS = "cut between key frames: frames that need missing ones are left out"
 SEVERAL_TRACKS = "several video tracks: the one with the most frames is used"
 
 _RATES = (0.5, 10_000.0)  # frames a second that a recording may have; others are mistakes

@@ -14,7 +14,7 @@ import pytest
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.formats.video_info import (
-    BEGINS_LATE,
+    CUT_BETWEEN_KEYS,
     NON_SQUARE,
     ODD_ANGLE,
     SEVERAL_TRACKS,
@@ -182,14 +182,14 @@ CUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def cut_before(path: str, number: int) -> str:
+def cut_out(path: str, numbers: range) -> str:
     """Leaves out packets as an editor does that copies and does not code again."""
     cut = path.replace(".", "-cut.")
     with av.open(path) as source, av.open(cut, "w") as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
         for k, packet in enumerate(source.demux(stream)):
-            if packet.dts is not None and k >= number:
+            if packet.dts is not None and k not in numbers:
                 packet.stream = copy
                 target.mux(packet)
     return cut
@@ -201,20 +201,35 @@ def test_a_video_cut_between_key_pictures_holds_what_decodes(name, numbered):
     with av.open(path) as container:
         keys = [k for k, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
     for number in (3, keys[1]):
-        info = decode.probe(cut := cut_before(path, number))
+        info = decode.probe(cut := cut_out(path, range(number)))
         shown = numbered.read(all_frames(cut))
         # Whole pictures alone, up to the last one, and as many as were counted.
         assert shown == list(range(40 - info.frames, 40))
         assert 0 < info.frames <= 40 - number
         if not name.endswith(".avi"):  # whose copy shows its first picture until the next
             assert info.fps == pytest.approx(25, rel=1e-3)
-        assert each_note(info.note) == [BEGINS_LATE] * (info.frames < 40 - number)
+        assert each_note(info.note) == [CUT_BETWEEN_KEYS] * (info.frames < 40 - number)
         with pytest.raises(UnreadableVideo, match=f"file holds {info.frames}$"):
             decode.decode(cut, np.array([info.frames]))
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "open.mkv", "hevc.mp4", "hevc.mkv"])
+def test_joined_pieces_hold_what_decodes(name, numbered):
+    """Of two pieces of a video, the second one begins with pictures that need what was cut out."""
+    path = numbered.write(name, **CUTS[name])
+    fewer = 0
+    for numbers in (range(4, 14), range(10, 16), range(5, 9)):
+        info = decode.probe(cut := cut_out(path, numbers))
+        assert len(all_frames(cut)) == info.frames <= 40 - len(numbers)
+        with pytest.raises(UnreadableVideo, match=f"file holds {info.frames}$"):
+            decode.decode(cut, np.array([info.frames]))
+        assert (CUT_BETWEEN_KEYS in each_note(info.note)) == (info.frames < 40 - len(numbers))
+        fewer += info.frames < 40 - len(numbers)
+    assert fewer
+
+
 def test_a_video_without_a_key_picture(numbered):
-    cut = cut_before(numbered.write("a.mkv", "libx264", 20, g="40", sc_threshold="0"), 3)
+    cut = cut_out(numbered.write("a.mkv", "libx264", 20, g="40", sc_threshold="0"), range(3))
     with pytest.raises(UnreadableVideo, match=r"^no frames: no picture decodes"):
         decode.probe(cut)
 
