@@ -5,10 +5,19 @@ a short one; a data set needs neither guess.
 """
 
 import os
+from typing import BinaryIO
 
 from echojepa_jax.data.formats.video_info import UnreadableVideo, first_bytes
 
 _QUICKTIME_ATOMS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+# Videos that are not read, by how they begin.
+_OTHERS = {
+    b"0&\xb2u": "WMV",
+    b"\0\0\1": "MPEG",
+    b"FLV": "Flash",
+    b"OggS": "Ogg",
+    b"\6\x0e+4": "MXF",
+}
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 
 
@@ -16,7 +25,7 @@ def container_format(path: str) -> str:
     """FFmpeg's name of the container: "avi", "mov" (MP4 too), "matroska" (WebM too) or "gif".
 
     Raises:
-      UnreadableVideo: none of these, or no file.
+      UnreadableVideo: another one, or no video, or no file.
     """
     head = first_bytes(path)
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
@@ -27,6 +36,9 @@ def container_format(path: str) -> str:
         return "matroska"
     if head[:4] == b"GIF8":
         return "gif"
+    for start, name in _OTHERS.items():
+        if head.startswith(start):
+            raise UnreadableVideo(f"unsupported: {name} videos; convert them to MP4 or AVI")
     raise UnreadableVideo("not a video file: no AVI, MP4, MOV, MKV, WebM, GIF or DICOM content")
 
 
@@ -42,7 +54,7 @@ def check_complete(path: str, container: str) -> None:
         raise UnreadableVideo("truncated: the index (moov) is missing or cut off")
     if container == "matroska" and _segment_end(path) > os.path.getsize(path):
         raise UnreadableVideo("truncated: the file ends before its segment does")
-    if container == "gif" and not _last_bytes(path).rstrip(b"\0").endswith(b";"):
+    if container == "gif" and not _is_whole_gif(path):
         raise UnreadableVideo("truncated: the end mark of the GIF is missing")
 
 
@@ -108,8 +120,22 @@ def _variable_int(data: bytes, position: int) -> tuple[int, int]:
     return position + length, value & ((1 << 7 * length) - 1)
 
 
-def _last_bytes(path: str) -> bytes:
-    """The last bytes of a file, at most 64."""
+def _is_whole_gif(path: str) -> bool:
+    """Whether the blocks of a GIF lead to its end mark; what follows that does not matter."""
     with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 64))
-        return file.read()
+        _skip_colours(file, file.read(13)[10:11])
+        while (kind := file.read(1)) in (b"!", b",", b"\0"):
+            if kind == b"\0":  # fills up
+                continue
+            if kind == b",":  # a picture: its place, and perhaps colours of its own
+                _skip_colours(file, file.read(9)[8:9])
+            file.read(1)  # the label of an extension, or how a picture is coded
+            while size := file.read(1).strip(b"\0"):
+                file.seek(size[0], 1)
+        return kind == b";"
+
+
+def _skip_colours(file: BinaryIO, flags: bytes) -> None:
+    """Goes past the table of colours that `flags`, a byte of a GIF, announces."""
+    if flags and flags[0] & 0x80:
+        file.seek(3 << (flags[0] & 7) + 1, 1)

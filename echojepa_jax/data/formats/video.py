@@ -105,7 +105,9 @@ def probe(path: str) -> VideoInfo:
         if cut:
             raise UnreadableVideo(f"truncated: the file ends within frame {whole}")
         if first is None:
-            why = "no picture decodes without earlier ones" if whole else "the stream is empty"
+            why = "no picture decodes without earlier ones" if stored else "the stream is empty"
+            if whole > len(stored):
+                why = "the edit list hides all of them"
             raise UnreadableVideo(f"no frames: {why}")
         if codec.intra_only:
             shown = stored

@@ -91,6 +91,25 @@ def test_edit_list_is_honoured(numbered):
         decode.decode(path, np.array([0, 20]))
 
 
+def test_an_edit_list_that_hides_everything_is_the_reason(numbered):
+    path = numbered.write("edit.mp4", **VIDEOS["gops.mp4"])
+    data = bytearray(Path(path).read_bytes())
+    struct.pack_into(">I", data, data.index(b"elst") + 12, 0)  # its duration
+    Path(path).write_bytes(data)
+    with pytest.raises(UnreadableVideo, match=r"^no frames: the edit list hides all of them$"):
+        decode.probe(path)
+
+
+def test_what_follows_a_gif_does_no_harm(numbered):
+    path = Path(numbered.write("anim.gif", **VIDEOS["anim.gif"]))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"anything")
+    assert decode.probe(str(path)).frames == 40
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UnreadableVideo, match=r"^truncated: "):
+        decode.probe(str(path))
+
+
 def test_repeated_frames_of_an_avi_are_not_truncation(numbered):
     """An AVI marks a frame that lasts longer by empty slots, which its header counts."""
     path = numbered.write("slots.avi", "mjpeg", 10, "yuvj420p", times=[3 * k for k in range(10)])
@@ -165,6 +184,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
     (folder / "short.avi").write_bytes(b"RIFF")
     (folder / "header.avi").write_bytes(b"RIFF\0\0\0\0AVI LIST")
     (folder / "text.dcm").write_text("no DICOM")
+    (folder / "video.wmv").write_bytes(bytes.fromhex("3026b2758e66cf11") + bytes(200))
     os.mkfifo(folder / "pipe.avi")
     with av.open(str(folder / "zero.avi"), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
@@ -185,6 +205,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
         "short.avi": "not a video file: ",
         "header.avi": "truncated: ",
         "text.dcm": "not a video file: ",
+        "video.wmv": "unsupported: WMV videos; ",
         "pipe.avi": "not a video file: ",
         "zero.avi": "no frames: ",
         "sound.mkv": "no frames: ",
