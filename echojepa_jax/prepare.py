@@ -35,7 +35,9 @@ SECTOR = flags.DEFINE_enum(
     ["auto", "always", "never"],
     "keep the ultrasound sector alone, all else black; auto: except of public data sets",
 )
-MIN_FRAMES = flags.DEFINE_integer("min_frames", 16, "shorter videos are left out")
+MIN_FRAMES = flags.DEFINE_integer(
+    "min_frames", 8, "shorter videos are left out; fewer frames do not show what moves"
+)
 MAX_FRAMES = flags.DEFINE_integer("max_frames", 5000, "longer videos are left out")
 DEFAULT_FPS = flags.DEFINE_float(
     "default_fps", 0.0, "frame rate of files that tell none; 0 = they are left out"

@@ -85,7 +85,7 @@ class Options:
 
     size: int = 224
     sector: str = "auto"
-    min_frames: int = 16
+    min_frames: int = 8
     max_frames: int = 5000
     default_fps: float = 0.0
     splits: str = ""
