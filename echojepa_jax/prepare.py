@@ -55,7 +55,10 @@ SALT_FILE = flags.DEFINE_string(
     "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"
 )
 TARGETS = flags.DEFINE_string(
-    "targets", "", "labels to keep: 'ef,edv'; '' = all, but none of a CSV table, which may hold ids"
+    "targets",
+    "",
+    "labels to keep, numbers and classes: 'ef,severity'; '' = all, but none of a CSV table, which "
+    "may hold ids",
 )
 SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 256, "videos of a shard")
 FILE_SECONDS = flags.DEFINE_float("file_seconds", 300.0, "a file that takes longer is left out")

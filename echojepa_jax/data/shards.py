@@ -33,7 +33,8 @@ INDEX, PREPARED = "index.parquet", "prepared.json"
 VERSION = 1
 WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # the form of views and of names of targets
 DATASET = "echo"
-_TARGET = "target:"  # before the names of columns that hold labels
+_TARGET, _CLASS = "target:", "class:"  # before the names of columns of labels: numbers, and texts
+_MOST_OF_CLASS = 48  # characters that the name of a class has at most
 # A record is read as a whole, and JPEGs do not become smaller.
 _WRITE_OPTIONS = "group_size:1,uncompressed"
 _COLUMNS: Mapping[str, pa.DataType] = {
@@ -50,6 +51,11 @@ _COLUMNS: Mapping[str, pa.DataType] = {
     "shard": pa.string(),
     "record": pa.int32(),
 }
+# Labels of a row, by their key; what their columns begin with, and hold.
+_LABELS: Sequence[tuple[str, str, pa.DataType]] = (
+    ("targets", _TARGET, pa.float64()),
+    ("classes", _CLASS, pa.string()),
+)
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -80,16 +86,15 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
     """Writes everything but the shards themselves.
 
     Args:
-      rows: for every record, in order, what `_COLUMNS` names, and `targets`.
+      rows: for every record, in order, what `_COLUMNS` names, and `targets`; `classes` if it has
+        any.
       about: how the set was prepared; goes to prepared.json.
     """
-    targets = sorted({name for row in rows for name in row["targets"]})
-    table = {
-        name: pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS.items()
-    } | {
-        f"{_TARGET}{name}": pa.array([row["targets"].get(name) for row in rows], pa.float64())
-        for name in targets
-    }
+    table = {name: pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS.items()}
+    for key, prefix, kind in _LABELS:
+        for name in sorted({name for row in rows for name in row.get(key, ())}):
+            values = [row.get(key, {}).get(name) for row in rows]
+            table[f"{prefix}{name}"] = pa.array(values, kind)
     pq.write_table(pa.table(table), folder / INDEX, compression="zstd")
     files = sorted(folder.glob(f"{DATASET}-*{video_record.SUFFIX}-*"))
     facts = {
@@ -108,6 +113,11 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import numpy as np
     import tensorflow_datasets as tfds  # takes a second to import
 
+    kinds = {
+        name: kind
+        for name, kind in video_record.KINDS.items()
+        if not name.startswith("class_") or any(row.get("classes") for row in rows)
+    }
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for row in rows:
@@ -123,7 +133,7 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=tfds.features.FeaturesDict(
-            {name: _tfds_feature(tfds, np, name, kind) for name, kind in video_record.KINDS.items()}
+            {name: _tfds_feature(tfds, np, name, kind) for name, kind in kinds.items()}
         ),
         split_infos=[
             tfds.core.SplitInfo(
@@ -142,7 +152,7 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _tfds_feature(tfds: Any, np: Any, name: str, kind: type) -> Any:
     types = {str: np.str_, bytes: np.str_, int: np.int64, float: np.float32}
-    several = name in ("frames", "spacing", "sector", "target_names", "target_values")
+    several = name in ("frames", "spacing", "sector") or name.startswith(("target_", "class_"))
     return tfds.features.Tensor(shape=(None,) if several else (), dtype=types[kind])
 
 
@@ -162,9 +172,17 @@ def checksum_of_index(folder: str) -> str:
 def strange_columns(folder: str) -> list[str]:
     """Columns of the index that no preparation writes."""
     names = _table(folder).column_names
-    labels = {name for name in names if name.startswith(_TARGET)}
-    words = {name for name in labels if WORD.fullmatch(name.removeprefix(_TARGET))}
+    words = {
+        name
+        for name in names
+        if name.startswith((_TARGET, _CLASS)) and WORD.fullmatch(name.partition(":")[2])
+    }
     return [name for name in names if name not in _COLUMNS and name not in words]
+
+
+def is_class(text: str) -> bool:
+    """Whether a text may be the name of a class, by its form."""
+    return 0 < len(text) <= _MOST_OF_CLASS and text.isprintable()
 
 
 def is_prepared(folder: str) -> bool:
@@ -201,17 +219,23 @@ def about(folder: str) -> dict[str, Any]:
 
 
 def rows(folder: str) -> list[dict[str, Any]]:
-    """The index, a dict for each record, with the targets that it has under "targets".
+    """The index, a dict for each record, with the labels that it has under "targets" (numbers) and
+    "classes" (texts).
 
     Raises:
       UserError: it cannot be read.
     """
     table = _table(folder)
-    labels = [name for name in table.column_names if name.startswith(_TARGET)]
+    columns = {
+        key: [name for name in table.column_names if name.startswith(prefix)]
+        for key, prefix, _ in _LABELS
+    }
     found = []
     for row in table.to_pylist():
-        values = {name.removeprefix(_TARGET): row.pop(name) for name in labels}
-        found.append(row | {"targets": {k: v for k, v in values.items() if v is not None}})
+        for key, names in columns.items():
+            values = {name.partition(":")[2]: row.pop(name) for name in names}
+            row[key] = {name: value for name, value in values.items() if value is not None}
+        found.append(row)
     return found
 
 
@@ -248,6 +272,7 @@ def samples(folder: str, source: str) -> list[Sample]:
             view=row["view"],
             split=row["split"],
             targets=row["targets"],
+            classes=row["classes"],
             frames=row["frames"],
             fps=row["fps"],
             height=row["height"],

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from echojepa_jax.data import manifest, scan, shards, splits
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.formats.video_info import NOT_2D, VARIABLE_RATE, each_note, has_region
-from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.sample import Rejected, Sample, T
 from echojepa_jax.data.sources import kind_of, read_source
 from echojepa_jax.preparation import duplicates
 from echojepa_jax.preparation.recording import Recording
@@ -56,6 +56,7 @@ _SCHEMA = pa.schema(
         ("spacing", pa.list_(pa.float64())),
         ("names", pa.list_(pa.string())),
         ("values", pa.list_(pa.float64())),
+        *((name, pa.list_(pa.string())) for name in ("class_names", "class_values")),
         ("clean", pa.bool_()),
         ("trusted", pa.bool_()),
     ]
@@ -64,6 +65,7 @@ GIGABYTES = 2.0  # of memory for one file
 _MOST_OF_ONE = (
     0.2  # share of the videos that one patient has at most, if ids are what they should be
 )
+_MOST_CLASSES = 50  # more different texts are no classes, and may be names of people
 STATE = "state"  # the folder of what became of the shards
 _SALT, _REJECTED = "salt", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
@@ -78,7 +80,8 @@ class Options:
     default_fps: of files that do not tell their frame rate; 0 = leave them out. splits: shares, for
     sources without splits; "" = the usual ones. salt_file: a secret of 16 bytes or more that ids
     are hashed with; "" = one is made, and ids that are pseudonyms already are kept. targets: labels
-    to keep, with commas between; "" = all of public sets and lists, none of a CSV table.
+    to keep, with commas between; "" = all of public sets and lists, none of a CSV table. Those that
+    are texts are kept as classes.
     shard_videos: videos of a shard. file_seconds: that one file may take. patient_from: a regular
     expression that finds the patient in a file's name; "" = names tell none.
     """
@@ -301,8 +304,11 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
         parts = (samples[i : i + scan.IN_FLIGHT] for i in range(0, len(samples), scan.IN_FLIGHT))
         keys = (key for part in parts for key in pool.map(scan.key_of, part))
         for sample, key in zip(samples, keys, strict=True):
-            facts = [sample.name, sample.patient, sample.study, sample.view, sample.split]
+            facts: list[Any] = [sample.name, sample.patient, sample.study, sample.view]
+            facts.append(sample.split)
             facts.append(sample.content)  # of records, which have no size and time of their own
+            if sample.classes:
+                facts.append(sorted(sample.classes.items()))
             digest.update(json.dumps([facts, sorted(sample.targets.items()), key]).encode())
     return digest.hexdigest()
 
@@ -378,7 +384,8 @@ def _recordings(
                 view=sample.view if shards.WORD.fullmatch(sample.view) else "",
                 split=sample.split or splits.split_of(splits.who(sample), shares, split_salt),
                 spacing=sample.spacing,
-                targets=_targets(sample, source, options),
+                targets=_kept(sample.targets, source, options),
+                classes=_kept(sample.classes, source, options),
                 clean=clean,
                 trusted=clean and (was_clean or (has_region(info) and _is_dicom(sample.path))),
             )
@@ -401,15 +408,14 @@ def _named(options: Options) -> set[str]:
 
 
 def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> None:
-    """Raises UserError if a label that was asked for is not there, or has an impossible name."""
-    found = {name for sample in listed for name in sample.targets}
+    """Raises UserError if a label that was asked for is not there, has an impossible name, or holds
+    texts that are no classes.
+    """
     named = _named(options)
-    texts = {name for sample in listed for name in sample.classes}
-    if of_texts := sorted(named & texts):
-        raise UserError(
-            f"--targets={options.targets}: {of_texts[0]!r} of {source} holds text, which may name "
-            "people; prepared sets hold only numbers: use numbers for the classes"
-        )
+    texts = [_kept(sample.classes, source, options) for sample in listed]
+    for name in sorted({name for labels in texts for name in labels}):
+        _check_classes(name, {labels[name] for labels in texts if name in labels}, source)
+    found = {name for sample in listed for name in (*sample.targets, *sample.classes)}
     if unknown := sorted(named - found):
         raise UserError(
             f"--targets={options.targets}: {source} has no label {unknown[0]!r}; it has "
@@ -423,12 +429,26 @@ def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> N
             )
 
 
-def _targets(sample: Sample, source: str, options: Options) -> dict[str, float]:
+def _check_classes(name: str, classes: Collection[str], source: str) -> None:
+    # They are not shown: they may be names of people.
+    if len(classes) > _MOST_CLASSES:
+        raise UserError(
+            f"{source}: the label {name!r} has {len(classes)} different texts, which are too many "
+            f"for classes: use {_MOST_CLASSES} or fewer, or leave it out of --targets"
+        )
+    if odd := sum(not shards.is_class(text) for text in classes):
+        raise UserError(
+            f"{source}: {odd} of {len(classes)} classes of the label {name!r} are longer than 48 "
+            "characters, or have invisible ones: write short words, or leave it out of --targets"
+        )
+
+
+def _kept(labels: Mapping[str, T], source: str, options: Options) -> dict[str, T]:
     """The labels to keep. A column of numbers in anybody's table may be a phone number."""
     named = _named(options)
     if kind_of(source) != "csv" and not named:
-        return dict(sample.targets)
-    return {name: value for name, value in sample.targets.items() if name in named}
+        return dict(labels)
+    return {name: value for name, value in labels.items() if name in named}
 
 
 def _is_dicom(path: str) -> bool:
@@ -503,11 +523,12 @@ def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str,
         for place, recording in enumerate(members):
             name = shards.shard_name(split, place // options.shard_videos, count)
             row = dataclasses.asdict(recording)
-            targets = row.pop("targets")
+            targets, classes = row.pop("targets"), row.pop("classes")
             # Paths may be any bytes; tables hold texts.
             path = os.fsencode(recording.path)
             names, values = list(targets), list(targets.values())
             row |= {"path": path, "shard": name, "names": names, "values": values}
+            row |= {"class_names": list(classes), "class_values": list(classes.values())}
             table.append(row)
     return table
 
@@ -532,7 +553,11 @@ def _as_shards(table: Iterable[dict[str, Any]]) -> list[Shard]:
         name = row.pop("shard")
         down, right = row.pop("spacing")
         targets = dict(zip(row.pop("names"), row.pop("values"), strict=True))
+        # Plans of earlier versions have none.
+        texts = zip(row.pop("class_names", ()), row.pop("class_values", ()), strict=True)
         path = os.fsdecode(row.pop("path"))
-        recording = Recording(**row, path=path, spacing=(down, right), targets=targets)
+        recording = Recording(
+            **row, path=path, spacing=(down, right), targets=targets, classes=dict(texts)
+        )
         parts.setdefault(name, []).append(recording)
     return [Shard(name, tuple(members)) for name, members in parts.items()]

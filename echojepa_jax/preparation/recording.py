@@ -41,6 +41,7 @@ class Recording:
     split: str = ""
     spacing: tuple[float, float] = (0.0, 0.0)
     targets: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     clean: bool = True
     trusted: bool = False
 
@@ -99,6 +100,7 @@ def encode(recording: Recording, size: int) -> Encoded:
         "content": decode.content(recording.path),
         "checksum": video_record.checksum(jpegs),
         "targets": dict(sorted(recording.targets.items())),
+        "classes": dict(sorted(recording.classes.items())),
         "bytes": sum(map(len, jpegs)),
     }
     features = {
@@ -109,6 +111,8 @@ def encode(recording: Recording, size: int) -> Encoded:
         "sector": corners.ravel().tolist(),
         "target_names": list(facts["targets"]),
         "target_values": list(facts["targets"].values()),
+        "class_names": list(facts["classes"]),
+        "class_values": list(facts["classes"].values()),
     }
     return Encoded(video_record.pack(features), facts)
 

@@ -126,6 +126,8 @@ def _check_record(path: str, row: Mapping[str, Any], look: str, hashed: bool) ->
             yield f"{name} is not what the index says"
     if sorted(labels) != sorted(row["targets"]):
         yield "targets have other names in the index"
+    if dict(zip(features["class_names"], features["class_values"], strict=True)) != row["classes"]:
+        yield "classes are not what the index says"
     if not row["shard"].startswith(f"{shards.DATASET}-{row['split']}."):
         yield "split is not what the shard's name says"
     yield from _check_texts(features, hashed)
@@ -170,9 +172,11 @@ def _check_texts(features: Mapping[str, Sequence[Any]], hashed: bool) -> Iterato
         (text,) = features[name]
         if hashed and text and not _PSEUDONYM.fullmatch(text):
             yield f"{name} is no pseudonym"
-    for text in (*features["view"], *features["target_names"]):
+    for text in (*features["view"], *features["target_names"], *features["class_names"]):
         if not shards.WORD.fullmatch(text):
-            yield "a view or a target has a name with unusual characters"
+            yield "a view or a label has a name with unusual characters"
+    if not all(map(shards.is_class, features["class_values"])):
+        yield "a class has a long name, or one with unusual characters"
 
 
 def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The page about a prepared data set: counts, histograms, and pictures of some videos."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def write_summary(folder: Path, command: str = "") -> Path:
         "left_out": [(reason, f"{count:,}") for reason, count in about["left_out"].items()],
         "targets": _targets(about, rows),
         "measures": [(name, _range(values, unit)) for name, (values, unit) in measures.items()],
+        "classes": _classes(rows),
         "histograms": _histograms(measures),
         "sheet": _sheet(folder, rows),
         "facts": _facts(about, rows, command),
@@ -105,6 +107,15 @@ def _targets(
         unit = about["units"].get(name, "")
         spread = f"{number(values.min())} to {number(values.max(), unit)}"
         found.append((name, f"{len(values):,}", number(values.mean(), unit), spread))
+    return found
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each label that is a text: its name, and how many videos each class has."""
+    found = []
+    for name in sorted({name for row in rows for name in row["classes"]}):
+        counts = Counter(row["classes"][name] for row in rows if name in row["classes"])
+        found.append((name, [(text, f"{count:,}") for text, count in counts.most_common()]))
     return found
 
 

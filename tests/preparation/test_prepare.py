@@ -658,16 +658,44 @@ def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, t
         prepared(source, out, dataclasses.replace(chosen, patient_from="0"))
 
 
-def test_texts_are_no_labels_of_prepared_sets_and_numbers_keep_their_unit(hearts, tmp_path):
+def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(hearts, tmp_path):
+    """Through shards and through shards prepared again; other columns of a table are not kept."""
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    videos = sorted((hearts / "Videos").glob("*.avi"))[:3]
+    grades = ("nicht schwer, früh", "severe", "")
+    lines = [f'{v},4.2,Jane,"{grade}",train' for v, grade in zip(videos, grades, strict=True)]
+    table.write_text("\n".join(["path,rvsp [kPa],who,grade,split", *lines]))
+    options = dataclasses.replace(OPTIONS, targets="rvsp,grade", splits="", sector="never")
+    prepared(f"csv:{table}", out, options)
+    prepared(str(out), tmp_path / "again", Options(size=32))
+    for folder in (out, tmp_path / "again"):
+        samples = read_source(str(folder))
+        assert sorted(s.classes.get("grade", "") for s in samples) == sorted(grades)
+        assert all(set(s.classes) <= {"grade"} for s in samples)
+        assert all(s.targets["rvsp"] == pytest.approx(4.2) for s in samples)
+        assert unit_of(samples, "rvsp") == "kPa"
+        assert verify(folder, 1) == []
+        assert "nicht schwer, früh" in write_summary(folder).read_text()
+    assert "class_values" in (out / "features.json").read_text()
+    index = pq.read_table(out / shards.INDEX)
+    pq.write_table(index.drop_columns(["class:grade"]), out / shards.INDEX)
+    assert any("classes are not what the index says" in problem for problem in verify(out, 1))
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([f"Doe {k}" for k in range(51)], "'who' has 51 different texts, which are too many"),
+        (["a", "what somebody has written about the patient, at length"], "1 of 2 classes of the"),
+    ],
+)
+def test_texts_that_are_no_classes_are_refused(hearts, tmp_path, texts, sentence):
     table = tmp_path / "table.csv"
-    video = min((hearts / "Videos").glob("*.avi"))
-    table.write_text(f"path,rvsp [kPa],who,split\n{video},4.2,Jane,train\n")
-    with pytest.raises(UserError, match=r"'who' of .* holds text, .*: use numbers for"):
-        prepared(f"csv:{table}", tmp_path / "out", Options(targets="rvsp,who"))
-    options = dataclasses.replace(OPTIONS, targets="rvsp", splits="")
-    prepared(f"csv:{table}", tmp_path / "out", options)
-    (sample,) = read_source(str(tmp_path / "out"))
-    assert (sample.targets, unit_of([sample], "rvsp")) == ({"rvsp": pytest.approx(4.2)}, "kPa")
+    (video, *_) = (hearts / "Videos").glob("*.avi")
+    lines = [f'{video},{k},"{text}"' for k, text in enumerate(texts)]
+    table.write_text("\n".join(["path,name,who", *lines]))
+    with pytest.raises(UserError, match=sentence):
+        prepared(f"csv:{table}", tmp_path / "out", Options(targets="who"))
 
 
 def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):

@@ -17,6 +17,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.sampling import clip_frame_ids
 from echojepa_jax.data.formats.decode import decode
 from echojepa_jax.features import encode
+from echojepa_jax.preparation.plan import Options
 from echojepa_jax.probes import finetune, training
 from echojepa_jax.probes.run import score_on
 from echojepa_jax.report.probe_page import write_probe_report
@@ -27,6 +28,7 @@ from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
 from tests.makers.configs import PHANTOM
+from tests.makers.prepared import prepared
 
 
 def lines(workdir, name="predictions.csv"):
@@ -381,6 +383,15 @@ def test_a_column_of_texts_is_predicted_as_classes(table, tiny_probe, train_prob
         assert line["prediction"] in ("normal", "reduced")
     with pytest.raises(UserError, match=r"'my_label' is text in \d+ of \d+ examples"):
         train_probe(tiny_probe(**settings, **LINEAR), tmp_path / "number")
+    # Prepared shards keep the classes that are named, and are read in the same way.
+    shards = tmp_path / "shards"
+    prepared(source, shards, Options(size=32, sector="never", targets="my_label"), workers=1)
+    config.data.sources = (str(shards),)
+    assert train_probe(config, tmp_path / "again").startswith("my_label: accuracy")
+    of_table, of_shards = (
+        sorted(line["target"] for line in lines(tmp_path / name)) for name in ("run", "again")
+    )
+    assert of_table == of_shards
 
 
 def test_units_are_those_of_the_source(lvef, table, tiny_probe, train_probe, tmp_path):

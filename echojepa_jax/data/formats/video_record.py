@@ -13,7 +13,9 @@ once more because neither is needed to train. A record is named "FILE#NUMBER".
     sector            x, y, x, y ... corners of the ultrasound sector in pixels; outside of it
                       everything was made black. Empty: nothing was
     target_names, target_values
-                      labels
+                      labels that are numbers
+    class_names, class_values
+                      labels that are texts; sets that were prepared earlier have none
 """
 
 import functools
@@ -43,7 +45,10 @@ KINDS: Mapping[str, type] = {
     "sector": int,
     "target_names": str,
     "target_values": float,
+    "class_names": str,
+    "class_values": str,
 }
+_LATER = ("class_names", "class_values")  # features that records of earlier versions lack
 # Random access: nothing but the record that is asked for is read.
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _OPEN_FILES = 256
@@ -166,6 +171,7 @@ def unpack(record: bytes) -> dict[str, list[Any]]:
         if KINDS.get(name) is str:
             values = [value.decode("utf-8", "replace") for value in values]
         features[name] = values
+    features = {name: [] for name in _LATER} | features
     if lacking := sorted(set(KINDS) - set(features)):
         raise UnreadableVideo(f"damaged: the record lacks {', '.join(lacking)}")
     return features
