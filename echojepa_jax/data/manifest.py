@@ -130,7 +130,9 @@ def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
 
 def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
     """What must not be in two splits."""
-    yield ("patient", sample.patient) if sample.patient else ("file", shown(sample.path))
+    if sample.patient:
+        yield "patient", sample.patient
+    yield "file", shown(sample.path)
     if sample.content:
         yield "content", sample.content
 

@@ -1,5 +1,6 @@
 """Splits by patient that stay the same when data are added: a hash says where everyone belongs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import hmac
@@ -7,11 +8,14 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
+from echojepa_jax.data.manifest import check_patients
+from echojepa_jax.data.same_pictures import alike
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original, shown
@@ -66,67 +70,145 @@ def who(sample: Sample) -> str:
 def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
     """The samples; those of sources without splits get some by patient, and the log says so.
 
-    They are the splits that preparation gives to public ids. Where a source names no patient, the
-    header of a DICOM does, and nobody is told.
+    They are the splits that preparation gives to public ids, so a patient of several sources comes
+    to one split; a patient to whom another source gives a split gets that one. Where a source names
+    no patient, the header of a DICOM does; such a patient is then called by the first of their
+    files, and nobody learns the name. Of videos with the same pictures in two splits one is left
+    out.
 
     Args:
+      samples: with the facts of their files.
       wanted: splits that are asked for: none is made unless one of them is.
 
     Raises:
-      UserError: there are too few patients, so that nobody comes to one of `wanted`.
+      UserError: there are too few patients, so that nobody comes to one of `wanted`; or a patient
+        is in two splits, because a source gives them.
     """
     shares = parse(DEFAULT)
-    if not set(wanted) & set(shares):
-        return list(samples)
-    by_source: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_source[sample.source].append(sample)
-    result = []
-    for source, members in by_source.items():
-        if not any(sample.split for sample in members):
-            members = _by_patient(members, shares)
-            counts = Counter(sample.split for sample in members)
-            told = ", ".join(f"{name} {counts[name]} videos" for name in shares)
-            log.info("%s has no splits; they are made by patient: %s", shown(source), told)
-            if empty := sorted(name for name in set(wanted) & set(shares) if not counts[name]):
-                raise UserError(
-                    f"{shown(source)} has no splits, and of those made by patient ({told}) "
-                    f"{empty[0]!r} is empty: write a column 'split' into the table"
-                )
-        result += members
-    return result
+    people = _people(samples)
+    known = _called_by_files(samples, people)
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for row, sample in enumerate(samples):
+        by_source[sample.source].append(row)
+    given = {p.name: s.split for s, p in zip(samples, people, strict=True) if s.split}
+    made: set[str] = set()
+    for source, rows in by_source.items():
+        if set(wanted) & set(shares) and not any(samples[row].split for row in rows):
+            made.add(source)
+            _warn_of_unknown([people[row] for row in rows])
+            for row in rows:
+                name = people[row].name
+                split = given.get(name) or split_of(name, shares, PUBLIC_SALT)
+                known[row] = dataclasses.replace(known[row], split=split)
+    if made:
+        known = _without_copies(known, made)
+    by_split: dict[str, list[Sample]] = defaultdict(list)
+    for sample in known:
+        by_split[sample.split].append(sample)
+    for source in (source for source in by_source if source in made):
+        counts = Counter(sample.split for sample in known if sample.source == source)
+        told = ", ".join(f"{name} {counts[name]} videos" for name in shares)
+        log.info("%s has no splits; they are made by patient: %s", shown(source), told)
+        if empty := sorted(set(wanted) & set(shares) - set(by_split)):
+            raise UserError(
+                f"{shown(source)} has no splits, and of those made by patient ({told}) "
+                f"{empty[0]!r} is empty: write a column 'split' into the table"
+            )
+    check_patients({name: members for name, members in by_split.items() if name})
+    return known
 
 
-def _by_patient(samples: Sequence[Sample], shares: Mapping[str, float]) -> list[Sample]:
-    """The samples of a source with splits; a study of which one video tells the patient is his."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Person:
+    """Whom a video shows: `name` is the patient's, or else that of the study, or of the file.
+
+    from_header: the source does not tell it.
+    """
+
+    name: str
+    is_patient: bool
+    from_header: bool
+
+
+def _people(samples: Sequence[Sample]) -> list[_Person]:
+    """Whom each video shows; a study of which one video tells the patient is theirs."""
     with ThreadPoolExecutor(16) as pool:
         told = list(pool.map(_identified, samples))
-    of_study: dict[str, set[str]] = defaultdict(set)
-    for sample in told:
-        of_study[sample.study].add(sample.patient)
-    names, unknown = [], 0
-    for sample in told:
-        known = of_study[sample.study] - {""} if sample.study and not sample.patient else set()
-        names.append(min(known) if known else who(sample))
-        unknown += not (sample.patient or known)
-    if unknown:
-        said = UNKNOWN_PATIENTS.format(count=unknown, total=len(samples))
-        log.warning("%s; name patients in a column 'patient' of a CSV table", said)
-    return [
-        dataclasses.replace(sample, split=split_of(name, shares, PUBLIC_SALT))
-        for sample, name in zip(samples, names, strict=True)
+    # Sources may number their studies alike; those of headers have names of their own.
+    studies = [
+        (sample.study and sample.source, study)
+        for sample, (_, study) in zip(samples, told, strict=True)
     ]
+    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for key, (patient, study) in zip(studies, told, strict=True):
+        patients[key] |= {patient} - {""} if study else set()
+    people = []
+    for sample, key, (patient, study) in zip(samples, studies, told, strict=True):
+        known = patient or min(patients[key], default="")
+        name = known or study or original(sample.name)
+        from_header = not sample.patient and bool(known or (study and not sample.study))
+        people.append(_Person(name, is_patient=bool(known), from_header=from_header))
+    return people
 
 
-def _identified(sample: Sample) -> Sample:
-    """The sample with patient and study of its header, where the source tells none."""
-    if sample.patient:
-        return sample
-    try:
-        patient, study = decode.identity(sample.path)
-    except UnreadableVideo:
-        return sample
-    return dataclasses.replace(sample, patient=patient, study=sample.study or study)
+def _identified(sample: Sample) -> tuple[str, str]:
+    """Patient and study of a sample, of its file's header where the source names no patient."""
+    patient = study = ""
+    if not sample.patient:
+        with contextlib.suppress(UnreadableVideo):
+            patient, study = decode.identity(sample.path)
+    return sample.patient or patient, sample.study or study
+
+
+def _called_by_files(samples: Sequence[Sample], people: Sequence[_Person]) -> list[Sample]:
+    """The samples; people whom only headers name are called by the first of their files."""
+    names = {sample.patient: sample.patient for sample in samples if sample.patient}
+    called = []
+    for sample, person in zip(samples, people, strict=True):
+        if person.from_header:
+            name = names.setdefault(person.name, f"{shown(sample.source)}#{sample.name}")
+            sample = dataclasses.replace(sample, patient=name)
+        called.append(sample)
+    return called
+
+
+def _warn_of_unknown(people: Sequence[_Person]) -> None:
+    if unknown := sum(not person.is_patient for person in people):
+        said = UNKNOWN_PATIENTS.format(count=unknown, total=len(people))
+        log.warning("%s; name patients in a column 'patient' of a CSV table", said)
+
+
+def _without_copies(samples: Sequence[Sample], made: Collection[str]) -> list[Sample]:
+    """The samples without those that show the same pictures as one of another split.
+
+    Args:
+      made: sources whose splits were made: of two copies, theirs is left out.
+    """
+    left_out: dict[tuple[str, str], Sample] = {}
+    ordered = sorted((s for s in samples if s.split), key=lambda s: s.source in made)
+    with ThreadPoolExecutor(16) as pool:
+        for first, *others in alike(ordered, partial(_contents, pool)):
+            for other in others:
+                if other.split != first.split and other.source in made:
+                    left_out[other.source, other.name] = first
+    if left_out:
+        (_, name), first = next(iter(left_out.items()))
+        log.warning(
+            "%d videos show the same pictures as a video of another split, and are left out: %s, "
+            "as %s of %s",
+            *(len(left_out), name, first.name, shown(first.source)),
+        )
+    return [sample for sample in samples if (sample.source, sample.name) not in left_out]
+
+
+def _contents(pool: ThreadPoolExecutor, paths: Sequence[str], limit: int | None) -> Iterator[str]:
+    def content(path: str) -> str:
+        try:
+            return decode.content(path, limit)
+        except UnreadableVideo as error:
+            return str(error)
+
+    return pool.map(content, paths)
 
 
 def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:

@@ -12,12 +12,11 @@ from typing import Any
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.formats.video_info import has_region
+from echojepa_jax.data.same_pictures import alike
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.runtime.sandbox import Failed, Guard
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
-
-_SKETCH_BYTES = 2**16
 
 
 def guarded(function: Callable[[str], Any], guard: Guard, paths: Sequence[str]) -> Iterator[Any]:
@@ -30,26 +29,14 @@ def copies(good: Sequence[tuple[Sample, VideoInfo]], guard: Guard) -> dict[str, 
     """The samples, by name, that show the same pictures as another one, and why they are left out.
 
     Of those, the first is kept whose header tells where the picture is.
-
-    Files of as many frames are compared by how their pictures begin, and only those that begin
-    alike are read to the end. Sizes are not compared: what is cropped by its header is the same
-    picture as a copy whose header lost its regions.
     """
-    by_length: dict[int, list[Sample]] = {}
-    for sample, _ in sorted(good, key=lambda pair: not has_region(pair[1])):
-        by_length.setdefault(sample.frames, []).append(sample)
-    groups = [group for group in by_length.values() if len(group) > 1]
-    for limit in (_SKETCH_BYTES, None):
-        candidates = [sample for group in groups for sample in group]
-        hashing = partial(decode.content, limit=limit)
-        found = guarded(hashing, guard, [sample.path for sample in candidates])
-        by_hash: dict[str, list[Sample]] = {}
-        for sample, value in zip(candidates, found, strict=True):
-            if ":" not in value:  # a reason, which encoding will tell once more
-                by_hash.setdefault(value, []).append(sample)
-        groups = [group for group in by_hash.values() if len(group) > 1]
+
+    def contents(paths: Sequence[str], limit: int | None) -> Iterator[str]:
+        return guarded(partial(decode.content, limit=limit), guard, paths)
+
+    ordered = [sample for sample, _ in sorted(good, key=lambda pair: not has_region(pair[1]))]
     left_out = {}
-    for first, *others in groups:
+    for first, *others in alike(ordered, contents):
         for other in others:
             patients = {sample.patient for sample in (first, other)} - {""}
             whose = ", of another patient" if len(patients) > 1 else ""

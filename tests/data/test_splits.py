@@ -1,5 +1,6 @@
 """Splits and pseudonyms: functions of name and salt, and of nothing else."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -155,16 +156,78 @@ def test_a_study_goes_where_its_patient_goes(caplog):
     assert "the patient of 21 of 23 videos is unknown" in caplog.text
 
 
-def test_headers_tell_whom_a_table_does_not_name(tmp_path, caplog):
-    """Nobody learns the name: it decides on the split and is forgotten."""
-    pixels = np.zeros((2, 8, 8), np.uint8)
-    samples = []
-    for k in range(12):
-        path = make(tmp_path / f"{k}.dcm", pixels, PatientID=f"MRN{k % 2}", PatientName="Doe^Jane")
-        samples.append(Sample(f"{k}.dcm", path, "csv:t"))
+@pytest.fixture
+def cine(tmp_path):
+    """Writes a small DICOM of a patient; the same number gives the same pictures."""
+
+    def write(name: str, number: int, patient: str = "", study: str = "") -> str:
+        pixels = np.full((2, 8, 8), number, np.uint8)
+        ids = {"PatientID": patient, "PatientName": "", "StudyInstanceUID": study}
+        return make(tmp_path / name, pixels, **ids)
+
+    return write
+
+
+def test_headers_tell_whom_a_table_does_not_name(cine, caplog):
+    """Nobody learns the name: a patient is called by the first of the files."""
+    samples = [
+        Sample(f"{k}.dcm", cine(f"{k}.dcm", k, f"MRN{k % 2}"), "csv:t", frames=2) for k in range(12)
+    ]
     found = splits.divided(samples, {"train"})
     shares = splits.parse(splits.DEFAULT)
     for k, sample in enumerate(found):
         assert sample.split == splits.split_of(f"MRN{k % 2}", shares, splits.PUBLIC_SALT)
-        assert sample.patient == ""
+        assert sample.patient == f"csv:t#{k % 2}.dcm"
     assert caplog.text == ""
+
+
+def test_a_patient_of_two_sources_comes_to_one_split(cine):
+    """By the ids in headers, by a study that one source names alone, and by a column."""
+    samples = []
+    for k in range(40):
+        patient = f"MRN{k}"
+        first = cine(f"a{k}.dcm", 3 * k, patient, f"1.2.{k}")
+        second = cine(f"b{k}.dcm", 3 * k + 1, "", f"1.2.{k}")
+        third = cine(f"c{k}.dcm", 3 * k + 2)
+        samples += [
+            Sample(f"{k}.dcm", first, "dicom:a", frames=2),
+            Sample(f"{k}.dcm", second, "dicom:b", frames=2),
+            Sample(f"{k}.dcm", third, "csv:t", frames=2, patient=patient),
+        ]
+    found = splits.divided(samples, {"train", "test"})
+    assert {sample.split for sample in found} == {"train", "val", "test"}
+    for k in range(40):
+        members = found[3 * k : 3 * k + 3]
+        assert len({sample.split for sample in members}) == 1
+        assert {sample.patient for sample in members} == {f"MRN{k}"}, "as the table says"
+    # A source that gives splits is followed, and may not tear a patient apart.
+    given = [
+        dataclasses.replace(s, split=("val", "train")[k > 60] if s.source == "dicom:a" else "")
+        for k, s in enumerate(samples)
+    ]
+    found = splits.divided(given, {"val"})
+    assert [s.split for s in found] == ["val"] * 63 + ["train"] * 57
+    torn = [dataclasses.replace(s, split=f"fold{k}") for k, s in enumerate(samples[:2])]
+    with pytest.raises(UserError, match=r"^Patient dicom:a#0.dcm is both in split 'fold0'"):
+        splits.divided(torn, {"fold0"})
+
+
+def test_copies_do_not_come_to_two_splits(cine, caplog):
+    """Of two people by their ids, or of nobody; those of a source with splits stay."""
+    samples = [
+        Sample(f"{k}.dcm", cine(f"{side}{k}.dcm", k, f"{side}{k}"), f"dicom:{side}", frames=2)
+        for k in range(30)
+        for side in "ab"
+    ]
+    found = splits.divided(samples, {"train"})
+    by_content: dict[str, set[str]] = {}
+    for sample in found:
+        by_content.setdefault(sample.name, set()).add(sample.split)
+    assert len(by_content) == 30
+    assert all(len(parts) == 1 for parts in by_content.values())
+    lost = len(samples) - len(found)
+    assert f"{lost} videos show the same pictures as a video of another split" in caplog.text
+    given = [dataclasses.replace(s, split="test") if s.source == "dicom:b" else s for s in samples]
+    found = splits.divided(given, {"test"})
+    assert sum(sample.source == "dicom:b" for sample in found) == 30
+    assert {sample.split for sample in found} == {"test"}

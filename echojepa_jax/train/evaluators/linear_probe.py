@@ -345,7 +345,9 @@ class OnlineProbe:
         samples = splits.divided(samples, {probe.train_split, probe.test_split})
         self._samples = check_labels(samples, source=probe.source, **self._labels)
         self._test = [s for s in self._samples if s.split == probe.test_split]
-        known = {_patient(s) for s in trained_on} & {_patient(s) for s in self._test}
+        patients = {sample.patient for sample in trained_on} - {""}
+        files = {sample.path for sample in trained_on}
+        known = {_patient(s) for s in self._test if s.patient in patients or s.path in files}
         if known:
             log.warning(
                 "probe: %d patients of its test split are trained on as well, without labels",
