@@ -24,7 +24,9 @@ from echojepa_jax import command_line
 
 # The job's own modules are imported inside the functions: its processes import this file as well.
 
-SOURCE = flags.DEFINE_string("source", "", "what to prepare: 'kind:path', as in training")
+SOURCE = flags.DEFINE_multi_string(
+    "source", [], "what to prepare: 'kind:path', as in training; one source for each --out"
+)
 OUT = flags.DEFINE_string("out", "", "folder of the prepared set")
 VERIFY = flags.DEFINE_string("verify", "", "read a prepared set again, and fail if it is not clean")
 SIZE = flags.DEFINE_integer("size", 224, "height and width of frames in pixels")
@@ -87,6 +89,12 @@ def job() -> str:
         if given := [flag.name for flag in _OF_PREPARING if flag.present]:
             raise UserError(f"--verify takes no --{given[0]}: it reads what was made")
         return check(on_disk(VERIFY.value, "verify"), workers)
+    if len(SOURCE.value) > 1:
+        raise UserError(
+            f"--source is given {len(SOURCE.value)} times: prepare each source with an --out of "
+            "its own, and all with the same --salt_file, so that a patient of several sources "
+            "keeps split and pseudonym"
+        )
     if not SOURCE.value or not OUT.value:
         raise UserError("--source and --out must be given, or --verify; see --help")
     if BEAM_FLAG.value and not RUNNER.value:
@@ -110,7 +118,7 @@ def job() -> str:
     if RUNNER.value:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
     with work.claimed():
-        told = preparation.prepare(SOURCE.value, work, options, workers, make)
+        told = preparation.prepare(SOURCE.value[0], work, options, workers, make)
         return f"{told}. Look at {write_summary(out, public_command())}"
 
 
@@ -118,9 +126,10 @@ def public_command() -> str:
     """This command, without the names of folders and files: the set may be given away."""
     from echojepa_jax.preparation.plan import origin_of
 
+    source = SOURCE.value[0]
+    shown = source if source.startswith("phantom:") else f"{origin_of(source)}:..."
     hidden = {OUT.name: Path(OUT.value).name, SALT_FILE.name: "...", BEAM_FLAG.name: "..."}
-    if not SOURCE.value.startswith("phantom:"):
-        hidden[SOURCE.name] = f"{origin_of(SOURCE.value)}:..."
+    hidden[SOURCE.name] = shown
     given = [
         f"--{flag.name}={shlex.quote(hidden.get(flag.name, str(flag.value)))}"
         for flag in _OF_PREPARING

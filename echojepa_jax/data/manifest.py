@@ -132,9 +132,9 @@ def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
     """What must not be in two splits."""
     if sample.patient:
         yield "patient", sample.patient
-    yield "file", shown(sample.path)
     if sample.content:
         yield "content", sample.content
+    yield "file", shown(sample.path)
 
 
 def fingerprint(samples: Iterable[Sample], classes: str = "") -> str:

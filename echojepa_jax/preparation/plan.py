@@ -320,7 +320,11 @@ def _salt(work: Work, options: Options) -> bytes:
         with whole(path) as partial:
             partial.touch(mode=0o600)
             partial.write_text(secrets.token_hex(32) + "\n")
-        log.info("pseudonyms and splits depend on a new secret, %s: keep it", path)
+        log.info(
+            "pseudonyms and splits depend on a new secret, %s: keep it, and give it as --salt_file "
+            "for further sources of the same patients",
+            path,
+        )
     try:
         salt = path.read_bytes().strip()
     except OSError as error:

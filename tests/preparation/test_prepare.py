@@ -143,6 +143,24 @@ def test_with_beam(made, archive, salt, tmp_path):
     assert content(out) == content(made)
 
 
+def test_a_patient_of_two_sources_keeps_split_and_pseudonym(made, archive, salt, tmp_path):
+    """With the same salt; and whoever names two sources is told so."""
+    frames = np.random.default_rng(0).integers(0, 255, (8, 40, 40), np.uint8)
+    for k in range(3):
+        tags = {"PatientID": f"MRN00{k}", "FrameTime": 20.0}
+        make(tmp_path / "more" / f"{k}.dcm", np.roll(frames, k, axis=2), **tags)
+    out = tmp_path / "shards"
+    options = dataclasses.replace(OPTIONS, salt_file=str(salt), sector="never")
+    prepared(f"dicom:{tmp_path}/more", out, options)
+    before, after = (
+        {row["patient"]: row["split"] for row in shards.rows(str(folder))} for folder in (made, out)
+    )
+    assert before == after
+    sources = f"--source=dicom:{archive}", f"--source=dicom:{tmp_path}/more"
+    done = programs.run("prepare", *sources, f"--out={tmp_path}/both")
+    assert "error: --source is given 2 times: prepare each source with an --out" in done.stderr
+
+
 def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
     out = tmp_path / "shards"
     options = dataclasses.replace(OPTIONS, salt_file=str(salt))
