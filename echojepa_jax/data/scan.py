@@ -1,7 +1,7 @@
 """Measure every file before it is used: frames, rate and size, or the reason why it is unusable.
 
-Files are probed in threads, which mostly wait for the disk; only the first picture of a DICOM file
-(about 10 ms) is decoded under Python's lock. The facts of good files are kept, so that a second
+Files are probed in threads: they wait for the disk, or decode videos without Python's lock; only the
+first picture of a DICOM file (about 10 ms) is decoded under it. The facts of good files are kept, so that a second
 scan only asks the file system whether a file changed. Failures are not kept: a disk or a permission
 may be mended without changing the file.
 """
@@ -24,7 +24,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v4.jsonl"  # raise the number whenever probing measures something else
+CACHE_FILE = "scan-v5.jsonl"  # raise the number whenever probing measures something else
 IN_FLIGHT = 1024
 """Files that the file system is asked about at a time."""
 
