@@ -1,9 +1,9 @@
 """Measure every file before it is used: frames, rate and size, or the reason why it is unusable.
 
-Files are probed in threads: they wait for the disk, or decode videos without Python's lock; only the
-first picture of a DICOM file (about 10 ms) is decoded under it. The facts of good files are kept, so that a second
-scan only asks the file system whether a file changed. Failures are not kept: a disk or a permission
-may be mended without changing the file.
+Files are probed in threads: they wait for the disk, or decode videos without Python's lock; only
+the first picture of a DICOM file (about 10 ms) is decoded under it. The facts of good files are
+kept, so that a second scan only asks the file system whether a file changed. Failures are not kept:
+a disk or a permission may be mended without changing the file.
 """
 
 import contextlib

@@ -32,6 +32,7 @@ from echojepa_jax.preparation.verify import verify
 from echojepa_jax.report.data_page import write_summary
 from echojepa_jax.utils.errors import UserError
 from tests import programs
+from tests.makers import recordings
 from tests.makers.dicom import as_jpeg, make, region
 from tests.makers.prepared import OPTIONS, left_out, prepared
 from tests.makers.screen import BANNER, patient_page, screen
@@ -805,3 +806,26 @@ def test_tables_of_anybody(hearts, tmp_path, caplog):
     table.write_text(f"path,ef,split\n{videos[0]},55,fold 1/2\n")
     with pytest.raises(UserError, match="a split is called 'fold 1/2'"):
         prepared(f"csv:{table}", tmp_path / "out" / "third", options)
+
+
+def test_files_from_reports_are_prepared_or_the_reason_is_true(tmp_path):
+    """With the program's own defaults: 12 frames are enough."""
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    for path in recordings.FOLDER.iterdir():
+        if path.suffix in (".dcm", ".mp4", ".avi"):
+            shutil.copy(path, folder)
+    out = tmp_path / "shards"
+    prepared(f"dicom:{folder}", out, Options(size=112))
+    reasons = left_out(out)
+    copies = {"jpeg_labelled_ybr_partial_420.dcm", "jpeg_without_planar_configuration.dcm"}
+    assert reasons.pop(max(copies)) == (
+        f"duplicate: the same pictures as {folder / min(copies)}, of another patient"
+    )
+    uneven = reasons.pop("frame_time_vector_by_pointer_stale_frame_time.dcm")
+    assert uneven == "variable frame rate: frames are not equally far apart"
+    halves = ("jpeg_frame_7_half.dcm", "jpegls_frame_7_half.dcm", "mjpeg_frame_half.avi")
+    assert reasons == dict.fromkeys(halves, "damaged: frame 7 does not decode")
+    rows = shards.rows(str(out))
+    assert len(rows) == len(list(folder.iterdir())) - 5
+    assert {row["frames"] for row in rows} == {12, 24}
