@@ -47,6 +47,7 @@ RATES_DIFFER = "FrameTime, FrameTimeVector and CineRate disagree: the one pointe
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
 # Notes on pictures that are not what their header says.
 COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: the pictures are believed"
+PLANES_DIFFER = "PlanarConfiguration contradicts the pixels: the pixels are believed"
 DEPTH_DIFFERS = "BitsStored or HighBit contradict the pixels: the pixels are believed"
 DEPTH_UNTOLD = "more than 8 bits without a window: the values that occur set what is white"
 WINDOW_UNUSED = "the window would leave only black and white: it is not used"

@@ -194,6 +194,8 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
                 header = _header(dataset, _decoding(*key), pictures, "")
             else:
                 pixels, start = _pixels(file, dataset)
+                if pixels.by_label:
+                    pixels = dataclasses.replace(pixels, **_judged(*key))
                 occurring = functools.partial(_occurring, *key)
                 to_rgb, note = dicom_pixels.shown(dataset, pixels, occurring)
                 pictures = functools.partial(_shown, pixels, to_rgb)
@@ -255,6 +257,15 @@ def _whole(dataset: pydicom.Dataset, name: str) -> int:
         return int(dataset.get(name) or 0)
     except (TypeError, ValueError) as error:
         raise UnreadableVideo(f"wrong {name}: it is not a whole number") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _judged(path: str, size: int, changed: int) -> dict[str, Any]:
+    """What frame 0 of a file of that size and time of change shows of all: fields of `Pixels`."""
+    with open(path, "rb") as opened:
+        dataset, file = dicom_dataset.read(opened, _TAGS)
+        pixels = dicom_pixels.judged(_pixels(file, dataset)[0])
+    return {"colours": pixels.colours, "planar": pixels.planar, "note": pixels.note}
 
 
 @functools.lru_cache(maxsize=64)

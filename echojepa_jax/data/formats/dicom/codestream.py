@@ -28,7 +28,7 @@ _OTHER_STARTS = (b"\x89PNG", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"BM", b"II*\0", b"
 RGB, YCBCR, YCBCR_PARTIAL, OPEN = "RGB", "YCbCr", "YCbCr of television's range", ""
 """What three channels are. Of television's range: black is 16, white 235. OPEN: not told."""
 
-_JPEG, _LOSSLESS, _JPEG_LS, _JPEG_2000 = "JPEG", "lossless JPEG", "JPEG-LS", "JPEG 2000"
+_JPEG, _LOSSLESS, _JPEG_LS, JPEG_2000 = "JPEG", "lossless JPEG", "JPEG-LS", "JPEG 2000"
 # Frame headers by their markers: sequential, extended and progressive, also with arithmetic coding.
 _FRAMES = {
     **dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC9, 0xCA), _JPEG),
@@ -81,15 +81,14 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     channels as they are stored.
 
     Args:
-      colours: what three channels are, where the picture leaves that open.
+      colours: what three channels are.
 
     Raises:
       Unsupported: no decoder at hand reads it. ValueError and other `ERRORS`: damaged.
     """
     if picture.channels not in (1, 3):
         raise Unsupported(f"pictures of {picture.channels} channels")
-    colours = picture.colours or colours
-    if picture.kind == _JPEG_2000:
+    if picture.kind == JPEG_2000:
         pixels = openjpeg.decode(data[picture.start :])
         if pixels.dtype.kind == "i":  # the bits as they are: the header says what they mean
             pixels = pixels.view(pixels.dtype.str.replace("i", "u")) & (2**picture.bits - 1)
@@ -201,7 +200,7 @@ def _describe_jpeg_2000(data: bytes) -> Picture:
             colours = RGB
     if size is None:
         raise ValueError("no SIZ marker")
-    return Picture(_JPEG_2000, *size, colours if size[2] == 3 else OPEN, start)
+    return Picture(JPEG_2000, *size, colours if size[2] == 3 else OPEN, start)
 
 
 # --- decoders -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pydicom
 from pydicom.pixels import apply_color_lut
 from rle.rle import decode_frame as decode_rle
 
-from echojepa_jax.data.formats.dicom import codestream
+from echojepa_jax.data.formats.dicom import codestream, grey
 from echojepa_jax.data.formats.dicom import layout as dicom_layout
 from echojepa_jax.data.formats.dicom.codestream import OPEN, RGB, YCBCR, YCBCR_PARTIAL, Picture
 from echojepa_jax.data.formats.dicom.layout import Layout, Shape
@@ -25,6 +25,7 @@ from echojepa_jax.data.formats.video_info import (
     DEPTH_DIFFERS,
     DEPTH_UNTOLD,
     MAX_FRAME_PIXELS,
+    PLANES_DIFFER,
     WINDOW_UNUSED,
     UnreadableVideo,
     notes,
@@ -57,7 +58,7 @@ class Pixels:
     """The pictures of a file as they are stored.
 
     picture: what the first one says of itself; None if they are not coded, or by RLE. colours: of
-    three channels, for all pictures that do not tell.
+    three channels, for all pictures that do not tell. by_label: the header alone tells them.
     """
 
     file: BinaryIO
@@ -67,6 +68,7 @@ class Pixels:
     colours: str
     planar: bool
     note: str
+    by_label: bool = False
 
     @property
     def bits(self) -> int:
@@ -97,9 +99,9 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
             odd = label == OPEN or shape.photometric in ("YBR_RCT", "YBR_ICT")
         else:
             odd = shape.photometric not in _OF_ONE_CHANNEL
-        return Pixels(
-            file, layout, shape, None, label or RGB, planar, COLOURS_DIFFER if odd else ""
-        )
+        note = COLOURS_DIFFER if odd else ""
+        by_label = shape.samples == 3 and not layout.halved
+        return Pixels(file, layout, shape, None, label or RGB, planar, note, by_label)
     first = dicom_layout.read(file, layout, 0)
     if syntax is None and not first.startswith(codestream.STARTS):
         raise UnreadableVideo("incomplete: the header lacks TransferSyntaxUID")
@@ -108,7 +110,7 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         raise UnreadableVideo("damaged: frame 0 does not decode")
     if picture.bits > 16:
         raise dicom_layout.unsupported_bits(picture.bits)
-    colours, note = RGB, ""
+    colours, note, by_label = RGB, "", False
     if picture.channels == 3:
         told = picture.colours or _told_by_another(file, layout)
         assumed = label
@@ -119,9 +121,32 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         colours = told or assumed or RGB
         right = (colours == RGB) == (label == RGB)
         note = "" if label != OPEN and right else COLOURS_DIFFER
+        # JPEG 2000 takes its colour transform back, even from what was YCbCr before.
+        by_label = not told or (picture.kind == codestream.JPEG_2000 and label == YCBCR)
     elif shape.samples > 1 or shape.photometric not in _OF_ONE_CHANNEL:
         note = COLOURS_DIFFER
-    return Pixels(file, layout, shape, picture, colours, planar, note)
+    return Pixels(file, layout, shape, picture, colours, planar, note, by_label)
+
+
+def judged(pixels: Pixels) -> Pixels:
+    """The same, with the colours and the order of channels in which frame 0 is grey, if the header
+    alone tells them, and it is so in one way only.
+
+    Raises:
+      UnreadableVideo: frame 0 does not decode.
+    """
+    if not pixels.by_label or pixels.bits > 8:
+        return pixels
+    as_it_is = dataclasses.replace(pixels, colours=RGB)
+    frame = samples(as_it_is, 0)
+    if pixels.picture is None and not pixels.layout.compressed and pixels.colours == RGB:
+        other = dataclasses.replace(as_it_is, planar=not pixels.planar)
+        if grey.is_better(samples(other, 0), frame):
+            return dataclasses.replace(other, note=notes(pixels.note, PLANES_DIFFER))
+    seen = grey.colours_of(frame)
+    if seen == OPEN or (seen == RGB) == (pixels.colours == RGB):
+        return pixels
+    return dataclasses.replace(pixels, colours=seen, note=COLOURS_DIFFER)
 
 
 def _check_label(photometric: str) -> None:
@@ -181,8 +206,11 @@ def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
     if (picture.height, picture.width) != (shape.rows, shape.columns):
         size = picture.height, picture.width
         raise dicom_layout.wrong_size((shape.rows, shape.columns), k, size)
+    colours = picture.colours or pixels.colours
+    if picture.kind == codestream.JPEG_2000 and pixels.colours == YCBCR:
+        colours = YCBCR
     try:
-        return codestream.decode(data, picture, pixels.colours)
+        return codestream.decode(data, picture, colours)
     except codestream.Unsupported as error:
         raise UnreadableVideo(f"unsupported: {error}") from error
     except codestream.ERRORS as error:
