@@ -24,6 +24,7 @@ from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.containers import check_complete, container_format, is_whole_riff
 from echojepa_jax.data.formats.video_info import (
     CUT_BETWEEN_KEYS,
+    INTERLACED,
     NON_SQUARE,
     ODD_ANGLE,
     SEVERAL_TRACKS,
@@ -124,6 +125,7 @@ def probe(path: str) -> VideoInfo:
             CUT_BETWEEN_KEYS if lost else "",
             SEVERAL_TRACKS if len(_tracks(container)) > 1 else "",
             NON_SQUARE if not is_square(1, float(stream.sample_aspect_ratio or 1)) else "",
+            INTERLACED if first.interlaced_frame else "",
             ODD_ANGLE if orientation.is_odd(first) else "",
         )
         height, width = orientation.upright_size(first)

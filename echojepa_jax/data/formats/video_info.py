@@ -53,6 +53,7 @@ DEPTH_UNTOLD = "more than 8 bits without a window: the values that occur set wha
 WINDOW_UNUSED = "the window would leave only black and white: it is not used"
 # Notes on how a file wants to be shown.
 NON_SQUARE = "non-square pixels: they stay as stored"
+INTERLACED = "interlaced: every frame shows two moments, line by line"
 ODD_ANGLE = "turned by an angle that is not a multiple of 90 degrees: frames stay as stored"
 # Notes on a video's container.
 CUT_BETWEEN_KEYS = "cut between key frames: frames that need missing ones are left out"

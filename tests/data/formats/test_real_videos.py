@@ -15,6 +15,7 @@ from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.formats.video_info import (
     CUT_BETWEEN_KEYS,
+    INTERLACED,
     NON_SQUARE,
     ODD_ANGLE,
     SEVERAL_TRACKS,
@@ -96,6 +97,11 @@ def test_pixels_that_are_no_squares_are_told(numbered, name):
     path = numbered.write(name, "libx264", 3, aspect=(4, 3))
     assert each_note(decode.probe(path).note) == [NON_SQUARE]
     assert decode.probe(numbered.write(name, "libx264", 3, aspect=(1, 1))).note == ""
+
+
+def test_interlaced_frames_are_told(numbered):
+    path = numbered.write("a.mkv", "libx264", 3, **{"x264-params": "tff=1"})
+    assert decode.probe(path).note == INTERLACED
 
 
 # --- which track it is ----------------------------------------------------------------------------

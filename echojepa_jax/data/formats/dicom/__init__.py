@@ -96,6 +96,7 @@ _CLASSES = {
 # Echocardiography, colour flow and duplex Doppler: codes of old machines.
 _RETIRED_ULTRASOUND = ("EC", "CD", "DD")
 _ULTRASOUND_CLASSES = ("3", "3.1", "6", "6.1", "6.2")
+_VOLUME = "6.2"
 _NO_MACHINE = ("", "OT", "SC")  # codes of Modality that name none
 # How the rates of two elements may differ: one is a whole number of frames a second, the other a
 # time of few digits.
@@ -333,6 +334,8 @@ def _header(
     pictures: Callable[[Sequence[int]], Iterator[np.ndarray]],
     of_pixels: str,
 ) -> _Header:
+    if _storage(dataset) == _VOLUME:
+        raise UnreadableVideo("unsupported: an ultrasound volume, whose frames are slices")
     rows, columns, spacing, note = _region(dataset)
     fps, timing = _frame_rate(dataset)
     modality = _modality(dataset)
@@ -360,8 +363,7 @@ def _modality(dataset: pydicom.Dataset) -> str:
     What the file is stored as counts first, where that is for one kind of machine only; a file that
     names no machine is ultrasound if it has regions or is stored as that.
     """
-    stored = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
-    kind = stored.removeprefix(_STORAGE)
+    kind = _storage(dataset)
     if kind in _CLASSES:
         return _CLASSES[kind]
     said = str(dataset.get("Modality") or "").strip().upper()
@@ -373,6 +375,12 @@ def _modality(dataset: pydicom.Dataset) -> str:
         return said
     shown = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")
     return ULTRASOUND if shown else said
+
+
+def _storage(dataset: pydicom.Dataset) -> str:
+    """The storage class of a file, without what all of them begin with."""
+    stored = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    return str(stored).removeprefix(_STORAGE)
 
 
 def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:

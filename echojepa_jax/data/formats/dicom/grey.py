@@ -11,7 +11,7 @@ from echojepa_jax.data.formats.dicom.codestream import OPEN, RGB, YCBCR
 
 _MOST, _HALF, _FEW = 0.8, 0.5, 0.2  # shares of the pixels
 _LEVELS = 4  # by which the channels of a grey pixel may differ
-_DARK = 16  # neighbouring pixels that are as dark as this look alike in any order
+_STEP, _ENOUGH = 8, 0.02  # by which textured pixels differ, and the share of them that can tell
 
 
 def colours_of(frame: np.ndarray) -> str:
@@ -27,13 +27,17 @@ def colours_of(frame: np.ndarray) -> str:
 
 
 def is_better(frame: np.ndarray, other: np.ndarray) -> bool:
-    """Whether most pixels of a frame that are not dark are grey, and not half of those of the other
-    frame, which has the same bytes in another order. Both are RGB, uint8 [H, W, 3].
+    """Whether most textured pixels of a frame are grey, and not half of those of the other frame,
+    which has the same bytes in another order. Both are RGB, uint8 [H, W, 3].
     """
     return _grey_share(frame) > _MOST and _grey_share(other) < _HALF
 
 
 def _grey_share(frame: np.ndarray) -> float:
+    """Of pixels that differ from the one before: where nothing changes, any order looks grey."""
     part = frame[::2].astype(np.int16)
-    bright = part[part.max(axis=-1) > _DARK]
-    return float((np.ptp(bright, axis=-1) <= _LEVELS).mean()) if len(bright) else 0.0
+    changes = np.abs(np.diff(part, axis=1)).max(axis=-1) > _STEP
+    textured = part[:, 1:][changes]
+    if len(textured) < _ENOUGH * changes.size:
+        return 0.0
+    return float((np.ptp(textured, axis=-1) <= _LEVELS).mean())
