@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
         sample_by="duration",
         sample_value=1.2,  # seconds: a whole beat of any adult phantom
         max_padded_share=1.0,  # a first try with one's own videos takes any length
+        padded="kept",
         # Of the phantom's pixels: most of them are black, far from ImageNet's mean.
         mean=(0.13, 0.13, 0.13),
         std=(0.2, 0.2, 0.2),

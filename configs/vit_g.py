@@ -16,7 +16,7 @@ from configs import vit_l
 def get_config() -> ConfigDict:
     config = vit_l.get_config()
     config.model.size = "vit_giant"
-    config.data.update(size=336, sample_value=24.0, expect_stills=False)
+    config.data.update(size=336, sample_value=24.0, expect_stills=False, padded="kept")
     # Of 441 tokens per frame; means that the original keeps at 128 clips a device.
     config.masks.large.update(context_tokens=21 * 8, target_tokens=308 * 8)
     config.masks.small.update(context_tokens=92 * 8, target_tokens=187 * 8)

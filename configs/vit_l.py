@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
         workers=16,
         max_bad_share=0.01,
         max_padded_share=0.1,
+        padded="masked",  # at 8 fps, about 7 % of MIMIC-IV-Echo's videos are shorter than a clip
         expect_stills=True,  # about 42 % of MIMIC-IV-Echo's files
     )
     # Lengths near the means that the original keeps at 128 clips a device.

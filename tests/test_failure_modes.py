@@ -137,7 +137,7 @@ def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, vi
     train(tiny(**source, data__max_bad_share=0.2), tmp_path / "run")
     assert quarantined(tmp_path / "run") == {videos[3].name: "half of it is gone"}
     assert last(tmp_path / "run", "loss") > 0
-    with pytest.raises(UserError, match=r"1 of 10 videos could not be decoded"):
+    with pytest.raises(UserError, match=r"1 of 10 files could not be decoded"):
         train(tiny(**source), tmp_path / "strict")
     monkeypatch.setattr(pipeline.decode, "decode", real)  # the file is mended
     assert train(tiny(**source), tmp_path / "strict").startswith("complete")

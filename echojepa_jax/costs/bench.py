@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import platform
 import resource
 import statistics
@@ -19,8 +20,10 @@ from ml_collections import ConfigDict
 from echojepa_jax.costs import flops
 from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.models.family import V2
+from echojepa_jax.ops.rotary import Grid
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import make_program, memory_of, shapes_of
+from echojepa_jax.train.state import make_networks
 from echojepa_jax.utils.errors import UserError
 
 _PRODUCTS = 5
@@ -30,25 +33,30 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 def random_batch(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """A global batch of noise, and masks of the config's lengths, as in training."""
     rng = np.random.default_rng(seed)
-    shapes = shapes_of(config)
-    data, model = config.data, config.model
-    tokens = data.frames // model.tubelet * (data.size // model.patch) ** 2
-    count = config.optim.global_batch
-    batch: dict[str, Any] = {
-        "clips": rng.integers(0, 256, shapes["clips"].shape, np.uint8),
-        "context_ids": [],
-        "target_ids": [],
-        "valid": np.ones(count, bool),
-        "stop": np.zeros(count, bool),
-    }
+    shapes, grid = shapes_of(config), make_networks(config).encoder.grid
+    batch = _noise(shapes, grid, rng)
+    batch["stop"] = np.zeros(len(batch["valid"]), bool)
+    if "frames" in shapes:
+        batch["frames"] = np.full(len(batch["valid"]), config.data.frames, np.int32)
+    if "images" in shapes:
+        batch["images"] = _noise(shapes["images"], grid, rng)
+    return batch
+
+
+def _noise(
+    shapes: dict[str, Any], grid_of: Callable[..., Grid], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Clips or images of these shapes, their masks, and all of them valid."""
+    clips = rng.integers(0, 256, shapes["clips"].shape, np.uint8)
+    tokens, ids = math.prod(grid_of(*clips.shape[1:4])), []
     for context, target in zip(shapes["context_ids"], shapes["target_ids"], strict=True):
         seen, hidden = context.shape[1], target.shape[1]
-        ids = np.argsort(rng.random((count, tokens)), axis=1)[:, : seen + hidden].astype(np.int32)
-        batch["context_ids"].append(np.sort(ids[:, :seen], axis=1))
-        batch["target_ids"].append(np.sort(ids[:, seen:], axis=1))
-    for name in ("context_ids", "target_ids"):
-        batch[name] = tuple(batch[name])
-    return batch
+        drawn = np.argsort(rng.random((len(clips), tokens)), axis=1)[:, : seen + hidden]
+        drawn = drawn.astype(np.int32)
+        ids.append((np.sort(drawn[:, :seen], axis=1), np.sort(drawn[:, seen:], axis=1)))
+    context_ids, target_ids = zip(*ids, strict=True)
+    valid = np.ones(len(clips), bool)
+    return {"clips": clips, "context_ids": context_ids, "target_ids": target_ids, "valid": valid}
 
 
 class OurStep:
@@ -157,8 +165,8 @@ def measure(
     """
     if compare_torch and config.model.family != V2:
         raise UserError(
-            f"--compare=torch: transformers has no model of family {config.model.family}, only of "
-            f"{V2}"
+            f"--compare=torch is for model.family={V2}: the transformers library has no PyTorch "
+            f"model of family {config.model.family} to compare with"
         )
     device = _torch_device() if compare_torch else ""
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
@@ -188,9 +196,8 @@ def measure(
             left = (steps - step - 1) * (mine[-1] + (other[-1] if other else 0))
             say(f"step {step + 1}/{steps}, {left:.0f} s left")
     ours.close()
-    clip = flops.of_clip(config)
-    rate = config.optim.global_batch / statistics.median(mine)
-    used = clip.total * rate
+    seconds = statistics.median(mine)
+    used = flops.of_step(config) / seconds
     facts = {
         "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "host": f"{platform.machine()}, {_processor()}",
@@ -200,9 +207,9 @@ def measure(
         "remat": config.model.remat,
         "dtype": config.model.dtype,
         "global_batch": config.optim.global_batch,
-        "step_seconds": statistics.median(mine),
-        "clips_per_second": rate,
-        "tflop_per_clip": clip.total / 1e12,
+        "step_seconds": seconds,
+        "clips_per_second": config.optim.global_batch / seconds,
+        "tflop_per_clip": flops.of_clip(config).total / 1e12,
         "model_tflops": used / 1e12,
         "matmul_peak_tflops": peak * mesh.size / 1e12,
         "mfu": used / (peak * mesh.size),

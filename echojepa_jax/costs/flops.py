@@ -5,6 +5,7 @@ program's own analysis would count a loop over layers once.
 """
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -38,16 +39,32 @@ def transformer(tokens: int, width: int, depth: int, mlp_hidden: int) -> float:
 
 def of_clip(config: ConfigDict) -> ClipFlops:
     """FLOPs of one clip of this config's training step."""
+    data = config.data
+    return _of_one(config, data.frames, data.size, list(config.masks.values()))
+
+
+def of_image(config: ConfigDict) -> ClipFlops | None:
+    """FLOPs of one image of the step; None if it has no images."""
+    if "images" not in config:
+        return None
+    return _of_one(config, 1, config.images.size, [config.images.mask])
+
+
+def of_step(config: ConfigDict) -> float:
+    """FLOPs of a training step, over all its clips and images."""
+    total, image = of_clip(config).total * config.optim.global_batch, of_image(config)
+    return total + (image.total * config.images.global_batch if image else 0.0)
+
+
+def _of_one(config: ConfigDict, frames: int, size: int, masks: list[ConfigDict]) -> ClipFlops:
     networks = make_networks(config)
     encoder, predictor = networks.encoder, networks.predictor
-    data = config.data
-    frames, height, width = encoder.grid(data.frames, data.size, data.size)
     context, predicted = 0.0, 0.0
-    for mask in config.masks.values():
+    for mask in masks:
         context += _of(encoder, mask.context_tokens)
         predicted += _of(predictor, mask.context_tokens + mask.target_tokens)
     return ClipFlops(
-        target=_of(encoder, frames * height * width),
+        target=_of(encoder, math.prod(encoder.grid(frames, size, size))),
         context=FORWARD_AND_BACKWARD * context,
         predictor=FORWARD_AND_BACKWARD * predicted,
     )

@@ -21,7 +21,9 @@ from echojepa_jax.costs import account_table, flops, gpu
 from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
 from echojepa_jax.costs.units import scaled
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.config import clip_spec, image_spec
 from echojepa_jax.train.program import (
     COMPILER_OPTIONS,
     Program,
@@ -61,7 +63,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step of a config on so many chips takes. account: of one TPU, if it was asked for."""
+    """What a step of a config on so many chips takes.
+
+    image: FLOPs of one, if the config has images. account: of one TPU, if it was asked for.
+    """
 
     config: ConfigDict
     chip: Chip
@@ -70,6 +75,7 @@ class Plan:
     memory: Memory
     sent: list[Collective]
     clip: flops.ClipFlops
+    image: flops.ClipFlops | None = None
     account: accounts.Account | None = None
 
     @property
@@ -79,7 +85,12 @@ class Plan:
     @property
     def step_flops(self) -> float:
         """Of all chips: the model's own, without what is computed again."""
-        return self.clip.total * self.config.optim.global_batch
+        return sum(one.total * count for one, count in self._inputs())
+
+    def _inputs(self) -> list[tuple[flops.ClipFlops, int]]:
+        """FLOPs of a clip and of an image, and how many of them a step has."""
+        found = [(self.clip, self.config.optim.global_batch)]
+        return found + ([(self.image, self.config.images.global_batch)] if self.image else [])
 
     def bounds(self) -> dict[str, float]:
         """Seconds that a step takes at least, by what bounds it: estimates from data sheets."""
@@ -99,12 +110,15 @@ class Plan:
 
     def flops_by_part(self) -> dict[str, float]:
         """Of one chip in a step, by part of the account."""
-        clip, clips = self.clip, self.config.optim.global_batch / self.chips
-        found = {accounts.TARGET: clip.target}
-        for name, total in (("context encoder", clip.context), ("predictor", clip.predictor)):
+        target, context, predictor = (
+            sum(getattr(one, part) * count for one, count in self._inputs()) / self.chips
+            for part in ("target", "context", "predictor")
+        )
+        found = {accounts.TARGET: target}
+        for name, total in (("context encoder", context), ("predictor", predictor)):
             found[f"{name}, forward"] = total / flops.FORWARD_AND_BACKWARD
             found[f"{name}, backward"] = total - found[f"{name}, forward"]
-        return {name: count * clips for name, count in found.items()}
+        return found
 
 
 def make_plan(
@@ -143,6 +157,7 @@ def make_plan(
         memory,
         collectives(text),
         flops.of_clip(config),
+        flops.of_image(config),
         account,
     )
 
@@ -194,15 +209,28 @@ def _estimated_temporaries(program: Program, backend: str) -> int:
     with its gradients. Attention by XLA has all its scores in memory at that time.
     """
     config, networks = program.config, program.networks
+    masks = list(config.masks.values())
+    total = _kept_and_worked(program, backend, config.optim.global_batch, clip_spec(config), masks)
+    if networks.images:
+        count, masks = config.images.global_batch, [config.images.mask]
+        more = _kept_and_worked(program, backend, count, image_spec(config), masks)
+        total = (total[0] + more[0], max(total[1], more[1]))
+    return int(sum(total) + _bytes_per_device(program.state.params))
+
+
+def _kept_and_worked(
+    program: Program, backend: str, global_batch: int, clip: ClipSpec, masks: list[ConfigDict]
+) -> tuple[float, float]:
+    """Bytes a device that clips of one kind keep for the backward pass, and that one block uses."""
+    config, networks = program.config, program.networks
     encoder, predictor = networks.encoder, networks.predictor
-    clips = config.optim.global_batch / program.mesh.size / config.optim.microbatches
+    clips = global_batch / program.mesh.size / config.optim.microbatches
     size = 2 if config.model.dtype == "bfloat16" else 4
-    frames, height, width = encoder.grid(*(config.data[k] for k in ("frames", "size", "size")))
-    everything = frames * height * width
+    everything = math.prod(encoder.grid(clip.frames, clip.size, clip.size))
     # Each mask specification is a sequence of its own.
-    contexts = [mask.context_tokens for mask in config.masks.values()]
-    targets = sum(mask.target_tokens for mask in config.masks.values())
-    both = [mask.context_tokens + mask.target_tokens for mask in config.masks.values()]
+    contexts = [mask.context_tokens for mask in masks]
+    targets = sum(mask.target_tokens for mask in masks)
+    both = [mask.context_tokens + mask.target_tokens for mask in masks]
 
     def scores(network: Any, lengths: list[int]) -> float:
         squares = 0 if backend == "cudnn" else sum(length**2 for length in lengths)
@@ -222,11 +250,10 @@ def _estimated_temporaries(program: Program, backend: str) -> int:
 
     # Target embeddings in float32, before and after their norm, and those that are predicted.
     outputs = 4 * clips * (2 * everything + 3 * targets) * encoder.width
-    pixels = 4 * clips * config.data.frames * config.data.size**2 * 3
-    block = max(working(encoder, [everything]), working(predictor, both))
-    gradients = _bytes_per_device(program.state.params)
-    return int(
-        kept(encoder, contexts) + kept(predictor, both) + block + outputs + pixels + gradients
+    pixels = 4 * clips * clip.frames * clip.size**2 * 3
+    return (
+        kept(encoder, contexts) + kept(predictor, both) + outputs + pixels,
+        max(working(encoder, [everything]), working(predictor, both)),
     )
 
 
@@ -280,6 +307,7 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
         f"{plan.chips} x {plan.chip.name}, mesh "
         + " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
         + f", global batch {optim.global_batch} ({optim.global_batch // plan.chips} a chip), "
+        + (f"and {plan.config.images.global_batch} images, " if plan.image else "")
         + f"remat {plan.config.model.remat}",
         "",
         f"memory of a chip ({origin})",
@@ -302,10 +330,8 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
         ),
         "",
         "model FLOPs (counted)",
-        f"  a clip {scaled(plan.clip.total, 'FLOP')}: "
-        f"target {scaled(plan.clip.target, 'FLOP')}, "
-        f"context {scaled(plan.clip.context, 'FLOP')}, "
-        f"predictor {scaled(plan.clip.predictor, 'FLOP')}",
+        _flops_line("a clip", plan.clip),
+        *([_flops_line("an image", plan.image)] if plan.image else []),
         f"  a step {scaled(plan.step_flops, 'FLOP')}",
         "",
         "time (ESTIMATED from data sheets)",
@@ -343,6 +369,15 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
     return "\n".join(lines)
 
 
+def _flops_line(what: str, one: flops.ClipFlops) -> str:
+    return (
+        f"  {what} {scaled(one.total, 'FLOP')}: "
+        f"target {scaled(one.target, 'FLOP')}, "
+        f"context {scaled(one.context, 'FLOP')}, "
+        f"predictor {scaled(one.predictor, 'FLOP')}"
+    )
+
+
 def as_json(plan: Plan, videos: int = 0, dearest: int = 0) -> dict[str, Any]:
     """The same as numbers: bytes, FLOPs and seconds."""
     optim = plan.config.optim
@@ -377,6 +412,9 @@ def as_json(plan: Plan, videos: int = 0, dearest: int = 0) -> dict[str, Any]:
         "fits": plan.fits,
         "verdict": verdict(plan),
     }
+    if plan.image:
+        found["images"] = steps * plan.config.images.global_batch
+        found["flops"]["image"] = {**dataclasses.asdict(plan.image), "total": plan.image.total}
     if videos:
         found["passes"] = found["clips"] / videos
     if plan.account:

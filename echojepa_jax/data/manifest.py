@@ -1,10 +1,11 @@
 """The list of videos a program works on: read from its sources, split, measured, and checked."""
 
+import dataclasses
 import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from echojepa_jax.data.sample import Rejected, Sample, by_name
@@ -16,6 +17,7 @@ from echojepa_jax.utils.file_names import shown
 
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 
+_VIDEO = "video: the file holds several frames"
 _NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride can do without"
 
 log = logging.getLogger(__name__)
@@ -50,19 +52,46 @@ def load(
         sources, split=split, quarantine=quarantine, need_rate=need_rate, workers=workers
     )
     faults = {"bad"} if expect_stills else {"bad", "still"}
-    unusable = [r for r in rejected if r.kind in faults]
-    total = len(good) + len(rejected)
-    if len(unusable) > max_bad_share * total:
-        raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
+    _check_faults(good, rejected, faults, max_bad_share, quarantine)
     if not good:
         raise UserError(f"No video is left of {', '.join(sources)}: {categories(rejected)}.")
     return good
 
 
+def load_stills(
+    sources: Sequence[str],
+    *,
+    split: str = "",
+    quarantine: Path | None,
+    max_bad_share: float = 0.01,
+    workers: int,
+) -> list[Sample]:
+    """The still pictures of sources, as `load` gives the videos.
+
+    Videos are left out and counted; they do not count as unusable and get no line in `quarantine`.
+
+    Raises:
+      UserError: as `load`, or no still is left.
+    """
+    _, good, rejected = sort_out(
+        sources, split=split, quarantine=quarantine, need_rate=False, workers=workers, stills=True
+    )
+    _check_faults(good, rejected, {"bad"}, max_bad_share, quarantine)
+    if not good:
+        raise UserError(f"No still is left of {', '.join(sources)}: {categories(rejected)}.")
+    return good
+
+
 def sort_out(
-    sources: Sequence[str], *, split: str, quarantine: Path | None, need_rate: bool, workers: int
+    sources: Sequence[str],
+    *,
+    split: str,
+    quarantine: Path | None,
+    need_rate: bool,
+    workers: int,
+    stills: bool = False,
 ) -> tuple[list[Sample], list[Sample], list[Rejected]]:
-    """`load` without its limits.
+    """`load` without its limits; or `load_stills`, if `stills` are wanted instead of videos.
 
     Returns:
       All samples that the sources list; those that can be used, with the facts of their files; and
@@ -73,12 +102,20 @@ def sort_out(
         in two splits.
     """
     by_source = _list(sources, split.lower())
+    if stills:
+        by_source = {
+            source: [dataclasses.replace(sample, still=True) for sample in samples]
+            for source, samples in by_source.items()
+        }
     listed = [sample for samples in by_source.values() for sample in samples]
     good, rejected = scan(listed, cache_dir=cache_dir(), workers=workers)
     if need_rate:
         rejected += [Rejected(s, _NO_RATE, "bad") for s in good if not s.fps]
         good = [s for s in good if s.fps]
-    _report(by_source, rejected, quarantine)
+    if stills:
+        rejected += [Rejected(s, _VIDEO, "video") for s in good if s.frames > 1]
+        good = [s for s in good if s.frames == 1]
+    _report(by_source, rejected, quarantine, stills)
     return listed, good, rejected
 
 
@@ -198,21 +235,30 @@ def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample
 
 
 def _report(
-    listed: Mapping[str, Sequence[Sample]], rejected: Sequence[Rejected], file: Path | None
+    listed: Mapping[str, Sequence[Sample]],
+    rejected: Sequence[Rejected],
+    file: Path | None,
+    stills: bool,
 ) -> None:
-    """Write the quarantine file and log a line per source."""
+    """Write the quarantine file and log a line per source.
+
+    stills: those are wanted, and videos left out.
+    """
+    wanted, left_out = ("stills and videos", "video") if stills else ("videos", "still")
     if file is not None:
-        quarantine(file, rejected, "scan")
+        quarantine(file, [r for r in rejected if r.kind != "video"], "scan")
     for source, samples in listed.items():
         mine = [r for r in rejected if r.sample.source == source]
-        bad = [r for r in mine if r.kind != "still"]
+        bad = [r for r in mine if r.kind != left_out]
         log.info(
-            "%s: %d videos, %d rejected%s, %d stills",
+            "%s: %d %s, %d rejected%s, %d %ss",
             shown(source),
             len(samples),
+            wanted,
             len(bad),
             f" ({categories(bad)})" if bad else "",
             len(mine) - len(bad),
+            left_out,
         )
 
 
@@ -220,6 +266,20 @@ def categories(rejected: Iterable[Rejected]) -> str:
     """How often each kind of reason occurs: "2 missing, 1 truncated"."""
     counts = Counter(r.reason.partition(":")[0] for r in rejected)
     return ", ".join(f"{count} {category}" for category, count in counts.most_common())
+
+
+def _check_faults(
+    good: Sequence[Sample],
+    rejected: Sequence[Rejected],
+    faults: Set[str],
+    max_bad_share: float,
+    quarantine: Path | None,
+) -> None:
+    """Raises UserError if too many samples were rejected for being of these kinds."""
+    unusable = [r for r in rejected if r.kind in faults]
+    total = len(good) + len(rejected)
+    if len(unusable) > max_bad_share * total:
+        raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
 
 
 def _too_many(unusable: Sequence[Rejected], total: int, limit: float, file: Path | None) -> str:

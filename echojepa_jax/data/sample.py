@@ -45,9 +45,12 @@ def by_name(labels: Mapping[str, T], name: str) -> T | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rejected:
-    """A sample that cannot be used: the reason, and whether it is bad, a mere still picture, or of
-    another kind of machine than was asked for."""
+    """A sample that is not used, and the reason.
+
+    kind: it is bad; a still picture where videos are wanted; a video where stills are wanted; or of
+    another kind of machine than was asked for.
+    """
 
     sample: Sample
     reason: str
-    kind: Literal["bad", "still", "other"]
+    kind: Literal["bad", "still", "video", "other"]

@@ -57,12 +57,20 @@ STUDY_LIST = "FileName,Patient,Study,View,EDFrame,ESFrame,HeartRate,PixelSpacing
 log = logging.getLogger(__name__)
 
 
-def cached(population: str = "adult", patients: int = 50, views: int = 4, seed: int = 0) -> Path:
+def cached(
+    population: str = "adult",
+    patients: int = 50,
+    views: int = 4,
+    seed: int = 0,
+    stills: bool = False,
+) -> Path:
     """The folder of this data set in the cache ($ECHOJEPA_CACHE), generated on first use."""
     cache = cache_dir()
     name = f"phantom-v{VERSION}-{population}-patients{patients}-views{views}-seed{seed}"
+    name += "-stills" * stills
     if not (cache / name).exists():
-        generate(cache / name, population=population, patients=patients, views=views, seed=seed)
+        size = {"patients": patients, "views": views, "seed": seed}
+        generate(cache / name, population=population, stills=stills, **size)
     return cache / name
 
 
@@ -76,11 +84,13 @@ def generate(
     frames: int = 60,
     size: int = 112,
     fps: float = 50.0,
+    stills: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Writes `patients` patients with `views` of the four views each to the new folder `root`.
 
-    size: side of the pictures in pixels. workers: processes; None = as many as pay off.
+    size: side of the pictures in pixels. stills: instead of each video its first frame, as
+    Stills/*.png. workers: processes; None = as many as pay off.
     The folder appears under its name only when it is complete. Where two processes generate the
     same folder at once, the first to finish provides it.
 
@@ -95,17 +105,22 @@ def generate(
     scenes = [
         draw_scene(who, view, size=size, fps=fps) for who in people for view in views_of(who, views)
     ]
-    log.info("phantom: generating %d videos of %s into %s", len(scenes), population, root)
+    what = "stills" if stills else "videos"
+    log.info("phantom: generating %d %s of %s into %s", len(scenes), what, population, root)
     for left in root.parent.glob(f".{root.name}.*.partial"):  # by processes that were killed
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(left)
     try:
         with whole(root, shared=True) as partial:
-            (partial / "Videos").mkdir(parents=True)
-            record = functools.partial(_record, partial / "Videos", frames)
-            for _ in with_progress(_mapped(record, scenes, workers), len(scenes), "phantom"):
+            folder = partial / what.capitalize()
+            folder.mkdir(parents=True)
+            write = functools.partial(_draw, folder)
+            if not stills:
+                write = functools.partial(_record, folder, frames)
+            for _ in with_progress(_mapped(write, scenes, workers), len(scenes), "phantom"):
                 pass
+            frames = 1 if stills else frames
             _write_csv(partial / "FileList.csv", FILE_LIST, (_listed(s, frames) for s in scenes))
             _write_csv(partial / "StudyList.csv", STUDY_LIST, map(_studied, scenes))
             lines = (line for scene in scenes for line in tracings(scene))
@@ -168,6 +183,13 @@ def _mapped(function, items: list, workers: int | None) -> Iterator:
 def _start_worker() -> None:
     cv2.setNumThreads(1)
     end_with_parent()
+
+
+def _draw(folder: Path, scene: Scene) -> None:
+    """Renders the first frame into a PNG file."""
+    path = folder / f"{name_of(scene)}.png"
+    if not cv2.imwrite(str(path), render(scene, 1)[0]):
+        raise OSError(f"cannot write {path}")
 
 
 def _record(folder: Path, frames: int, scene: Scene) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import KEPT, MASKED, ClipSpec
 from echojepa_jax.masking import multiblock
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
@@ -12,7 +12,7 @@ from echojepa_jax.models.family import FAMILIES, V2
 from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.ops.attention import BACKENDS
-from echojepa_jax.ops.rotary import axis_channels
+from echojepa_jax.ops.rotary import Grid, axis_channels
 from echojepa_jax.parallel.mesh import mesh_shape
 from echojepa_jax.utils.config_fields import (
     NOT_NEGATIVE,
@@ -113,6 +113,11 @@ FIELDS: dict[str, Field] = {
     "data.max_padded_share": Field(
         float, "share of videos that may be shorter than the sampled window", NOT_NEGATIVE
     ),
+    "data.padded": Field(
+        str,
+        "tokens that only show repeats of a short video's last frame (masked: without a loss)",
+        choices=(KEPT, MASKED),
+    ),
     "data.expect_stills": Field(
         bool, "single-frame files are left out and do not count as unusable"
     ),
@@ -187,6 +192,32 @@ MASK_FIELDS: dict[str, Field] = {
     ),
 }
 
+# The section `images`, which a config of V-JEPA 2.1 may have: every update is then made on still
+# pictures as well. Its section `images.mask` is a mask specification.
+IMAGE_FIELDS: dict[str, Field] = {
+    "images.sources": Field(
+        TEXTS, "sources whose stills to train on; videos are left out", _SOURCES
+    ),
+    "images.global_batch": Field(
+        int, "images of one update, over all devices, beside the videos", POSITIVE
+    ),
+    "images.share": Field(
+        float,
+        "share of the images in the loss and its gradient; the videos have the rest",
+        Rule(lambda share: 0 < share < 1, "must be above 0 and below 1"),
+    ),
+    "images.size": Field(int, "height and width of an image in pixels", POSITIVE),
+    "images.crop_area": Field(
+        NUMBERS, "smallest and largest area of the random crop, of the image's", RANGE_TO_1
+    ),
+    "images.crop_aspect": Field(
+        NUMBERS, "smallest and largest aspect ratio of the random crop", RANGE
+    ),
+    "images.context_weight": Field(
+        float, "weight of the loss of an image's visible tokens", NOT_NEGATIVE
+    ),
+}
+
 
 # The only settings of the objective that V-JEPA 2 has.
 _OBJECTIVE_V2: dict[str, Any] = {
@@ -197,7 +228,11 @@ _OBJECTIVE_V2: dict[str, Any] = {
 }
 
 # Fields that configs of earlier versions lack, with the values that they meant.
-_SINCE: dict[str, dict[str, Any]] = {"model": {"family": V2}, "objective": _OBJECTIVE_V2}
+_SINCE: dict[str, dict[str, Any]] = {
+    "model": {"family": V2},
+    "objective": _OBJECTIVE_V2,
+    "data": {"padded": KEPT},
+}
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -242,17 +277,36 @@ def encoder_shape(model: ConfigDict) -> EncoderShape:
 
 def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
     """The mask specifications of this config by name, in alphabetical order."""
-    return {
-        name: MaskSpec(
-            blocks=mask.blocks,
-            scale=mask.scale,
-            context_tokens=mask.context_tokens,
-            target_tokens=mask.target_tokens,
-            aspect=tuple(mask.aspect),
-            keep=mask.keep,
-        )
-        for name, mask in sorted(config.masks.items())
-    }
+    return {name: _mask_spec(mask) for name, mask in sorted(config.masks.items())}
+
+
+def image_spec(config: ConfigDict) -> ClipSpec:
+    """How the images of a config are cut: clips of one frame."""
+    images = config.images
+    return ClipSpec(
+        frames=1,
+        size=images.size,
+        by="stride",
+        value=1,
+        area=tuple(images.crop_area),
+        aspect=tuple(images.crop_aspect),
+    )
+
+
+def image_mask(config: ConfigDict) -> MaskSpec:
+    """The mask specification of a config's images."""
+    return _mask_spec(config.images.mask)
+
+
+def _mask_spec(mask: ConfigDict) -> MaskSpec:
+    return MaskSpec(
+        blocks=mask.blocks,
+        scale=mask.scale,
+        context_tokens=mask.context_tokens,
+        target_tokens=mask.target_tokens,
+        aspect=tuple(mask.aspect),
+        keep=mask.keep,
+    )
 
 
 def _fields_of(config: ConfigDict) -> dict[str, Field]:
@@ -262,8 +316,11 @@ def _fields_of(config: ConfigDict) -> dict[str, Field]:
             "config field 'masks' must hold at least one mask specification, such as "
             "masks.small = dict(blocks=8, scale=0.15, ...)"
         )
-    return FIELDS | {
-        f"masks.{name}.{field}": row for name in masks for field, row in MASK_FIELDS.items()
+    fields, sections = FIELDS, [f"masks.{name}" for name in masks]
+    if "images" in config:
+        fields, sections = FIELDS | IMAGE_FIELDS, [*sections, "images.mask"]
+    return fields | {
+        f"{section}.{field}": row for section in sections for field, row in MASK_FIELDS.items()
     }
 
 
@@ -281,6 +338,8 @@ def check(config: ConfigDict, devices: int) -> None:
     _check_optim(config)
     _check_probe(config, devices)
     _check_masks(config)
+    if "images" in config:
+        _check_images(config, devices)
 
 
 def _check_sizes(config: ConfigDict, devices: int) -> None:
@@ -373,7 +432,22 @@ def _check_masks(config: ConfigDict) -> None:
     model, data = config.model, config.data
     side = data.size // model.patch
     for name, spec in mask_specs(config).items():
-        try:
-            multiblock.check(spec, (data.frames // model.tubelet, side, side))
-        except UserError as error:
-            raise UserError(f"config section 'masks.{name}': {error}") from error
+        _check_mask(f"masks.{name}", spec, (data.frames // model.tubelet, side, side))
+
+
+def _check_images(config: ConfigDict, devices: int) -> None:
+    images, patch, parts = config.images, config.model.patch, config.optim.microbatches
+    family = config.model.family
+    require(family != V2, "model.family", family, "must be v2.1 in a config with 'images'")
+    require_multiple("images.size", images.size, patch, f"model.patch, {patch}")
+    product = f"devices x optim.microbatches = {devices} x {parts}"
+    require_multiple("images.global_batch", images.global_batch, devices * parts, product)
+    side = images.size // patch
+    _check_mask("images.mask", image_mask(config), (1, side, side))
+
+
+def _check_mask(section: str, spec: MaskSpec, grid: Grid) -> None:
+    try:
+        multiblock.check(spec, grid)
+    except UserError as error:
+        raise UserError(f"config section '{section}': {error}") from error

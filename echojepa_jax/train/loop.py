@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest, mixing
-from echojepa_jax.data.clips.pipeline import Batch, channels_of, training_batches
+from echojepa_jax.data.clips.pipeline import Batch, Images, channels_of, training_batches
 from echojepa_jax.data.clips.prefetch import HOST_KEYS, DeviceBatches
 from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
@@ -22,7 +23,7 @@ from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.runtime.signals import Stopped, stop_signal
 from echojepa_jax.train import health, provenance
 from echojepa_jax.train.checkpoint import Checkpoints
-from echojepa_jax.train.config import clip_spec, mask_specs
+from echojepa_jax.train.config import clip_spec, image_mask, image_spec, mask_specs
 from echojepa_jax.train.examples import save_examples
 from echojepa_jax.train.load_weights import load_weights, shapes_of
 from echojepa_jax.train.monitor import Watch
@@ -76,9 +77,15 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
     weights = mixing.weights(config.data, samples)
     for line in mixing.describe_mix(samples, weights, last_step * config.optim.global_batch):
         log.info("%s", line)
-    program = make_program(config, mesh, channels_of(samples))
+    stills = _load_stills(config, workdir)
+    everything = [*samples, *stills]
+    data_facts |= _facts_of(everything)
+    if stills:
+        data_facts["images"] = len(stills)
+    program = make_program(config, mesh, channels_of(samples), channels_of(stills))
     networks = program.networks
     grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
+    images = _images(config, stills, networks) if stills else None
     log.info(
         "mesh: %d x %d %s devices (replica x fsdp), attention by %s",
         *mesh.devices.shape,
@@ -93,6 +100,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
         grid=grid,
         seed=config.seed,
         weights=weights,
+        padded=config.data.padded,
     )
 
     # --- state, initialised where it will live --------------------------------------------------
@@ -121,7 +129,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
 
         # --- what to watch ----------------------------------------------------------------------
         fixed = _fixed_batch(batches_from, _health_clips(mesh.size))
-        evaluate = make_evaluate(samples) if make_evaluate else None
+        evaluate = make_evaluate(everything) if make_evaluate else None
         # Compiled once, ahead of the first step: it cannot be compiled again, and a batch of
         # another shape is an error. Until then a signal ends the program at once.
         compiled = _compiled(program) if first_step < last_step else None
@@ -134,7 +142,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
         if hosts.is_first():
             writer.write(first_step, save_examples(workdir.path, fixed, grid, masks, config.seed))
         schedules = program.schedules
-        watch = Watch(config, workdir.path, writer, samples, schedules, first_step, last_step)
+        watch = Watch(config, workdir.path, writer, everything, schedules, first_step, last_step)
         fixed = jax.tree.map(partial(meshes.to_global, sharding=meshes.batch_sharding(mesh)), fixed)
         batches = stack.enter_context(
             DeviceBatches(
@@ -145,6 +153,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
                     workers=config.data.workers,
                     first_step=first_step,
                     last_step=last_step,
+                    images=images,
                 ),
                 meshes.batch_sharding(mesh),
             )
@@ -185,7 +194,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
             stopped = look(step, last=False, known=known)
         while step < last_step and not stopped:
             batch = next(batches)
-            on_host = {name: batch.pop(name) for name in HOST_KEYS}
+            on_host = _on_host(batch, len(samples))
             assert compiled is not None, "there are steps to make"
             state, metrics = compiled(state, batch | {"stop": stop_flags[stop_asked()]})
             step += 1
@@ -243,16 +252,61 @@ def _load_data(config: ConfigDict, workdir: Workdir, clip: ClipSpec) -> tuple[An
             f"{clip.frames} frames spans, and would end in frozen frames: sample more densely "
             "(data.sample_by, data.sample_value), or raise data.max_padded_share"
         )
+    return samples, {"videos": len(samples), "short": short}
+
+
+def _load_stills(config: ConfigDict, workdir: workdirs.Workdir) -> list[Sample]:
+    """The still pictures to train on; none without `images` in the config."""
+    if "images" not in config:
+        return []
+    stills = manifest.load_stills(
+        config.images.sources,
+        split=config.data.split,
+        quarantine=workdir.path / workdirs.of_this_host(workdirs.QUARANTINE),
+        max_bad_share=config.data.max_bad_share,
+        workers=max(1, config.data.workers),
+    )
+    log.info("%d images", len(stills))
+    return stills
+
+
+def _images(config: ConfigDict, stills: Sequence[Sample], networks: Networks) -> Images:
+    """What every batch holds of the stills."""
+    clip = image_spec(config)
+    grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
+    return Images(stills, clip, image_mask(config), grid, config.images.global_batch)
+
+
+def _facts_of(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the data are, for the manifest.
+
+    Raises:
+      UserError: another host has others.
+    """
     fingerprint = manifest.fingerprint(samples)
     if not hosts.same_everywhere(fingerprint):
         raise UserError(
-            "the hosts do not see the same videos under data.sources: every host must find the "
-            "same files, with the same content"
+            "the hosts do not see the same files under data.sources or images.sources: every host "
+            "must find the same ones, with the same content"
         )
-    facts = {"fingerprint": fingerprint, "videos": len(samples), "short": short}
-    sources = sorted({sample.source for sample in samples})
-    facts["sources"] = {s: sum(sample.source == s for sample in samples) for s in sources}
-    return samples, facts
+    return {
+        "fingerprint": fingerprint,
+        "sources": dict(sorted(Counter(sample.source for sample in samples).items())),
+    }
+
+
+def _on_host(batch: Batch, videos: int) -> dict[str, np.ndarray]:
+    """Takes out of a batch what stays on the host, for logs and quarantine; see `Watch.step`.
+
+    videos: samples that are no stills; the numbers of the stills count on from there.
+    """
+    on_host = {name: batch.pop(name) for name in HOST_KEYS}
+    if "images" in batch:
+        of_images = {name: batch["images"].pop(name) for name in HOST_KEYS}
+        of_images["sample_ids"] = of_images["sample_ids"] + videos
+        for name in ("sample_ids", "error"):
+            on_host[name] = np.concatenate([on_host[name], of_images[name]])
+    return on_host
 
 
 def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> TrainState:

@@ -86,7 +86,7 @@ class Watch:
 
         Args:
           metrics: of `train_step`, still on the device.
-          on_host: sample_ids, padded and error of this host's clips.
+          on_host: sample_ids and error of this host's clips and images, padded of its clips.
           waited: seconds that the loop has waited for data so far.
 
         Returns:
@@ -152,7 +152,7 @@ class Watch:
         # Every host sees its own part of the files.
         if len(self._unreadable_now) * jax.process_count() > limit * len(self._samples):
             raise UserError(
-                f"{len(self._unreadable_now)} of {len(self._samples)} videos could not be decoded, "
+                f"{len(self._unreadable_now)} of {len(self._samples)} files could not be decoded, "
                 f"more than data.max_bad_share = {limit:g} allows; they are listed in "
                 f"{self._workdir / per_host(QUARANTINE)}"
             )
@@ -183,10 +183,15 @@ class Watch:
                 f"loss/{name}": float(loss)
                 for name, loss in zip(self._mask_names, metrics["loss_by_mask"], strict=True)
             },
-            # Of V-JEPA 2.1: the loss of visible tokens, and its weight.
+            # Of V-JEPA 2.1: the loss of visible tokens, and its weight; both losses of images.
             **{
                 name: float(metrics[name])
-                for name in ("loss_context", "context_weight")
+                for name in (
+                    "loss_context",
+                    "context_weight",
+                    "images/loss",
+                    "images/loss_context",
+                )
                 if name in metrics
             },
             "lr": float(self._schedules.learning_rate(updates)),

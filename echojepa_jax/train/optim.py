@@ -10,14 +10,14 @@ from echojepa_jax.models.predictor import USED_MASK_TOKENS
 from echojepa_jax.train.schedules import Schedule
 from echojepa_jax.utils.trees import by_rules, path_text
 
-# Weight decay is not applied to biases and norms, nor to what only images use (V-JEPA 2.1), which
-# has no gradient. Mask tokens are matrices upstream, and decay, but only those that are used: see
-# `_without_unused`.
+# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay, but
+# only those that are used: see `_without_unused`.
 DECAY_RULES = (
-    (r"(^|/)(image_embed|patch_embed_image/kernel)$", False),
     (r"(^|/)(bias|scale)$", False),
-    (r"(^|/)(kernel|mask_tokens|video_embed)$", True),
+    (r"(^|/)(kernel|mask_tokens|video_embed|image_embed)$", True),
 )
+# Without images, what only they use (V-JEPA 2.1) has no gradient, and does not decay either.
+VIDEO_DECAY_RULES = ((r"(^|/)(image_embed|patch_embed_image/kernel)$", False), *DECAY_RULES)
 
 
 def adamw(
@@ -28,6 +28,7 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     clip_norm: float = 0.0,
+    images: bool = False,
 ) -> optax.GradientTransformation:
     """AdamW as in PyTorch: decay is decoupled and multiplied by the learning rate.
 
@@ -35,13 +36,15 @@ def adamw(
       params: a tree like the one to optimise (shapes suffice); picks what decays.
       learning_rate, weight_decay: schedules that count updates from 1, as the original does.
       clip_norm: largest global norm of the gradient; 0 leaves gradients alone, as in the recipe.
+      images: the batches hold images as well as videos.
     """
+    rules = DECAY_RULES if images else VIDEO_DECAY_RULES
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(*betas, eps=eps),
         _without_unused(
             optax.add_decayed_weights(
-                lambda count: weight_decay(count + 1), mask=by_rules(params, DECAY_RULES)
+                lambda count: weight_decay(count + 1), mask=by_rules(params, rules)
             )
         ),
         optax.scale_by_learning_rate(lambda count: learning_rate(count + 1)),

@@ -5,7 +5,7 @@ that are not there (plan), or run on random clips (bench).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from echojepa_jax.data.clips.sampling import MASKED, ClipSpec
+from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.ops.attention import choose_backend
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.config import clip_spec, image_mask, image_spec, mask_specs
 from echojepa_jax.train.state import (
     Networks,
     Schedules,
@@ -78,11 +81,13 @@ class Program:
             return self.lower().compile(compiler_options=dict(options))
 
 
-def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
+def make_program(
+    config: ConfigDict, mesh: Mesh, channels: int = 3, image_channels: int = 3
+) -> Program:
     """The step of a config that `config.check` has accepted.
 
     Args:
-      channels: of the clips, see `pipeline.channels_of`.
+      channels, image_channels: of clips and images, see `pipeline.channels_of`.
 
     Raises:
       UserError: the attention backend does not run on this platform.
@@ -113,7 +118,7 @@ def make_program(config: ConfigDict, mesh: Mesh, channels: int = 3) -> Program:
     )
     state = jax.tree.map(_placed, shapes, shardings)
     on_devices = partial(_placed, sharding=meshes.batch_sharding(mesh))
-    batch = jax.tree.map(on_devices, shapes_of(config, channels))
+    batch = jax.tree.map(on_devices, shapes_of(config, channels, image_channels))
     return Program(config, mesh, networks, schedules, state, batch, fresh, step)
 
 
@@ -149,20 +154,28 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
 
-def shapes_of(config: ConfigDict, channels: int = 3) -> Batch:
+def shapes_of(config: ConfigDict, channels: int = 3, image_channels: int = 3) -> Batch:
     """The arrays of a global batch that reach the devices, as shapes; see data/pipeline.py."""
-    data, count = config.data, config.optim.global_batch
-    masks = [mask for _, mask in sorted(config.masks.items())]
+    count = config.optim.global_batch
+    specs = tuple(mask_specs(config).values())
+    batch = _shapes(count, clip_spec(config), specs, channels)
+    batch["stop"] = batch["valid"]
+    if config.data.padded == MASKED:
+        batch["frames"] = jax.ShapeDtypeStruct((count,), jnp.int32)
+    if "images" in config:
+        clip, specs = image_spec(config), (image_mask(config),)
+        batch["images"] = _shapes(config.images.global_batch, clip, specs, image_channels)
+    return batch
 
-    def ids(field: str) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return tuple(jax.ShapeDtypeStruct((count, mask[field]), jnp.int32) for mask in masks)
 
+def _shapes(count: int, clip: ClipSpec, masks: Sequence[MaskSpec], channels: int) -> Batch:
+    def ids(lengths: Iterable[int]) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return tuple(jax.ShapeDtypeStruct((count, length), jnp.int32) for length in lengths)
+
+    pixels = (count, clip.frames, clip.size, clip.size, channels)
     return {
-        "clips": jax.ShapeDtypeStruct(
-            (count, data.frames, data.size, data.size, channels), jnp.uint8
-        ),
-        "context_ids": ids("context_tokens"),
-        "target_ids": ids("target_tokens"),
+        "clips": jax.ShapeDtypeStruct(pixels, jnp.uint8),
+        "context_ids": ids(mask.context_tokens for mask in masks),
+        "target_ids": ids(mask.target_tokens for mask in masks),
         "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
-        "stop": jax.ShapeDtypeStruct((count,), jnp.bool_),
     }

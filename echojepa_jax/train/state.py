@@ -24,6 +24,8 @@ class Networks(NamedTuple):
     """The encoder (context and target share the architecture), the predictor, and their purpose.
 
     mean, std: of pixels in 0..1, per colour. objective: what they are trained for.
+    images: the objective of the images that every batch holds as well; None = it holds none.
+    image_share: r; the loss is r times the mean over images, plus 1 - r times that over videos.
     """
 
     encoder: Encoder
@@ -31,6 +33,8 @@ class Networks(NamedTuple):
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     objective: VJepa2 | VJepa21 = VJepa2()
+    images: VJepa21 | None = None
+    image_share: float = 0.0
 
     def normalise(self, clips: jax.Array) -> jax.Array:
         """uint8 [..., 3] -> float32; see models/pixels.py."""
@@ -103,8 +107,15 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         mask_tokens=config.predictor.mask_tokens,
         **common,
     )
-    look = tuple(config.data.mean), tuple(config.data.std)
-    return Networks(encoder, predictor, *look, objective)
+    networks = Networks(
+        encoder, predictor, tuple(config.data.mean), tuple(config.data.std), objective
+    )
+    if "images" not in config or not isinstance(objective, VJepa21):
+        return networks
+    return networks._replace(
+        images=objective._replace(context_weight=config.images.context_weight),
+        image_share=config.images.share,
+    )
 
 
 def make_objective(config: ConfigDict) -> VJepa2 | VJepa21:
@@ -150,6 +161,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Opti
             betas=tuple(optim.betas),
             eps=optim.eps,
             clip_norm=optim.clip_norm,
+            images="images" in config,
         ),
         parameter_ema(schedule.momentum),
     )

@@ -35,6 +35,7 @@ def update(
 
     Args:
       batch: `clips` float [B, T, H, W, 3], normalised; for the rest see the objective's `loss`.
+        `images`, if the networks have an objective for them: the same of images, [Bi, 1, H, W, 3].
         `stop`, if there: bool [B], whether the host that a clip comes from is asked to stop. The
         metric of the same name says whether any host is, which is how all of them stop after the
         same step.
@@ -45,12 +46,29 @@ def update(
       `state.step` moves, and `skipped` is 1 (F20).
     """
     clips_seen = jnp.maximum(jnp.sum(batch["valid"]), 1)
-    encoder, predictor, objective = networks.encoder, networks.predictor, networks.objective
 
     def losses(params: Any, part: Batch) -> Any:
         """(loss, other sums), all of them sums over clips."""
-        target = state.target.ema
-        return objective.loss(params, encoder, predictor, target, part["clips"], part, state.step)
+
+        def of(objective: Any, clips: Batch) -> Any:
+            both = networks.encoder, networks.predictor
+            target = state.target.ema
+            return objective.loss(params, *both, target, clips["clips"], clips, state.step)
+
+        loss, others = of(networks.objective, part)
+        if networks.images is None:
+            return loss, others
+        # All sums are divided by the number of videos in the end: made so that means are mixed.
+        images_seen = jnp.maximum(jnp.sum(batch["images"]["valid"]), 1)
+        image_loss, of_images = jax.tree.map(
+            lambda x: x * (clips_seen / images_seen), of(networks.images, part["images"])
+        )
+        share = networks.image_share
+        others |= {
+            "images/loss": jnp.mean(of_images["loss_by_mask"]),
+            "images/loss_context": of_images["loss_context"],
+        }
+        return (1 - share) * loss + share * image_loss, others
 
     def of_part(part: Batch) -> Any:
         """(losses, gradients)."""
@@ -84,7 +102,7 @@ def update(
     metrics = {
         "loss": loss,
         **others,
-        **objective.facts_at(state.step),
+        **networks.objective.facts_at(state.step),
         "grad_norm": grad_norm,
         "skipped": 1 - finite.astype(jnp.int32),
         "updates": target.count,
@@ -98,5 +116,11 @@ def train_step(
     state: TrainState, batch: Batch, *, networks: Networks, **settings: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`update` on a batch as the input pipeline gives it: `clips` are uint8 pixels."""
-    clips = networks.normalise(batch["clips"])
-    return update(state, batch | {"clips": clips}, networks=networks, **settings)
+
+    def normalised(part: Batch) -> Batch:
+        return part | {"clips": networks.normalise(part["clips"])}
+
+    batch = normalised(batch)
+    if "images" in batch:
+        batch["images"] = normalised(batch["images"])
+    return update(state, batch, networks=networks, **settings)

@@ -18,19 +18,22 @@ Batch, for a host share of B clips and M mask specifications:
     valid        bool [B]; False: no such sample, or it cannot be decoded; the clip is zeros
     padded       int32 [B], frames that repeat the last frame of a video that is too short
     error        str [B], why a sample cannot be decoded, else ""
+    frames       int32 [B], frames that are of the video; only if asked for
+    images       the same of images, clips of one frame; only if asked for
 """
 
 import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from echojepa_jax.data.clips import transforms
-from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
-from echojepa_jax.data.clips.workers import Batch, build
+from echojepa_jax.data.clips.sampling import KEPT, MASKED, ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.workers import Batch, MakePart, build
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.masking import multiblock
@@ -38,6 +41,19 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
 ERROR_CHARACTERS = 200
+
+
+class Images(NamedTuple):
+    """Still pictures that every batch holds as well: `global_batch` of them.
+
+    clip: of one frame. grid: tokens of an image, (1, Hp, Wp).
+    """
+
+    samples: Sequence[Sample]
+    clip: ClipSpec
+    mask: multiblock.MaskSpec
+    grid: tuple[int, int, int]
+    global_batch: int
 
 
 def training_batches(
@@ -51,6 +67,8 @@ def training_batches(
     first_step: int,
     last_step: int,
     weights: Mapping[str, float] | None = None,
+    padded: str = KEPT,
+    images: Images | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -59,26 +77,58 @@ def training_batches(
     """Yield this host's share of the batches of steps `first_step` to `last_step` (excluded).
 
     grid: tokens of a clip, (T', Hp, Wp). weights: share of each source (keys are `Sample.source`);
-    None shuffles all samples together. workers: processes; 0 builds the batches in this one.
-    threads: read threads per process.
+    None shuffles all samples together. padded: "masked" adds `frames`. images: adds `images`.
+    workers: processes; 0 builds the batches in this one. threads: read threads per process.
 
     Raises UserError at once for samples, weights or masks that cannot work, and while iterating
     when a worker dies.
     """
+
+    def maker(
+        samples: Sequence[Sample],
+        clip: ClipSpec,
+        masks: Sequence[multiblock.MaskSpec],
+        grid: tuple[int, int, int],
+        global_batch: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        padded: str = KEPT,
+    ) -> MakePart:
+        for spec in masks:
+            multiblock.check(spec, grid)
+        return functools.partial(
+            _training_part,
+            videos=_Videos.of(samples, clip),
+            order=_order(samples, weights, seed),
+            clip=clip,
+            masks=tuple(masks),
+            grid=grid,
+            seed=seed,
+            global_batch=global_batch,
+            first_position=process_index * _share(global_batch, process_count),
+            padded=padded,
+        )
+
     share = _share(global_batch, process_count)
-    for spec in masks:
-        multiblock.check(spec, grid)
-    make = functools.partial(
-        _training_part,
-        videos=_Videos.of(samples, clip),
-        order=_order(samples, weights, seed),
-        clip=clip,
-        masks=tuple(masks),
-        grid=grid,
-        seed=seed,
-        global_batch=global_batch,
-        first_position=process_index * share,
-    )
+    make = maker(samples, clip, masks, grid, global_batch, seed, weights, padded)
+    if images is not None:
+        # Numbers of their own, which do not repeat those of the videos.
+        image_seed = int(generator(seed, "images").integers(2**32))
+        make_images = maker(
+            images.samples,
+            images.clip,
+            (images.mask,),
+            images.grid,
+            images.global_batch,
+            image_seed,
+        )
+        make = functools.partial(
+            _part_with_images,
+            make_videos=make,
+            make_images=make_images,
+            videos=share,
+            images=_share(images.global_batch, process_count),
+        )
     return build(make, first_step, last_step, share, workers=workers, threads=threads)
 
 
@@ -241,6 +291,7 @@ def _training_part(
     seed: int,
     global_batch: int,
     first_position: int,
+    padded: str,
 ) -> Batch:
     """Build the `count` clips of a step that start at `offset` in this host's share."""
     positions = range(first_position + offset, first_position + offset + count)
@@ -249,13 +300,35 @@ def _training_part(
         row = int(order[step * global_batch + position])
         rng = generator(seed, "clip", step, position)
         _fill(batch, i, videos, row, clip, rng, (0, 1))
-    ids = [
-        [multiblock.sample(spec, grid, seed, m, step, position) for position in positions]
-        for m, spec in enumerate(masks)
-    ]
-    batch["context_ids"] = tuple(np.stack([context for context, _ in pairs]) for pairs in ids)
-    batch["target_ids"] = tuple(np.stack([targets for _, targets in pairs]) for pairs in ids)
+    context = tuple(np.empty((count, spec.context_tokens), np.int32) for spec in masks)
+    targets = tuple(np.empty((count, spec.target_tokens), np.int32) for spec in masks)
+    for m, spec in enumerate(masks):
+        for i, position in enumerate(positions):
+            drawn = multiblock.sample(spec, grid, seed, m, step, position)
+            context[m][i], targets[m][i] = drawn
+    batch["context_ids"], batch["target_ids"] = context, targets
+    if padded == MASKED:
+        batch["frames"] = clip.frames - batch["padded"]
     return batch
+
+
+def _part_with_images(
+    step: int,
+    offset: int,
+    count: int,
+    *,
+    make_videos: MakePart,
+    make_images: MakePart,
+    videos: int,
+    images: int,
+) -> Batch:
+    """Build clips as `make_videos` does, and as large a part of this host's images.
+
+    videos, images: of this host in a step.
+    """
+    first, last = (place * images // videos for place in (offset, offset + count))
+    batch = make_videos(step, offset, count)
+    return batch | {"images": make_images(step, first, last - first)}
 
 
 def _evaluation_part(

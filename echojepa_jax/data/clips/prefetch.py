@@ -76,8 +76,15 @@ class DeviceBatches(Iterator[dict[str, Any]]):
         batch = next(self._batches, None)
         if batch is None:
             return None
+        return self._placed(batch)
+
+    def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {
-            key: value if key in HOST_KEYS else jax.tree.map(self._to_devices, value)
+            key: self._placed(value)
+            if isinstance(value, dict)
+            else value
+            if key in HOST_KEYS
+            else jax.tree.map(self._to_devices, value)
             for key, value in batch.items()
         }
 

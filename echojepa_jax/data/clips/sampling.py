@@ -16,6 +16,8 @@ from echojepa_jax.utils.errors import UserError
 
 ROUNDING = 1e-6
 """frames; keeps 2.9999999996 from becoming frame 2"""
+KEPT, MASKED = "kept", "masked"
+"""What becomes of tokens that only repeat a short video's last frame, as `data.padded` names it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from echojepa_jax.utils.errors import UserError
 PART_CLIPS = 8
 
 Batch = dict[str, Any]
-"""NumPy arrays, or tuples of them, by name; the first axis is the clip."""
+"""NumPy arrays, tuples of them, or another batch, by name; the first axis is the clip."""
 
 
 class MakePart(Protocol):
@@ -82,12 +82,15 @@ def _make_part(index: int, make: MakePart, parts: int, count: int) -> Batch:
 
 def _join(parts: Sequence[Batch]) -> Batch:
     """Concatenate the parts of a batch into ordinary arrays, which frees the shared memory."""
-    return {
-        key: tuple(map(np.concatenate, zip(*(part[key] for part in parts), strict=True)))
-        if isinstance(value, tuple)
-        else np.concatenate([part[key] for part in parts])
-        for key, value in parts[0].items()
-    }
+    return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return _join(values)
+    if isinstance(values[0], tuple):
+        return tuple(map(np.concatenate, zip(*values, strict=True)))
+    return np.concatenate(values)
 
 
 def _start_worker(index: int, count: int) -> None:

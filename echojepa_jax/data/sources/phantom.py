@@ -1,6 +1,7 @@
 """Reads the phantom, the embedded data set, generating it on first use.
 
-The source "phantom:adult,patients=100,views=2,seed=0" names the population, then any of the keys.
+The source "phantom:adult,patients=100,views=2,seed=0" names the population, then any of the keys;
+"stills=1" gives the first frame of every video as a PNG file instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.phantom.dataset import cached
 from echojepa_jax.utils.errors import UserError
 
-DEFAULTS = {"patients": 50, "views": 4, "seed": 0}
+DEFAULTS = {"patients": 50, "views": 4, "seed": 0, "stills": 0}
 
 
 def read(path: str, source: str) -> list[Sample]:
@@ -22,10 +23,14 @@ def read(path: str, source: str) -> list[Sample]:
         UserError: an unknown population or key, or a value that is no whole number or out of range.
     """
     population, *pairs = (part.strip() for part in path.split(","))
-    root = cached(population, **_options(pairs, source))
+    options = _options(pairs, source)
+    stills = bool(options.pop("stills"))
+    root = cached(population, stills=stills, **options)
     studies = {row["FileName"]: row for row in _rows(root / "StudyList.csv")}
+    folder, ending = (root / "Stills", "png") if stills else (root / "Videos", "avi")
     return [
-        _sample(row, studies[row["FileName"]], root, source) for row in _rows(root / "FileList.csv")
+        _sample(row, studies[row["FileName"]], folder / f"{row['FileName']}.{ending}", source)
+        for row in _rows(root / "FileList.csv")
     ]
 
 
@@ -45,10 +50,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _sample(listed: dict[str, str], studied: dict[str, str], root: Path, source: str) -> Sample:
+def _sample(listed: dict[str, str], studied: dict[str, str], path: Path, source: str) -> Sample:
     return Sample(
         name=listed["FileName"],
-        path=str((root / "Videos" / f"{listed['FileName']}.avi").resolve()),
+        path=str(path.resolve()),
         source=source,
         patient=studied["Patient"],
         study=studied["Study"],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from echojepa_jax.models.vit import take_tokens
+from echojepa_jax.ops.rotary import Grid, places
 
 Batch = dict[str, Any]
 
@@ -78,7 +79,7 @@ class VJepa2(NamedTuple):
 
         Args:
           batch: as of `embed`, and `valid`: bool [B], False for a clip whose file failed, which
-            then counts for nothing.
+            then counts for nothing. `frames`, if there: see `present_tokens`.
           step: number of steps before this one.
 
         Returns:
@@ -86,9 +87,11 @@ class VJepa2(NamedTuple):
         """
         del step  # the same from the first to the last
         targets, predictions = self.embed(encoder, predictor, params, target, clips, batch)
+        grid = encoder.grid(*clips.shape[1:4])
         sums = []
         for prediction, ids in zip(predictions, batch["target_ids"], strict=True):
-            losses = clip_losses(prediction, take_tokens(targets, ids), self.exponent)
+            present = present_tokens(batch, ids, grid, encoder.tubelet)
+            losses = clip_losses(prediction, take_tokens(targets, ids), self.exponent, present)
             sums.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
         by_mask = jnp.stack(sums)
         return jnp.mean(by_mask), {"loss_by_mask": by_mask}
@@ -102,6 +105,37 @@ def end_to_end(context_ids: Sequence[jax.Array]) -> tuple[jax.Array, list[int]]:
     return jnp.concatenate(context_ids, axis=1), [ids.shape[1] for ids in context_ids]
 
 
-def clip_losses(prediction: jax.Array, target: jax.Array, exponent: float) -> jax.Array:
-    """Mean of |prediction - target|^p / p over tokens and features: [B, Kt, D] twice -> [B]."""
-    return jnp.mean(jnp.abs(prediction - target) ** exponent, axis=(1, 2)) / exponent
+def present_tokens(batch: Batch, ids: jax.Array, grid: Grid, tubelet: int) -> jax.Array | None:
+    """Which tokens show at least one frame of the video, and not only repeats of its last frame.
+
+    Args:
+      batch: `frames`, if there: int [B], how many frames of a clip are of the video.
+      ids: int [B, K]. tubelet: frames of a token.
+
+    Returns:
+      bool [B, K]; None if the batch has no `frames`: then all tokens count.
+    """
+    if "frames" not in batch:
+        return None
+    return places(ids, grid)[0] * tubelet < batch["frames"][:, None]
+
+
+def clip_losses(
+    prediction: jax.Array, target: jax.Array, exponent: float, present: jax.Array | None = None
+) -> jax.Array:
+    """Mean of |prediction - target|^p / p over tokens and features: [B, K, D] twice -> [B].
+
+    present: of `present_tokens`; the mean is over these tokens.
+    """
+    return token_means(jnp.abs(prediction - target) ** exponent, present) / exponent
+
+
+def token_means(x: jax.Array, present: jax.Array | None) -> jax.Array:
+    """Mean over features and those tokens of a clip that are present: [B, K, D] -> [B]; 0 of none.
+
+    present: bool [B, K]; None = all.
+    """
+    if present is None:
+        return jnp.mean(x, axis=(1, 2))
+    count = jnp.maximum(jnp.sum(present, axis=1), 1)
+    return jnp.sum(jnp.where(present[..., None], x, 0.0), axis=(1, 2)) / (count * x.shape[-1])

@@ -12,7 +12,14 @@ from einops import rearrange
 
 from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.ops.rotary import Grid, places
-from echojepa_jax.train.objectives.vjepa2 import TARGET_NORM_EPS, Batch, clip_losses, end_to_end
+from echojepa_jax.train.objectives.vjepa2 import (
+    TARGET_NORM_EPS,
+    Batch,
+    clip_losses,
+    end_to_end,
+    present_tokens,
+    token_means,
+)
 
 
 class VJepa21(NamedTuple):
@@ -113,31 +120,41 @@ class VJepa21(NamedTuple):
         for asked, known, target_ids, context_ids in zip(
             masked, visible, batch["target_ids"], batch["context_ids"], strict=True
         ):
-            losses = clip_losses(asked, take_tokens(targets, target_ids), self.exponent)
+            hidden, shown = (
+                present_tokens(batch, ids, grid, encoder.tubelet)
+                for ids in (target_ids, context_ids)
+            )
+            losses = clip_losses(asked, take_tokens(targets, target_ids), self.exponent, hidden)
             sums.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
             apart = jnp.abs(known - take_tokens(targets, context_ids)) ** self.exponent
             if self.by_distance:
-                apart /= root_distances(context_ids, target_ids, grid)[..., None]
-            losses = jnp.mean(apart, axis=(1, 2)) / self.exponent
+                apart /= root_distances(context_ids, target_ids, grid, hidden)[..., None]
+            losses = token_means(apart, shown) / self.exponent
             of_context.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
         by_mask, context = jnp.stack(sums), jnp.mean(jnp.stack(of_context))
         total = jnp.mean(by_mask) + self.context_weight_at(step) * context
         return total, {"loss_by_mask": by_mask, "loss_context": context}
 
 
-def root_distances(context_ids: jax.Array, target_ids: jax.Array, grid: Grid) -> jax.Array:
+def root_distances(
+    context_ids: jax.Array, target_ids: jax.Array, grid: Grid, present: jax.Array | None = None
+) -> jax.Array:
     """The square root of every visible token's distance to the nearest masked one of its clip.
 
     Distances are in tokens, along time, height and width alike.
 
     Args:
       context_ids: int [B, Kc]; target_ids: int [B, Kt].
+      present: bool [B, Kt], the masked tokens that count; None = all.
 
     Returns:
-      float32 [B, Kc]; at least 1, as no token is both.
+      float32 [B, Kc]; at least 1, as no token is both; infinite in a clip where none counts.
     """
-    squares = sum(
+    squares: Any = sum(
         jnp.square(here[:, :, None] - there[:, None])
         for here, there in zip(places(context_ids, grid), places(target_ids, grid), strict=True)
     )
-    return jnp.min(jnp.asarray(squares), axis=-1).astype(jnp.float32) ** 0.25
+    squares = squares.astype(jnp.float32)
+    if present is not None:
+        squares = jnp.where(present[:, None], squares, jnp.inf)
+    return jnp.min(squares, axis=-1) ** 0.25
