@@ -5,6 +5,8 @@ import json
 import logging
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +49,30 @@ def test_load_measures_every_file(folder, caplog):
         ("2.avi", 7, 25.0),
     ]
     assert f"videos:{folder}: 3 videos, 0 rejected, 0 stills" in caplog.messages
+
+
+def test_stills_of_a_folder_that_holds_videos_as_well(folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for k in range(2):
+        cv2.imwrite(str(folder / f"still{k}.png"), np.full((40, 48), 60 * k, np.uint8))
+    (folder / "broken.png").write_bytes(b"no picture")
+    quarantine = tmp_path / "quarantine.jsonl"
+
+    def stills(**limits):
+        settings = {"quarantine": quarantine, "workers": 2} | limits
+        return manifest.load_stills((f"videos:{folder}",), **settings)
+
+    found = stills(max_bad_share=0.2)
+    assert [(s.name, s.frames) for s in found] == [("still0.png", 1), ("still1.png", 1)]
+    assert "6 stills and videos, 1 rejected (1 not a video file), 3 videos" in caplog.text
+    (line,) = quarantine.read_text().splitlines()
+    assert "broken.png" in line
+    with pytest.raises(UserError, match=r"1 of 6 files .* unusable"):
+        stills()
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^No still is left of .*: 3 video"):
+        stills()
 
 
 def test_split_is_chosen_before_the_scan(folder):

@@ -16,18 +16,29 @@ from tests.makers.shapes import both_shapes, sizes_of
 STEPS = 5
 
 
+# Two layers of everything, a width that 8 devices can share, and a batch of 16.
+SHARED = {
+    "model__width": 64,
+    "model__mlp_hidden": 128,
+    "predictor__width": 32,
+    "predictor__mlp_hidden": 64,
+    "optim__global_batch": 16,
+    "model__scan_layers": True,
+    "model__remat": "attention",
+}
+
+
 @pytest.fixture
 def config(tiny):
-    """Two layers of everything, a width that 8 devices can share, and a batch of 16."""
-    return tiny(
-        model__width=64,
-        model__mlp_hidden=128,
-        predictor__width=32,
-        predictor__mlp_hidden=64,
-        optim__global_batch=16,
-        model__scan_layers=True,
-        model__remat="attention",
-    )
+    return tiny(**SHARED)
+
+
+@pytest.fixture
+def levels_and_images(tiny_images):
+    """V-JEPA 2.1 with all it has."""
+    objective = {"levels": 4, "by_distance": True, "context_ramp": (0, STEPS)}
+    objective = {f"objective__{name}": value for name, value in objective.items()}
+    return tiny_images(**SHARED, **objective, model__depth=4, data__padded="masked")
 
 
 def trained(config, devices, replica, fsdp):
@@ -43,7 +54,9 @@ def trained(config, devices, replica, fsdp):
     return losses, jax.device_get(dataclasses.astuple(state)), state
 
 
-def test_every_mesh_gives_the_same_parameters(config):
+@pytest.mark.parametrize("which", ["config", "levels_and_images"])
+def test_every_mesh_gives_the_same_parameters(which, request):
+    config = request.getfixturevalue(which)
     wanted_losses, wanted, _ = trained(config, 1, 1, 1)
     for replica, fsdp in ((8, 1), (2, 4), (1, 8)):
         losses, found, state = trained(config, 8, replica, fsdp)
@@ -51,10 +64,11 @@ def test_every_mesh_gives_the_same_parameters(config):
         for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(mine, other, atol=1e-5)
         kernel = state.target.ema["stack"]["blocks"]["mlp"]["fc1"]["kernel"]
-        assert kernel.addressable_shards[0].data.shape == (2, 64 // fsdp, 128)
-        assert state.opt_state[1].nu["encoder"]["norm"]["scale"].addressable_shards[
-            0
-        ].data.shape == (64 // fsdp,)
+        depth = config.model.depth
+        assert kernel.addressable_shards[0].data.shape == (depth, 64 // fsdp, 128)
+        norms = state.opt_state[1].nu["encoder"]
+        scale = norms["norm" if which == "config" else "norm3"]["scale"]
+        assert scale.addressable_shards[0].data.shape == (64 // fsdp,)
 
 
 def test_the_state_is_never_whole_on_a_device_and_never_twice(config):
@@ -76,8 +90,12 @@ def test_the_state_is_never_whole_on_a_device_and_never_twice(config):
         assert leaf.addressable_shards[0].data.size <= max(leaf.size // 8, 512)
 
 
-@pytest.mark.parametrize(("scan", "microbatches"), [(True, 1), (False, 2)])
-def test_only_parameters_and_gradients_are_sent(config, scan, microbatches):
+@pytest.mark.parametrize(
+    ("which", "scan", "microbatches"),
+    [("config", True, 1), ("config", False, 2), ("levels_and_images", True, 2)],
+)
+def test_only_parameters_and_gradients_are_sent(which, scan, microbatches, request):
+    config = request.getfixturevalue(which)
     config.model.scan_layers = scan
     config.optim.microbatches = microbatches
     program = make_program(config, meshes.make_mesh(jax.devices(), 2, 4))

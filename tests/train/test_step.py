@@ -10,7 +10,9 @@ import optax
 import pytest
 import torch
 
+from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.train.objectives.vjepa2 import VJepa2, clip_losses
+from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.state import (
     init_params,
@@ -106,6 +108,121 @@ def test_a_clip_that_is_not_valid_counts_for_nothing(setting):
     got, wanted = step(state, invalid), step(state, without)
     np.testing.assert_allclose(got[1]["loss"], wanted[1]["loss"], rtol=1e-6)
     np.testing.assert_allclose(got[1]["grad_norm"], wanted[1]["grad_norm"], rtol=1e-5)
+
+
+@pytest.fixture
+def joint(tiny_images):
+    """A batch of videos and images whose step is made in parts, and what makes a step."""
+    config = tiny_images(images__share=0.3, images__context_weight=0.8)
+    batch = random_batch(config)
+    # Unequal numbers of clips that count in the two parts of the batch.
+    batch["valid"][[0, 2, 4, 7]] = False
+    batch["images"]["valid"][[1, 3, 5]] = False
+    networks = make_networks(config)
+    params = init_params(networks, jax.random.key(0), 4, 32)
+    optimizer = make_optimizer(config, params, make_schedules(config))
+    return networks, optimizer, new_state(params, optimizer), batch
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_images_have_their_share_of_the_loss_and_its_gradient(joint, microbatches):
+    networks, optimizer, state, batch = joint
+
+    def mean(objective, part):
+        clips, encoder = networks.normalise(part["clips"]), networks.encoder
+        both = encoder, networks.predictor, state.target.ema
+
+        def loss(params):
+            total, parts = objective.loss(params, *both, clips, part, state.step)
+            return total / part["valid"].sum(), parts
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+
+    (of_videos, _), video_grads = mean(networks.objective, batch)
+    (of_images, parts), image_grads = mean(networks.images, batch["images"])
+    assert networks.images.context_weight == 0.8
+    grads = jax.tree.map(lambda v, i: 0.7 * v + 0.3 * i, video_grads, image_grads)
+    settings = {"networks": networks, "optimizer": optimizer, "microbatches": microbatches}
+    after, metrics = jax.jit(partial(train_step, **settings))(state, batch)
+    np.testing.assert_allclose(metrics["loss"], 0.7 * of_videos + 0.3 * of_images, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(grads), rtol=1e-4)
+    seen = batch["images"]["valid"].sum()
+    for name, key in (("images/loss", "loss_by_mask"), ("images/loss_context", "loss_context")):
+        np.testing.assert_allclose(metrics[name], parts[key].mean() / seen, rtol=1e-5)
+    # Adam's first moment is a tenth of the gradient: also of what only images, or only videos, use.
+    first = after.opt_state[1].mu
+    for mine, wanted in zip(jax.tree.leaves(first), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(mine, 0.1 * wanted, atol=1e-6)
+    assert np.any(first["encoder"]["patch_embed_image"]["kernel"])
+
+
+def test_what_only_images_use_decays_with_images_only(joint):
+    _, _, state, _ = joint
+    for images in (True, False):
+        chain = adamw(state.params, lambda k: 1.0, lambda k: 0.5, images=images)
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        moved = chain.update(nothing, chain.init(state.params), state.params)[0]["encoder"]
+        for part in (moved["image_embed"], moved["patch_embed_image"]["kernel"]):
+            assert np.any(part) == images
+        assert np.any(moved["patch_embed"]["kernel"])
+        assert np.any(moved["video_embed"])
+
+
+@pytest.mark.parametrize("objective", [VJepa2(), VJepa21(levels=1, by_distance=True)])
+def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objective):
+    _, _, state, batch = setting
+    if isinstance(objective, VJepa21):
+        config = tiny(model__family="v2.1")
+        networks = make_networks(config)
+        state = state.replace(params=init_params(networks, jax.random.key(0), 4, 32))
+        target = state.params["encoder"]
+    else:
+        networks, target = make_networks(tiny()), state.target.ema
+    clips = networks.normalise(batch["clips"])
+
+    def loss(clips, **changes):
+        both = networks.encoder, networks.predictor, target
+        return objective.loss(state.params, *both, clips, batch | changes, 0)[0]
+
+    # Token ids below 16 are of the first two frames, the others of the last two.
+    whole = loss(clips)
+    np.testing.assert_allclose(loss(clips, frames=np.full(8, 4)), whole, rtol=1e-6)
+    np.testing.assert_allclose(loss(clips, frames=np.full(8, 3)), whole, rtol=1e-6)
+    masked = loss(clips, frames=np.full(8, 2))
+    # By hand: each clip alone, with those of its tokens that are present.
+    by_hand = 0.0
+    for i in range(8):
+        for m in range(2):
+            one = {k: (batch[k][m][i : i + 1],) for k in ("context_ids", "target_ids")}
+            by_hand += by_hand_loss(networks, objective, state.params, target, clips[i], one) / 2
+    np.testing.assert_allclose(masked, by_hand, rtol=1e-5)
+    assert abs(masked - whole) > 1e-3
+
+
+def by_hand_loss(networks, objective, params, target, clip, batch):
+    """The loss of one clip whose last two frames are padded, under one mask."""
+    encoder, predictor = networks.encoder, networks.predictor
+    if isinstance(objective, VJepa21):
+        targets, (masked,), (visible,) = objective._embed(
+            encoder, predictor, params, target, clip[None], batch
+        )
+    else:
+        targets, (masked,) = objective.embed(encoder, predictor, params, target, clip[None], batch)
+    (context,), (hidden,) = batch["context_ids"][0], batch["target_ids"][0]
+    there = hidden < 16
+    total = np.abs(masked[0] - targets[0][hidden])[there].mean()
+    if isinstance(objective, VJepa2):
+        return total
+    seen = context < 16
+    if not seen.any():
+        return total
+
+    def place(ids):
+        return np.stack(np.unravel_index(ids, (2, 4, 4)), axis=-1)
+
+    apart = np.linalg.norm(place(context)[:, None] - place(hidden[there])[None], axis=-1).min(1)
+    errors = np.abs(visible[0] - targets[0][context]) / np.sqrt(apart)[:, None]
+    return total + objective.context_weight * errors[seen].mean()
 
 
 def test_the_seeds_squared_loss_is_one_value_away(setting):

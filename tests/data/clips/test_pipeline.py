@@ -64,11 +64,14 @@ def training(samples, **options) -> list[pipeline.Batch]:
 
 
 def leaves(batch: pipeline.Batch) -> dict[str, np.ndarray]:
-    return {
-        f"{key}{i}": leaf
-        for key, value in batch.items()
-        for i, leaf in enumerate(value if isinstance(value, tuple) else (value,))
-    }
+    found = {}
+    for key, value in batch.items():
+        if isinstance(value, dict):
+            found |= {f"{key}/{name}": leaf for name, leaf in leaves(value).items()}
+        else:
+            parts = value if isinstance(value, tuple) else (value,)
+            found |= {f"{key}{i}": leaf for i, leaf in enumerate(parts)}
+    return found
 
 
 def assert_equal(batches, others) -> None:
@@ -111,6 +114,55 @@ def test_a_batch_has_the_documented_leaves_and_the_pixels_of_its_samples(samples
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_do_not_change_the_content(samples, count):
     assert_equal(training(samples, workers=count), training(samples))
+
+
+STILLS = 7
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> pipeline.Images:
+    """Six flat pictures in every batch of four videos; the grey level, 30 x number, tells which."""
+    folder = tmp_path_factory.mktemp("stills")
+    stills = []
+    for i in range(STILLS):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((40, 48), 30 * i, np.uint8))
+        sample = Sample(str(i), str(folder / f"{i}.png"), "videos:c", frames=1, fps=1.0)
+        stills.append(dataclasses.replace(sample, height=40, width=48, grey=True))
+    clip = ClipSpec(frames=1, size=48, by="stride", value=1)
+    return pipeline.Images(stills, clip, MaskSpec(3, 0.2, 5, 7), (1, 6, 6), 6)
+
+
+def test_images_come_beside_the_videos_and_do_not_change_them(samples, images):
+    both = training(samples, images=images)
+    assert_equal([{k: v for k, v in b.items() if k != "images"} for b in both], training(samples))
+    found = [batch["images"] for batch in both]
+    shapes = {key: leaf.shape for key, leaf in leaves(found[0]).items()}
+    assert shapes["clips0"] == (6, 1, 48, 48, 1)
+    assert shapes["context_ids0"] == (6, 5)
+    assert shapes["target_ids0"] == (6, 7)
+    order = order_of(found)
+    for start in range(0, 35, STILLS):
+        assert sorted(order[start : start + STILLS]) == list(range(STILLS))
+    levels = np.concatenate([part["clips"][:, 0, 24, 24, 0] for part in found])
+    assert levels.tolist() == [30 * row for row in order]
+    assert all(part["valid"].all() and not part["padded"].any() for part in found)
+    masks = np.concatenate([part["target_ids"][0] for part in found])
+    assert len({mask.tobytes() for mask in masks}) > 30
+
+
+def test_images_are_the_same_however_the_work_is_divided(samples, images, monkeypatch):
+    whole = training(samples, images=images)
+    assert_equal(training(samples, images=images, first_step=3), whole[3:])
+    assert_equal(training(samples, images=images, workers=2), whole)
+    shares = [training(samples, images=images, process_index=h, process_count=2) for h in range(2)]
+    assert_equal([workers._join(step) for step in zip(*shares, strict=True)], whole)
+    # One clip at a time, and one or two images with it; or none, if there are fewer.
+    monkeypatch.setattr(workers, "PART_CLIPS", 1)
+    assert_equal(training(samples, images=images), whole)
+    fewer = images._replace(global_batch=2)
+    parts = training(samples, images=fewer)
+    monkeypatch.setattr(workers, "PART_CLIPS", 4)
+    assert_equal(training(samples, images=fewer), parts)
 
 
 def test_threads_do_not_change_the_content(samples):
@@ -225,6 +277,8 @@ def test_f03_padding_is_counted(samples):
     assert batch["padded"].tolist() == [2, 2]
     assert (batch["clips"][:, -1] == batch["clips"][:, -2]).all()
     assert (batch["clips"][:, -2] != batch["clips"][:, -3]).any()
+    (batch,) = training(samples, clip=clip, grid=(4, 4, 4), last_step=1, padded="masked")
+    assert batch["frames"].tolist() == [6] * 4
 
 
 @pytest.mark.parametrize(
