@@ -112,12 +112,9 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ[name.upper()] = str(value)
 
 
-"""What makes a shipped config small enough for a test."""
-
-
-def changed(config, fields, changes):
-    """Sets fields of a config, "section.field", and then others, section__field."""
-    for name, value in (fields | {k.replace("__", "."): v for k, v in changes.items()}).items():
+def _changed(config, changes):
+    """The config, shrunken, with further changes by section__field."""
+    for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
         *sections, field = name.split(".")
         part = config
         for section in sections:
@@ -128,36 +125,18 @@ def changed(config, fields, changes):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """configs/demo.py, shrunken; call it with further changes by "section.field"."""
+    """configs/demo.py, shrunken; call it with further changes by section__field."""
     from configs import demo
 
-    def make(**changes):
-        return changed(demo.get_config(), SHRINK, changes)
-
-    return make
-
-
-IMAGES = {
-    "images.sources": (f"{PHANTOM},stills=1",),
-    "images.global_batch": 16,
-    "images.size": 48,
-    "images.mask.context_tokens": 6,
-    "images.mask.target_tokens": 12,
-}
-"""What makes the images of configs/vit_l_v21_images.py small enough for a test."""
+    return lambda **changes: _changed(demo.get_config(), changes)
 
 
 @pytest.fixture(scope="session")
-def tiny_images(tiny):
-    """`tiny` with V-JEPA 2.1 on videos and images, and visible tokens in the loss."""
-    from configs import vit_l_v21_images
+def tiny_images():
+    """The same with V-JEPA 2.1 on videos and images."""
+    from tests.makers import demo_images
 
-    def make(**changes):
-        config = tiny(model__family="v2.1", objective__context_weight=0.5)
-        config.images = vit_l_v21_images.get_config().images
-        return changed(config, IMAGES, changes)
-
-    return make
+    return lambda **changes: _changed(demo_images.get_config(), changes)
 
 
 @pytest.fixture(scope="session")

@@ -195,9 +195,7 @@ MASK_FIELDS: dict[str, Field] = {
 # The section `images`, which a config of V-JEPA 2.1 may have: every update is then made on still
 # pictures as well. Its section `images.mask` is a mask specification.
 IMAGE_FIELDS: dict[str, Field] = {
-    "images.sources": Field(
-        TEXTS, "sources whose stills to train on; videos are left out", _SOURCES
-    ),
+    "images.sources": Field(TEXTS, "sources of stills to train on; videos are left out", _SOURCES),
     "images.global_batch": Field(
         int, "images of one update, over all devices, beside the videos", POSITIVE
     ),
