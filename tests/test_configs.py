@@ -13,13 +13,15 @@ from echojepa_jax.utils.trees import count_parameters
 
 SHIPPED = ["demo", "demo_adapt", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
 SHIPPED += ["demo_v21", "vit_b_v21", "vit_b_v21_cooldown", "vit_l_v21", "vit_l_v21_cooldown"]
-SHIPPED += ["vit_l_v21_full"]
+SHIPPED += ["vit_l_v21_full", "vit_l_v21_images"]
 
 
 def shipped(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     if not config.data.sources:
         config.data.sources = ("videos:/data",)
+    if "images" in config:
+        config.images.sources = ("dicom:/data",)
     return config
 
 
@@ -32,7 +34,7 @@ def test_every_shipped_config_is_accepted_and_builds(name):
         lambda: init_params(networks, jax.random.key(0), config.data.frames, config.data.size)
     )
     encoder, predictor = (count_parameters(shapes[k]) / 1e6 for k in ("encoder", "predictor"))
-    if name == "vit_l_v21_full":
+    if name in ("vit_l_v21_full", "vit_l_v21_images"):
         # 42.6 M in the blocks, 7.7 M before and after them.
         assert predictor == pytest.approx(42.6 + 7.7, abs=0.1)
     elif name.startswith("vit_b"):

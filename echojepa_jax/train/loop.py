@@ -79,9 +79,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
         log.info("%s", line)
     stills = _load_stills(config, workdir)
     everything = [*samples, *stills]
-    data_facts |= _facts_of(everything)
-    if stills:
-        data_facts["images"] = len(stills)
+    data_facts |= _facts_of(samples, stills)
     program = make_program(config, mesh, channels_of(samples), channels_of(stills))
     networks = program.networks
     grid = networks.encoder.grid(clip.frames, clip.size, clip.size)
@@ -277,22 +275,26 @@ def _images(config: ConfigDict, stills: Sequence[Sample], networks: Networks) ->
     return Images(stills, clip, image_mask(config), grid, config.images.global_batch)
 
 
-def _facts_of(samples: Sequence[Sample]) -> dict[str, Any]:
+def _facts_of(videos: Sequence[Sample], stills: Sequence[Sample]) -> dict[str, Any]:
     """What the data are, for the manifest.
 
     Raises:
       UserError: another host has others.
     """
-    fingerprint = manifest.fingerprint(samples)
+
+    def by_source(samples: Sequence[Sample]) -> dict[str, int]:
+        return dict(sorted(Counter(sample.source for sample in samples).items()))
+
+    fingerprint = manifest.fingerprint([*videos, *stills])
     if not hosts.same_everywhere(fingerprint):
         raise UserError(
             "the hosts do not see the same files under data.sources or images.sources: every host "
             "must find the same ones, with the same content"
         )
-    return {
-        "fingerprint": fingerprint,
-        "sources": dict(sorted(Counter(sample.source for sample in samples).items())),
-    }
+    facts = {"fingerprint": fingerprint, "sources": by_source(videos)}
+    if stills:
+        facts |= {"images": len(stills), "image_sources": by_source(stills)}
+    return facts
 
 
 def _on_host(batch: Batch, videos: int) -> dict[str, np.ndarray]:
@@ -365,8 +367,10 @@ def _check_shapes(path: str, weights: Pretrained, networks: Networks) -> None:
     pairs: list[tuple[str, Any, Any]] = [("model", weights.shape, shape)]
     if "predictor" in weights.params:
         pairs.append(("predictor", weights.predictor_shape, predictor))
+    named = {"predictor.levels": "objective.levels"}  # where a config says it
     differ = [
-        f"{section}.{field} is {mine} here and {vars(theirs)[field]} there"
+        f"{named.get(f'{section}.{field}', f'{section}.{field}')} is {mine} here and "
+        f"{vars(theirs)[field]} there"
         for section, theirs, ours in pairs
         for field, mine in vars(ours).items()
         # The last layers of a distilled model's predictor are made anew.

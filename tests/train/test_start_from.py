@@ -26,11 +26,11 @@ V21 = {"model__family": "v2.1", "objective__context_weight": 0.5}
 def start(tiny, tmp_path):
     """Starts a run of a tiny config from weights of V-JEPA 2.1 with heads of that width."""
 
-    def run(out_width=0, **changes):
+    def run(out_width=0, levels=1, **changes):
         config = tiny(**changes)
         new = make_networks(tiny(**V21))
         shape, predictor = shapes_of(new)
-        predictor = dataclasses.replace(predictor, out_width=out_width)
+        predictor = dataclasses.replace(predictor, out_width=out_width, levels=levels)
         weights = random_weights(shape, predictor)
         write_weights(weights, tmp_path / "weights", "safetensors")
         config.init["from"] = str(tmp_path / "weights")
@@ -66,3 +66,8 @@ def test_a_distilled_models_heads_start_anew_and_this_is_said(start, caplog):
 def test_another_family_is_one_sentence(start):
     with pytest.raises(UserError, match=r"is of family v2\.1, and this config of family v2: set"):
         start()
+
+
+def test_other_levels_are_named_by_their_config_field(start):
+    with pytest.raises(UserError, match=r"model: objective\.levels is 1 here and 4 there$"):
+        start(levels=4, **V21)
