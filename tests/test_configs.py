@@ -131,6 +131,30 @@ def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sent
         configs.check(config, devices=8)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"images.sources": ()}, r"'images\.sources' .* at least one source"),
+        ({"images.share": 1.0}, r"'images\.share' is 1\.0, but it must be above 0 and below 1"),
+        ({"images.size": 100}, r"'images\.size' .* multiple of model\.patch, 16; .* 96"),
+        ({"images.global_batch": 4}, r"'images\.global_batch' .* 8 x 1; the nearest is 8"),
+        ({"images.mask.scale": 2.0}, r"section 'images\.mask': .*`scale`"),
+        ({"images.frames": 2}, r"unknown field 'images\.frames'"),
+        (
+            {"model.family": "v2", "objective.levels": 1, "objective.context_weight": 0.0}
+            | {"objective.context_ramp": (0, 0), "objective.by_distance": False},
+            r"'model\.family' is 'v2', but it must be v2\.1 in a config with 'images'",
+        ),
+    ],
+)
+def test_impossible_images_are_one_sentence(changes, sentence):
+    config = shipped("vit_l_v21_images")
+    config.images.unlock()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config, devices=8)
+
+
 def test_a_missing_field_is_named():
     config = shipped("demo")
     del config.data.size

@@ -87,6 +87,25 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_with_images_continues_with_the_same_bits(tiny_images, tmp_path):
+    config, whole, again = tiny_images(), tmp_path / "whole", tmp_path / "again"
+    assert train(config, whole).startswith("complete")
+    facts = json.loads((whole / "manifest.json").read_text())["data"]
+    assert (facts["videos"], facts["images"]) == (14, 14)
+    assert sum(facts["image_sources"].values()) == 14
+    # Examples and health are of videos; the report has the loss of images as well.
+    assert np.load(whole / "examples.npz")["clips"].shape[1] == config.data.frames
+    line = read_lines(whole / "metrics.jsonl")[-2]
+    assert {"images/loss", "images/loss_context", "loss_context"} <= set(line)
+    assert "images from" in (whole / "report.html").read_text()
+    # As if it had been killed after the checkpoint of step 3.
+    shutil.copytree(whole, again)
+    (again / "done.json").unlink()
+    shutil.rmtree(again / "checkpoints" / "00000006")
+    assert train(config, again).startswith("complete")
+    assert_identical(weights_of(again), weights_of(whole))
+
+
 def test_worker_processes_change_nothing(uninterrupted, run_main, tmp_path):
     done = run_main(workdir=tmp_path / "run", data__workers=2)
     assert done.returncode == 0, done.stderr

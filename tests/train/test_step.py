@@ -196,10 +196,10 @@ def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objecti
         by_hand += errors[there < 16].mean() / 2
         if new:
             errors = np.abs(visible[0][m][i] - targets[i][here])
-            places = [
+            seen, asked = (
                 np.stack(np.unravel_index(x, (2, 4, 4)), -1) for x in (here, there[there < 16])
-            ]
-            apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1).min(axis=1)
+            )
+            apart = np.linalg.norm(seen[:, None] - asked[None], axis=-1).min(axis=1)
             by_hand += 0.5 * (errors / np.sqrt(apart)[:, None])[here < 16].mean() / 2
     np.testing.assert_allclose(masked, by_hand, rtol=1e-5)
 

@@ -217,20 +217,26 @@ def test_parity_gradients(train_fixture, networks, initial, rows):
     check_gradients(train_fixture, "step0", grads, rows)
 
 
-def test_parity_of_an_image_batch(train_fixture, networks, initial, rows):
-    if "image/clips" not in train_fixture.arrays:
-        return  # V-JEPA 2 has none
-    names = ("context", "target")
+def images_of(fixture):
+    """The recorded batch of images; None in a recording of V-JEPA 2."""
+    if "image/clips" not in fixture.arrays:
+        return None
     batch = {
         f"{name}_ids": tuple(
-            train_fixture[key]
-            for key in sorted(train_fixture.arrays.files)
+            fixture[key]
+            for key in sorted(fixture.arrays.files)
             if key.startswith(f"image/{name}_indices")
         )
-        for name in names
+        for name in ("context", "target")
     }
-    clips = train_fixture["image/clips"].astype(np.float32).transpose(0, 2, 3, 4, 1)
-    batch |= {"clips": clips, "valid": np.ones(len(clips), bool)}
+    clips = fixture["image/clips"].astype(np.float32).transpose(0, 2, 3, 4, 1)
+    return batch | {"clips": clips, "valid": np.ones(len(clips), bool)}
+
+
+def test_parity_of_an_image_batch(train_fixture, networks, initial, rows):
+    batch = images_of(train_fixture)
+    if batch is None:
+        return
     total, pred, context, weight = train_fixture["image/losses"]
     # Images have a lambda of their own, which is recorded without a ramp.
     objective = networks.objective._replace(
@@ -241,6 +247,41 @@ def test_parity_of_an_image_batch(train_fixture, networks, initial, rows):
     close = partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
     close([loss, parts["loss_by_mask"].mean(), parts["loss_context"]], [total, pred, context])
     check_gradients(train_fixture, "image", grads, rows)
+
+
+def test_parity_of_a_step_on_videos_and_images(train_fixture, networks, initial, rows):
+    images, share = images_of(train_fixture), 0.25
+    if images is None:
+        return
+    of_images = networks.objective._replace(
+        context_weight=train_fixture.config["lambda_image"], ramp=(0, 0)
+    )
+    joint = networks._replace(images=of_images, image_share=share)
+    params = {part: jax.tree.map(jnp.asarray, initial[part]) for part in ("encoder", "predictor")}
+    beta = 0.9
+    learning_rate, decay, momentum = fixture_schedules(train_fixture)
+    optimizer = Optimizer(
+        adamw(params, learning_rate, decay, betas=(beta, 0.999), images=True),
+        parameter_ema(momentum),
+    )
+    state = new_state(params, optimizer)
+    lagging = jax.tree.map(jnp.asarray, initial["target_encoder"])
+    state = dataclasses.replace(state, target=state.target._replace(ema=lagging))
+    batch = batch_of(train_fixture, 0) | {"images": images}
+    step = jax.jit(partial(update, networks=joint, optimizer=optimizer))
+    after, metrics = step(state, batch)
+    # As devices with images and devices with videos, whose gradients are averaged.
+    losses = train_fixture["log/loss_lr_wd_momentum"][0, 0], train_fixture["image/losses"][0]
+    wanted = (1 - share) * losses[0] + share * losses[1]
+    np.testing.assert_allclose(metrics["loss"], wanted, atol=1e-5, rtol=0)
+    for part, tree in after.opt_state[1].mu.items():
+        of = [train_fixture.tree(f"{prefix}/grad/{part}") for prefix in ("step0", "image")]
+        for name, mine in to_torch(tree, rows[part]).items():
+            grads = [grad.get(name, np.zeros_like(mine)) for grad in of]
+            wanted = (1 - share) * grads[0] + share * grads[1]
+            np.testing.assert_allclose(
+                mine / (1 - beta), wanted, atol=1e-5, rtol=1e-4, err_msg=name
+            )
 
 
 def test_parity_steps(train_fixture, networks, initial, rows):
