@@ -96,8 +96,8 @@ def test_a_run_with_images_continues_with_the_same_bits(tiny_images, tmp_path):
     # Examples and health are of videos; the report has the loss of images as well.
     assert np.load(whole / "examples.npz")["clips"].shape[1] == config.data.frames
     line = read_lines(whole / "metrics.jsonl")[-2]
-    assert {"images/loss", "images/loss_context", "loss_context"} <= set(line)
-    assert "images from" in (whole / "report.html").read_text()
+    assert {"loss/images", "loss_context/images", "loss_context"} <= set(line)
+    assert "mask images from" in (whole / "report.html").read_text()
     # As if it had been killed after the checkpoint of step 3.
     shutil.copytree(whole, again)
     (again / "done.json").unlink()

@@ -48,8 +48,6 @@ def training(metrics: Metrics, step: int) -> tuple[list[Picture], list[tuple[str
         for name, series in metrics.items()
         if name == "loss" or name.startswith("loss/")
     }
-    if "images/loss" in metrics:
-        losses["images"] = metrics["images/loss"]
     of_share = {"lowest": 0.0, "highest": 1.0, "negligible": 0.005}
     groups: dict[str, list[Panel]] = {
         "Loss": [Panel("distance to the target features", losses)] if losses else [],

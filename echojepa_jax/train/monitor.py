@@ -189,8 +189,8 @@ class Watch:
                 for name in (
                     "loss_context",
                     "context_weight",
-                    "images/loss",
-                    "images/loss_context",
+                    "loss/images",
+                    "loss_context/images",
                 )
                 if name in metrics
             },

@@ -65,8 +65,8 @@ def update(
         )
         share = networks.image_share
         others |= {
-            "images/loss": jnp.mean(of_images["loss_by_mask"]),
-            "images/loss_context": of_images["loss_context"],
+            "loss/images": jnp.mean(of_images["loss_by_mask"]),
+            "loss_context/images": of_images["loss_context"],
         }
         return (1 - share) * loss + share * image_loss, others
 

@@ -148,7 +148,7 @@ def test_images_have_their_share_of_the_loss_and_its_gradient(joint, microbatche
     np.testing.assert_allclose(metrics["loss"], 0.7 * of_videos + 0.3 * of_images, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(grads), rtol=1e-4)
     seen = batch["images"]["valid"].sum()
-    for name, key in (("images/loss", "loss_by_mask"), ("images/loss_context", "loss_context")):
+    for name, key in (("loss/images", "loss_by_mask"), ("loss_context/images", "loss_context")):
         np.testing.assert_allclose(metrics[name], parts[key].mean() / seen, rtol=1e-5)
     # Adam's first moment is a tenth of the gradient: also of what only images, or only videos, use.
     first = after.opt_state[1].mu
