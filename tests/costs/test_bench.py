@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from echojepa_jax.costs import data_bench
+from echojepa_jax.costs import bench, data_bench
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.torch_step import TorchStep
 from echojepa_jax.data.clips import transforms
@@ -198,6 +198,11 @@ def test_decord_is_asked_for_where_it_is_not(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(UserError, match=r"--compare=decord: .*; pip install decord"):
         data_bench.measure(tiny(), clips=1, say=print, decord=True)
+
+
+def test_pytorch_has_nothing_to_compare_vjepa21_with(tiny):
+    with pytest.raises(UserError, match=r"no PyTorch model of family v2\.1 to compare with"):
+        bench.measure(tiny(model__family="v2.1"), 1, compare_torch=True)
 
 
 @pytest.mark.parametrize(

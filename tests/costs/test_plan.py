@@ -1,5 +1,6 @@
 """Plans: for TPUs that are not there, for GPUs, and the largest batch."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echojepa_jax.costs import ahead
+from echojepa_jax.costs import ahead, flops
 from echojepa_jax.costs import plan as plans
 from echojepa_jax.costs.account import LEFT_OUT, PARTS
 from echojepa_jax.costs.chips import GPUS, TPUS
@@ -23,9 +24,9 @@ from tests.makers.configs import SHRINK
 FIELDS = SHRINK | {"model.width": 64, "predictor.width": 32, "model.dtype": "bfloat16"}
 
 
-def run_plan(*arguments, **changes):
+def run_plan(*arguments, config="configs/demo.py", **changes):
     fields = programs.as_fields(FIELDS | changes)
-    return programs.run("plan", "--config=configs/demo.py", *fields, *arguments)
+    return programs.run("plan", f"--config={config}", *fields, *arguments)
 
 
 def numbers_of(text):
@@ -64,6 +65,12 @@ def test_json_says_the_same(tiny_json):
     assert found["verdict"] == "fits: 0% of a chip's memory"
     assert found["chips"] == 4
     assert found["memory"]["peak"] > found["memory"]["state"] > 0
+    # Six steps of 8 clips and 16 images.
+    assert (found["clips"], found["images"]) == (48, 96)
+    assert found["memory"]["batch"] > 2 * 4 * 32 * 32 * 3 + 4 * 48 * 48 * 3
+    counted = found["flops"]
+    wanted = 8 * counted["clip"]["total"] + 16 * counted["image"]["total"]
+    assert counted["step"] == pytest.approx(wanted)
     assert found["collectives"]["all-gather"]["runs"] > 0
     assert set(found["seconds"]["at_share_of_peak"]) == {"0.3", "0.5"}
     account = found["account"]
@@ -79,8 +86,12 @@ def test_json_says_the_same(tiny_json):
 
 @pytest.fixture(scope="module")
 def tiny_json():
-    """What plan says as JSON, of a model of the kind that is shipped."""
-    done = run_plan("--topology=v5p:2x2x1", "--json", **{"mesh.fsdp": 4, "mesh.replica": 1})
+    """What plan says as JSON, of V-JEPA 2.1 on videos and images."""
+    done = run_plan(
+        *("--topology=v5p:2x2x1", "--json"),
+        config="tests/makers/demo_images.py",
+        **{"mesh.fsdp": 4, "mesh.replica": 1},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -181,6 +192,24 @@ def test_what_attention_and_remat_keep_on_gpus(tiny):
     kernels = [memory(remat) for remat in ("full", "attention", "dots", "none")]
     assert kernels == sorted(set(kernels)), "each keeps more than that before it"
     assert memory("full", "xla") > kernels[0]
+
+
+def test_images_count_in_a_plan(tiny_images):
+    config, mesh = tiny_images(), make_mesh(jax.devices()[:1])
+    more = tiny_images(images__global_batch=32)
+    few, many = (
+        plans._estimated_temporaries(make_program(one, mesh), "xla") for one in (config, more)
+    )
+    assert many > few
+    image = flops.of_image(config)
+    plan = dataclasses.replace(plan_of(config, 1), image=image)
+    assert plan.step_flops == 8 * 3e12 + 16 * image.total
+    assert sum(plan.flops_by_part().values()) == pytest.approx(plan.step_flops / 4)
+    assert "global batch 8 (2 a chip), and 16 images" in plans.table(plan)
+    # 36 tokens for the target encoder, and three times 6 of them, and 18 in the predictor.
+    assert image.target == flops.transformer(36, 24, 2, 48)
+    assert image.context == 3 * flops.transformer(6, 24, 2, 48)
+    assert image.predictor == 3 * flops.transformer(18, 24, 1, 48)
 
 
 @given(per_clip=st.integers(10**7, 10**10), slack=st.floats(0.9, 1.1))

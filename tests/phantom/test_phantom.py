@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import hashlib
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from echojepa_jax.data import manifest
 from echojepa_jax.data.sources import phantom as reader
 from echojepa_jax.phantom import dataset
 from echojepa_jax.phantom.bmode import echoes, envelope, lay_beams, point_spread, render, scatter
@@ -252,6 +254,19 @@ def test_the_file_keeps_the_rendered_picture(data_set):
         written = np.stack([frame.to_ndarray(format="gray") for frame in file.decode(video=0)])
     error = np.square(written.astype(float) - render(scene, TINY["frames"])).mean()
     assert 10 * np.log10(255**2 / error) > 38
+
+
+def test_stills_are_the_first_frames(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECHOJEPA_CACHE", str(tmp_path))
+    path = "adult,patients=2,views=2,seed=0,stills=1"
+    samples = reader.read(path, f"phantom:{path}")
+    for sample in samples:
+        who = draw_patient("adult", 0, int(sample.patient != samples[0].patient))
+        scene = draw_scene(who, sample.view, size=112, fps=50.0)
+        np.testing.assert_array_equal(cv2.imread(sample.path, 0), render(scene, 1)[0])
+        assert os.path.basename(sample.path) == f"{sample.name}.png"
+    found = manifest.load_stills([f"phantom:{path}"], quarantine=None, workers=1)
+    assert [sample.name for sample in found] == [sample.name for sample in samples]
 
 
 def test_same_files_from_processes_and_a_prefix_of_more_patients(data_set, tmp_path):

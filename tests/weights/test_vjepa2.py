@@ -189,3 +189,18 @@ def test_f14_every_array_is_used_or_it_is_an_error(named):
         from_hugging_face({"odd": np.zeros(1)})
     with pytest.raises(UserError, match=r"key\.weight"):
         from_hugging_face({"encoder.layer.0.attention.key.weight": np.zeros((2, 2))})
+
+
+# The full recipe, and a distilled model with heads as wide as its teacher.
+@pytest.mark.parametrize(("levels", "out_width"), [(4, 0), (1, 1664)])
+def test_vit_b_of_vjepa21_there_and_back_bit_by_bit(levels, out_width):
+    size, rng = SIZES["vit_base"], np.random.default_rng(0)
+    shape = EncoderShape(size.width, size.depth, size.heads, size.mlp_hidden, family="v2.1")
+    predictor = PredictorShape(384, 12, 12, 1536, 8, levels, out_width)
+    for part, parameters in (("encoder", 149), ("predictor", 168 if levels == 1 else 170)):
+        like = expected_shapes(shape, predictor, part)
+        tree = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
+        rows = rows_of(part, shape.tubelet, shape.patch, shape.family, levels)
+        tensors = to_torch(tree, rows)
+        assert len(tensors) == parameters
+        jax.tree.map(np.testing.assert_array_equal, from_torch(tensors, rows, like), tree)
