@@ -253,14 +253,14 @@ def _load_data(config: ConfigDict, workdir: Workdir, clip: ClipSpec) -> tuple[An
     return samples, {"videos": len(samples), "short": short}
 
 
-def _load_stills(config: ConfigDict, workdir: workdirs.Workdir) -> list[Sample]:
+def _load_stills(config: ConfigDict, workdir: Workdir) -> list[Sample]:
     """The still pictures to train on; none without `images` in the config."""
     if "images" not in config:
         return []
     stills = manifest.load_stills(
         config.images.sources,
         split=config.data.split,
-        quarantine=workdir.path / workdirs.of_this_host(workdirs.QUARANTINE),
+        quarantine=workdir.quarantine,
         max_bad_share=config.data.max_bad_share,
         workers=max(1, config.data.workers),
     )
@@ -291,7 +291,7 @@ def _facts_of(videos: Sequence[Sample], stills: Sequence[Sample]) -> dict[str, A
             "the hosts do not see the same files under data.sources or images.sources: every host "
             "must find the same ones, with the same content"
         )
-    facts = {"fingerprint": fingerprint, "sources": by_source(videos)}
+    facts: dict[str, Any] = {"fingerprint": fingerprint, "sources": by_source(videos)}
     if stills:
         facts |= {"images": len(stills), "image_sources": by_source(stills)}
     return facts
