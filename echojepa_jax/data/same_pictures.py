@@ -30,11 +30,11 @@ def alike(
         by_hash: dict[str, list[Sample]] = {}
         for sample in candidates:
             value = sample.content or next(found)
-            if ":" not in value:  # a reason, which decoding will tell once more
+            if ":" not in value:  # else a reason, which decoding will give again
                 by_hash.setdefault(value, []).append(sample)
         return [group for group in by_hash.values() if len(group) > 1]
 
-    # Of prepared shards only the whole is known.
+    # The content of prepared shards is a hash of the whole file.
     prepared: list[list[Sample]] = []
     others: list[list[Sample]] = []
     for group in groups:

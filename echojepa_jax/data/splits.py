@@ -70,11 +70,11 @@ def who(sample: Sample) -> str:
 def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
     """The samples; those of sources without splits get some by patient, and the log says so.
 
-    They are the splits that preparation gives to public ids, so a patient of several sources comes
-    to one split; a patient to whom another source gives a split gets that one. Where a source names
-    no patient, the header of a DICOM does; such a patient is then called by the first of their
-    files, and nobody learns the name. Of videos with the same pictures in two splits one is left
-    out.
+    The rule is that of preparation for public ids, so a patient of several sources gets one split.
+    If one of these sources gives a split to the patient, the others follow it. If a source does not
+    name the patient, the header of a DICOM file does. The result calls such a patient by the first
+    of their files, so the name stays unknown. If videos in two splits have the same pictures, only
+    one of them stays.
 
     Args:
       samples: with the facts of their files.
@@ -120,9 +120,10 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Person:
-    """Whom a video shows: `name` is the patient's, or else that of the study, or of the file.
+    """The person in a video.
 
-    from_header: the source does not tell it.
+    name: of the patient; if unknown, of the study, or else of the file. from_header: the source
+    does not give the name.
     """
 
     name: str
@@ -131,7 +132,7 @@ class _Person:
 
 
 def _people(samples: Sequence[Sample]) -> list[_Person]:
-    """Whom each video shows; a study of which one video tells the patient is theirs."""
+    """The person in each video. All videos of a study show the patient that one of them names."""
     with ThreadPoolExecutor(16) as pool:
         told = list(pool.map(_identified, samples))
     # Sources may number their studies alike; those of headers have names of their own.
@@ -152,7 +153,7 @@ def _people(samples: Sequence[Sample]) -> list[_Person]:
 
 
 def _identified(sample: Sample) -> tuple[str, str]:
-    """Patient and study of a sample, of its file's header where the source names no patient."""
+    """Patient and study of a sample; from the header of its file if the source has no patient."""
     patient = study = ""
     if not sample.patient:
         with contextlib.suppress(UnreadableVideo):
@@ -161,7 +162,7 @@ def _identified(sample: Sample) -> tuple[str, str]:
 
 
 def _called_by_files(samples: Sequence[Sample], people: Sequence[_Person]) -> list[Sample]:
-    """The samples; people whom only headers name are called by the first of their files."""
+    """The samples, with the first of their files as the name of people that only headers name."""
     names = {sample.patient: sample.patient for sample in samples if sample.patient}
     called = []
     for sample, person in zip(samples, people, strict=True):

@@ -65,7 +65,7 @@ GIGABYTES = 2.0  # of memory for one file
 _MOST_OF_ONE = (
     0.2  # share of the videos that one patient has at most, if ids are what they should be
 )
-_MOST_CLASSES = 50  # more different texts are no classes, and may be names of people
+_MOST_CLASSES = 50  # more different texts may be names of people
 STATE = "state"  # the folder of what became of the shards
 _SALT, _REJECTED = "salt", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
@@ -413,7 +413,7 @@ def _named(options: Options) -> set[str]:
 
 def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> None:
     """Raises UserError if a label that was asked for is not there, has an impossible name, or holds
-    texts that are no classes.
+    texts that cannot be classes.
     """
     named = _named(options)
     texts = [_kept(sample.classes, source, options) for sample in listed]

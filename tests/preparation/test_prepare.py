@@ -708,7 +708,7 @@ def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(heart
         (["a", "what somebody has written about the patient, at length"], "1 of 2 classes of the"),
     ],
 )
-def test_texts_that_are_no_classes_are_refused(hearts, tmp_path, texts, sentence):
+def test_texts_that_cannot_be_classes_are_refused(hearts, tmp_path, texts, sentence):
     table = tmp_path / "table.csv"
     (video, *_) = (hearts / "Videos").glob("*.avi")
     lines = [f'{video},{k},"{text}"' for k, text in enumerate(texts)]

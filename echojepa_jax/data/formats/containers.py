@@ -136,6 +136,6 @@ def _is_whole_gif(path: str) -> bool:
 
 
 def _skip_colours(file: BinaryIO, flags: bytes) -> None:
-    """Goes past the table of colours that `flags`, a byte of a GIF, announces."""
+    """Skips the table of colours that follows if `flags`, a byte of a GIF, says so."""
     if flags and flags[0] & 0x80:
         file.seek(3 << (flags[0] & 7) + 1, 1)

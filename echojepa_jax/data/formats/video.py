@@ -39,8 +39,8 @@ from echojepa_jax.data.formats.video_info import (
     possible_rate,
 )
 
-# Codecs whose packets are frames, one to one, where no frame needs one that is missing. Others may
-# hide or pack frames (VP8, DivX).
+# Codecs with one packet for each frame: if fewer frames decode, some need frames that are missing.
+# Other codecs hide or pack frames (VP8, DivX).
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
 # Decoders that show nothing before they have all that it is made of. Others begin with whatever
 # comes first, and predict from a picture that is not there.

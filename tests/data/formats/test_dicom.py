@@ -331,7 +331,7 @@ def test_a_stale_frame_time_beside_the_vector_that_counts():
     assert {VARIABLE_RATE, RATES_DIFFER} < set(each_note(info.note))
 
 
-def test_the_slices_of_a_volume_are_no_cine(tmp_path, grey):
+def test_the_slices_of_a_volume_are_not_read_as_a_cine(tmp_path, grey):
     path = make(tmp_path / "a.dcm", grey, SOPClassUID="1.2.840.10008.5.1.4.1.1.6.2")
     with pytest.raises(UnreadableVideo, match=r"^unsupported: an ultrasound volume"):
         decode.probe(path)

@@ -475,7 +475,7 @@ def native_colours() -> None:
         )
     for label, reason in (
         *((label, f"unsupported: PhotometricInterpretation {label}") for label in ("HSV", "CMYK")),
-        ("YBR_FULL_444", "wrong PhotometricInterpretation: DICOM defines no such"),
+        ("YBR_FULL_444", "wrong PhotometricInterpretation: DICOM does not define"),
         ("", "incomplete: the header lacks PhotometricInterpretation"),
     ):
         case(f"colours labelled {label!r}", lambda p, la=label: make(p, COLOUR, la), reason=reason)

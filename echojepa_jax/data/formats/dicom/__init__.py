@@ -262,7 +262,7 @@ def _whole(dataset: pydicom.Dataset, name: str) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _judged(path: str, size: int, changed: int) -> dict[str, Any]:
-    """What frame 0 of a file of that size and time of change shows of all: fields of `Pixels`."""
+    """Fields of `Pixels` after a look at frame 0 of a file of that size and time of change."""
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
         pixels = dicom_pixels.judged(_pixels(file, dataset)[0])

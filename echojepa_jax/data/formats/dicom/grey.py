@@ -1,8 +1,7 @@
-"""What three channels are, by their values: nearly all of an ultrasound picture is grey.
+"""Finds from the values of a frame what its three channels are: ultrasound is nearly all grey.
 
-Where headers alone name the colours, or the order of the channels, they may be wrong: exporters
-convert pixels and keep old labels. Read wrongly, a grey picture is coloured all over, so that one
-frame shows it.
+Exporters convert pixels and keep old labels, so a header may name wrong colours or a wrong order of
+the channels. A grey picture that is read wrongly is coloured everywhere, and one frame shows this.
 """
 
 import numpy as np
@@ -10,13 +9,15 @@ import numpy as np
 from echojepa_jax.data.formats.dicom.codestream import OPEN, RGB, YCBCR
 
 _MOST, _HALF, _FEW = 0.8, 0.5, 0.2  # shares of the pixels
-_LEVELS = 4  # by which the channels of a grey pixel may differ
-_STEP, _ENOUGH = 8, 0.02  # by which textured pixels differ, and the share of them that can tell
+_LEVELS = 4  # the largest difference between the channels of a grey pixel
+_STEP = 8  # the smallest difference between a textured pixel and the one before it
+_ENOUGH = 0.02  # the smallest share of textured pixels that gives an answer
 
 
 def colours_of(frame: np.ndarray) -> str:
-    """RGB or YCBCR, if most pixels of a frame, uint8 [H, W, 3], are grey as the one and few as the
-    other; else OPEN.
+    """The colours in which most pixels of a frame, uint8 [H, W, 3], are grey: RGB or YCBCR.
+
+    OPEN, if that holds for both or for neither.
     """
     part = frame[::2, ::2].astype(np.int16)
     as_rgb = float((np.ptp(part, axis=-1) <= _LEVELS).mean())
@@ -27,14 +28,16 @@ def colours_of(frame: np.ndarray) -> str:
 
 
 def is_better(frame: np.ndarray, other: np.ndarray) -> bool:
-    """Whether most textured pixels of a frame are grey, and not half of those of the other frame,
-    which has the same bytes in another order. Both are RGB, uint8 [H, W, 3].
+    """Whether a frame is in the right order, and another one with the same bytes is not.
+
+    Args:
+      frame, other: RGB, uint8 [H, W, 3]; in the right order, most textured pixels are grey.
     """
     return _grey_share(frame) > _MOST and _grey_share(other) < _HALF
 
 
 def _grey_share(frame: np.ndarray) -> float:
-    """Of pixels that differ from the one before: where nothing changes, any order looks grey."""
+    """The share of grey ones among textured pixels: a flat area looks grey in any order."""
     part = frame[::2].astype(np.int16)
     changes = np.abs(np.diff(part, axis=1)).max(axis=-1) > _STEP
     textured = part[:, 1:][changes]

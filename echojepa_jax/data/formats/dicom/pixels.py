@@ -121,7 +121,7 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         colours = told or assumed or RGB
         right = (colours == RGB) == (label == RGB)
         note = "" if label != OPEN and right else COLOURS_DIFFER
-        # JPEG 2000 takes its colour transform back, even from what was YCbCr before.
+        # Some writers apply the colour transform of JPEG 2000 to YCbCr, which is then the result.
         by_label = not told or (picture.kind == codestream.JPEG_2000 and label == YCBCR)
     elif shape.samples > 1 or shape.photometric not in _OF_ONE_CHANNEL:
         note = COLOURS_DIFFER
@@ -129,8 +129,9 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
 
 
 def judged(pixels: Pixels) -> Pixels:
-    """The same, with the colours and the order of channels in which frame 0 is grey, if the header
-    alone tells them, and it is so in one way only.
+    """The pictures with the colours and the order of channels that frame 0 shows (see grey.py).
+
+    What the codestream says is not changed.
 
     Raises:
       UnreadableVideo: frame 0 does not decode.
@@ -156,7 +157,7 @@ def _check_label(photometric: str) -> None:
     if photometric in _OTHER_COLOURS:
         raise UnreadableVideo(f"unsupported: PhotometricInterpretation {photometric}")
     if photometric not in (*_LABELS, *_OF_ONE_CHANNEL):  # and so perhaps a name
-        raise UnreadableVideo("wrong PhotometricInterpretation: DICOM defines no such colours")
+        raise UnreadableVideo("wrong PhotometricInterpretation: DICOM does not define this value")
 
 
 def _told_by_another(file: BinaryIO, layout: Layout) -> str:
