@@ -92,13 +92,15 @@ def programs_page() -> str:
 
 def fields_page() -> str:
     """Every field of training and of probes: type, meaning, value in a shipped config."""
-    from configs import vit_l
+    from configs import mae_l, vit_l
     from configs.probes import lvef
     from echojepa_jax.probes import config as probes
     from echojepa_jax.train import config as train
     from echojepa_jax.utils.config_fields import described, leaves
 
-    trained, probed = (dict(leaves(module.get_config())) for module in (vit_l, lvef))
+    trained, baseline, probed = (
+        dict(leaves(module.get_config())) for module in (vit_l, mae_l, lvef)
+    )
     masks = {f"masks.small.{name}": field for name, field in train.MASK_FIELDS.items()}
     lines = [
         "# Config fields",
@@ -115,6 +117,13 @@ def fields_page() -> str:
         "`masks` contains one section for each mask specification, under a name of your choice.",
         "",
         *_fields(described(masks), trained, "vit_l", headings=False),
+        "",
+        "### mae",
+        "",
+        "A config of VideoMAE (`model.family=videomae`) has this section in the place of `masks` "
+        "and `objective`.",
+        "",
+        *_fields(described(train.MAE_FIELDS), baseline, "mae_l", headings=False),
         "",
         "## Probes",
         "",

@@ -6,9 +6,9 @@
 
 --list prints the known public files: what they are and where to get them.
 
-What is read: V-JEPA 2, V-JEPA 2.1 and EchoJEPA checkpoints of PyTorch, safetensors files, folders
-of Hugging Face's VJEPA2Model, and our own folders and runs. Every entry is used, or the conversion
-fails and lists what is left; nothing in a file is ever executed.
+What is read: checkpoints of V-JEPA 2, V-JEPA 2.1, EchoJEPA and VideoMAE of PyTorch, safetensors
+files, folders of Hugging Face's VJEPA2Model and VideoMAE, and our own folders and runs. Every entry
+is used, or the conversion fails and lists what is left; nothing in a file is ever executed.
 """
 
 import logging

@@ -27,7 +27,9 @@ BY_STUDY = flags.DEFINE_bool("by_study", False, "write the mean embedding of eve
 FRAMES = flags.DEFINE_integer("frames", 0, "frames of a clip; 0 = as the weights say")
 SIZE = flags.DEFINE_integer("size", 0, "pixels of a clip; 0 = as the weights say")
 SAMPLE_BY = flags.DEFINE_string(
-    "sample_by", "", "how frames are spaced: fps, stride or duration; '' = as the weights say"
+    "sample_by",
+    "",
+    "spacing of frames: fps, stride, duration or share; '' = as the weights say",
 )
 SAMPLE_VALUE = flags.DEFINE_float(
     "sample_value", 0.0, "frames per second, frames, or seconds; 0 = as the weights say"
@@ -52,6 +54,7 @@ def job() -> str:
     import jax
 
     from echojepa_jax.data import manifest
+    from echojepa_jax.data.clips.sampling import NEED_RATE
     from echojepa_jax.features.clip_input import clip_spec
     from echojepa_jax.features.embeddings import QUARANTINE, EmbedSettings, check_folder, embed
     from echojepa_jax.runtime.platform import configure_jax
@@ -74,7 +77,7 @@ def job() -> str:
         quarantine=out / QUARANTINE,
         max_bad_share=MAX_BAD_SHARE.value,
         expect_stills=EXPECT_STILLS.value,
-        need_rate=clip.by != "stride",
+        need_rate=clip.by in NEED_RATE,
         workers=max(1, WORKERS.value),
     )
     return embed(

@@ -5,8 +5,9 @@
   python -m echojepa_jax.export --workdir=runs/demo --format=stablehlo --out=out/serve
 
 A folder is made that holds the arrays, a config.json and a model_card.md. Formats: orbax and
-safetensors (ours), torch (V-JEPA 2's names), hf (VJEPA2Model, encoder and predictor), stablehlo
-(the forward pass as a program, in float32 and in bfloat16, and its weights).
+safetensors (ours), torch (names of V-JEPA 2 or VideoMAE), hf (VJEPA2Model or
+VideoMAEForPreTraining, encoder and predictor), stablehlo (the forward pass as a program, in float32
+and in bfloat16, and its weights).
 """
 
 import logging
@@ -61,8 +62,8 @@ def job() -> str:
     if form == "stablehlo" and part in ("predictor", "all"):
         raise UserError("--format=stablehlo is one encoder's forward pass: use --part=target")
     if form == "hf" and part != "predictor":
-        wanted = ("encoder", "predictor")  # a VJEPA2Model is both
-        if part == "all":
+        wanted = ("encoder", "predictor")  # a model of transformers is both
+        if part == "all" and "context_encoder" in weights.params:
             raise UserError("a VJEPA2Model has one encoder: use --part=target or --part=context")
     weights = weights.only(*wanted)
     if not weights.params:

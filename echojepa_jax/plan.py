@@ -4,6 +4,7 @@
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:2x2 --forward=32
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
+  python -m echojepa_jax.plan --config=configs/mae_l.py --gpus=8 --compare=configs/vit_l.py
 
 The training step is compiled as it would be there, on any machine: memory and collectives are the
 compiler's, and so is, for TPUs, the account of where the time goes. The extra [tpu] installs the
@@ -13,10 +14,12 @@ times are estimates from data sheets.
 """
 
 import json
+import runpy
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -39,6 +42,12 @@ FORWARD = flags.DEFINE_integer(
     "forward", 0, "plan the encoder's forward pass on this many clips, as in embed", 0
 )
 DEAREST = flags.DEFINE_integer("dearest", 0, "list this many of the slowest instructions", 0)
+COMPARE = flags.DEFINE_string(
+    "compare", "", "another config: how many updates of --config equal its whole run"
+)
+MEASURED = flags.DEFINE_list(
+    "measured", [], "two files that bench --out wrote, of --config and of --compare, for the time"
+)
 VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes over it")
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
@@ -59,6 +68,10 @@ def job() -> str:
             raise UserError(f"--{name} needs the compiler of a TPU: name a --topology")
     if SWEEP.value and (FORWARD.value or DEAREST.value):
         raise UserError("--sweep cannot be used with --forward or --dearest: leave them out")
+    if COMPARE.value and (SWEEP.value or FORWARD.value):
+        raise UserError("--compare cannot be used with --sweep or --forward: leave them out")
+    if MEASURED.value and not (COMPARE.value and len(MEASURED.value) == 2):
+        raise UserError("--measured needs --compare, and two files separated by a comma")
     with tempfile.TemporaryDirectory() as schedules:
         return _plan(Path(schedules))
 
@@ -76,7 +89,7 @@ def _plan(schedules: Path) -> str:
 
     import jax
 
-    from echojepa_jax.costs import forward, gpu
+    from echojepa_jax.costs import comparison, forward, gpu
     from echojepa_jax.costs import plan as plans
     from echojepa_jax.costs.chips import GPUS as GPU_CHIPS
     from echojepa_jax.costs.chips import TPUS
@@ -111,13 +124,47 @@ def _plan(schedules: Path) -> str:
         none = "does not fit: not even one clip a chip; try more chips, or a smaller model"
         return json.dumps({"fits": False, "verdict": none}) if JSON.value else none
     if JSON.value:
-        return json.dumps(plans.as_json(found, VIDEOS.value, DEAREST.value), indent=2)
+        facts = plans.as_json(found, VIDEOS.value, DEAREST.value)
+        if COMPARE.value:
+            facts["comparison"] = comparison.as_json(*_compared(found, devices))
+        return json.dumps(facts, indent=2)
     last = _printed(plans.table(found, VIDEOS.value, DEAREST.value))
+    if COMPARE.value:
+        print("\n" + "\n".join(comparison.lines(*_compared(found, devices))))
     if SWEEP.value:
         return (
             f"{last}; {found.config.optim.global_batch} is the largest global batch found to do so"
         )
     return last
+
+
+def _compared(found: Any, devices: Any) -> Any:
+    """The arguments of `comparison.lines`: two runs, and where their times come from."""
+    from echojepa_jax.costs import comparison
+    from echojepa_jax.costs import plan as plans
+    from echojepa_jax.train import config as configs
+    from echojepa_jax.utils import shipped_configs
+
+    file = shipped_configs.find(COMPARE.value)
+    shipped_configs.let_import(file)
+    other = runpy.run_path(file)["get_config"]()
+    if not other.data.sources:
+        other.data.sources = ("videos:.",)
+    configs.check(other, len(devices))
+    mine = config_flags.get_config_filename(flags.FLAGS["config"])
+    names = [Path(name).stem for name in (mine, file)]
+    if MEASURED.value:
+        seconds = [
+            comparison.seconds_measured(Path(path), config)
+            for path, config in zip(MEASURED.value, (found.config, other), strict=True)
+        ]
+        how = "measured"
+    else:
+        theirs = plans.make_plan(other, devices, found.chip, say)
+        seconds = [plan.seconds()[0] for plan in (found, theirs)]
+        how = "ESTIMATED from data sheets"
+    runs = map(comparison.Run, names, (found.config, other), seconds)
+    return *runs, how
 
 
 def _printed(table: str) -> str:

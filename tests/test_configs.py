@@ -5,7 +5,7 @@ import importlib
 import jax
 import pytest
 
-from echojepa_jax.masking import multiblock
+from echojepa_jax.masking.masks import check_mask
 from echojepa_jax.train import config as configs
 from echojepa_jax.train.state import init_params, make_networks, make_schedules
 from echojepa_jax.utils.errors import UserError
@@ -14,6 +14,7 @@ from echojepa_jax.utils.trees import count_parameters
 SHIPPED = ["demo", "demo_adapt", "vit_l", "vit_l_cooldown", "vit_g", "vit_g_cooldown"]
 SHIPPED += ["demo_v21", "vit_b_v21", "vit_b_v21_cooldown", "vit_l_v21", "vit_l_v21_cooldown"]
 SHIPPED += ["vit_l_v21_full", "vit_l_v21_images"]
+SHIPPED += ["demo_mae", "mae_l", "mae_l_paper"]
 
 
 def shipped(name):
@@ -44,12 +45,15 @@ def test_every_shipped_config_is_accepted_and_builds(name):
     elif name.startswith("vit_l"):
         assert encoder == pytest.approx(304, abs=0.9)
         assert predictor == pytest.approx(22, abs=0.5)
+    elif name.startswith("mae_l"):
+        assert encoder == pytest.approx(303.86, abs=0.01)
+        assert predictor == pytest.approx(14, abs=0.5)
     elif name.startswith("vit_g"):
         assert encoder == pytest.approx(1010, abs=5)
         assert predictor == pytest.approx(22, abs=0.7)
     grid = networks.encoder.grid(config.data.frames, config.data.size, config.data.size)
     for spec in configs.mask_specs(config).values():
-        multiblock.check(spec, grid)
+        check_mask(spec, grid)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,28 @@ def test_recipes_of_the_paper(name, updates, total, lr):
     # Learning rates scale with the batch: 5.25e-4 at 3,072 clips.
     if not name.endswith("cooldown"):
         assert optim.peak_lr == pytest.approx(5.25e-4 * optim.global_batch / 3072, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "updates", "start", "peak", "last"),
+    [
+        ("mae_l", 343_500, 4e-6, 1.5e-4 * 1024 / 256, 1e-5 * 1024 / 256),
+        ("mae_l_paper", 84_132, 4e-6, 8.789e-7 * 1024 / 256, 4e-6),
+    ],
+)
+def test_recipes_of_the_baseline(name, updates, start, peak, last):
+    config = shipped(name)
+    optim, schedule = config.optim, make_schedules(config)
+    assert optim.updates_per_epoch * optim.epochs == updates
+    assert schedule.learning_rate(1) == pytest.approx(start)
+    warmup = int(optim.warmup_epochs * optim.updates_per_epoch)
+    assert schedule.learning_rate(warmup) == pytest.approx(peak, rel=1e-3)
+    assert schedule.learning_rate(updates) == pytest.approx(last, rel=1e-3)
+    assert schedule.momentum is None
+    mine, theirs = config.data.to_dict(), shipped("vit_l").data.to_dict()
+    if name == "mae_l":
+        assert mine == theirs  # the same videos, clips and crops
+        assert warmup == pytest.approx(0.05 * updates, abs=1)
 
 
 @pytest.mark.parametrize("name", ["vit_l", "vit_g", "vit_l_v21", "vit_b_v21"])
@@ -151,6 +177,30 @@ def test_impossible_images_are_one_sentence(changes, sentence):
     config = shipped("vit_l_v21_images")
     config.images.unlock()
     config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config, devices=8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("mae.mask", "tubes", "the nearest is 'tube'"),
+        (
+            "mae.mask_ratio",
+            0.001,
+            r"'mae\.mask_ratio': a tube .* hides 0 of 512 tokens",
+        ),
+        ("predictor.mask_tokens", 10, "must be 1 with model.family=videomae"),
+        ("data.sample_by", "share", "must be at most 1, the whole video"),
+        ("optim.schedule", "cosine", "must be one of warmup_cosine, warmup_cosine_from_0, linear"),
+        ("objective.levels", 1, r"unknown field 'objective\.levels'"),
+    ],
+)
+def test_an_impossible_config_of_the_baseline_names_the_field(field, value, sentence):
+    config = shipped("demo_mae")
+    section, _, name = field.partition(".")
+    with config.unlocked():
+        config[section] = {**config.get(section, {}), name: value}
     with pytest.raises(UserError, match=sentence):
         configs.check(config, devices=8)
 

@@ -185,7 +185,7 @@ def test_the_reference_describes_every_config_field_and_flag():
     pages = {name: make() for name, make in reference.GENERATED.items()}
     for name in shipped_configs.names():
         assert f"### {name.rpartition('/')[2]}\n" in pages["reference/configs.md"]
-    for field in (*train_configs.FIELDS, *probe_configs.FIELDS):
+    for field in (*train_configs.FIELDS, *train_configs.MAE_FIELDS, *probe_configs.FIELDS):
         assert f"| `{field}` | " in pages["reference/fields.md"]
     shown = pages["reference/programs.md"]
     for name, module in reference.programs().items():

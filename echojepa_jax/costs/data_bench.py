@@ -15,10 +15,10 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips import transforms
 from echojepa_jax.data.clips.pipeline import channels_of, training_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
-from echojepa_jax.data.clips.sampling import clip_frame_ids
+from echojepa_jax.data.clips.sampling import NEED_RATE, clip_frame_ids
 from echojepa_jax.data.formats import decode, video_record
 from echojepa_jax.data.formats.video_info import wanted_frames
-from echojepa_jax.masking import multiblock
+from echojepa_jax.masking.masks import sample_mask
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.state import make_networks
@@ -48,7 +48,7 @@ def measure(
         quarantine=None,
         max_bad_share=config.data.max_bad_share,
         expect_stills=config.data.expect_stills,
-        need_rate=spec.by != "stride",
+        need_rate=spec.by in NEED_RATE,
         workers=max(1, config.data.workers),
     )
     say(f"{len(samples)} videos; {clips} clips, stage by stage")
@@ -94,7 +94,7 @@ def measure(
             transforms.cut(video, box, clip)
         with timed("masks"):
             for m, mask in enumerate(masks.values()):
-                multiblock.sample(mask, grid, config.seed, m, 0, i)
+                sample_mask(mask, grid, config.seed, m, 0, i)
         with timed("batch"):
             batch_of[i % _STAGE_BATCH] = clip
         if i % _STAGE_BATCH == _STAGE_BATCH - 1:

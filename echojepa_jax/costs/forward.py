@@ -92,7 +92,7 @@ def make_forward(
         chip,
         clips,
         analysis.peak_memory_in_bytes,
-        clips * flops.of_clip(config).target,
+        clips * flops.of_encoder(config),
         account,
     )
 

@@ -22,8 +22,9 @@ from echojepa_jax.costs.chips import Chip
 from echojepa_jax.costs.collectives import Collective, by_kind, collectives
 from echojepa_jax.costs.units import scaled
 from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.masking.masks import Mask
 from echojepa_jax.parallel import mesh as meshes
-from echojepa_jax.train.config import clip_spec, image_spec
+from echojepa_jax.train.config import clip_spec, image_mask, image_spec, mask_specs
 from echojepa_jax.train.program import (
     COMPILER_OPTIONS,
     Program,
@@ -110,11 +111,11 @@ class Plan:
 
     def flops_by_part(self) -> dict[str, float]:
         """Of one chip in a step, by part of the account."""
-        target, context, predictor = (
+        target, context, predictor, outside = (
             sum(getattr(one, part) * count for one, count in self._inputs()) / self.chips
-            for part in ("target", "context", "predictor")
+            for part in ("target", "context", "predictor", "outside")
         )
-        found = {accounts.TARGET: target}
+        found = {accounts.TARGET: target, accounts.OUTSIDE: outside}
         for name, total in (("context encoder", context), ("predictor", predictor)):
             found[f"{name}, forward"] = total / flops.FORWARD_AND_BACKWARD
             found[f"{name}, backward"] = total - found[f"{name}, forward"]
@@ -209,17 +210,17 @@ def _estimated_temporaries(program: Program, backend: str) -> int:
     with its gradients. Attention by XLA has all its scores in memory at that time.
     """
     config, networks = program.config, program.networks
-    masks = list(config.masks.values())
+    masks: list[Mask] = list(mask_specs(config).values())
     total = _kept_and_worked(program, backend, config.optim.global_batch, clip_spec(config), masks)
     if networks.images:
-        count, masks = config.images.global_batch, [config.images.mask]
+        count, masks = config.images.global_batch, [image_mask(config)]
         more = _kept_and_worked(program, backend, count, image_spec(config), masks)
         total = (total[0] + more[0], max(total[1], more[1]))
     return int(sum(total) + _bytes_per_device(program.state.params))
 
 
 def _kept_and_worked(
-    program: Program, backend: str, global_batch: int, clip: ClipSpec, masks: list[ConfigDict]
+    program: Program, backend: str, global_batch: int, clip: ClipSpec, masks: list[Mask]
 ) -> tuple[float, float]:
     """Bytes a device that clips of one kind keep for the backward pass, and that one block uses."""
     config, networks = program.config, program.networks
@@ -248,12 +249,13 @@ def _kept_and_worked(
         # Scores, their softmax and their gradient, in float32.
         return size * clips * sum(lengths) * wide + 3 * 4 * scores(network, lengths)
 
-    # Target embeddings in float32, before and after their norm, and those that are predicted.
-    outputs = 4 * clips * (2 * everything + 3 * targets) * encoder.width
+    # Target embeddings in float32, before and after their norm, and what is predicted.
+    encoded = everything if networks.objective.has_target else 0
+    outputs = 4 * clips * (2 * encoded * encoder.width + 3 * targets * predictor.out_width)
     pixels = 4 * clips * clip.frames * clip.size**2 * 3
     return (
         kept(encoder, contexts) + kept(predictor, both) + outputs + pixels,
-        max(working(encoder, [everything]), working(predictor, both)),
+        max(working(encoder, [encoded or contexts[0]]), working(predictor, both)),
     )
 
 
@@ -374,7 +376,8 @@ def _flops_line(what: str, one: flops.ClipFlops) -> str:
         f"  {what} {scaled(one.total, 'FLOP')}: "
         f"target {scaled(one.target, 'FLOP')}, "
         f"context {scaled(one.context, 'FLOP')}, "
-        f"predictor {scaled(one.predictor, 'FLOP')}"
+        f"predictor {scaled(one.predictor, 'FLOP')}, "
+        f"outside the blocks {scaled(one.outside, 'FLOP')}"
     )
 
 

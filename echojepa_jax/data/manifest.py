@@ -18,7 +18,7 @@ from echojepa_jax.utils.file_names import shown
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 
 _VIDEO = "video: the file holds several frames"
-_NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride can do without"
+_NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride or share can do without"
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,14 @@
 """The clips of a given encoder: from its weights to how videos are cut, and back."""
 
-from echojepa_jax.data.clips.sampling import ClipSpec
+import logging
+
+from echojepa_jax.data.clips.sampling import WAYS, ClipSpec
+from echojepa_jax.models.family import VIDEOMAE
 from echojepa_jax.models.pixels import Colour
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput, Pretrained
 
-WAYS = ("fps", "stride", "duration")
+log = logging.getLogger(__name__)
 
 
 def clip_spec(
@@ -37,6 +40,12 @@ def clip_spec(
                 f"{prefix}{name} is {given}, but it must be a multiple of {unit}, the encoder's "
                 f"{'tubelet' if name == 'frames' else 'patch'}; the nearest is {near}"
             )
+    if shape.family == VIDEOMAE and (frames, size) != (own.frames, own.size):
+        log.warning(
+            "VideoMAE's positions belong to clips of %d frames of %d px: with %d frames of %d px "
+            "the encoder gets positions that it never saw",
+            *(own.frames, own.size, frames, size),
+        )
     if value < 0:
         raise UserError(f"{prefix}sample_value is {value:g}, but it must be positive")
     return ClipSpec(frames, size, by or own.sample_by, value or own.sample_value)

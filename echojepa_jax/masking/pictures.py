@@ -35,18 +35,19 @@ def strips(examples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Args:
       examples: "clips" uint8 [N, T, H, W, 3], "grid" (T', Hp, Wp), "mask_names" [M], and for each
-        mask m "blocks_m" bool [N, Hp, Wp], "context_ids_m" [N, Kc] and "target_ids_m" [N, Kt].
+        mask m "blocks_m" bool [N, Hp, Wp] or [N, T', Hp, Wp], "context_ids_m" [N, Kc] and "target_ids_m" [N, Kt].
 
     Returns:
       uint8 [N, h, w, 3] under "frames" and under "mask NAME".
     """
-    clips, (time, *_) = examples["clips"], examples["grid"].tolist()
+    clips, grid = examples["clips"], examples["grid"].tolist()
+    time = grid[0]
     found = {"frames": np.stack([strip(clip, time) for clip in clips])}
     for m, name in enumerate(examples["mask_names"]):
         parts = (examples[f"{part}_{m}"] for part in ("blocks", "context_ids", "target_ids"))
         found[f"mask {name}"] = np.stack(
             [
-                strip(paint(clip, np.stack([blocks] * time), context, targets), time)
+                strip(paint(clip, np.broadcast_to(blocks, grid), context, targets), time)
                 for clip, blocks, context, targets in zip(clips, *parts, strict=True)
             ]
         )

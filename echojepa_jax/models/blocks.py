@@ -20,6 +20,8 @@ Initializer = Callable[..., jax.Array]
 
 # The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
 WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
+# VideoMAE's.
+XAVIER: Initializer = nn.initializers.xavier_uniform()
 
 
 def _keeping(*names: str) -> Any:
@@ -40,20 +42,47 @@ REMAT_POLICIES: dict[str, Any] = {
 
 
 class Dense(nn.Module):
-    """A dense layer as everywhere in the model. order: see `linear`."""
+    """A dense layer as everywhere in the model.
+
+    order: see `linear`. bias_init: None = there is no bias.
+    """
 
     features: int
     kernel_init: Initializer
     dtype: Any
     order: Order | None = None
+    bias_init: Initializer | None = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, N, D]. Returns [B, N, features] in `dtype`."""
         rows = self.order.features if self.order else x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (rows, self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if self.bias_init is None:
+            bias = jnp.zeros(self.features)
+        else:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         return checkpoint_name(linear(x.astype(self.dtype), kernel, bias, self.order), "dense")
+
+
+class KeylessBias(nn.Module):
+    """VideoMAE's fused qkv projection: queries and values have a bias, keys have none."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, N, D]. Returns [B, N, 3 D] in `dtype`."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", XAVIER, (width, 3 * width), jnp.float32)
+        query, value = (
+            self.param(name, nn.initializers.zeros, (width,), jnp.float32)
+            for name in ("q_bias", "v_bias")
+        )
+        # Gathered, so that every device cuts its gradient by itself.
+        bias = jnp.concatenate([gathered(query), jnp.zeros(width), gathered(value)])
+        bias = gathered(bias)
+        return checkpoint_name(linear(x.astype(self.dtype), kernel, bias), "dense")
 
 
 class LayerNorm(nn.Module):
@@ -81,35 +110,44 @@ def depth_scaled(layer: jax.Array) -> Initializer:
 class Attention(nn.Module):
     """Multi-head self-attention with a fused qkv projection and rotary positions.
 
-    backend, segments: see `self_attention`.
+    backend, segments: see `self_attention`. videomae: see `Block`.
     """
 
     heads: int
     dtype: Any
     backend: str = "xla"
     segments: Sequence[int] = ()
+    videomae: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, layer: jax.Array, cos: jax.Array | None, sin: jax.Array | None
+    ) -> jax.Array:
         """x: [B, N, D]; layer: int scalar, 0-based; cos, sin: of `angles_for`."""
         width = x.shape[-1]
-        qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
+        if self.videomae:
+            qkv = KeylessBias(self.dtype, name="qkv")(x)
+        else:
+            qkv = Dense(3 * width, WEIGHT_INIT, self.dtype, name="qkv")(x)
         out = self_attention(qkv, cos, sin, self.heads, self.backend, self.segments)
-        return Dense(width, depth_scaled(layer), self.dtype, name="out")(out)
+        init = XAVIER if self.videomae else depth_scaled(layer)
+        return Dense(width, init, self.dtype, name="out")(out)
 
 
 class Mlp(nn.Module):
-    """Two-layer perceptron with exact (erf) GELU."""
+    """Two-layer perceptron with exact (erf) GELU. videomae: see `Block`."""
 
     hidden: int
     dtype: Any
+    videomae: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, layer: jax.Array) -> jax.Array:
         """x: [B, N, D]; layer: int scalar, 0-based."""
-        hidden = Dense(self.hidden, WEIGHT_INIT, self.dtype, name="fc1")(x)
+        first, second = (XAVIER, XAVIER) if self.videomae else (WEIGHT_INIT, depth_scaled(layer))
+        hidden = Dense(self.hidden, first, self.dtype, name="fc1")(x)
         hidden = gelu(hidden)
-        return Dense(x.shape[-1], depth_scaled(layer), self.dtype, name="fc2")(hidden)
+        return Dense(x.shape[-1], second, self.dtype, name="fc2")(hidden)
 
 
 class Block(nn.Module):
@@ -118,6 +156,7 @@ class Block(nn.Module):
     drop_path: probability that a clip skips a branch, if this is the last of `depth` blocks; it
     grows from 0 with the layer (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
     attention, segments: backend and `segments` of `self_attention`.
+    videomae: as VideoMAE has it: keys have no bias, and weights another initialisation.
     """
 
     heads: int
@@ -127,16 +166,18 @@ class Block(nn.Module):
     depth: int = 1
     attention: str = "xla"
     segments: Sequence[int] = ()
+    videomae: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, layer: jax.Array, cos: jax.Array, sin: jax.Array
+        self, x: jax.Array, layer: jax.Array, cos: jax.Array | None, sin: jax.Array | None
     ) -> tuple[jax.Array, None]:
         """x: [B, N, D]. Returns (x, None): the carry of a scan over layers, and no output."""
         x = shard_by_clip(x)
-        attend = Attention(self.heads, self.dtype, self.attention, self.segments, name="attention")
+        how = self.attention, self.segments, self.videomae
+        attend = Attention(self.heads, self.dtype, *how, name="attention")
         x = x + self._kept(attend(LayerNorm(self.dtype, name="norm1")(x), layer, cos, sin), layer)
-        mlp = Mlp(self.mlp_hidden, self.dtype, name="mlp")
+        mlp = Mlp(self.mlp_hidden, self.dtype, self.videomae, name="mlp")
         x = x + self._kept(mlp(LayerNorm(self.dtype, name="norm2")(x), layer), layer)
         return x, None
 
@@ -149,7 +190,7 @@ class Block(nn.Module):
         return jnp.where(kept, branch / keep.astype(branch.dtype), 0)
 
 
-def stack_of(network: Any, drop_path: float = 0.0) -> "BlockStack":
+def stack_of(network: Any, drop_path: float = 0.0, videomae: bool = False) -> "BlockStack":
     """The blocks of an encoder or predictor: its own settings, under the name "stack"."""
     return BlockStack(
         network.depth,
@@ -160,6 +201,7 @@ def stack_of(network: Any, drop_path: float = 0.0) -> "BlockStack":
         network.dtype,
         drop_path,
         network.attention,
+        videomae,
         name="stack",
     )
 
@@ -171,7 +213,7 @@ class BlockStack(nn.Module):
       scan_layers: compile one block and loop over it (small programs, fast compilation), or
         unroll the loop (more room for the compiler). Same parameters, same outputs.
       remat: "none", or the name of one of `REMAT_POLICIES`.
-      drop_path, attention: see `Block`.
+      drop_path, attention, videomae: see `Block`.
     """
 
     depth: int
@@ -182,12 +224,13 @@ class BlockStack(nn.Module):
     dtype: Any
     drop_path: float = 0.0
     attention: str = "xla"
+    videomae: bool = False
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
+        angles: tuple[jax.Array, jax.Array] | None,
         segments: Sequence[int] = (),
         levels: Sequence[int] = (),
     ) -> jax.Array:
@@ -195,7 +238,7 @@ class BlockStack(nn.Module):
 
         Args:
           x: [B, N, D].
-          angles: cos, sin of the tokens' places, see ops/rotary.py.
+          angles: cos, sin of the tokens' places, see ops/rotary.py; None = nothing is rotated.
           segments: lengths of the sequences that are laid end to end in `x`, see `self_attention`.
           levels: numbers of layers, 0-based and ascending, the last one among them.
 
@@ -214,7 +257,7 @@ class BlockStack(nn.Module):
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
         )
-        cos, sin = angles_for(self.attention, *angles)
+        cos, sin = angles_for(self.attention, angles, x.shape[1], x.shape[2] // self.heads)
         settings = (
             self.heads,
             self.mlp_hidden,
@@ -223,6 +266,7 @@ class BlockStack(nn.Module):
             self.depth,
             self.attention,
             tuple(segments),
+            self.videomae,
         )
         if levels and not self.is_initializing():
             return self._levels(block(*settings, parent=None), x, cos, sin, levels)
@@ -230,7 +274,7 @@ class BlockStack(nn.Module):
         return jnp.stack([x] * len(levels)) if levels else x
 
     def _levels(
-        self, block: nn.Module, x: jax.Array, cos: jax.Array, sin: jax.Array, levels: Sequence[int]
+        self, block: nn.Module, x: jax.Array, cos: Any, sin: Any, levels: Sequence[int]
     ) -> jax.Array:
         """One loop for the layers up to each level: a single one would have to keep all layers."""
         params = self.variables["params"]["blocks"]

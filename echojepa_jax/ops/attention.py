@@ -92,8 +92,8 @@ def fastest(dtype: str, head_dim: int) -> str:
 
 def self_attention(
     qkv: jax.Array,
-    cos: jax.Array,
-    sin: jax.Array,
+    cos: jax.Array | None,
+    sin: jax.Array | None,
     heads: int,
     backend: str = "xla",
     segments: Sequence[int] = (),
@@ -103,14 +103,14 @@ def self_attention(
     Args:
       qkv: [B, N, 3 D]: queries, keys, values; in each, head by head.
       cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, or what `angles_for` makes of
-        them. They are constants: no gradient flows into them.
+        them. They are constants: no gradient flows into them. None = nothing is rotated.
       backend, segments: see `attention`.
 
     Returns:
       [B, N, D], head by head, in the dtype of `qkv`.
     """
     chunk = 0
-    if backend == "fused":
+    if backend == "fused" and cos is not None and sin is not None:
         # Imported late: no other platform needs it.
         from echojepa_jax.ops import tpu_attention
 
@@ -123,21 +123,31 @@ def self_attention(
         channels, chunk = qkv.shape[-1] // 3 // heads, _QUERIES
         cos, sin = cos[..., :channels], sin[..., :channels]
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
-    cos, sin = jax.lax.stop_gradient((cos, sin))
-    query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
+    if cos is not None and sin is not None:
+        cos, sin = jax.lax.stop_gradient((cos, sin))
+        query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
     out = attention(query, key, value, chunk=chunk, backend=backend, segments=segments)
     out = rearrange(out, "b n h d -> b n (h d)")
     # Remat policies keep what has this name; of cuDNN they keep its own results, not both.
     return out if backend == "cudnn" else checkpoint_name(out, "attention")
 
 
-def angles_for(backend: str, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Angles of `rotary_angles` as that backend wants them, for all layers once."""
+def angles_for(
+    backend: str, angles: tuple[jax.Array, jax.Array] | None, count: int, head_dim: int
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Angles of `rotary_angles` as that backend wants them, for all layers once.
+
+    Args:
+      angles: None = nothing is rotated.
+      count: of tokens.
+    """
     if backend == "fused":
         from echojepa_jax.ops import tpu_attention
 
-        return tpu_attention.angles_of_group(cos, sin)
-    return cos, sin
+        # The kernel always rotates: by angles of zero, where nothing is to be rotated.
+        shape = 1, count, head_dim
+        return tpu_attention.angles_of_group(*(angles or (jnp.ones(shape), jnp.zeros(shape))))
+    return angles or (None, None)
 
 
 @functools.cache  # so that it is said once

@@ -30,7 +30,8 @@ KERNEL_AXES, VECTOR_AXES = (-2, -1), (-1,)
 STATE_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(^|/)(step|count)$", ()),
     (r"(^|/)kernel$", KERNEL_AXES),
-    (r"(^|/)(bias|scale|mask_tokens|video_embed|image_embed)$", VECTOR_AXES),
+    (r"(^|/)(bias|scale|q_bias|v_bias)$", VECTOR_AXES),
+    (r"(^|/)(mask_tokens?|video_embed|image_embed)$", VECTOR_AXES),
 )
 
 

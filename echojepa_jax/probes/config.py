@@ -68,11 +68,12 @@ FIELDS: dict[str, Field] = {
         int, "height and width of a clip in pixels; 0 = as the weights say", NOT_NEGATIVE
     ),
     "data.sample_by": Field(
-        str, "how the spacing of frames is given: fps, stride, duration; '' = as the weights say"
+        str, "spacing of frames: fps, stride, duration or share; '' = as the weights say"
     ),
     "data.sample_value": Field(
         float,
-        "frames per second, or frames per step, or seconds of a clip; 0 = as the weights say",
+        "frames per second, frames per step, seconds of a clip, or share of the video; 0 = as the "
+        "weights say",
         NOT_NEGATIVE,
     ),
     "data.clips": Field(

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest, splits
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.units import check_unit, of_errors, unit_of
 from echojepa_jax.features.clip_input import clip_spec
@@ -61,7 +61,7 @@ def load_samples(
         quarantine=workdir / QUARANTINE,
         max_bad_share=config.data.max_bad_share,
         expect_stills=config.data.expect_stills,
-        need_rate=clip.by != "stride",
+        need_rate=clip.by in NEED_RATE,
         workers=max(1, config.data.workers),
     )
     return splits.divided(samples, wanted)

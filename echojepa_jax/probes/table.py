@@ -34,7 +34,7 @@ import numpy as np
 
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
-from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
@@ -173,7 +173,7 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
         sources,
         split=split,
         quarantine=None,
-        need_rate=probe.clip.by != "stride",
+        need_rate=probe.clip.by in NEED_RATE,
         workers=threads,
     )
     examples, unused = _examples(good, probe.views)

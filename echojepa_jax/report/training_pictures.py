@@ -30,6 +30,13 @@ LOSS_NOTE = (
 )
 
 
+# Of VideoMAE, which predicts pixels.
+PIXELS_NOTE = (
+    "The line of zeros is what the loss would be if every prediction were 0: below it, the decoder "
+    "has learned something. Where pixels are normalised, black tokens cost nothing."
+)
+
+
 class Example(NamedTuple):
     """A clip: the frames themselves, then one strip for each mask specification."""
 
@@ -48,9 +55,16 @@ def training(metrics: Metrics, step: int) -> tuple[list[Picture], list[tuple[str
         for name, series in metrics.items()
         if name == "loss" or name.startswith("loss/")
     }
+    what, note = "distance to the target features", LOSS_NOTE
+    if "loss_of_zero" in metrics:
+        what, note = "squared error of the pixels", PIXELS_NOTE
+        losses["zeros"] = metrics["loss_of_zero"]
     of_share = {"lowest": 0.0, "highest": 1.0, "negligible": 0.005}
     groups: dict[str, list[Panel]] = {
-        "Loss": [Panel("distance to the target features", losses)] if losses else [],
+        "Loss": [
+            *([Panel(what, losses)] if losses else []),
+            *_panels(metrics, "black_share", "share of masked tokens that are black", **of_share),
+        ],
         "Gradient norm": _panels(metrics, "grad_norm", "L2 over all parameters", lowest=0.0),
         "Schedules": [
             *_panels(metrics, "lr", "learning rate", lowest=0.0),
@@ -68,7 +82,7 @@ def training(metrics: Metrics, step: int) -> tuple[list[Picture], list[tuple[str
     for title, panels in groups.items():
         drawn = [panel for panel in panels if is_worth_drawing(panel)]
         if drawn:
-            pictures.append(curves(title, drawn, step, LOSS_NOTE if title == "Loss" else ""))
+            pictures.append(curves(title, drawn, step, note if title == "Loss" else ""))
         for panel in panels if title == "Schedules" else ():  # cards contain the others
             if panel not in drawn:
                 value = number(last(panel.lines, next(iter(panel.lines))))
@@ -185,13 +199,13 @@ def masked_clips(path: Path) -> list[Example]:
         return []
     with np.load(path) as file:
         arrays = dict(file)
-    time, rows, columns = arrays["grid"].tolist()
+    grid = arrays["grid"].tolist()
     notes = {"frames": [""] * len(arrays["clips"])}
     for m, mask in enumerate(arrays["mask_names"]):
-        hidden = time * arrays[f"blocks_{m}"].sum(axis=(1, 2))
+        hidden = [np.broadcast_to(one, grid).sum() for one in arrays[f"blocks_{m}"]]
         seen, predicted = (arrays[f"{kind}_ids_{m}"].shape[1] for kind in ("context", "target"))
         notes[f"mask {mask}"] = [
-            f"{seen:,} of {time * rows * columns - count:,} visible tokens seen, "
+            f"{seen:,} of {math.prod(grid) - count:,} visible tokens seen, "
             f"{predicted:,} of {count:,} hidden tokens predicted"
             for count in hidden
         ]

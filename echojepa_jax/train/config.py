@@ -4,11 +4,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.sampling import KEPT, MASKED, ClipSpec
-from echojepa_jax.masking import multiblock
+from echojepa_jax.data.clips.sampling import KEPT, MASKED, WAYS, ClipSpec
+from echojepa_jax.masking import ratio
+from echojepa_jax.masking.masks import Mask, check_mask
 from echojepa_jax.masking.multiblock import MaskSpec
 from echojepa_jax.models.blocks import REMAT_POLICIES
-from echojepa_jax.models.family import FAMILIES, V2
+from echojepa_jax.models.family import FAMILIES, V2, V21, VIDEOMAE
 from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.ops.attention import BACKENDS
@@ -71,11 +72,13 @@ FIELDS: dict[str, Field] = {
     "mesh.fsdp": Field(
         int, "devices that share one copy of parameters and optimizer; -1 = the rest"
     ),
-    "predictor.width": Field(int, "embedding width of the predictor", POSITIVE),
+    "predictor.width": Field(int, "embedding width of the predictor (VideoMAE: decoder)", POSITIVE),
     "predictor.depth": Field(int, "blocks of the predictor", POSITIVE),
     "predictor.heads": Field(int, "attention heads of the predictor", POSITIVE),
     "predictor.mlp_hidden": Field(int, "hidden width of the predictor's MLP", POSITIVE),
-    "predictor.mask_tokens": Field(int, "number of mask tokens; the first one is used", POSITIVE),
+    "predictor.mask_tokens": Field(
+        int, "number of mask tokens; the first one is used (VideoMAE has 1)", POSITIVE
+    ),
     "data.sources": Field(TEXTS, "videos to train on: ('kind:path', ...)", _SOURCES),
     "data.weights": Field(
         NUMBERS, "shares of the sources; () = by number of videos, see data.temperature"
@@ -88,11 +91,9 @@ FIELDS: dict[str, Field] = {
     "data.split": Field(str, "split to train on, of sources that have splits; '' = all videos"),
     "data.frames": Field(int, "frames of a clip", POSITIVE),
     "data.size": Field(int, "height and width of a clip in pixels", POSITIVE),
-    "data.sample_by": Field(
-        str, "how the spacing of frames is given", choices=("fps", "stride", "duration")
-    ),
+    "data.sample_by": Field(str, "how the spacing of frames is given", choices=WAYS),
     "data.sample_value": Field(
-        float, "frames per second, or frames per step, or seconds of a clip", POSITIVE
+        float, "frames per second, frames per step, seconds, or share of the video", POSITIVE
     ),
     "data.crop_area": Field(
         NUMBERS, "smallest and largest area of the random crop, of the frame's", RANGE_TO_1
@@ -140,8 +141,8 @@ FIELDS: dict[str, Field] = {
     "optim.ipe_scale": Field(float, "length of the schedules, in lengths of the run", POSITIVE),
     "optim.schedule": Field(
         str,
-        "schedule of the learning rate (linear: from peak to final)",
-        choices=("warmup_cosine", "linear"),
+        "schedule of the learning rate (linear: from peak to final; from_0: as VideoMAE counts)",
+        choices=("warmup_cosine", "warmup_cosine_from_0", "linear"),
     ),
     "optim.warmup_epochs": Field(float, "epochs of the learning rate's warm-up", NOT_NEGATIVE),
     "optim.start_lr": Field(float, "learning rate at the start of the warm-up", NOT_NEGATIVE),
@@ -191,6 +192,16 @@ MASK_FIELDS: dict[str, Field] = {
         choices=("random", "raster"),
     ),
 }
+
+# Of the section `mae`, which a config of VideoMAE has in the place of `objective` and `masks`.
+MAE_FIELDS: dict[str, Field] = {
+    "mae.mask": Field(
+        str, "what is masked (tube: the same places of all frames)", choices=ratio.KINDS
+    ),
+    "mae.mask_ratio": Field(float, "share of places (tube) or of tokens (random) that is masked"),
+    "mae.norm_pix": Field(bool, "pixels are normalised, for every token and colour by itself"),
+}
+_NOT_OF_MAE = ("objective.", "optim.momentum", "optim.loss_exponent")
 
 # The section `images`, which a config of V-JEPA 2.1 may have: every update is then made on still
 # pictures as well. Its section `images.mask` is a mask specification.
@@ -242,6 +253,8 @@ def complete(config: ConfigDict) -> ConfigDict:
         return config
     full = config.copy_and_resolve_references()
     for section, fields in _SINCE.items():
+        if section == "objective" and full.model.family == VIDEOMAE:
+            continue
         full[section] = ConfigDict(fields | dict(full.get(section, {})))
     return full
 
@@ -273,8 +286,11 @@ def encoder_shape(model: ConfigDict) -> EncoderShape:
     )
 
 
-def mask_specs(config: ConfigDict) -> dict[str, MaskSpec]:
+def mask_specs(config: ConfigDict) -> dict[str, Mask]:
     """The mask specifications of this config by name, in alphabetical order."""
+    if config.model.family == VIDEOMAE:
+        kind = config.mae.mask
+        return {kind: ratio.ratio_mask(kind, config.mae.mask_ratio, _grid(config))}
     return {name: _mask_spec(mask) for name, mask in sorted(config.masks.items())}
 
 
@@ -307,7 +323,16 @@ def _mask_spec(mask: ConfigDict) -> MaskSpec:
     )
 
 
+def _grid(config: ConfigDict) -> Grid:
+    """Tokens of a clip along time, height and width."""
+    side = config.data.size // config.model.patch
+    return config.data.frames // config.model.tubelet, side, side
+
+
 def _fields_of(config: ConfigDict) -> dict[str, Field]:
+    if config.get("model", {}).get("family") == VIDEOMAE:
+        shared = {name: row for name, row in FIELDS.items() if not name.startswith(_NOT_OF_MAE)}
+        return shared | MAE_FIELDS
     masks = config.get("masks")
     if not isinstance(masks, ConfigDict) or not len(masks):
         raise UserError(
@@ -347,7 +372,8 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         require_multiple(f"{part}.width", sizes.width, heads, f"{part}.heads, {heads}")
         channels = sizes.width // heads
         rule = f"leaves {channels} channels to a head: rotary positions need 6, two for each axis"
-        require(axis_channels(channels) > 0, f"{part}.heads", heads, rule)
+        fits = model.family == VIDEOMAE or axis_channels(channels) > 0
+        require(fits, f"{part}.heads", heads, rule)
     patch, tubelet, parts = model.patch, model.tubelet, optim.microbatches
     require_multiple("data.size", data.size, patch, f"model.patch, {patch}")
     require_multiple("data.frames", data.frames, tubelet, f"model.tubelet, {tubelet}")
@@ -365,9 +391,17 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
     whole = data.sample_by != "stride" or float(data.sample_value).is_integer()
     rule = "must be a whole number of frames with data.sample_by=stride"
     require(whole, "data.sample_value", data.sample_value, rule)
+    share = data.sample_by != "share" or data.sample_value <= 1
+    rule = "must be at most 1, the whole video, with data.sample_by=share"
+    require(share, "data.sample_value", data.sample_value, rule)
 
 
 def _check_objective(config: ConfigDict) -> None:
+    if config.model.family == VIDEOMAE:
+        tokens = config.predictor.mask_tokens
+        rule = "must be 1 with model.family=videomae"
+        require(tokens == 1, "predictor.mask_tokens", tokens, rule)
+        return
     objective, depth = config.objective, encoder_shape(config.model).depth
     ramp = tuple(objective.context_ramp)
     if config.model.family == V2:
@@ -403,7 +437,7 @@ def _check_optim(config: ConfigDict) -> None:
             optim.start_lr,
             f"{rule} optim.peak_lr, {optim.peak_lr:g}",
         )
-    else:
+    elif optim.schedule == "warmup_cosine":
         require(
             optim.final_lr <= optim.peak_lr,
             "optim.final_lr",
@@ -427,16 +461,20 @@ def _check_probe(config: ConfigDict, devices: int) -> None:
 
 
 def _check_masks(config: ConfigDict) -> None:
-    model, data = config.model, config.data
-    side = data.size // model.patch
+    if config.model.family == VIDEOMAE:
+        try:
+            mask_specs(config)
+        except UserError as error:
+            raise UserError(f"config field 'mae.mask_ratio': {error}") from error
+        return
     for name, spec in mask_specs(config).items():
-        _check_mask(f"masks.{name}", spec, (data.frames // model.tubelet, side, side))
+        _check_mask(f"masks.{name}", spec, _grid(config))
 
 
 def _check_images(config: ConfigDict, devices: int) -> None:
     images, patch, parts = config.images, config.model.patch, config.optim.microbatches
     family = config.model.family
-    require(family != V2, "model.family", family, "must be v2.1 in a config with 'images'")
+    require(family == V21, "model.family", family, "must be v2.1 in a config with 'images'")
     require_multiple("images.size", images.size, patch, f"model.patch, {patch}")
     product = f"devices x optim.microbatches = {devices} x {parts}"
     require_multiple("images.global_batch", images.global_batch, devices * parts, product)
@@ -444,8 +482,8 @@ def _check_images(config: ConfigDict, devices: int) -> None:
     _check_mask("images.mask", image_mask(config), (1, side, side))
 
 
-def _check_mask(section: str, spec: MaskSpec, grid: Grid) -> None:
+def _check_mask(section: str, spec: Mask, grid: Grid) -> None:
     try:
-        multiblock.check(spec, grid)
+        check_mask(spec, grid)
     except UserError as error:
         raise UserError(f"config section '{section}': {error}") from error

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from echojepa_jax.data.clips.pipeline import Batch
-from echojepa_jax.masking import multiblock, pictures
-from echojepa_jax.masking.multiblock import MaskSpec
+from echojepa_jax.masking import pictures
+from echojepa_jax.masking.masks import Mask, hidden_tokens
 from echojepa_jax.ops.rotary import Grid
 
 FILE = "examples.npz"
@@ -16,7 +16,7 @@ COUNT = 4
 
 
 def save_examples(
-    folder: Path, batch: Batch, grid: Grid, masks: Mapping[str, MaskSpec], seed: int
+    folder: Path, batch: Batch, grid: Grid, masks: Mapping[str, Mask], seed: int
 ) -> dict[str, np.ndarray]:
     """Writes examples.npz into a workdir.
 
@@ -33,11 +33,11 @@ def save_examples(
         "grid": np.array(grid),
         "mask_names": np.array(list(masks)),
     }
-    for m, spec in enumerate(masks.values()):
+    for m, mask in enumerate(masks.values()):
         arrays[f"context_ids_{m}"] = batch["context_ids"][m][:COUNT]
         arrays[f"target_ids_{m}"] = batch["target_ids"][m][:COUNT]
         arrays[f"blocks_{m}"] = np.stack(
-            [multiblock.blocks(spec, grid, seed, m, 0, i) for i in range(len(clips))]
+            [hidden_tokens(mask, grid, seed, m, 0, i) for i in range(len(clips))]
         )
     np.savez_compressed(folder / FILE, **arrays)
     return {f"examples/{name}": strips for name, strips in pictures.strips(arrays).items()}

@@ -1,7 +1,8 @@
 """Is the representation alive? Measures of collapse that the loss cannot show (F19).
 
 A collapsing run often has a *falling* loss: constant features are easy to predict. These numbers
-come from the target encoder on one fixed batch, so that their course is comparable over the run.
+come from the encoder that is used in the end (the target encoder, if there is one) on one fixed
+batch, so that their course is comparable over the run.
 """
 
 import math
@@ -12,7 +13,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from echojepa_jax.models.vit import take_tokens
 from echojepa_jax.train.state import Networks, TrainState
 from echojepa_jax.train.step import Batch, in_parts
 
@@ -47,33 +47,30 @@ def measure(
       clip_std: the same over clips, of token means: what tells clips apart.
       effective_rank: of the clips' mean features, centred; at most B - 1.
       cosine_similarity: mean over pairs of different clips, of mean features.
-      relative_error: the predictor's L1 error over that of predicting the batch's mean target; 1
-        means it knows nothing of the clip.
+      relative_error: the predictor's error over that of predicting the batch's mean target, both
+        as the loss has them; 1 means it knows nothing of the clip.
     """
 
     def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         clips = networks.normalise(part["clips"])
-        targets, predictions = networks.objective.embed(
+        return networks.objective.embed(
             networks.encoder, networks.predictor, state.params, state.target.ema, clips, part
         )
-        return targets, [
-            (prediction, take_tokens(targets, ids))
-            for prediction, ids in zip(predictions, part["target_ids"], strict=True)
-        ]
 
     encoded = jax.lax.map(encode, in_parts(batch, parts))
-    targets, predicted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
-    means = jnp.mean(targets, axis=1)
+    tokens, predicted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
+    means = jnp.mean(tokens, axis=1)
     count = len(means)
     unit = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
     pairs = jnp.sum(unit @ unit.T) - jnp.sum(unit * unit)
 
     errors, trivial = jnp.zeros([]), jnp.zeros([])
     for prediction, wanted in predicted:
-        errors += jnp.mean(jnp.abs(prediction - wanted))
-        trivial += jnp.mean(jnp.abs(jnp.mean(wanted, axis=(0, 1)) - wanted))
+        power = networks.objective.exponent
+        errors += jnp.mean(jnp.abs(prediction - wanted) ** power)
+        trivial += jnp.mean(jnp.abs(jnp.mean(wanted, axis=(0, 1)) - wanted) ** power)
     return {
-        "token_std": jnp.mean(jnp.std(targets, axis=(0, 1))),
+        "token_std": jnp.mean(jnp.std(tokens, axis=(0, 1))),
         "clip_std": jnp.mean(jnp.std(means, axis=0)),
         "effective_rank": effective_rank(means - jnp.mean(means, axis=0)),
         "cosine_similarity": pairs / max(1, count * (count - 1)),

@@ -67,6 +67,8 @@ def load_encoder_weights(name: str) -> Pretrained:
 def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
     """Target encoder (as `encoder`), context encoder and predictor of one checkpoint.
 
+    Where there is no target encoder, the only one is `encoder`.
+
     Args:
       step: of the checkpoint; -1 = the latest.
 
@@ -91,18 +93,21 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
             has = f", only {sorted(steps)}" if steps else " that is finished"
             raise UserError(f"{folder} has no checkpoint{wanted}{has}")
         step = steps[0] if step == -1 else step
-        target = {"count": count, "ema": like["encoder"]}
+        has_target = networks.objective.has_target
+        target = {"count": count, "ema": like["encoder"] if has_target else {}}
         try:
             parts = checkpoints.restore({"params": like, "target": target}, step)
         # Orbax and TensorStore raise whatever damage makes of the files.
         except Exception as error:
             reason = first_line(error)
             raise UserError(f"checkpoint {step} of {folder} cannot be read: {reason}") from error
-    params = {
-        "encoder": parts["target"]["ema"],
-        "context_encoder": parts["params"]["encoder"],
-        "predictor": parts["params"]["predictor"],
-    }
+    params = parts["params"]
+    if has_target:
+        params = {
+            "encoder": parts["target"]["ema"],
+            "context_encoder": params["encoder"],
+            "predictor": params["predictor"],
+        }
     return _pretrained(networks, config, jax.device_get(params), _origin(run.path, config, step))
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest, mixing
 from echojepa_jax.data.clips.pipeline import Batch, Images, channels_of, training_batches
 from echojepa_jax.data.clips.prefetch import HOST_KEYS, DeviceBatches
-from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec, clip_frame_ids
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.parallel import hosts
 from echojepa_jax.parallel import mesh as meshes
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 HEALTH_CLIPS = 64
 
-# (step, networks, target encoder's parameters, last step?, asked to stop?) -> what to log, or
+# (step, networks, the encoder's parameters, last step?, asked to stop?) -> what to log, or
 # Stopped.
 Evaluate = Callable[[int, Networks, Any, bool, Callable[[], bool]], Values]
 # Gets ready to evaluate, once the samples to train on are known.
@@ -177,7 +177,7 @@ def run(config: ConfigDict, workdir: Workdir, make_evaluate: MakeEvaluate | None
             due = last or (every and step and step % every == 0)
             if evaluate and "probe" not in known and due:
                 try:
-                    scores = evaluate(step, networks, state.target.ema, last, stop_asked)
+                    scores = evaluate(step, networks, state.encoder, last, stop_asked)
                 except Stopped:
                     return True
                 writer.write(step, scores)
@@ -235,7 +235,7 @@ def _load_data(config: ConfigDict, workdir: Workdir, clip: ClipSpec) -> tuple[An
         quarantine=workdir.quarantine,
         max_bad_share=data.max_bad_share,
         expect_stills=data.expect_stills,
-        need_rate=clip.by != "stride",
+        need_rate=clip.by in NEED_RATE,
         workers=max(1, data.workers),
     )
     short = sum(
@@ -353,7 +353,7 @@ def _start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tr
         lambda new, fresh: (
             new if new is fresh else meshes.to_global(np.asarray(new), fresh.sharding)
         ),
-        (state.params | found, encoder),
+        (state.params | found, encoder if networks.objective.has_target else {}),
         (state.params, state.target.ema),
     )
     return dataclasses.replace(state, params=params, target=state.target._replace(ema=target))

@@ -15,6 +15,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.parallel import hosts
 from echojepa_jax.train import health
+from echojepa_jax.train.config import mask_specs
 from echojepa_jax.train.state import Schedules
 from echojepa_jax.train.workdir import QUARANTINE, per_host
 from echojepa_jax.utils.errors import UserError
@@ -58,7 +59,7 @@ class Watch:
         self._config, self._workdir, self._writer = config, workdir, writer
         self._samples, self._schedules = samples, schedules
         self._first_step, self._last_step = first_step, last_step
-        self._mask_names = sorted(config.masks)
+        self._mask_names = list(mask_specs(config))
         self._pending: tuple[int, Any, Mapping[str, np.ndarray], _Clock] | None = None
         self._max_skipped = config.optim.max_skipped
         self._skipped_in_a_row = 0
@@ -175,7 +176,8 @@ class Watch:
             )
 
     def _log(self, step: int, metrics: Any, clock: "_Clock") -> None:
-        updates = int(metrics["updates"])
+        updates, averaged = int(metrics["updates"]), self._schedules.momentum
+        momentum = {"ema_momentum": float(averaged(updates - 1))} if averaged else {}
         # Of the update just made: AdamW's schedules count it from 1, the EMA's from 0.
         values = {
             "loss": float(metrics["loss"]),
@@ -183,7 +185,8 @@ class Watch:
                 f"loss/{name}": float(loss)
                 for name, loss in zip(self._mask_names, metrics["loss_by_mask"], strict=True)
             },
-            # Of V-JEPA 2.1: the loss of visible tokens, and its weight; both losses of images.
+            # Of V-JEPA 2.1: the loss of visible tokens, and its weight; both losses of images. Of
+            # VideoMAE: what the loss would be if all predictions were 0, and how much is black.
             **{
                 name: float(metrics[name])
                 for name in (
@@ -191,12 +194,14 @@ class Watch:
                     "context_weight",
                     "loss/images",
                     "loss_context/images",
+                    "loss_of_zero",
+                    "black_share",
                 )
                 if name in metrics
             },
             "lr": float(self._schedules.learning_rate(updates)),
             "weight_decay": float(self._schedules.weight_decay(updates)),
-            "ema_momentum": float(self._schedules.momentum(updates - 1)),
+            **momentum,
             "grad_norm": float(metrics["grad_norm"]),
             "skipped_steps": self._skipped,
             "padded_share": self._padded / self._clips,

@@ -10,10 +10,10 @@ from echojepa_jax.models.predictor import USED_MASK_TOKENS
 from echojepa_jax.train.schedules import Schedule
 from echojepa_jax.utils.trees import by_rules, path_text
 
-# Weight decay is not applied to biases and norms. Mask tokens are matrices upstream, and decay, but
-# only those that are used: see `_without_unused`.
+# Weight decay is not applied to biases and norms. V-JEPA's mask tokens are matrices upstream, and
+# decay, but only those that are used: see `_without_unused`. VideoMAE's mask token does not.
 DECAY_RULES = (
-    (r"(^|/)(bias|scale)$", False),
+    (r"(^|/)(bias|scale|q_bias|v_bias|mask_token)$", False),
     (r"(^|/)(kernel|mask_tokens|video_embed|image_embed)$", True),
 )
 # Without images, what only they use (V-JEPA 2.1) has no gradient, and does not decay either.
@@ -83,5 +83,18 @@ def parameter_ema(momentum: Schedule) -> optax.GradientTransformation:
 
     def update(params: Any, state: optax.EmaState, _: Any = None) -> tuple[Any, optax.EmaState]:
         return optax.ema(momentum(state.count), debias=False).update(params, state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def count_updates() -> optax.GradientTransformation:
+    """In the place of `parameter_ema` where there is no target encoder: only the count moves on."""
+
+    def init(params: Any) -> optax.EmaState:
+        del params
+        return optax.EmaState(jnp.zeros([], jnp.int32), {})
+
+    def update(params: Any, state: optax.EmaState, _: Any = None) -> tuple[Any, optax.EmaState]:
+        return params, optax.EmaState(optax.safe_increment(state.count), {})
 
     return optax.GradientTransformation(init, update)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.sampling import MASKED, ClipSpec
-from echojepa_jax.masking.multiblock import MaskSpec
+from echojepa_jax.masking.masks import Mask
 from echojepa_jax.ops.attention import choose_backend
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, image_mask, image_spec, mask_specs
@@ -168,7 +168,7 @@ def shapes_of(config: ConfigDict, channels: int = 3, image_channels: int = 3) ->
     return batch
 
 
-def _shapes(count: int, clip: ClipSpec, masks: Sequence[MaskSpec], channels: int) -> Batch:
+def _shapes(count: int, clip: ClipSpec, masks: Sequence[Mask], channels: int) -> Batch:
     def ids(lengths: Iterable[int]) -> tuple[jax.ShapeDtypeStruct, ...]:
         return tuple(jax.ShapeDtypeStruct((count, length), jnp.int32) for length in lengths)
 

@@ -35,6 +35,25 @@ def warmup_cosine(start: float, peak: float, final: float, warmup: int, total: i
     return schedule
 
 
+def warmup_cosine_from_0(
+    start: float, peak: float, final: float, warmup: int, total: int
+) -> Schedule:
+    """VideoMAE's: as `warmup_cosine`, but counted from 0, and the warm-up ends on the peak.
+
+    Its first update has `start`, its update number `warmup` the peak, and so has the next one.
+    `final` may lie above the peak, as in the recipe of EchoMAE.
+    """
+
+    def schedule(k: Any) -> Any:
+        xp, i = _numerics(k), k - 1
+        rising = start + (peak - start) * i / max(1, warmup - 1)
+        progress = (i - warmup) / max(1, total - warmup)
+        falling = final + (peak - final) * 0.5 * (1.0 + xp.cos(math.pi * progress))
+        return xp.where(i < warmup, rising, falling)
+
+    return schedule
+
+
 def linear(start: float, final: float, total: int) -> Schedule:
     """`start + (final - start) k / total`: the cooldown's learning rate, and the EMA momentum."""
 

@@ -9,19 +9,24 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from echojepa_jax.models.family import V21, make_encoder, make_predictor
+from echojepa_jax.models.family import V21, VIDEOMAE, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.train import schedules
 from echojepa_jax.train.config import encoder_shape
+from echojepa_jax.train.objectives.mae import Mae
 from echojepa_jax.train.objectives.vjepa2 import VJepa2
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
-from echojepa_jax.train.optim import adamw, parameter_ema
+from echojepa_jax.train.optim import adamw, count_updates, parameter_ema
+
+Objective = VJepa2 | VJepa21 | Mae
 
 
 class Networks(NamedTuple):
     """The encoder (context and target share the architecture), the predictor, and their purpose.
+
+    The predictor of VideoMAE is its decoder.
 
     mean, std: of pixels in 0..1, per colour. objective: what they are trained for.
     images: the objective of the images that every batch holds as well; None = it holds none.
@@ -32,7 +37,7 @@ class Networks(NamedTuple):
     predictor: Predictor
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
-    objective: VJepa2 | VJepa21 = VJepa2()
+    objective: Objective = VJepa2()
     images: VJepa21 | None = None
     image_share: float = 0.0
 
@@ -42,11 +47,14 @@ class Networks(NamedTuple):
 
 
 class Schedules(NamedTuple):
-    """Functions of the number of updates; see train/schedules.py for where each starts to count."""
+    """Functions of the number of updates; see train/schedules.py for where each starts to count.
+
+    momentum: of the target encoder; None if there is none.
+    """
 
     learning_rate: schedules.Schedule
     weight_decay: schedules.Schedule
-    momentum: schedules.Schedule
+    momentum: schedules.Schedule | None
 
 
 class Optimizer(NamedTuple):
@@ -61,13 +69,19 @@ class TrainState:
     """Everything that a checkpoint holds.
 
     `step` counts batches seen; `target.count` counts updates made (a skipped step makes none).
-    `params` is {"encoder": tree, "predictor": tree}; `target.ema` is the target encoder.
+    `params` is {"encoder": tree, "predictor": tree}; `target.ema` is the target encoder, an empty
+    tree if the objective has none.
     """
 
     step: jax.Array
     params: dict[str, Any]
     opt_state: Any
     target: optax.EmaState
+
+    @property
+    def encoder(self) -> Any:
+        """The parameters of the encoder to use: of the target encoder, if there is one."""
+        return self.target.ema or self.params["encoder"]
 
     def parts(self) -> dict[str, Any]:
         """The folders of a checkpoint: weights can be read without the optimizer's state."""
@@ -98,6 +112,7 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
     predictor = make_predictor(
         model.family,
         levels=objective.levels,
+        tubelet=model.tubelet,
         patch=model.patch,
         out_width=shape.width,
         width=config.predictor.width,
@@ -118,8 +133,10 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
     )
 
 
-def make_objective(config: ConfigDict) -> VJepa2 | VJepa21:
+def make_objective(config: ConfigDict) -> Objective:
     """What a config trains for."""
+    if config.model.family == VIDEOMAE:
+        return Mae(tuple(config.data.mean), tuple(config.data.std), config.mae.norm_pix)
     exponent, settings = config.optim.loss_exponent, config.objective
     if config.model.family != V21:
         return VJepa2(exponent)
@@ -140,13 +157,16 @@ def make_schedules(config: ConfigDict) -> Schedules:
         learning_rate = schedules.linear(optim.peak_lr, optim.final_lr, total)
     else:
         warmup = int(optim.warmup_epochs * optim.updates_per_epoch)
-        learning_rate = schedules.warmup_cosine(
-            optim.start_lr, optim.peak_lr, optim.final_lr, warmup, total
-        )
+        from_0 = optim.schedule == "warmup_cosine_from_0"
+        rises = schedules.warmup_cosine_from_0 if from_0 else schedules.warmup_cosine
+        learning_rate = rises(optim.start_lr, optim.peak_lr, optim.final_lr, warmup, total)
+    momentum = None
+    if make_objective(config).has_target:
+        momentum = schedules.linear(optim.momentum[0], optim.momentum[1], total)
     return Schedules(
         learning_rate,
         schedules.cosine(optim.weight_decay, optim.final_weight_decay, total),
-        schedules.linear(optim.momentum[0], optim.momentum[1], total),
+        momentum,
     )
 
 
@@ -163,7 +183,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Opti
             clip_norm=optim.clip_norm,
             images="images" in config,
         ),
-        parameter_ema(schedule.momentum),
+        parameter_ema(schedule.momentum) if schedule.momentum else count_updates(),
     )
 
 
@@ -182,7 +202,7 @@ def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> d
 
 
 def new_state(params: dict[str, Any], optimizer: Optimizer) -> TrainState:
-    """The state before the first update: the target encoder equals the context encoder."""
+    """The state before the first update: a target encoder equals the context encoder."""
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,

@@ -5,6 +5,7 @@ import json
 
 import jinja2
 
+from echojepa_jax.models.family import VIDEOMAE
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained
 
@@ -25,6 +26,7 @@ def model_card(weights: Pretrained, form: str) -> str:
     ]
     return environment.from_string(text).render(
         form=form,
+        mae=weights.shape.family == VIDEOMAE,
         shape=weights.shape,
         predictor=weights.predictor_shape,
         clip=weights.clip,

@@ -1,4 +1,4 @@
-"""Checks that a config of transformers' VJEPA2Model describes the network that is built here.
+"""Checks that a config of transformers describes the network that is built here.
 
 The arrays of another network often have the same names and shapes: only the config shows that they
 mean something else.
@@ -10,32 +10,61 @@ from typing import Any
 
 from echojepa_jax.utils.errors import UserError
 
-# The network that is built here. Older configs lack some of these fields, and mean the same.
-_FIXED: Mapping[str, Any] = {
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "qkv_bias": True,
-    "in_chans": 3,
-    "use_rope": True,
-    "interpolate_rope": False,
-    "pred_use_mask_tokens": True,
-    "use_SiLU": False,
-    "is_causal": False,
-    "is_decoder": False,
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-    "pruned_heads": {},
-    "num_distillation_outputs": 1,  # of V-JEPA 2.1; without its levels it changes nothing
+MODELS = {"vjepa2": "VJEPA2Model", "videomae": "VideoMAEForPreTraining"}
+"""The model of each `model_type` that is read."""
+
+# Of every model of transformers.
+_SHARED: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu",),
+    "is_causal": (False,),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": ({},),
+}
+# The networks that are built here, by `model_type`: the values that a field may have. Older configs
+# lack some of these fields, and mean the same.
+_FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "vjepa2": {
+        **_SHARED,
+        "layer_norm_eps": (1e-6,),
+        "qkv_bias": (True,),
+        "in_chans": (3,),
+        "use_rope": (True,),
+        "interpolate_rope": (False,),
+        "pred_use_mask_tokens": (True,),
+        "use_SiLU": (False,),
+        "num_distillation_outputs": (1,),  # of V-JEPA 2.1; without its levels it changes nothing
+    },
+    "videomae": {
+        **_SHARED,
+        # Public files have transformers' default; their networks were trained with the first one.
+        "layer_norm_eps": (1e-6, 1e-12),
+        "qkv_bias": (True,),
+        "qv_bias": (True,),
+        "num_channels": (3,),
+    },
 }
 
-_SIZES = frozenset(
-    (
-        *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("mlp_ratio", "pred_hidden_size", "pred_num_hidden_layers", "pred_num_attention_heads"),
-        *("pred_mlp_ratio", "pred_num_mask_tokens", "frames_per_clip", "crop_size"),
-    )
-)
+_SIZES: Mapping[str, frozenset[str]] = {
+    "vjepa2": frozenset(
+        (
+            *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers"),
+            *("num_attention_heads", "mlp_ratio", "pred_hidden_size", "pred_num_hidden_layers"),
+            *("pred_num_attention_heads", "pred_mlp_ratio", "pred_num_mask_tokens"),
+            *("frames_per_clip", "crop_size"),
+        )
+    ),
+    "videomae": frozenset(
+        (
+            *("patch_size", "tubelet_size", "hidden_size", "num_hidden_layers"),
+            *("num_attention_heads", "intermediate_size", "image_size", "num_frames"),
+            *("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads"),
+            *("decoder_intermediate_size", "use_mean_pooling"),
+        )
+    ),
+}
 
 # Fields that change nothing in a forward pass: of a VJEPA2Config, and of every model when
 # transformers writes all fields.
@@ -59,7 +88,7 @@ _HARMLESS = frozenset(
         *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores"),
         *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
         *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
-        *("begin_suppress_tokens",),
+        *("begin_suppress_tokens", "norm_pix_loss"),
     )
 )
 
@@ -70,24 +99,25 @@ def check_network(
     """Refuses the config of a network that computes something else than ours.
 
     Args:
-      path: of the config, for the message.
+      path: of the config, for the message. config: its `model_type` is one of `MODELS`.
       is_expected: whether the user says of a field that it may be left out.
 
     Raises:
       UserError: names the fields that differ, or those that are not known. A field that is false
         or null is no exception: it may switch off a layer that is built here.
     """
+    model = config["model_type"]
     differ = [
-        f"{name} is {config[name]!r}, not {wanted!r}"
-        for name, wanted in _FIXED.items()
-        if name in config and config[name] != wanted
+        f"{name} is {config[name]!r}, not {allowed[0]!r}"
+        for name, allowed in _FIXED[model].items()
+        if name in config and config[name] not in allowed
     ]
     if differ:
         raise UserError(
-            f"{path} describes a network other than V-JEPA 2, which is what this program builds: "
+            f"{path} describes a network other than the {MODELS[model]} that this program builds: "
             f"{'; '.join(differ)}. These weights would compute something else"
         )
-    known = _FIXED.keys() | _SIZES | _HARMLESS
+    known = _FIXED[model].keys() | _SIZES[model] | _HARMLESS
     unknown = [
         f"{name} = {value!r}"
         for name, value in config.items()

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from echojepa_jax.models.family import make_encoder, make_predictor
+from echojepa_jax.models.family import VIDEOMAE, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder, EncoderShape
 from echojepa_jax.ops.attention import fastest
-from echojepa_jax.weights.vjepa2 import Tree
+from echojepa_jax.weights import videomae, vjepa2
+from echojepa_jax.weights.vjepa2 import Row, Tree
 
 PARTS = ("encoder", "context_encoder", "predictor")
 """What there may be: `encoder` is the one to use (the target encoder, where both are there)."""
@@ -23,10 +24,11 @@ PARTS = ("encoder", "context_encoder", "predictor")
 
 @dataclasses.dataclass(frozen=True)
 class PredictorShape:
-    """Sizes of a predictor, see `models.predictor.Predictor`.
+    """Sizes of a predictor, see `models.predictor.Predictor`, or of VideoMAE's decoder.
 
     levels: of the encoder that come in and are predicted. out_width: of one that is predicted; 0 =
     as wide as the encoder. That of a distilled model is as wide as the encoder of its teacher.
+    VideoMAE's decoder predicts pixels, as many as a token has.
     """
 
     width: int
@@ -81,7 +83,10 @@ class Pretrained:
         assert self.predictor_shape is not None, "there is a predictor"
         sizes = dataclasses.asdict(self.predictor_shape)
         sizes["out_width"] = sizes["out_width"] or self.shape.width
-        return make_predictor(self.shape.family, patch=self.shape.patch, dtype=dtype, **sizes)
+        shape = self.shape
+        return make_predictor(
+            shape.family, tubelet=shape.tubelet, patch=shape.patch, dtype=dtype, **sizes
+        )
 
     def only(self, *parts: str) -> "Pretrained":
         """The same with fewer parts."""
@@ -91,6 +96,14 @@ class Pretrained:
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of every part."""
         return {part: fingerprint(tree) for part, tree in self.params.items()}
+
+
+def rows_of(shape: EncoderShape, predictor: PredictorShape | None, part: str) -> tuple[Row, ...]:
+    """The table of PyTorch's names for a part of these sizes."""
+    if shape.family == VIDEOMAE:
+        return videomae.rows_of(part, shape.tubelet, shape.patch)
+    levels = predictor.levels if predictor else 1
+    return vjepa2.rows_of(part, shape.tubelet, shape.patch, shape.family, levels)
 
 
 def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part: str) -> Tree:

@@ -21,13 +21,13 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from echojepa_jax.models.family import V2, V21
+from echojepa_jax.models.family import V2, V21, VIDEOMAE
 from echojepa_jax.models.v21 import LEVELS
 from echojepa_jax.models.vit import SIZES, EncoderShape
 from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
-from echojepa_jax.weights import vjepa2
-from echojepa_jax.weights.hugging_face import check_network
+from echojepa_jax.weights import videomae, vjepa2
+from echojepa_jax.weights.hugging_face import MODELS, check_network
 from echojepa_jax.weights.pretrained import (
     PARTS,
     ClipInput,
@@ -35,6 +35,7 @@ from echojepa_jax.weights.pretrained import (
     Pretrained,
     expected_shapes,
     fingerprint,
+    rows_of,
 )
 from echojepa_jax.weights.vjepa2 import Array, Lazy
 
@@ -66,7 +67,7 @@ def read_weights(
 
     Args:
       path: a folder with a config.json (ours or Hugging Face's), a PyTorch file, or a .safetensors
-        file with V-JEPA 2's or Hugging Face's names.
+        file with V-JEPA 2's, VideoMAE's or Hugging Face's names.
       heads, predictor_heads: attention heads, which a file without a config lacks; 0 = by
         the table of sizes.
       clip: the input, which a file without our config lacks; None = V-JEPA 2's.
@@ -86,9 +87,9 @@ def read_weights(
         config = _read_config(path)
         if config.get("format") == FORMAT:
             return _read_ours(path, config)
-        if config.get("model_type") != "vjepa2":
+        if config.get("model_type") not in MODELS:
             raise UserError(
-                f"{path / CONFIG} is neither of our weights nor of a VJEPA2Model "
+                f"{path / CONFIG} is neither of our weights nor of a VJEPA2Model or VideoMAE "
                 f"(model_type {config.get('model_type')!r})"
             )
         return _from_hugging_face(path, config, _open_folder(path), ignore)
@@ -278,15 +279,22 @@ def _from_torch(
             "left out, as they are not weights or were named with --ignore: %s", ", ".join(left_out)
         )
     if "hugging_face" in parts:
-        parts = dict(vjepa2.from_hugging_face(parts["hugging_face"]))
-        parts = {part: named for part, named in parts.items() if named}
+        parts = _hugging_face_parts(parts["hugging_face"])
     if "encoder" not in parts:
         raise UserError(f"{path} holds no encoder, only {sorted(parts)}")
     shape = _encoder_shape(path, parts["encoder"], heads)
     predictor = None
     if "predictor" in parts:
-        predictor = _predictor_shape(path, parts["predictor"], shape.width, predictor_heads)
+        predictor = _predictor_shape(path, parts["predictor"], shape, predictor_heads)
     return _build(path, parts, shape, predictor, clip)
+
+
+def _hugging_face_parts(named: Mapping[str, Array]) -> dict[str, Mapping[str, Array]]:
+    """The parts of a state dict with transformers' names, under the original's names."""
+    # Only VideoMAE's layers have this name.
+    mae = any(".layernorm_before." in name or name == "encoder_to_decoder.weight" for name in named)
+    found = videomae.from_hugging_face(named) if mae else vjepa2.from_hugging_face(named)
+    return {part: tensors for part, tensors in found.items() if tensors}
 
 
 def _build(
@@ -298,8 +306,7 @@ def _build(
 ) -> Pretrained:
     params = {}
     for part in sorted(parts, key=PARTS.index):
-        levels = predictor.levels if predictor else 1
-        rows = vjepa2.rows_of(part, shape.tubelet, shape.patch, shape.family, levels)
+        rows = rows_of(shape, predictor, part)
         try:
             params[part] = vjepa2.from_torch(
                 parts[part], rows, expected_shapes(shape, predictor, part)
@@ -334,8 +341,10 @@ def _parts_of(
     targets = [name for name in _TARGETS if name in sections]
     if not targets and not {_CONTEXT, _PREDICTOR} & set(sections):
         named, ignored = _clean(path, top, ignore)
-        kind = "hugging_face" if any(n.startswith("encoder.layer") for n in named) else "encoder"
-        return {kind: named}, left_out + ignored
+        if videomae.is_whole(named):
+            return videomae.to_parts(named), left_out + ignored
+        theirs = any(re.match(r"(videomae\.)?encoder\.layer\.", name) for name in named)
+        return {"hugging_face" if theirs else "encoder": named}, left_out + ignored
     parts: dict[str, Mapping[str, Array]] = {}
     roles = {targets[0]: "encoder"} if targets else {_CONTEXT: "encoder"}
     if targets and _CONTEXT in sections:
@@ -439,21 +448,30 @@ def _encoder_shape(path: Path, named: Mapping[str, Array], heads: int) -> Encode
         if (size.width, size.depth, size.mlp_hidden) == (width, depth, hidden)
     ]
     heads = _heads(path, width, sizes[0].heads if sizes else 0, heads, "--heads")
-    # Only V-JEPA 2.1 has norms of levels.
-    family = V21 if "norms_block.0.weight" in named else V2
+    family = V2
+    if "norms_block.0.weight" in named:  # only V-JEPA 2.1 has norms of levels
+        family = V21
+    elif "blocks.0.attn.q_bias" in named:
+        family = VIDEOMAE
     return EncoderShape(width, depth, heads, hidden, tubelet, patch, family)
 
 
 def _predictor_shape(
-    path: Path, named: Mapping[str, Array], encoder_width: int, heads: int
+    path: Path, named: Mapping[str, Array], encoder: EncoderShape, heads: int
 ) -> PredictorShape:
+    if encoder.family == VIDEOMAE:
+        width, _ = _need(path, named, "encoder_to_decoder.weight", 2)
+        hidden, _ = _need(path, named, "decoder.blocks.0.mlp.fc1.weight", 2)
+        # Of all its sizes, heads have 64 channels.
+        heads = _heads(path, width, 0 if width % 64 else width // 64, heads, "--predictor_heads")
+        return PredictorShape(width, _depth(named, r"decoder\.blocks"), heads, hidden, 1)
     # Two layers take in several levels, one layer takes in the last level.
     several = "predictor_embed.0.weight" in named
     embed = "predictor_embed.2.weight" if several else "predictor_embed.weight"
     levels = LEVELS if several else 1
     width, _ = _need(path, named, embed, 2)
     outputs, _ = _need(path, named, "predictor_proj.weight", 2)
-    out_width = 0 if outputs == levels * encoder_width else outputs // levels
+    out_width = 0 if outputs == levels * encoder.width else outputs // levels
     hidden, _ = _need(path, named, "predictor_blocks.0.mlp.fc1.weight", 2)
     tokens = sum(name.startswith("mask_tokens.") for name in named)
     heads = _heads(path, width, 12 if width == 384 else 0, heads, "--predictor_heads")
@@ -469,36 +487,72 @@ def _from_hugging_face(
 ) -> Pretrained:
     check_network(path / CONFIG, config, partial(_is_expected, ignore=ignore))
     kept = {n: partial(tensors.__getitem__, n) for n in tensors if not _is_expected(n, ignore)}
-    parts = {k: v for k, v in vjepa2.from_hugging_face(Lazy(kept)).items() if v}
+    parts = _hugging_face_parts(Lazy(kept))
     try:
-        width, patch = config["hidden_size"], config["patch_size"]
-        if not isinstance(patch, int):
-            patch, other = patch
-            if patch != other:
-                raise UserError(
-                    f"{path / CONFIG}: patch_size is {[patch, other]}: it must be square"
-                )
-        shape = EncoderShape(
-            width=width,
-            depth=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            mlp_hidden=int(width * config["mlp_ratio"]),
-            tubelet=config["tubelet_size"],
-            patch=patch,
-        )
-        predictor = PredictorShape(
-            width=config["pred_hidden_size"],
-            depth=config["pred_num_hidden_layers"],
-            heads=config["pred_num_attention_heads"],
-            mlp_hidden=int(config["pred_hidden_size"] * config["pred_mlp_ratio"]),
-            mask_tokens=config["pred_num_mask_tokens"],
-        )
+        sizes = _sizes_of_videomae if config["model_type"] == "videomae" else _sizes_of_vjepa2
+        shape, predictor, plain = sizes(config, _side(path, config, "patch_size"))
         mine = config.get("echojepa_jax", {})  # written by `write.py`
-        plain = {"frames": config["frames_per_clip"], "size": config["crop_size"]}
         clip, origin = clip_of(mine.get("clip", plain)), mine.get("origin", {})
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / CONFIG} is not that of a VJEPA2Model: {error!r}") from error
+        name = MODELS[config["model_type"]]
+        raise UserError(f"{path / CONFIG} is not that of a {name}: {error!r}") from error
     if "encoder" not in parts:
         raise UserError(f"{path} holds no encoder")
     built = _build(path, parts, shape, predictor if "predictor" in parts else None, clip)
     return dataclasses.replace(built, origin=origin or built.origin)
+
+
+def _side(path: Path, config: Mapping[str, Any], field: str) -> int:
+    """A size of the config, which may stand there as a pair of equal ones."""
+    value = config[field]
+    if isinstance(value, int):
+        return value
+    height, width = value
+    if height != width:
+        raise UserError(f"{path / CONFIG}: {field} is {[height, width]}: it must be square")
+    return int(height)
+
+
+_Sizes = tuple[EncoderShape, PredictorShape, dict[str, int]]
+
+
+def _sizes_of_vjepa2(config: Mapping[str, Any], patch: int) -> _Sizes:
+    """Of encoder, predictor and clip."""
+    width = config["hidden_size"]
+    shape = EncoderShape(
+        width=width,
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        mlp_hidden=int(width * config["mlp_ratio"]),
+        tubelet=config["tubelet_size"],
+        patch=patch,
+    )
+    predictor = PredictorShape(
+        width=config["pred_hidden_size"],
+        depth=config["pred_num_hidden_layers"],
+        heads=config["pred_num_attention_heads"],
+        mlp_hidden=int(config["pred_hidden_size"] * config["pred_mlp_ratio"]),
+        mask_tokens=config["pred_num_mask_tokens"],
+    )
+    return shape, predictor, {"frames": config["frames_per_clip"], "size": config["crop_size"]}
+
+
+def _sizes_of_videomae(config: Mapping[str, Any], patch: int) -> _Sizes:
+    """Of encoder, decoder and clip."""
+    shape = EncoderShape(
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        mlp_hidden=config["intermediate_size"],
+        tubelet=config["tubelet_size"],
+        patch=patch,
+        family=VIDEOMAE,
+    )
+    decoder = PredictorShape(
+        width=config["decoder_hidden_size"],
+        depth=config["decoder_num_hidden_layers"],
+        heads=config["decoder_num_attention_heads"],
+        mlp_hidden=config["decoder_intermediate_size"],
+        mask_tokens=1,
+    )
+    return shape, decoder, {"frames": config["num_frames"], "size": config["image_size"]}

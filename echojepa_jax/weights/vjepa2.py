@@ -62,7 +62,8 @@ def _tubelet_layout(tubelet: int, patch: int) -> Layout:
     )
 
 
-def _block_rows(prefix: str) -> tuple[Row, ...]:
+def block_rows(prefix: str) -> tuple[Row, ...]:
+    """The rows of a stack of blocks. prefix: of their names, without their number."""
     rows = []
     for theirs, ours in (
         ("attn.qkv", "attention/qkv"),
@@ -83,7 +84,7 @@ def encoder_rows(tubelet: int, patch: int) -> tuple[Row, ...]:
     return (
         Row("patch_embed.proj.weight", "patch_embed/kernel", _tubelet_layout(tubelet, patch)),
         Row("patch_embed.proj.bias", "patch_embed/bias"),
-        *_block_rows("blocks"),
+        *block_rows("blocks"),
         Row("norm.weight", "norm/scale"),
         Row("norm.bias", "norm/bias"),
     )
@@ -95,7 +96,7 @@ def predictor_rows() -> tuple[Row, ...]:
         Row("predictor_embed.weight", "embed/kernel", LINEAR),
         Row("predictor_embed.bias", "embed/bias"),
         Row("mask_tokens.{i}", "mask_tokens", TOKEN),
-        *_block_rows("predictor_blocks"),
+        *block_rows("predictor_blocks"),
         Row("predictor_norm.weight", "norm/scale"),
         Row("predictor_norm.bias", "norm/bias"),
         Row("predictor_proj.weight", "proj/kernel", LINEAR),
@@ -201,8 +202,8 @@ def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) 
         flat[tuple(row.ours.split("/"))] = out
     if missing or left or misfits:
         raise UserError(
-            f"the weights do not fit this model: missing {_some(missing)}, "
-            f"not understood {_some(sorted(left))}, wrong {_some(misfits)}"
+            f"the weights do not fit this model: missing {some(missing)}, "
+            f"not understood {some(sorted(left))}, wrong {some(misfits)}"
         )
     return unflatten_dict(flat)
 
@@ -219,7 +220,7 @@ def _misfit(value: Array, layout: Layout, place: Array) -> str:
     return ""
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """A list for a sentence: all of it, or its start and how many more there are."""
     if not names:
         return "nothing"
@@ -321,7 +322,7 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"not the names of a VJEPA2Model: {_some(sorted(unknown))}")
+        raise UserError(f"not the names of a VJEPA2Model: {some(sorted(unknown))}")
     return {part: Lazy(make) for part, make in parts.items()}
 
 

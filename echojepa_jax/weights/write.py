@@ -11,13 +11,13 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from echojepa_jax.models.family import V2
+from echojepa_jax.models.family import V2, VIDEOMAE
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.extras import pip_install
 from echojepa_jax.utils.files import whole, write_json
-from echojepa_jax.weights import vjepa2
+from echojepa_jax.weights import videomae, vjepa2
 from echojepa_jax.weights.card import model_card
-from echojepa_jax.weights.pretrained import Pretrained
+from echojepa_jax.weights.pretrained import ClipInput, Pretrained, rows_of
 from echojepa_jax.weights.read import CARD, CONFIG, ORBAX, TENSORS, TORCH, config_of
 from echojepa_jax.weights.vjepa2 import Array
 
@@ -82,17 +82,18 @@ def save_tensors(tensors: dict[str, Array], folder: Path) -> None:
 
 
 def _torch_parts(weights: Pretrained) -> dict[str, dict[str, Array]]:
-    """V-JEPA 2's names by part."""
-    shape, predictor = weights.shape, weights.predictor_shape
-    how = shape.tubelet, shape.patch, shape.family, predictor.levels if predictor else 1
+    """The original's names by part."""
+    sizes = weights.shape, weights.predictor_shape
     return {
-        part: vjepa2.to_torch(tree, vjepa2.rows_of(part, *how))
-        for part, tree in weights.params.items()
+        part: vjepa2.to_torch(tree, rows_of(*sizes, part)) for part, tree in weights.params.items()
     }
 
 
 def _torch(weights: Pretrained, folder: Path) -> None:
-    """A checkpoint of V-JEPA 2's PyTorch code: `target_encoder`, `encoder` and `predictor`."""
+    """A checkpoint of the original's PyTorch code.
+
+    V-JEPA 2's has `target_encoder`, `encoder` and `predictor`, VideoMAE's everything in `model`.
+    """
     try:
         import torch
     except ImportError as error:
@@ -102,20 +103,30 @@ def _torch(weights: Pretrained, folder: Path) -> None:
         for part, tensors in _torch_parts(weights).items()
     }
     parts: dict[str, Any] = {}
-    if "encoder" in named:
+    if weights.shape.family == VIDEOMAE:
+        parts["model"] = videomae.from_parts(named)
+    elif "encoder" in named:
         # Code that reads one encoder looks for either name; equal tensors are stored once.
         parts["target_encoder"] = named["encoder"]
         parts["encoder"] = named.get("context_encoder", named["encoder"])
     elif "context_encoder" in named:
         parts["encoder"] = named["context_encoder"]
-    if "predictor" in named:
+    if "predictor" in named and weights.shape.family != VIDEOMAE:
         parts["predictor"] = named["predictor"]
     torch.save(parts, folder / TORCH)
     write_json(folder / CONFIG, config_of(weights))
 
 
 def _hugging_face(weights: Pretrained, folder: Path) -> None:
-    """What `VJEPA2Model.from_pretrained` loads."""
+    """What `from_pretrained` of transformers' VJEPA2Model or VideoMAEForPreTraining loads."""
+    family = weights.shape.family
+    write = {V2: _vjepa2_model, VIDEOMAE: _videomae_for_pretraining}.get(family)
+    if write is None:
+        raise UserError(f"transformers has no model of family {family}: choose another --format")
+    write(weights, folder)
+
+
+def _vjepa2_model(weights: Pretrained, folder: Path) -> None:
     predictor = weights.predictor_shape
     if "predictor" not in weights.params or predictor is None or "encoder" not in weights.params:
         raise UserError(
@@ -123,11 +134,6 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
             "choose another --format"
         )
     shape, clip = weights.shape, weights.clip
-    if shape.family != V2:
-        raise UserError(
-            f"a VJEPA2Model is of family {V2}, and these weights are of family {shape.family}: "
-            "choose another --format"
-        )
     config = {
         "architectures": ["VJEPA2Model"],
         "model_type": "vjepa2",
@@ -152,8 +158,49 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
         "echojepa_jax": {"clip": vars(clip), "origin": dict(weights.origin)},
     }
     write_json(folder / CONFIG, config)
+    _write_processor(folder, clip, "VJEPA2VideoProcessor")
+    save_tensors(vjepa2.to_hugging_face(_torch_parts(weights.only("encoder", "predictor"))), folder)
+
+
+def _videomae_for_pretraining(weights: Pretrained, folder: Path) -> None:
+    decoder, shape, clip = weights.predictor_shape, weights.shape, weights.clip
+    if set(weights.params) != {"encoder", "predictor"} or decoder is None:
+        raise UserError(
+            "a VideoMAEForPreTraining is an encoder and a decoder, and these weights lack one of "
+            "them: choose another --format"
+        )
+    config = {
+        "architectures": ["VideoMAEForPreTraining"],
+        "model_type": "videomae",
+        "dtype": "float32",
+        "patch_size": shape.patch,
+        "image_size": clip.size,
+        "num_frames": clip.frames,
+        "tubelet_size": shape.tubelet,
+        "num_channels": 3,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.mlp_hidden,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qv_bias": True,
+        "use_mean_pooling": False,
+        "decoder_hidden_size": decoder.width,
+        "decoder_num_hidden_layers": decoder.depth,
+        "decoder_num_attention_heads": decoder.heads,
+        "decoder_intermediate_size": decoder.mlp_hidden,
+        "echojepa_jax": {"clip": vars(clip), "origin": dict(weights.origin)},
+    }
+    write_json(folder / CONFIG, config)
+    _write_processor(folder, clip, "VideoMAEVideoProcessor")
+    save_tensors(videomae.to_hugging_face(_torch_parts(weights)), folder)
+
+
+def _write_processor(folder: Path, clip: ClipInput, kind: str) -> None:
+    """How transformers makes an input of a video: scaled, cut at the centre, normalised."""
     processor = {
-        "video_processor_type": "VJEPA2VideoProcessor",
+        "video_processor_type": kind,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -165,7 +212,6 @@ def _hugging_face(weights: Pretrained, folder: Path) -> None:
         "crop_size": {"height": clip.size, "width": clip.size},
     }
     write_json(folder / "video_preprocessor_config.json", processor)
-    save_tensors(vjepa2.to_hugging_face(_torch_parts(weights.only("encoder", "predictor"))), folder)
 
 
 def mlp_ratio(width: int, hidden: int) -> float:

@@ -77,6 +77,16 @@ def test_it_equals_xla_forward_and_backward(heads, channels, segments):
         np.testing.assert_allclose(got, other, atol=5e-6)
 
 
+def test_it_rotates_nothing_where_there_are_no_angles():
+    qkv, weight, *_ = inputs(2, 41, 2, 64, jnp.float32)
+    mine = outputs_and_gradients(
+        interpreted, qkv, weight, *ops.angles_for("fused", None, 41, 64), 2, ()
+    )
+    wanted = outputs_and_gradients(by_xla, qkv, weight, None, None, 2, ())
+    for a, b in zip(mine, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
 @pytest.mark.parametrize(("heads", "channels"), [(2, 64), (4, 32), (2, 88)])
 def test_in_half_precision_it_is_one_rounding_away_from_xla(heads, channels):
     segments = (100, 156)

@@ -32,11 +32,11 @@ import grain
 import numpy as np
 
 from echojepa_jax.data.clips import transforms
-from echojepa_jax.data.clips.sampling import KEPT, MASKED, ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import KEPT, MASKED, NEED_RATE, ClipSpec, clip_frame_ids
 from echojepa_jax.data.clips.workers import Batch, MakePart, build
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.masking import multiblock
+from echojepa_jax.masking.masks import Mask, check_mask, sample_mask
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -51,7 +51,7 @@ class Images(NamedTuple):
 
     samples: Sequence[Sample]
     clip: ClipSpec
-    mask: multiblock.MaskSpec
+    mask: Mask
     grid: tuple[int, int, int]
     global_batch: int
 
@@ -60,7 +60,7 @@ def training_batches(
     samples: Sequence[Sample],
     *,
     clip: ClipSpec,
-    masks: Sequence[multiblock.MaskSpec],
+    masks: Sequence[Mask],
     grid: tuple[int, int, int],
     seed: int,
     global_batch: int,
@@ -87,7 +87,7 @@ def training_batches(
     def maker(
         samples: Sequence[Sample],
         clip: ClipSpec,
-        masks: Sequence[multiblock.MaskSpec],
+        masks: Sequence[Mask],
         grid: tuple[int, int, int],
         global_batch: int,
         seed: int,
@@ -95,7 +95,7 @@ def training_batches(
         padded: str = KEPT,
     ) -> MakePart:
         for spec in masks:
-            multiblock.check(spec, grid)
+            check_mask(spec, grid)
         return functools.partial(
             _training_part,
             videos=_Videos.of(samples, clip),
@@ -233,7 +233,7 @@ class _Videos:
                 raise UserError(
                     f"{sample.path} has not been scanned: its number of frames is unknown."
                 )
-            if clip.by != "stride" and not sample.fps > 0:
+            if clip.by in NEED_RATE and not sample.fps > 0:
                 raise UserError(
                     f"{sample.path} tells no frame rate, which data.sample_by={clip.by} needs: "
                     "use stride"
@@ -286,7 +286,7 @@ def _training_part(
     videos: _Videos,
     order: grain.MapDataset[int],
     clip: ClipSpec,
-    masks: tuple[multiblock.MaskSpec, ...],
+    masks: tuple[Mask, ...],
     grid: tuple[int, int, int],
     seed: int,
     global_batch: int,
@@ -304,7 +304,7 @@ def _training_part(
     targets = tuple(np.empty((count, spec.target_tokens), np.int32) for spec in masks)
     for m, spec in enumerate(masks):
         for i, position in enumerate(positions):
-            drawn = multiblock.sample(spec, grid, seed, m, step, position)
+            drawn = sample_mask(spec, grid, seed, m, step, position)
             context[m][i], targets[m][i] = drawn
     batch["context_ids"], batch["target_ids"] = context, targets
     if padded == MASKED:

@@ -14,6 +14,10 @@ import numpy as np
 
 from echojepa_jax.utils.errors import UserError
 
+WAYS = ("fps", "stride", "duration", "share")
+NEED_RATE = ("fps", "duration")
+"""Ways of sampling (`by` of `clip_frame_ids`), and those that need the video's frame rate."""
+
 ROUNDING = 1e-6
 """frames; keeps 2.9999999996 from becoming frame 2"""
 KEPT, MASKED = "kept", "masked"
@@ -56,6 +60,8 @@ def clip_frame_ids(
         "stride": `value` frames.
         "duration": `length` frames evenly over `value` seconds at the true frame rate, rounded down
             to whole frames one by one; it repeats frames where the file has too few a second.
+        "share": `length` frames evenly over a window of `value` times the video, from its first to
+            its last frame, rounded down; 1 is the whole video, which is never too short.
     rng: draws the start of the window; None takes the centre of part k of n equal parts, `part` =
         (k, n).
 
@@ -69,7 +75,7 @@ def clip_frame_ids(
             f"A clip of {length} frames by {by}={value:g} from a video of {frames} frames is "
             "impossible: all three must be positive."
         )
-    if by in ("fps", "duration") and not fps > 0:
+    if by in NEED_RATE and not fps > 0:
         raise UserError(
             f'Sampling by="{by}" needs a frame rate and the file tells none: use by="stride".'
         )
@@ -80,13 +86,17 @@ def clip_frame_ids(
             distance = int(value)
         case "duration":
             distance = value * fps / length
+        case "share" if value <= 1:
+            window = max(1, round(value * frames))
+            distance = (window - 1) / max(1, length - 1)
         case _:
             raise UserError(
-                f'Sampling by="{by}" with value={value:g} is unknown: use "fps", "duration", or '
-                '"stride" with a whole number.'
+                f'Sampling by="{by}" with value={value:g} is unknown: use "fps", "duration", '
+                '"stride" with a whole number, or "share" with one up to 1.'
             )
 
-    window = math.ceil(length * distance - ROUNDING)
+    if by != "share":
+        window = math.ceil(length * distance - ROUNDING)
     last_start = max(0, frames - window)
     if rng is None:
         index, parts = part

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from echojepa_jax.data import manifest, splits
 from echojepa_jax.data.clips.pipeline import Batch, evaluation_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.units import of_errors, unit_of
 from echojepa_jax.features.encode import repeats_of, times_of, tokens_of
@@ -339,7 +339,7 @@ class OnlineProbe:
             quarantine=workdir / workdirs.per_host(workdirs.QUARANTINE),
             max_bad_share=config.data.max_bad_share,
             expect_stills=config.data.expect_stills,
-            need_rate=config.data.sample_by != "stride",
+            need_rate=config.data.sample_by in NEED_RATE,
             workers=max(1, config.data.workers),
         )
         samples = splits.divided(samples, {probe.train_split, probe.test_split})

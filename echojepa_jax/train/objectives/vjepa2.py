@@ -20,6 +20,11 @@ class VJepa2(NamedTuple):
     exponent: float = 1.0
 
     @property
+    def has_target(self) -> bool:
+        """Whether a target encoder makes what is predicted: yes."""
+        return True
+
+    @property
     def levels(self) -> int:
         """Layers of the encoder that are predicted: the last one."""
         return 1
@@ -37,8 +42,8 @@ class VJepa2(NamedTuple):
         target: Any,
         clips: jax.Array,
         batch: Batch,
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """All targets, and what is predicted of them.
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """Embeddings of all tokens, and what is predicted beside what it should be.
 
         Args:
           params: {"encoder", "predictor"}; target: of the target encoder.
@@ -46,7 +51,8 @@ class VJepa2(NamedTuple):
           batch: `context_ids`, `target_ids`: one int [B, K] per mask specification.
 
         Returns:
-          float32 [B, N, D], layer-normalised without parameters; and M times float32 [B, Kt, D].
+          float32 [B, N, D], layer-normalised without parameters; and M pairs (prediction, target)
+          of float32 [B, Kt, D].
         """
         # The targets are constants: no gradient flows into them, and nothing is stored for one.
         with jax.named_scope("target_encoder"):
@@ -63,7 +69,10 @@ class VJepa2(NamedTuple):
                 batch["target_ids"],
                 encoder.grid(*clips.shape[1:4]),
             )
-        return targets, [prediction.astype(jnp.float32) for prediction in out]
+        return targets, [
+            (prediction.astype(jnp.float32), take_tokens(targets, masked))
+            for prediction, masked in zip(out, batch["target_ids"], strict=True)
+        ]
 
     def loss(
         self,
@@ -86,12 +95,12 @@ class VJepa2(NamedTuple):
           The sum, and `loss_by_mask`, the same for each mask specification: float32 [M].
         """
         del step  # the same from the first to the last
-        targets, predictions = self.embed(encoder, predictor, params, target, clips, batch)
+        _, pairs = self.embed(encoder, predictor, params, target, clips, batch)
         grid = encoder.grid(*clips.shape[1:4])
         sums = []
-        for prediction, ids in zip(predictions, batch["target_ids"], strict=True):
+        for (prediction, wanted), ids in zip(pairs, batch["target_ids"], strict=True):
             present = present_tokens(batch, ids, grid, encoder.tubelet)
-            losses = clip_losses(prediction, take_tokens(targets, ids), self.exponent, present)
+            losses = clip_losses(prediction, wanted, self.exponent, present)
             sums.append(jnp.sum(jnp.where(batch["valid"], losses, 0.0)))
         by_mask = jnp.stack(sums)
         return jnp.mean(by_mask), {"loss_by_mask": by_mask}

@@ -40,6 +40,11 @@ class VJepa21(NamedTuple):
     ramp: tuple[int, int] = (0, 0)
     by_distance: bool = False
 
+    @property
+    def has_target(self) -> bool:
+        """Whether a target encoder makes what is predicted: yes."""
+        return True
+
     def context_weight_at(self, step: jax.Array) -> jax.Array:
         """Lambda after that many steps."""
         start, end = self.ramp
@@ -60,10 +65,13 @@ class VJepa21(NamedTuple):
         target: Any,
         clips: jax.Array,
         batch: Batch,
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """All targets, and what is predicted of them, as `VJepa2.embed` has it; D is levels x D."""
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """All embeddings, and pairs of them, as `VJepa2.embed` has it; D is levels x D."""
         targets, masked, _ = self._embed(encoder, predictor, params, target, clips, batch)
-        return targets, masked
+        return targets, [
+            (prediction, take_tokens(targets, ids))
+            for prediction, ids in zip(masked, batch["target_ids"], strict=True)
+        ]
 
     def _embed(
         self,

@@ -48,6 +48,20 @@ def test_by_duration_keeps_the_true_frame_rate():
     assert padded == 0
 
 
+@pytest.mark.parametrize("frames", [1, 7, 16, 61, 300])
+def test_a_share_of_one_spreads_the_frames_over_the_whole_video(frames):
+    ids, padded = ids_of(frames, 0.0, generator(0), by="share", value=1.0)
+    assert ids == np.linspace(0, frames - 1, 16).astype(int).tolist()
+    assert padded == 0
+
+
+def test_a_smaller_share_is_a_window_somewhere_in_the_video():
+    windows = [ids_of(100, 0.0, generator(i), by="share", value=0.4)[0] for i in range(200)]
+    assert {window[-1] - window[0] for window in windows} == {39}
+    assert {window[0] for window in windows} >= {0, 30, 60}
+    assert ids_of(100, 0.0, by="share", value=0.4)[0][0] == 30
+
+
 def test_evaluation_takes_the_centre_or_the_centres_of_parts():
     assert ids_of(100, 0, by="stride", value=2)[0] == list(range(34, 66, 2))
     first = ids_of(100, 0, by="stride", value=2, part=(0, 2))[0]
@@ -81,6 +95,7 @@ def test_every_start_is_drawn():
         st.tuples(st.just("fps"), st.integers(1, 60)),
         st.tuples(st.just("stride"), st.integers(1, 12)),
         st.tuples(st.just("duration"), st.floats(0.1, 10)),
+        st.tuples(st.just("share"), st.floats(0.01, 1)),
     ),
     seed=st.one_of(st.none(), st.integers(0, 2**32)),
 )
@@ -113,7 +128,13 @@ def test_an_unknown_frame_rate_names_the_way_out(by):
 
 
 @pytest.mark.parametrize(
-    "options", [{"by": "seconds"}, {"by": "stride", "value": 0.5}, {"value": 0}]
+    "options",
+    [
+        {"by": "seconds"},
+        {"by": "stride", "value": 0.5},
+        {"value": 0},
+        {"by": "share", "value": 1.1},
+    ],
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(UserError):

@@ -1,0 +1,43 @@
+"""EchoMAE-L, the paper's baseline, with a fair recipe: VideoMAE on ViT-L, as many FLOPs as vit_l.
+
+Command:   python -m echojepa_jax.main --config=configs/mae_l.py --workdir=runs/mae_l \
+             --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
+           Videos, clips, crops and encoder are those of configs/vit_l.py, and so is the start: both
+           from random weights, or both from natural videos (--config.init.from names a VideoMAE-L).
+Hardware:  as configs/vit_l.py.
+Duration:  343,500 updates of 1,024 clips cost what the 72,000 updates of configs/vit_l.py cost:
+             python -m echojepa_jax.plan --config=configs/mae_l.py --gpus=8 --compare=vit_l
+           For as many updates as there, set --config.optim.epochs=240. No such run was made here.
+Expect:    a loss between 0 and `loss_of_zero`, what it is if all predictions are 0. Try peak_lr
+           times 0.3 and 3 as well. For a cooldown, continue with optim.schedule=linear and
+           init.from=runs/mae_l, as configs/vit_l_cooldown.py does.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vit_l
+
+
+def get_config() -> ConfigDict:
+    config = vit_l.get_config()
+    config.model.family = "videomae"
+    # The decoder.
+    config.predictor.update(width=512, depth=4, heads=8, mlp_hidden=2048, mask_tokens=1)
+    config.mae = dict(mask="tube", mask_ratio=0.9, norm_pix=True)
+    # Of V-JEPA alone.
+    del config.masks, config.objective, config.optim.momentum, config.optim.loss_exponent
+
+    # VideoMAE's: rates of 1.5e-4 and 1e-5 for 256 clips; the warm-up is a twentieth of the run.
+    config.optim.update(
+        epochs=1145,
+        ipe_scale=1.0,
+        schedule="warmup_cosine_from_0",
+        warmup_epochs=57.25,
+        start_lr=4e-6,
+        peak_lr=6e-4,
+        final_lr=4e-5,
+        weight_decay=0.05,
+        final_weight_decay=0.05,
+        betas=(0.9, 0.95),
+    )
+    return config
