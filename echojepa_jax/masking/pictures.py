@@ -35,7 +35,8 @@ def strips(examples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Args:
       examples: "clips" uint8 [N, T, H, W, 3], "grid" (T', Hp, Wp), "mask_names" [M], and for each
-        mask m "blocks_m" bool [N, Hp, Wp] or [N, T', Hp, Wp], "context_ids_m" [N, Kc] and "target_ids_m" [N, Kt].
+        mask m "blocks_m" bool [N, Hp, Wp] or [N, T', Hp, Wp], "context_ids_m" [N, Kc] and
+        "target_ids_m" [N, Kt].
 
     Returns:
       uint8 [N, h, w, 3] under "frames" and under "mask NAME".
