@@ -25,10 +25,10 @@ from echojepa_jax.data.clips import pipeline
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.sources import read_source
 from echojepa_jax.main import train
+from echojepa_jax.train import alarms
 from echojepa_jax.train import config as configs
-from echojepa_jax.train import health
 from echojepa_jax.train.checkpoint import Checkpoints
-from echojepa_jax.train.evaluators import linear_probe
+from echojepa_jax.train.evaluators import health, linear_probe
 from echojepa_jax.train.state import make_networks
 from echojepa_jax.train.step import update
 from echojepa_jax.utils.config_fields import leaves
@@ -278,7 +278,7 @@ def test_f19_collapse_is_measured_and_raises_an_alarm(tiny, tmp_path):
         ({"cosine_similarity": 0.99}, "look alike"),
         ({"relative_error": 1.1}, "no better than the mean"),
     ):
-        judge = health.Judge(last_step=100)
+        judge = alarms.Judge(last_step=100)
         for step, now in ((50, fine), (60, fine | change)):
             found = judge.line({"step": step} | {f"health/{k}": v for k, v in now.items()})
         assert [sentence in alarm for alarm in found.values()] == [True] * bool(change)

@@ -18,10 +18,12 @@ from pydicom.data import get_testdata_file
 
 from echojepa_jax.main import _without_phantom, train
 from echojepa_jax.models.vit import EncoderShape
+from echojepa_jax.parallel.mesh import make_mesh
 from echojepa_jax.runtime.signals import Stopped
-from echojepa_jax.train.evaluators.linear_probe import OnlineProbe
+from echojepa_jax.train.evaluators import Evaluator, Moment
+from echojepa_jax.train.evaluators.linear_probe import LinearProbe
 from echojepa_jax.train.loop import run
-from echojepa_jax.train.state import init_params, make_networks
+from echojepa_jax.train.program import make_program
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
@@ -204,33 +206,33 @@ def test_a_probe_that_is_stopped_leaves_a_checkpoint(tiny, tmp_path):
     config = tiny(probe__every=2)
     made = []
 
-    def probe(step, networks, params, last, stop_asked):
-        assert not stop_asked()
-        made.append(step)
-        if step == 2:
+    def probe(moment):
+        assert not moment.stop_asked()
+        made.append(moment.step)
+        if moment.step == 2:
             raise Stopped
         return {}
 
     workdir = Workdir(tmp_path)
-    outcome = run(config, workdir, lambda samples: probe)
+    outcome = run(config, workdir, lambda samples: Evaluator("probe", 2, False, probe))
     assert (outcome.complete, outcome.step) == (False, 2)
     assert (tmp_path / "checkpoints" / "00000002").is_dir()
     with pytest.raises(AssertionError, match="continued"):
-        run(config, workdir, lambda samples: _fails)
+        run(config, workdir, lambda samples: Evaluator("probe", 2, False, _fails))
 
 
-def _fails(step, *_):
-    assert step != 2, "continued where it was"
+def _fails(moment):
+    assert moment.step != 2, "continued where it was"
 
 
 def test_a_signal_ends_the_encoding_of_a_probe(tiny, tmp_path):
     config = tiny(probe__source=PHANTOM)
-    probe = OnlineProbe(config, tmp_path, [])
-    networks = make_networks(config)
-    params = init_params(networks, jax.random.key(0), 4, 32)["encoder"]
-    assert probe(1, networks, params, False, lambda: False)
+    probe = LinearProbe(config, tmp_path, [])
+    program = make_program(config, make_mesh(replica=1, fsdp=-1))
+    moment = Moment(1, program.init(), program.networks, False, lambda: False)
+    assert probe.measure(moment)
     with pytest.raises(Stopped):
-        probe(1, networks, params, False, lambda: True)
+        probe.measure(moment._replace(stop_asked=lambda: True))
 
 
 def test_weights_to_start_from_are_named_on_the_command_line(trained, run_main, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from echojepa_jax.train.health import MAX_COSINE, MAX_RELATIVE_ERROR, MIN_RANK_SHARE
+from echojepa_jax.train.alarms import MAX_COSINE, MAX_RELATIVE_ERROR, MIN_RANK_SHARE
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 

@@ -33,7 +33,7 @@ from echojepa_jax.report.page import (
     rejected_files,
     write_page,
 )
-from echojepa_jax.train.health import JUDGED_FROM, standing_alarms
+from echojepa_jax.train.alarms import JUDGED_FROM, standing_alarms
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
 from echojepa_jax.utils.progress import duration

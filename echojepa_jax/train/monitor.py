@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.parallel import hosts
-from echojepa_jax.train import health
+from echojepa_jax.train import alarms
 from echojepa_jax.train.config import mask_specs
 from echojepa_jax.train.state import Schedules
 from echojepa_jax.train.workdir import QUARANTINE, per_host
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
-from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, read_lines
+from echojepa_jax.utils.metrics_writer import FILE_NAME, MetricsWriter, Values, read_lines
 from echojepa_jax.utils.progress import duration
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Watch:
         padded = [line["padded_share"] for line in logged if "padded_share" in line]
         self._clips = first_step * config.optim.global_batch // jax.process_count()
         self._padded = round((padded or [0.0])[-1] * self._clips)
-        self._judge = health.Judge(last_step)
+        self._judge = alarms.Judge(last_step)
         for line in logged:
             self._judge.line(line)  # the log contains these alarms already
         self._started: _Clock | None = None
@@ -124,11 +124,11 @@ class Watch:
             self._log(step, metrics, clock)
         return bool(metrics["stop"])
 
-    def health(self, step: int, values: Mapping[str, jax.Array]) -> None:
-        """Writes the measures of collapse and warns if they look like one (F19)."""
-        now = {f"health/{name}": float(value) for name, value in values.items()}
-        self._writer.write(step, now)
-        for alarm in self._judge.line({"step": step, **now}).values():
+    def measured(self, step: int, values: Values) -> None:
+        """Writes what an evaluator has measured, and warns if it looks like a collapse (F19)."""
+        self._writer.write(step, values)
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        for alarm in self._judge.line({"step": step, **numbers}).values():
             if hosts.is_first():
                 log.warning("health at step %d: %s", step, alarm)
 
@@ -228,7 +228,7 @@ class Watch:
         """Warns of a sudden fall of the loss, with the way back (F19)."""
         if not hosts.is_first():
             return
-        before = step - health.FALL_RECENT * self._config.log.every
+        before = step - alarms.FALL_RECENT * self._config.log.every
         log.warning(
             "step %d: %s. This may be a partial collapse. To go back, start a new --workdir from a "
             "checkpoint before step %d and with another seed: --config.init.from=%s "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.train.health import standing_alarms
+from echojepa_jax.train.alarms import standing_alarms
 from echojepa_jax.train.monitor import Watch
 from echojepa_jax.train.state import make_schedules
 from echojepa_jax.utils.metrics_writer import MetricsWriter, read_lines

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.train.load_weights import shapes_of
-from echojepa_jax.train.loop import _start_from
+from echojepa_jax.train.start_from import start_from
 from echojepa_jax.train.state import (
     init_params,
     make_networks,
@@ -38,7 +38,7 @@ def start(tiny, tmp_path):
         params = init_params(networks, jax.random.key(0), 4, 32)
         optimizer = make_optimizer(config, params, make_schedules(config))
         fresh = new_state(params, optimizer)
-        return weights, fresh, _start_from(config, networks, fresh)
+        return weights, fresh, start_from(config, networks, fresh)
 
     return run
 

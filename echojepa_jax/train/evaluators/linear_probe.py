@@ -35,6 +35,7 @@ from echojepa_jax.parallel.mesh import batch_sharding, local_rows, make_mesh, pl
 from echojepa_jax.runtime.signals import Stopped
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.config import clip_spec
+from echojepa_jax.train.evaluators import Evaluator, Moment
 from echojepa_jax.train.program import attention_of, initial_params
 from echojepa_jax.train.state import Networks, make_networks
 from echojepa_jax.utils.bootstrap import with_intervals
@@ -309,7 +310,7 @@ def _in_words(scores: Mapping[str, float], intervals: Intervals, unit: str) -> s
     return ", ".join(texts)
 
 
-class OnlineProbe:
+class LinearProbe:
     """Encodes the probe's videos and scores linear models on them; compares with random weights.
 
     The scores with random weights are kept in the workdir, for a run that is started again.
@@ -393,24 +394,17 @@ class OnlineProbe:
         )
         return fit_all(features, self._samples, **self._labels)
 
-    def __call__(
-        self,
-        step: int,
-        networks: Networks,
-        params: Any,
-        last: bool,
-        stop_asked: Callable[[], bool],
-    ) -> Values:
-        """Metrics and pictures of the encoder with these parameters.
+    def measure(self, moment: Moment) -> Values:
+        """Metrics and pictures of the encoder at that moment.
 
-        The last time it also writes probe.json.
+        At the end of the run it also writes probe.json.
 
         Raises:
           Stopped: a host was asked to stop in the meantime.
         """
-        fits = self._fit(networks, params, stop_asked)
-        if last:
-            self._write(step, fits)
+        fits = self._fit(moment.networks, moment.state.encoder, moment.stop_asked)
+        if moment.last:
+            self._write(moment.step, fits)
         return {
             **metrics(fits, "probe"),
             **metrics(self._at_init, "probe_init"),
@@ -475,3 +469,11 @@ class OnlineProbe:
             self._config.seed,
         )
         return {score: (found["low"], found["high"]) for score, found in scored.items()}
+
+
+def evaluator(
+    config: ConfigDict, workdir: Path, trained_on: Sequence[Sample], draw: Draw | None = None
+) -> Evaluator:
+    """Scores the encoder every `probe.every` steps and at the end of the run; see LinearProbe."""
+    probe = LinearProbe(config, workdir, trained_on, draw)
+    return Evaluator("probe", config.probe.every, at_start=False, measure=probe.measure)

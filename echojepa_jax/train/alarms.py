@@ -1,20 +1,11 @@
-"""Is the representation alive? Measures of collapse that the loss cannot show (F19).
+"""Alarms of a run: which lines of its metrics look like a collapse of the representation (F19).
 
-A collapsing run often has a *falling* loss: constant features are easy to predict. These numbers
-come from the encoder that is used in the end (the target encoder, if there is one) on one fixed
-batch, so that their course is comparable over the run.
+The log and the report both use this file, so they raise the same alarms.
 """
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from functools import partial
-
-import jax
-import jax.numpy as jnp
-
-from echojepa_jax.train.state import Networks, TrainState
-from echojepa_jax.train.step import Batch, in_parts
 
 # An alarm is raised when a measure falls below (or rises above) these limits.
 MIN_RANK_SHARE = 0.5
@@ -26,63 +17,10 @@ JUDGED_FROM = 0.1
 FALL_RECENT, FALL_BEFORE, FALL_AT_LEAST = 3, 30, 20
 
 
-def effective_rank(features: jax.Array) -> jax.Array:
-    """Exponential of the entropy of the normalised singular values; features: [B, D], centred."""
-    values = jnp.linalg.svd(features, compute_uv=False)
-    share = values / jnp.maximum(jnp.sum(values), 1e-12)
-    return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(share), 0.0)))
-
-
-@partial(jax.jit, static_argnames=("networks", "parts"))
-def measure(
-    state: TrainState, batch: Batch, networks: Networks, parts: int = 1
-) -> dict[str, jax.Array]:
-    """Health of a state on a batch as the input pipeline gives it.
-
-    Args:
-      parts: the clips are encoded in that many equal parts, one after the other, to save memory.
-
-    Returns:
-      token_std: standard deviation over all tokens of all clips, mean over features.
-      clip_std: the same over clips, of token means: what tells clips apart.
-      effective_rank: of the clips' mean features, centred; at most B - 1.
-      cosine_similarity: mean over pairs of different clips, of mean features.
-      relative_error: the predictor's error over that of predicting the batch's mean target, both
-        as the loss has them; 1 means it knows nothing of the clip.
-    """
-
-    def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        clips = networks.normalise(part["clips"])
-        return networks.objective.embed(
-            networks.encoder, networks.predictor, state.params, state.target.ema, clips, part
-        )
-
-    encoded = jax.lax.map(encode, in_parts(batch, parts))
-    tokens, predicted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
-    means = jnp.mean(tokens, axis=1)
-    count = len(means)
-    unit = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
-    pairs = jnp.sum(unit @ unit.T) - jnp.sum(unit * unit)
-
-    errors, trivial = jnp.zeros([]), jnp.zeros([])
-    for prediction, wanted in predicted:
-        power = networks.objective.exponent
-        errors += jnp.mean(jnp.abs(prediction - wanted) ** power)
-        trivial += jnp.mean(jnp.abs(jnp.mean(wanted, axis=(0, 1)) - wanted) ** power)
-    return {
-        "token_std": jnp.mean(jnp.std(tokens, axis=(0, 1))),
-        "clip_std": jnp.mean(jnp.std(means, axis=0)),
-        "effective_rank": effective_rank(means - jnp.mean(means, axis=0)),
-        "cosine_similarity": pairs / max(1, count * (count - 1)),
-        "relative_error": errors / jnp.maximum(trivial, 1e-12),
-    }
-
-
 class Judge:
     """Judges the health of a run from the lines of its metrics, one after the other.
 
-    The log and the report both use it, so they raise the same alarms. Nothing is judged during the
-    first tenth of a run: before, nothing has been learned yet.
+    Nothing is judged during the first tenth of a run: before, nothing has been learned yet.
 
     last_step: of the whole run.
     """
