@@ -252,7 +252,7 @@ class Recorder(ConfigDict):
 def test_f18_every_field_of_a_config_is_read(tiny, trained, tmp_path, monkeypatch):
     # Everything that looks at a config as a whole is taken out: only uses of a field count.
     monkeypatch.setattr("echojepa_jax.train.config.check", lambda *_: None)
-    monkeypatch.setattr("echojepa_jax.train.workdir._check_config", lambda *_: None)
+    monkeypatch.setattr("echojepa_jax.train.claim._check_config", lambda *_: None)
     config = tiny(probe__source=PHANTOM, init__from=str(trained))
     fields = {name for name, _ in leaves(config)}
     recorder = Recorder.of(config)
