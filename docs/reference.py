@@ -92,7 +92,7 @@ def programs_page() -> str:
 
 def fields_page() -> str:
     """Every field of training and of probes: type, meaning, value in a shipped config."""
-    from configs import mae_l, vit_l
+    from configs import mae_l, vit_l, vit_l_v21_images
     from configs.probes import lvef
     from echojepa_jax.probes import config as probes
     from echojepa_jax.train import config as train
@@ -101,6 +101,10 @@ def fields_page() -> str:
     trained, baseline, probed = (
         dict(leaves(module.get_config())) for module in (vit_l, mae_l, lvef)
     )
+    stills = dict(leaves(vit_l_v21_images.get_config()))
+    images = train.IMAGE_FIELDS | {
+        f"images.mask.{name}": field for name, field in train.MASK_FIELDS.items()
+    }
     masks = {f"masks.small.{name}": field for name, field in train.MASK_FIELDS.items()}
     lines = [
         "# Config fields",
@@ -124,6 +128,12 @@ def fields_page() -> str:
         "and `objective`.",
         "",
         *_fields(described(train.MAE_FIELDS), baseline, "mae_l", headings=False),
+        "",
+        "### images",
+        "",
+        "A config of V-JEPA 2.1 may have this section, to train on stills as well.",
+        "",
+        *_fields(described(images), stills, "vit_l_v21_images", headings=False),
         "",
         "## Probes",
         "",

@@ -10,6 +10,7 @@ import ast
 import csv
 import dataclasses
 import importlib
+import itertools
 import re
 import shlex
 import tomllib
@@ -185,7 +186,8 @@ def test_the_reference_describes_every_config_field_and_flag():
     pages = {name: make() for name, make in reference.GENERATED.items()}
     for name in shipped_configs.names():
         assert f"### {name.rpartition('/')[2]}\n" in pages["reference/configs.md"]
-    for field in (*train_configs.FIELDS, *train_configs.MAE_FIELDS, *probe_configs.FIELDS):
+    trained = train_configs.FIELDS, train_configs.IMAGE_FIELDS, train_configs.MAE_FIELDS
+    for field in itertools.chain(*trained, probe_configs.FIELDS):
         assert f"| `{field}` | " in pages["reference/fields.md"]
     shown = pages["reference/programs.md"]
     for name, module in reference.programs().items():
