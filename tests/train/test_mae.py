@@ -5,7 +5,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from echojepa_jax.train.run_weights import initial_weights, open_encoder, open_weights
 
 from echojepa_jax.costs.bench import random_batch
 from echojepa_jax.costs.collectives import collectives
@@ -14,6 +13,7 @@ from echojepa_jax.data.manifest import load
 from echojepa_jax.features.embeddings import EmbedSettings, embed
 from echojepa_jax.main import train
 from echojepa_jax.parallel import mesh as meshes
+from echojepa_jax.train.load_weights import initial_weights, load_encoder_weights, load_weights
 from echojepa_jax.train.optim import DECAY_RULES
 from echojepa_jax.train.program import make_program
 from echojepa_jax.train.schedules import warmup_cosine_from_0
@@ -60,23 +60,23 @@ def test_a_run_is_continued_exported_embedded_and_probed(tiny_mae, tmp_path):
     assert "mask tube" in report
 
     # Back to step 3, and on to the same end.
-    before = open_weights(str(run))
+    before = load_weights(str(run))
     assert set(before.params) == {"encoder", "predictor"}
     shutil.rmtree(run / "checkpoints" / "00000006")
     (run / "done.json").unlink()
     again = values_of(run, "loss")["loss"]
     assert train(config, run).startswith("complete: step 6 of 6")
-    assert open_weights(str(run)).fingerprints() == before.fingerprints()
+    assert load_weights(str(run)).fingerprints() == before.fingerprints()
     assert values_of(run, "loss")["loss"] == again
 
     # Its weights are like any other's.
     for form in ("safetensors", "torch", "hf"):
         write_weights(before, tmp_path / form, form)
         assert read_weights(tmp_path / form).fingerprints() == before.fingerprints()
-    assert open_encoder(str(run)).fingerprints() != initial_weights(str(run)).fingerprints()
+    assert load_encoder_weights(str(run)).fingerprints() != initial_weights(str(run)).fingerprints()
     settings = EmbedSettings(ClipSpec(4, 32, "duration", 1.2), 1, tokens="all")
     videos = load((PHANTOM,), split="test", quarantine=None, workers=1)
-    embed(open_encoder(str(run)), videos, tmp_path / "embeddings", settings)
+    embed(load_encoder_weights(str(run)), videos, tmp_path / "embeddings", settings)
     assert len(list((tmp_path / "embeddings").glob("tokens-*"))) == 1
 
     # And they are a start for another run, of the same family alone.
