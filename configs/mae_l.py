@@ -2,12 +2,13 @@
 
 Command:   python -m echojepa_jax.main --config=configs/mae_l.py --workdir=runs/mae_l \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
-           Videos, clips, crops and encoder are those of configs/vit_l.py, and so is the start: both
-           from random weights, or both from natural videos (--config.init.from names a VideoMAE-L).
+Data:      videos, clips and crops are those of configs/vit_l.py.
+Weights:   as there, random ones; to start both runs from natural videos, let --config.init.from
+           name the weights of a VideoMAE-L here.
 Hardware:  as configs/vit_l.py.
-Duration:  343,500 updates of 1,024 clips cost what the 72,000 updates of configs/vit_l.py cost:
-             python -m echojepa_jax.plan --config=configs/mae_l.py --gpus=8 --compare=vit_l
-           For as many updates as there, set --config.optim.epochs=240. No such run was made here.
+Duration:  343,500 updates of 1,024 clips cost what the 72,000 updates of configs/vit_l.py cost, by
+           echojepa plan --config=mae_l --gpus=8 --compare=vit_l. For as many updates as there, set
+           optim.epochs=240 and optim.warmup_epochs=12.0. No such run was made here.
 Expect:    a loss between 0 and `loss_of_zero`, what it is if all predictions are 0. Try peak_lr
            times 0.3 and 3 as well. For a cooldown, continue with optim.schedule=linear and
            init.from=runs/mae_l, as configs/vit_l_cooldown.py does.

@@ -3,8 +3,8 @@
 Command:   python -m echojepa_jax.main --config=configs/mae_l_paper.py --workdir=runs/mae_l_paper \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)" \
              --config.init.from=videomae_vitl
-           The authors started from a ViT-L of natural videos; --config.init.from names one of
-           VideoMAE's. For a baseline that is meant to be good, see configs/mae_l.py.
+Weights:   the authors started from a ViT-L of natural videos; "videomae_vitl" stands for one of
+           VideoMAE. For a baseline that is meant to be good, see configs/mae_l.py.
 Hardware:  as configs/vit_l.py; the authors' run took 8 H100.
 Duration:  84,132 updates of 1,024 clips, 0.25 of the FLOPs of configs/vit_l.py.
 Expect:    the authors' loss fell from 0.87 to 0.27. Two things differ here: they resumed once with

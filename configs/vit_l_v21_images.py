@@ -4,7 +4,7 @@ Command:   python -m echojepa_jax.main --config=configs/vit_l_v21_images.py \
              --workdir=runs/vit_l_v21_images \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)" \
              --config.images.sources="('dicom:/data/mimic-iv-echo/files',)"
-           The same folder may be both: its videos are the videos, its stills the images.
+Data:      the same folder may be both: its videos are the videos, its stills the images.
 Hardware:  as configs/vit_l_v21_full.py; 1,536 images are as many tokens as 192 clips.
 Duration:  36,000 updates of 1,024 clips and 1,536 images. No such run has been made here.
 Expect:    one more loss, of the images. As in V-JEPA 2.1, an update has 1.5 images for each clip,
