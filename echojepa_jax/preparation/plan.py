@@ -478,8 +478,9 @@ def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], so
             for split, members in by_split.items()
         }
     )
-    if empty := sorted(set(shares) - set(by_split)) if set(by_split) <= set(shares) else []:
-        log.warning("no patient has come to: %s", ", ".join(empty))
+    empty = sorted(shares.keys() - by_split.keys())
+    if by_split and empty and by_split.keys() <= shares.keys():
+        log.warning("these splits have no patient: %s", ", ".join(empty))
     patients = Counter(recording.patient for recording in recordings if recording.patient)
     if patients and len(recordings) >= 50:
         ((_, most),) = patients.most_common(1)

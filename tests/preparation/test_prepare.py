@@ -794,7 +794,7 @@ def test_tables_of_anybody(hearts, tmp_path, caplog):
         f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", Options(size=64, sector="never")
     )
     assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
-    assert "no patient has come to: test, val" in caplog.text
+    assert "these splits have no patient: test, val" in caplog.text
     root = Path(shutil.copytree(hearts, tmp_path / "set"))  # keeps its names
     with (root / "FileList.csv").open("ab") as file:
         file.write(b"two\xe9,55,1,1,64,64,50,60,TRAIN\n")
