@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import runpy
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError, first_line
 
 FLAGS = flags.FLAGS
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # as a shell reports a program that this signal has ended
 
 
 def for_config_flags(argv: list[str]) -> list[str]:
@@ -99,6 +101,12 @@ def run(
             if hosts := _hosts():
                 hosts.fail(str(error))
             return 1
+        except BrokenPipeError:
+            if _is_unread(
+                sys.stdout.fileno()
+            ):  # the reader of our lines, such as `head`, has ended
+                os._exit(_BROKEN_PIPE)
+            raise
         except Exception as error:  # whatever it is, hosts that wait for this one must hear of it
             if hosts := _hosts():
                 hosts.fail_unexpectedly(error)
@@ -114,6 +122,13 @@ def run(
         if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
             sys.exit(0)
         raise
+
+
+def _is_unread(pipe: int) -> bool:
+    """Whether nobody reads from a pipe any more, given what writes into it."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _say_interrupted() -> None:

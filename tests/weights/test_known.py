@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from echojepa_jax.models.family import FAMILIES
 from echojepa_jax.models.vit import SIZES
 from echojepa_jax.weights import known
 from tests import programs
+from tests.programs import REPOSITORY
 
 
 def test_the_table_is_whole():
@@ -38,6 +41,13 @@ def test_a_file_is_recognised_by_its_digest_and_not_by_its_name(tmp_path, kind):
     path.write_bytes(b"weightz")
     assert known.recognised(path, [row]) is None
     assert known.recognised(tmp_path, [row]) is None
+
+
+def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word():
+    """Such as `head`."""
+    command = f"{sys.executable} -m echojepa_jax.convert --list | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stderr == ""
 
 
 def test_convert_lists_them():
