@@ -1,11 +1,14 @@
 """Options and settings that all tests share."""
 
+import dataclasses
 import os
 import resource
 import shutil
 import signal
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests import programs
 
@@ -19,6 +22,8 @@ import fsspec
 import jax
 import pytest
 from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from moto.server import ThreadedMotoServer
 
 import echojepa_jax  # noqa: F401  what it sets for fsspec must be there before fsspec looks
@@ -104,7 +109,7 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Programs that several tests, or the processes they start, compile are compiled once."""
     settings = {
         "jax_compilation_cache_dir": str(_shared(tmp_path_factory, "compilations")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     for name, value in settings.items():
@@ -124,7 +129,46 @@ def _changed(config, changes):
 
 
 @pytest.fixture(scope="session")
-def tiny():
+def runs_of_one_config() -> Iterator[None]:
+    """Runs of one config share the traced and compiled step, as long as they share the process."""
+    from echojepa_jax.train import loop, program
+
+    made: dict[Any, Any] = {}
+
+    def make_once(config: ConfigDict, mesh: Mesh, *channels: int) -> Any:
+        if type(config) is not ConfigDict:  # it counts who reads it
+            return program.make_program(config, mesh, *channels)
+        shapes = config.to_dict()
+        for what_only_the_loop_reads in ("checkpoint", "log", "probe", "init"):
+            del shapes[what_only_the_loop_reads]
+        del shapes["data"]["sources"]
+        # A test may have put another step in place.
+        key = (repr(shapes), mesh, channels, program.train_step)
+        if key not in made:
+            made[key] = program.make_program(config, mesh, *channels)
+        return dataclasses.replace(made[key], config=config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_program", make_once)
+        for name in ("compile", "compile_init"):
+            patch.setattr(program.Program, name, _once(getattr(program.Program, name)))
+        yield
+
+
+def _once(compile: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same for every program that has the same jitted step."""
+    compiled: dict[Any, Any] = {}
+
+    def remembered(program: Any) -> Any:
+        if program._step not in compiled:
+            compiled[program._step] = compile(program)
+        return compiled[program._step]
+
+    return remembered
+
+
+@pytest.fixture(scope="session")
+def tiny(runs_of_one_config):
     """configs/demo.py, shrunken; call it with further changes by section__field."""
     from configs import demo
 
@@ -132,7 +176,7 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def tiny_images():
+def tiny_images(runs_of_one_config):
     """The same with V-JEPA 2.1 on videos and images."""
     from tests.makers import demo_images
 

@@ -15,7 +15,10 @@ TIMEOUT = 400
 
 
 # Nearly all time of the tests goes into compiling small programs: without costly optimisation.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 
 
 def simulated(devices: int) -> str:

@@ -409,7 +409,8 @@ def test_probe_report_every_metric_and_nothing_compiled_after_the_first_step(tin
             compiled.append(time.time())
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    config = tiny(probe__source=PHANTOM, probe__every=4, log__tensorboard=True)
+    # With a seed of its own, so that no other test has compiled it.
+    config = tiny(seed=1, probe__source=PHANTOM, probe__every=4, log__tensorboard=True)
     try:
         line = train(config, workdir)
     finally:
