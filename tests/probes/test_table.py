@@ -117,7 +117,7 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
         assert line["prediction"] == line["spread"] == ""
     assert found[0]["status"].startswith("left out: ")
     assert found[2]["status"] == "left out: still: the file holds one frame"
-    assert re.fullmatch(rf"{out} holds ef.* of 3 videos; 2 have none \(1 .*\): column .*", said)
+    assert re.fullmatch(rf"{out} holds ef.* of 3 videos; 2 have none \(1 .*\): see column .*", said)
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "predictions.csv",
         "predictions.csv.json",
