@@ -6,9 +6,9 @@
 
 --list prints the known public files: what they are and where to get them.
 
-What is read: checkpoints of V-JEPA 2, V-JEPA 2.1, EchoJEPA and VideoMAE of PyTorch, safetensors
-files, folders of Hugging Face's VJEPA2Model and VideoMAE, and our own folders and runs. Every entry
-is used, or the conversion fails and lists what is left; nothing in a file is ever executed.
+Inputs: PyTorch checkpoints of V-JEPA 2, V-JEPA 2.1, EchoJEPA and VideoMAE, safetensors files,
+folders of Hugging Face's VJEPA2Model and VideoMAE, and our own folders and runs. If an entry of the
+input is not used, the conversion fails and names it. Nothing in a file is ever executed.
 """
 
 import logging
@@ -18,18 +18,18 @@ from absl import flags
 from echojepa_jax import command_line
 
 FROM = flags.DEFINE_string("from", None, "weights to convert: a file or folder")
-TO = flags.DEFINE_string("to", None, "folder to make")
+TO = flags.DEFINE_string("to", None, "folder to create")
 FORMAT = flags.DEFINE_enum(
-    "format", "orbax", ["orbax", "safetensors", "torch", "hf"], "what to write"
+    "format", "orbax", ["orbax", "safetensors", "torch", "hf"], "format of the new folder"
 )
 IGNORE = flags.DEFINE_multi_string(
     "ignore", [], "regular expression of entries to leave out; may be repeated"
 )
 HEADS = flags.DEFINE_integer(
-    "heads", 0, "attention heads of the encoder, if the file does not tell; 0 = by its size"
+    "heads", 0, "attention heads of the encoder, if the file lacks them; 0 = from its size"
 )
 PREDICTOR_HEADS = flags.DEFINE_integer(
-    "predictor_heads", 0, "attention heads of the predictor, if the file does not tell"
+    "predictor_heads", 0, "the same for the predictor; 0 = from its size"
 )
 LIST = flags.DEFINE_bool("list", False, "list the known public files of weights")
 
@@ -49,17 +49,17 @@ def job() -> str:
     public = known.table()
     if LIST.value:
         print(known.as_text(public))
-        told = sum(bool(one.sha256 or one.md5) for one in public)
-        return f"{len(public)} public files; convert recognises {told} of them by their digests"
+        digests = sum(bool(one.sha256 or one.md5) for one in public)
+        return f"{len(public)} public files; convert recognises {digests} of them by their digests"
     if not (FROM.value and TO.value):
-        raise UserError("--from and --to must be given, or --list; see --help")
+        raise UserError("give --from and --to, or --list; see --help")
     to = on_disk(str(TO.value), "to")
     path = Path(str(FROM.value))
     found = known.recognised(path, public)
     if found:
         log.info("this is the public file %s (see --list)", found.name)
     elif path.is_file() and not path.with_name("config.json").exists():
-        log.info("this is not a known public file (see --list): its sizes come from its arrays")
+        log.info("this is not a known public file (see --list): sizes are read from its arrays")
     weights = load_weights(
         str(FROM.value),
         heads=HEADS.value or (found.heads if found else 0),
@@ -74,10 +74,10 @@ def job() -> str:
         count = count_parameters(weights.params[part])
         log.info("%s: %s parameters, fingerprint %s", part, f"{count:,}", mark)
     if FORMAT.value == "hf" and "context_encoder" in weights.params:
-        log.info("left out: the context encoder, as a VJEPA2Model has one encoder")
+        log.info("left out: the context encoder, because a VJEPA2Model has one encoder")
         weights = weights.only("encoder", "predictor")
     write_weights(weights, to, FORMAT.value)
-    return f"{to} holds {', '.join(weights.params)} as {FORMAT.value}"
+    return f"wrote {', '.join(weights.params)} to {to} as {FORMAT.value}"
 
 
 if __name__ == "__main__":

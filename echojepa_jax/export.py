@@ -4,7 +4,7 @@
   python -m echojepa_jax.export --workdir=runs/demo --format=hf --out=out/hf
   python -m echojepa_jax.export --workdir=runs/demo --format=stablehlo --out=out/serve
 
-A folder is made that holds the arrays, a config.json and a model_card.md. Formats: orbax and
+The new folder contains the arrays, a config.json and a model_card.md. Formats: orbax and
 safetensors (ours), torch (names of V-JEPA 2 or VideoMAE), hf (VJEPA2Model or
 VideoMAEForPreTraining, encoder and predictor), stablehlo (the forward pass as a program, in float32
 and in bfloat16, and its weights).
@@ -16,19 +16,19 @@ from absl import flags
 
 from echojepa_jax import command_line
 
-WORKDIR = flags.DEFINE_string("workdir", None, "the run: of training, or of fine-tuning")
-OUT = flags.DEFINE_string("out", None, "folder to make")
+WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a training or fine-tuning run")
+OUT = flags.DEFINE_string("out", None, "folder to create")
 FORMAT = flags.DEFINE_enum(
-    "format", "orbax", ["orbax", "safetensors", "torch", "hf", "stablehlo"], "what to write"
+    "format", "orbax", ["orbax", "safetensors", "torch", "hf", "stablehlo"], "format of the export"
 )
 PART = flags.DEFINE_enum(
     "part",
     "target",
     ["target", "context", "predictor", "all", "initial"],
     "what to export: the target encoder, the context encoder, the predictor, all three, or the "
-    "target encoder as it was before training (the yardstick of probes)",
+    "target encoder before training (the baseline of probes)",
 )
-STEP = flags.DEFINE_integer("step", -1, "the checkpoint; -1 = the latest")
+STEP = flags.DEFINE_integer("step", -1, "step of the checkpoint; -1 = the latest")
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +47,27 @@ def job() -> str:
     form, part = FORMAT.value, PART.value
     if part == "initial":
         if STEP.value != -1:
-            raise UserError("--part=initial is before the first step: leave out --step")
+            raise UserError("--part=initial exports the weights before training: omit --step")
         weights = initial_weights(workdir)
     else:
         weights = load_weights(workdir, STEP.value)
     if part == "context":
         if "context_encoder" not in weights.params:
-            raise UserError(f"{workdir} holds no context encoder")
-        # From here on it is the encoder to use.
+            raise UserError(f"{workdir} contains no context encoder")
+        # From here on it takes the place of the encoder.
         encoder = weights.params["context_encoder"]
         weights = dataclasses.replace(weights, params={**weights.params, "encoder": encoder})
     kept = {"predictor": ("predictor",), "all": ("encoder", "context_encoder", "predictor")}
     wanted = kept.get(part, ("encoder",))
     if form == "stablehlo" and part in ("predictor", "all"):
-        raise UserError("--format=stablehlo is one encoder's forward pass: use --part=target")
+        raise UserError("--format=stablehlo exports one encoder's forward pass: use --part=target")
     if form == "hf" and part != "predictor":
-        wanted = ("encoder", "predictor")  # a model of transformers is both
+        wanted = ("encoder", "predictor")  # a model of transformers needs both
         if part == "all" and "context_encoder" in weights.params:
             raise UserError("a VJEPA2Model has one encoder: use --part=target or --part=context")
     weights = weights.only(*wanted)
     if not weights.params:
-        raise UserError(f"{workdir} holds no {part}")
+        raise UserError(f"{workdir} contains no {part}")
     weights = dataclasses.replace(weights, origin={**weights.origin, "part": part})
     if form == "stablehlo":
         write_stablehlo(weights, out)
@@ -76,7 +76,7 @@ def job() -> str:
     for name, mark in weights.fingerprints().items():
         count = count_parameters(weights.params[name])
         log.info("%s: %s parameters, fingerprint %s", name, f"{count:,}", mark)
-    return f"{out} holds {', '.join(weights.params)} as {form}"
+    return f"wrote {', '.join(weights.params)} to {out} as {form}"
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_a_cooldown_starts_from_a_checkpoint_that_its_pretraining_keeps(name):
         ({"data.crop_area": (0.5, "a")}, "must be of type tuple of numbers"),
         ({"data.crop_area": (0.9, 0.5)}, "the smaller first"),
         ({"data.weights": (1.0, 2.0)}, "one positive number for each of the 1 sources"),
-        ({"predictor.heads": 12}, r"'predictor\.heads' is 12, but it leaves 4 channels to a head"),
+        ({"predictor.heads": 12}, r"'predictor\.heads' is 12, but it leaves 4 channels per head"),
         ({"data.frames": 15}, r"multiple of model\.tubelet, 2"),
         ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
         ({"data.std": (0.2, 0.2, 0)}, "three positive numbers"),

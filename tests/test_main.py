@@ -321,7 +321,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(run_main, tmp_path, chang
         ({"model__remat": "atention"}, r"'model\.remat' .*; the nearest is 'attention'"),
         ({"data__sources": ("vidoes:/x",)}, "videos"),
         ({"model__heads": 5}, r"'model\.width' is 24, but it must be a multiple of model.heads, 5"),
-        ({"init__from": "/nowhere"}, "/nowhere is not there"),
+        ({"init__from": "/nowhere"}, "/nowhere does not exist"),
         ({"data__weights": (1.0,), "data__temperature": 2.0}, r"'data\.temperature' is 2.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a training config must hold, and the check that names the field before any device works."""
+"""The fields of a training config, and the check that names a wrong field before a run starts."""
 
 from typing import Any
 
@@ -46,8 +46,8 @@ _STD = Rule(
 )
 _SOURCES = Rule(bool, "must name at least one source, such as ('videos:/data/clips',)")
 
-# Every field. The section `masks` holds one section of MASK_FIELDS for each mask specification,
-# under names of your choice.
+# Every field. The section `masks` contains one section of MASK_FIELDS for each mask specification,
+# under any names.
 FIELDS: dict[str, Field] = {
     "seed": Field(int, "seed of weights, order, windows, crops and masks"),
     "model.family": Field(str, "family of the networks and the objective", choices=FAMILIES),
@@ -60,7 +60,7 @@ FIELDS: dict[str, Field] = {
     "model.patch": Field(int, "height and width of one token in pixels", POSITIVE),
     "model.scan_layers": Field(bool, "compile one block and loop over it; False = unroll all"),
     "model.remat": Field(
-        str, "what a block computes again in the backward pass", choices=("none", *REMAT_POLICIES)
+        str, "what a block recomputes in the backward pass", choices=("none", *REMAT_POLICIES)
     ),
     "model.attention": Field(
         str,
@@ -96,49 +96,49 @@ FIELDS: dict[str, Field] = {
         float, "frames per second, frames per step, seconds, or share of the video", POSITIVE
     ),
     "data.crop_area": Field(
-        NUMBERS, "smallest and largest area of the random crop, of the frame's", RANGE_TO_1
+        NUMBERS, "smallest and largest area of the random crop, as a share of the frame", RANGE_TO_1
     ),
     "data.crop_aspect": Field(
         NUMBERS, "smallest and largest aspect ratio of the random crop", RANGE
     ),
     "data.mean": Field(
-        NUMBERS, "mean of pixels from 0 to 1, per colour; it is subtracted", _COLOURS
+        NUMBERS, "mean that is subtracted from pixels in 0..1, per colour", _COLOURS
     ),
-    "data.std": Field(NUMBERS, "standard deviation of pixels, per colour; it divides", _STD),
+    "data.std": Field(NUMBERS, "standard deviation that divides pixels, per colour", _STD),
     "data.workers": Field(
-        int, "processes that decode; 0 = threads of the main process", NOT_NEGATIVE
+        int, "processes that decode videos; 0 = threads of the main process", NOT_NEGATIVE
     ),
     "data.max_bad_share": Field(
-        float, "share of files that may be unusable before the run stops", NOT_NEGATIVE
+        float, "largest share of rejected files; above it the run stops", NOT_NEGATIVE
     ),
     "data.max_padded_share": Field(
-        float, "share of videos that may be shorter than the sampled window", NOT_NEGATIVE
+        float, "largest share of videos shorter than a clip; above it the run stops", NOT_NEGATIVE
     ),
     "data.padded": Field(
         str,
-        "tokens that only show repeats of a short video's last frame (masked: without a loss)",
+        "tokens that show only repeats of a short video's last frame (masked: they have no loss)",
         choices=(KEPT, MASKED),
     ),
     "data.expect_stills": Field(
-        bool, "single-frame files are left out and do not count as unusable"
+        bool, "leave out single-frame files without counting them as rejected"
     ),
     "objective.levels": Field(int, "layers of the encoder that are predicted: 1, or 4 (v2.1)"),
     "objective.context_weight": Field(
         float, "weight of the loss of visible tokens (v2.1); 0 in v2"
     ),
     "objective.context_ramp": Field(
-        NUMBERS, "steps at which that weight starts to grow from 0, and at which it is full"
+        NUMBERS, "steps at which context_weight starts to grow from 0, and at which it is reached"
     ),
     "objective.by_distance": Field(
-        bool, "visible tokens count less the farther they are from masked ones (v2.1)"
+        bool, "weigh visible tokens less the farther they are from masked ones (v2.1)"
     ),
     "optim.global_batch": Field(int, "clips of one update, over all devices", POSITIVE),
     "optim.microbatches": Field(
         int, "parts of the batch over which gradients are accumulated", POSITIVE
     ),
-    "optim.updates_per_epoch": Field(int, "updates of an epoch", POSITIVE),
-    "optim.epochs": Field(int, "epochs of the run", POSITIVE),
-    "optim.ipe_scale": Field(float, "length of the schedules, in lengths of the run", POSITIVE),
+    "optim.updates_per_epoch": Field(int, "updates per epoch", POSITIVE),
+    "optim.epochs": Field(int, "number of epochs", POSITIVE),
+    "optim.ipe_scale": Field(float, "length of the schedules divided by that of the run", POSITIVE),
     "optim.schedule": Field(
         str,
         "schedule of the learning rate (linear: from peak to final; from_0: as VideoMAE counts)",
@@ -155,18 +155,18 @@ FIELDS: dict[str, Field] = {
     ),
     "optim.betas": Field(NUMBERS, "betas of AdamW", _BETAS),
     "optim.eps": Field(float, "epsilon of AdamW", POSITIVE),
-    "optim.clip_norm": Field(float, "largest norm of the gradient; 0 = no clipping", NOT_NEGATIVE),
+    "optim.clip_norm": Field(float, "norm to clip the gradient to; 0 = no clipping", NOT_NEGATIVE),
     "optim.loss_exponent": Field(float, "p of the loss |difference|^p / p", POSITIVE),
     "optim.max_skipped": Field(int, "non-finite steps in a row before the run stops", POSITIVE),
-    "init.from": Field(str, "run or weights to start from; '' = random weights"),
-    "init.step": Field(int, "checkpoint of the run to start from; -1 = the latest"),
+    "init.from": Field(str, "run or file of weights to start from; '' = random weights"),
+    "init.step": Field(int, "checkpoint of that run to start from; -1 = the latest"),
     "checkpoint.every": Field(int, "steps between checkpoints", POSITIVE),
     "checkpoint.keep_latest": Field(int, "latest checkpoints to keep", POSITIVE),
     "checkpoint.keep_every": Field(
         int, "keep every checkpoint at a multiple of this step as well; 0 = none", NOT_NEGATIVE
     ),
     "log.every": Field(int, "steps between lines of metrics", POSITIVE),
-    "log.health_every": Field(int, "steps between measures of collapse; 0 = never", NOT_NEGATIVE),
+    "log.health_every": Field(int, "steps between health measures; 0 = never", NOT_NEGATIVE),
     "log.tensorboard": Field(bool, "write TensorBoard events as well"),
     "probe.source": Field(str, "labelled videos of the online probe; '' = no probe"),
     "probe.train_split": Field(str, "split that the probe is fitted on"),
@@ -174,7 +174,7 @@ FIELDS: dict[str, Field] = {
     "probe.targets": Field(TEXTS, "names of the numbers to regress"),
     "probe.view": Field(bool, "classify the view as well"),
     "probe.clips": Field(
-        int, "clips of every video, spread over it; their features are averaged", POSITIVE
+        int, "clips per video, evenly spread; their features are averaged", POSITIVE
     ),
     "probe.batch": Field(int, "clips encoded at a time", POSITIVE),
     "probe.every": Field(int, "steps between probes; 0 = only at the end", NOT_NEGATIVE),
@@ -188,23 +188,23 @@ MASK_FIELDS: dict[str, Field] = {
     "target_tokens": Field(int, "masked tokens that the predictor predicts"),
     "keep": Field(
         str,
-        "which tokens are kept of too many (raster: the first ones in time)",
+        "which tokens to keep if there are too many (raster: the first ones in time)",
         choices=("random", "raster"),
     ),
 }
 
-# Of the section `mae`, which a config of VideoMAE has in the place of `objective` and `masks`.
+# The section `mae` replaces `objective` and `masks` in a config of VideoMAE.
 MAE_FIELDS: dict[str, Field] = {
     "mae.mask": Field(
-        str, "what is masked (tube: the same places of all frames)", choices=ratio.KINDS
+        str, "how tokens are masked (tube: at the same places of all frames)", choices=ratio.KINDS
     ),
     "mae.mask_ratio": Field(float, "share of places (tube) or of tokens (random) that is masked"),
-    "mae.norm_pix": Field(bool, "pixels are normalised, for every token and colour by itself"),
+    "mae.norm_pix": Field(bool, "normalise target pixels, for each token and colour separately"),
 }
 _NOT_OF_MAE = ("objective.", "optim.momentum", "optim.loss_exponent")
 
-# The section `images`, which a config of V-JEPA 2.1 may have: every update is then made on still
-# pictures as well. Its section `images.mask` is a mask specification.
+# The section `images` is optional, for V-JEPA 2.1 only: every update then also sees stills. Its
+# section `images.mask` is a mask specification.
 IMAGE_FIELDS: dict[str, Field] = {
     "images.sources": Field(TEXTS, "sources of stills to train on; videos are left out", _SOURCES),
     "images.global_batch": Field(
@@ -212,12 +212,12 @@ IMAGE_FIELDS: dict[str, Field] = {
     ),
     "images.share": Field(
         float,
-        "share of the images in the loss and its gradient; the videos have the rest",
+        "weight of the images in the loss; videos have the rest",
         Rule(lambda share: 0 < share < 1, "must be above 0 and below 1"),
     ),
     "images.size": Field(int, "height and width of an image in pixels", POSITIVE),
     "images.crop_area": Field(
-        NUMBERS, "smallest and largest area of the random crop, of the image's", RANGE_TO_1
+        NUMBERS, "smallest and largest area of the random crop, as a share of the image", RANGE_TO_1
     ),
     "images.crop_aspect": Field(
         NUMBERS, "smallest and largest aspect ratio of the random crop", RANGE
@@ -228,7 +228,7 @@ IMAGE_FIELDS: dict[str, Field] = {
 }
 
 
-# The only settings of the objective that V-JEPA 2 has.
+# V-JEPA 2 allows only these settings of the objective.
 _OBJECTIVE_V2: dict[str, Any] = {
     "levels": 1,
     "context_weight": 0.0,
@@ -236,7 +236,7 @@ _OBJECTIVE_V2: dict[str, Any] = {
     "by_distance": False,
 }
 
-# Fields that configs of earlier versions lack, with the values that they meant.
+# Fields that configs of earlier versions lack, with the values that these versions used.
 _SINCE: dict[str, dict[str, Any]] = {
     "model": {"family": V2},
     "objective": _OBJECTIVE_V2,
@@ -245,9 +245,9 @@ _SINCE: dict[str, dict[str, Any]] = {
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """The config of a run that an earlier version may have started, with all of today's fields.
+    """Adds the fields that the config of a run started by an earlier version lacks.
 
-    One of another program, such as a probe's, stays as it is.
+    A config of another program, such as a probe's, is returned unchanged.
     """
     if "model" not in config:
         return config
@@ -336,7 +336,7 @@ def _fields_of(config: ConfigDict) -> dict[str, Field]:
     masks = config.get("masks")
     if not isinstance(masks, ConfigDict) or not len(masks):
         raise UserError(
-            "config field 'masks' must hold at least one mask specification, such as "
+            "config field 'masks' must contain at least one mask specification, such as "
             "masks.small = dict(blocks=8, scale=0.15, ...)"
         )
     fields, sections = FIELDS, [f"masks.{name}" for name in masks]
@@ -348,11 +348,10 @@ def _fields_of(config: ConfigDict) -> dict[str, Field]:
 
 
 def check(config: ConfigDict, devices: int) -> None:
-    """Accepts a config that can run on that many devices.
+    """Checks that a config can run on that many devices.
 
     Raises:
-      UserError: one sentence about the first field that is unknown, missing, of another type, or
-        of an impossible value.
+      UserError: names the first field that is unknown or missing, or whose type or value is wrong.
     """
     check_fields(config, _fields_of(config))
     mesh_shape(devices, config.mesh.replica, config.mesh.fsdp)
@@ -371,7 +370,7 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         heads = sizes.heads
         require_multiple(f"{part}.width", sizes.width, heads, f"{part}.heads, {heads}")
         channels = sizes.width // heads
-        rule = f"leaves {channels} channels to a head: rotary positions need 6, two for each axis"
+        rule = f"leaves {channels} channels per head: rotary positions need 6, two for each axis"
         fits = model.family == VIDEOMAE or axis_channels(channels) > 0
         require(fits, f"{part}.heads", heads, rule)
     patch, tubelet, parts = model.patch, model.tubelet, optim.microbatches
@@ -386,7 +385,7 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         tuple(data.weights),
         f"must have one positive number for each of the {len(data.sources)} sources, or be ()",
     )
-    rule = "has no effect beside data.weights: set it to 1"
+    rule = "has no effect together with data.weights: set it to 1"
     require(not data.weights or data.temperature == 1, "data.temperature", data.temperature, rule)
     whole = data.sample_by != "stride" or float(data.sample_value).is_integer()
     rule = "must be a whole number of frames with data.sample_by=stride"
@@ -407,7 +406,7 @@ def _check_objective(config: ConfigDict) -> None:
     if config.model.family == V2:
         for field, only in _OBJECTIVE_V2.items():
             value = ramp if field == "context_ramp" else objective[field]
-            rule = f"must be {only} with model.family=v2: the others are for v2.1"
+            rule = f"must be {only} with model.family=v2: other values are for v2.1"
             require(value == only, f"objective.{field}", value, rule)
         return
     levels = objective.levels
@@ -416,7 +415,7 @@ def _check_objective(config: ConfigDict) -> None:
         levels == 1 or depth >= LEVELS,
         "objective.levels",
         levels,
-        f"needs an encoder of at least as many blocks: model.depth is {depth}",
+        f"needs an encoder with at least as many blocks: model.depth is {depth}",
     )
     require(
         len(ramp) == 2 and 0 <= ramp[0] <= ramp[1],

@@ -1,7 +1,7 @@
-"""The training step of a config on a mesh: networks, optimizer, shardings, and what is compiled.
+"""The training step of a config on a mesh: networks, optimizer, shardings and compiled programs.
 
-Made from shapes alone, so that the very program of a run can be compiled ahead of time, for devices
-that are not there (plan), or run on random clips (bench).
+It is built from shapes alone, so that the exact program of a run can be compiled ahead of time for
+devices that are not attached (plan), or run on random clips (bench).
 """
 
 import dataclasses
@@ -31,13 +31,12 @@ from echojepa_jax.train.state import (
 )
 from echojepa_jax.train.step import Batch, train_step
 
-# Settings of the compiler for this step, by platform. There is one place for them: add yours here,
-# with a measurement.
+# Compiler settings of this step, by platform. Add new ones here, with a measurement.
 COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "cpu": {},
-    # Collectives run beside computation instead of between.
+    # Collectives overlap with computation.
     "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
-    # The TPU compiler does so by itself.
+    # The TPU compiler overlaps them by default.
     "tpu": {},
 }
 
@@ -46,7 +45,7 @@ COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 class Program:
     """A training step that is ready to be compiled.
 
-    state: its shapes, types and shardings. batch: the same for what the step takes.
+    state, batch: shapes, types and shardings of the step's two arguments.
     """
 
     config: ConfigDict
@@ -59,23 +58,23 @@ class Program:
     _step: Any
 
     def init(self) -> TrainState:
-        """The state before the first step, made where it will live, part by part."""
+        """The state before the first step; every device creates only its own part."""
         return self.compile_init()(jax.random.key(self.config.seed))
 
     def compile_init(self) -> jax.stages.Compiled:
-        """What makes that state of a random key."""
+        """Compiles the function that creates this state from a random key."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         with jax.set_mesh(self.mesh):
             key = jax.eval_shape(lambda: jax.random.key(0))
             return jax.jit(self._fresh, out_shardings=shardings).lower(key).compile()
 
     def lower(self) -> jax.stages.Lowered:
-        """The step, traced: (state, batch) -> (state, metrics); the state given is used up."""
+        """The traced step, (state, batch) -> (state, metrics); it donates the given state."""
         with jax.set_mesh(self.mesh):
             return self._step.lower(self.state, self.batch)
 
     def compile(self) -> jax.stages.Compiled:
-        """The step, compiled once and for all: a batch of another shape is an error."""
+        """The compiled step; a batch of another shape is an error."""
         options = COMPILER_OPTIONS[meshes.platform_of(self.mesh)]
         with jax.set_mesh(self.mesh):
             return self.lower().compile(compiler_options=dict(options))
@@ -92,7 +91,7 @@ def make_program(
     Raises:
       UserError: the attention backend does not run on this platform.
     """
-    # One clip, which makes the parameters, cannot be shared by kernels on many devices.
+    # Parameters are initialised with a single clip, which kernels cannot split over many devices.
     plain = make_networks(config)
     networks = make_networks(config, attention_of(config, plain, meshes.platform_of(mesh)))
     schedules = make_schedules(config)
@@ -123,7 +122,7 @@ def make_program(
 
 
 def initial_params(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """The parameters before the first step alone, made where they will live, part by part."""
+    """Only the parameters before the first step; every device creates its own part."""
     networks, data = make_networks(config), config.data
     init = partial(init_params, networks, frames=data.frames, size=data.size)
     key = jax.random.key(config.seed)
@@ -148,14 +147,14 @@ def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a compiled step needs of one device: its state, its batch and its temporaries."""
+    """Bytes that a compiled step needs on one device: state, batch and temporaries."""
     memory: Any = compiled.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
 
 def shapes_of(config: ConfigDict, channels: int = 3, image_channels: int = 3) -> Batch:
-    """The arrays of a global batch that reach the devices, as shapes; see data/pipeline.py."""
+    """Shapes of the arrays of a global batch on the devices; see data/pipeline.py."""
     count = config.optim.global_batch
     specs = tuple(mask_specs(config).values())
     batch = _shapes(count, clip_spec(config), specs, channels)

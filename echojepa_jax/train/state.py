@@ -1,4 +1,4 @@
-"""What training knows at a step: one pytree, and the two networks that give it meaning."""
+"""The state of training at a step, as one pytree, and the networks and optimizer it is for."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ Objective = VJepa2 | VJepa21 | Mae
 
 
 class Networks(NamedTuple):
-    """The encoder (context and target share the architecture), the predictor, and their purpose.
+    """The encoder (context and target share the architecture), the predictor, and the objective.
 
     The predictor of VideoMAE is its decoder.
 
-    mean, std: of pixels in 0..1, per colour. objective: what they are trained for.
-    images: the objective of the images that every batch holds as well; None = it holds none.
+    mean, std: of pixels in 0..1, per colour. objective: the loss that they are trained with.
+    images: the objective for images, if batches contain images beside videos; else None.
     image_share: r; the loss is r times the mean over images, plus 1 - r times that over videos.
     """
 
@@ -47,7 +47,7 @@ class Networks(NamedTuple):
 
 
 class Schedules(NamedTuple):
-    """Functions of the number of updates; see train/schedules.py for where each starts to count.
+    """Functions of the number of updates; see train/schedules.py.
 
     momentum: of the target encoder; None if there is none.
     """
@@ -58,7 +58,7 @@ class Schedules(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """AdamW of encoder and predictor, and the moving average that makes the target encoder."""
+    """AdamW for encoder and predictor, and the moving average that is the target encoder."""
 
     adamw: optax.GradientTransformation
     ema: optax.GradientTransformation
@@ -66,7 +66,7 @@ class Optimizer(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint holds.
+    """Everything that a checkpoint contains.
 
     `step` counts batches seen; `target.count` counts updates made (a skipped step makes none).
     `params` is {"encoder": tree, "predictor": tree}; `target.ema` is the target encoder, an empty
@@ -84,7 +84,7 @@ class TrainState:
         return self.target.ema or self.params["encoder"]
 
     def parts(self) -> dict[str, Any]:
-        """The folders of a checkpoint: weights can be read without the optimizer's state."""
+        """The state split as a checkpoint stores it, so that weights can be read alone."""
         progress = {"step": self.step, "opt_state": self.opt_state}
         return {"params": self.params, "target": self.target, "progress": progress}
 
@@ -98,7 +98,7 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
     """Builds the networks of a config; sizes that are 0 come from the table of sizes.
 
     Args:
-      attention: the backend that `model.attention` means on the platform at hand.
+      attention: the attention backend, as `ops.attention.choose_backend` returns it.
     """
     model, shape = config.model, encoder_shape(config.model)
     common = {
@@ -134,7 +134,7 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
 
 
 def make_objective(config: ConfigDict) -> Objective:
-    """What a config trains for."""
+    """The objective of a config."""
     if config.model.family == VIDEOMAE:
         return Mae(tuple(config.data.mean), tuple(config.data.std), config.mae.norm_pix)
     exponent, settings = config.optim.loss_exponent, config.objective
@@ -171,7 +171,7 @@ def make_schedules(config: ConfigDict) -> Schedules:
 
 
 def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Optimizer:
-    """The optimizer of a config for parameters of that shape."""
+    """The optimizer of a config; of `params` only paths and shapes matter."""
     optim = config.optim
     return Optimizer(
         adamw(

@@ -1,8 +1,8 @@
 """One training step, as plain mathematics (method, section 1).
 
 Everything here is pure. jit, donation and shardings are wrapped around it from outside. The parts
-have names, here and in the objectives, by which the account of a compiled step (costs/account.py)
-tells them apart.
+have named scopes, here and in the objectives, from which costs/account.py attributes the operations
+of a compiled step.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from echojepa_jax.train.state import Networks, Optimizer, TrainState
 
 
 def in_parts(batch: Batch, parts: int) -> Batch:
-    """[B, ...] -> [parts, B / parts, ...] for every array; every device keeps its own clips."""
+    """Splits every array [B, ...] -> [parts, B / parts, ...]; clips stay on their devices."""
     return jax.tree.map(
         lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1),
         batch,
@@ -35,15 +35,15 @@ def update(
 
     Args:
       batch: `clips` float [B, T, H, W, 3], normalised; for the rest see the objective's `loss`.
-        `images`, if the networks have an objective for them: the same of images, [Bi, 1, H, W, 3].
-        `stop`, if there: bool [B], whether the host that a clip comes from is asked to stop. The
-        metric of the same name says whether any host is, which is how all of them stop after the
-        same step.
-      microbatches: gradients are accumulated over that many equal parts of the batch.
+        `images`, if the networks have an objective for them: the same entries for images
+        [Bi, 1, H, W, 3].
+        `stop`, optional: bool [B], True for the clips of a host that was asked to stop. The metric
+        of the same name is True if any host was, so that all hosts stop after the same step.
+      microbatches: number of equal parts of the batch over which gradients are accumulated.
 
     Returns:
-      The next state, and metrics. If the loss or the gradient is not finite, nothing but
-      `state.step` moves, and `skipped` is 1 (F20).
+      The next state, and metrics. If the loss or the gradient is not finite, only `state.step`
+      changes, and `skipped` is 1 (F20).
     """
     clips_seen = jnp.maximum(jnp.sum(batch["valid"]), 1)
 
@@ -58,7 +58,8 @@ def update(
         loss, others = of(networks.objective, part)
         if networks.images is None:
             return loss, others
-        # All sums are divided by the number of videos in the end: made so that means are mixed.
+        # All sums are divided by the number of videos at the end. This factor makes the images'
+        # share of the result a mean over images.
         images_seen = jnp.maximum(jnp.sum(batch["images"]["valid"]), 1)
         image_loss, of_images = jax.tree.map(
             lambda x: x * (clips_seen / images_seen), of(networks.images, part["images"])
@@ -78,7 +79,7 @@ def update(
         found = of_part(batch)
     else:
         parts = in_parts(batch, microbatches)
-        # The shapes of the sums; those of the gradients are known without tracing them twice.
+        # Only the sums are traced for their shapes: gradients have the shapes of the parameters.
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
         sums = jax.eval_shape(losses, state.params, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, state.params))
@@ -95,7 +96,7 @@ def update(
             return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
 
         updates, opt_state = optimizer.adamw.update(grads, state.opt_state, state.params)
-        # Chosen before the average sees them: so that one pass over the state does all of it.
+        # Selected before the moving average is updated: one pass over the state then does it all.
         params = moved(optax.apply_updates(state.params, updates), state.params)
         opt_state = moved(opt_state, state.opt_state)
         target = moved(optimizer.ema.update(params["encoder"], state.target)[1], state.target)
@@ -115,7 +116,7 @@ def update(
 def train_step(
     state: TrainState, batch: Batch, *, networks: Networks, **settings: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`update` on a batch as the input pipeline gives it: `clips` are uint8 pixels."""
+    """`update` on a batch as the input pipeline yields it: `clips` are uint8 pixels."""
 
     def normalised(part: Batch) -> Batch:
         return part | {"clips": networks.normalise(part["clips"])}

@@ -1,4 +1,4 @@
-"""The model card of exported weights: what they are, what they want, how to load them."""
+"""The model card of exported weights: what they are, their input, how to load them."""
 
 import importlib.resources
 import json

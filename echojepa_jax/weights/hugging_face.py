@@ -1,7 +1,6 @@
 """Checks that a config of transformers describes the network that is built here.
 
-The arrays of another network often have the same names and shapes: only the config shows that they
-mean something else.
+Another network often has arrays of the same names and shapes: only its config shows the difference.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from echojepa_jax.utils.errors import UserError
 MODELS = {"vjepa2": "VJEPA2Model", "videomae": "VideoMAEForPreTraining"}
 """The model of each `model_type` that is read."""
 
-# Of every model of transformers.
+# Fields of every model of transformers.
 _SHARED: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu",),
     "is_causal": (False,),
@@ -24,7 +23,7 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "pruned_heads": ({},),
 }
 # The networks that are built here, by `model_type`: the values that a field may have. Older configs
-# lack some of these fields, and mean the same.
+# lack some of these fields and mean the first value.
 _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "vjepa2": {
         **_SHARED,
@@ -35,11 +34,11 @@ _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "interpolate_rope": (False,),
         "pred_use_mask_tokens": (True,),
         "use_SiLU": (False,),
-        "num_distillation_outputs": (1,),  # of V-JEPA 2.1; without its levels it changes nothing
+        "num_distillation_outputs": (1,),  # of V-JEPA 2.1; one changes nothing
     },
     "videomae": {
         **_SHARED,
-        # Public files have transformers' default; their networks were trained with the first one.
+        # Public files contain transformers' default, 1e-12, but were trained with 1e-6.
         "layer_norm_eps": (1e-6, 1e-12),
         "qkv_bias": (True,),
         "qv_bias": (True,),
@@ -66,8 +65,8 @@ _SIZES: Mapping[str, frozenset[str]] = {
     ),
 }
 
-# Fields that change nothing in a forward pass: of a VJEPA2Config, and of every model when
-# transformers writes all fields.
+# Fields that change nothing in a forward pass: those of a VJEPA2Config, and those that transformers
+# may write for every model.
 _HARMLESS = frozenset(
     (
         *("drop_path_rate", "attention_dropout", "attention_probs_dropout_prob"),
@@ -96,15 +95,15 @@ _HARMLESS = frozenset(
 def check_network(
     path: Path, config: Mapping[str, Any], is_expected: Callable[[str], bool]
 ) -> None:
-    """Refuses the config of a network that computes something else than ours.
+    """Raises an error unless a config describes the network that is built here.
 
     Args:
       path: of the config, for the message. config: its `model_type` is one of `MODELS`.
-      is_expected: whether the user says of a field that it may be left out.
+      is_expected: whether the user has named a field with --ignore.
 
     Raises:
-      UserError: names the fields that differ, or those that are not known. A field that is false
-        or null is no exception: it may switch off a layer that is built here.
+      UserError: names the fields that differ, or those that are not known. This includes unknown
+        fields that are false or null: they may switch off a layer that is built here.
     """
     model = config["model_type"]
     differ = [

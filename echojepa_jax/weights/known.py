@@ -1,7 +1,7 @@
-"""Public files of weights: which there are, and facts that the files themselves do not hold.
+"""Public files of weights: a list, and facts that the files themselves do not contain.
 
-The table is known.json. Nothing is downloaded. A file is recognised by its digest. Some digests are
-not published: these files are listed, but not recognised.
+The table is known.json. Nothing is downloaded. A file is recognised by its digest. Files whose
+digest is not published are listed but not recognised.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ class Known:
     """A public file of weights.
 
     Attributes:
-      name: of the file. where: an address, or the repository whose README links to the file.
+      name: of the file. where: its address, or the repository whose README links to it.
       bytes: its size; 0 = not known.
       family, architecture, heads: of the encoder; see `models.family` and `models.vit.SIZES`.
       frames, size, fps, normalisation: of the clips that it was trained on.
-      sha256, md5: its digest, of which one may be known; "" = not known.
-      unclear: what is not sure, or special. licence: what is known of it.
+      sha256, md5: digests of the file; "" = not known.
+      unclear: what is uncertain or special about it. licence: its licence, as far as known.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Known:
 
     @property
     def clip(self) -> ClipInput:
-        """The clips that it was trained on; ImageNet's normalisation is that of all files."""
+        """The clips that it was trained on; all files use ImageNet's normalisation."""
         return ClipInput(self.frames, self.size, "fps", float(self.fps))
 
 
 def table() -> list[Known]:
-    """All that are known."""
+    """All known files."""
     rows = json.loads(Path(__file__).with_suffix(".json").read_text())
     return [Known(**row) for row in rows]
 
 
 def recognised(path: Path, known: Sequence[Known]) -> Known | None:
-    """Which of the known files `path` is; None if it is none of them, or a folder.
+    """Returns the known file that `path` is, by digest; None if it is not one, or is a folder.
 
-    Only a file of the size of one of them is read.
+    Files of other sizes than those of the known files are not read.
     """
     if not path.is_file():
         return None
@@ -72,7 +72,7 @@ def recognised(path: Path, known: Sequence[Known]) -> Known | None:
 
 
 def as_text(known: Sequence[Known]) -> str:
-    """The table for a terminal, a paragraph for each file."""
+    """The table for a terminal, with one paragraph per file."""
     found = []
     for one in known:
         digest = f"SHA-256 {one.sha256}" if one.sha256 else f"MD5 {one.md5}" if one.md5 else ""

@@ -1,4 +1,4 @@
-"""Weights as programs pass them on: parameters, the architecture they belong to, their input."""
+"""Weights in memory: parameters, the architecture that they belong to, and their input."""
 
 import dataclasses
 import hashlib
@@ -19,16 +19,16 @@ from echojepa_jax.weights import videomae, vjepa2
 from echojepa_jax.weights.vjepa2 import Row, Tree
 
 PARTS = ("encoder", "context_encoder", "predictor")
-"""What there may be: `encoder` is the one to use (the target encoder, where both are there)."""
+"""Possible parts; `encoder` is the one to use (the target encoder, if there are two)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorShape:
     """Sizes of a predictor, see `models.predictor.Predictor`, or of VideoMAE's decoder.
 
-    levels: of the encoder that come in and are predicted. out_width: of one that is predicted; 0 =
-    as wide as the encoder. That of a distilled model is as wide as the encoder of its teacher.
-    VideoMAE's decoder predicts pixels, as many as a token has.
+    levels: number of levels of the encoder that the predictor reads and predicts.
+    out_width: width of a predicted level; 0 = that of the encoder. In a distilled model it is the
+      width of the teacher's encoder. VideoMAE's decoder predicts the pixels of a token.
     """
 
     width: int
@@ -44,8 +44,8 @@ class PredictorShape:
 class ClipInput:
     """The clips that an encoder was trained on; other lengths and sizes work as well.
 
-    frames, size: of a clip, height and width in pixels. sample_by, sample_value: how its frames are
-    spaced, see `data.sampling`. mean, std: of pixels in 0..1, per colour.
+    frames: of a clip. size: its height and width in pixels. sample_by, sample_value: the spacing of
+    its frames, see data/clips/sampling.py. mean, std: of pixels in 0..1, per colour.
     """
 
     frames: int = 16
@@ -60,7 +60,7 @@ class ClipInput:
 class Pretrained:
     """Parameters of some of `PARTS` as trees of float32 NumPy arrays.
 
-    origin: facts on where they come from, for the model card.
+    origin: where they come from, for the model card.
     """
 
     shape: EncoderShape
@@ -70,16 +70,16 @@ class Pretrained:
     origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def make_encoder(self, dtype: Any = jnp.float32, **settings: Any) -> Encoder:
-        """The encoder (or context encoder) of these sizes; for `settings` see `Encoder`."""
+        """The network of the encoder or context encoder; for `settings` see `Encoder`."""
         return make_encoder(**dataclasses.asdict(self.shape), dtype=dtype, **settings)
 
     def make_fast_encoder(self, dtype: str) -> Encoder:
-        """The encoder in that type, with the fastest attention of this process's devices."""
+        """The encoder in type `dtype`, with the fastest attention for this process's devices."""
         attention = fastest(dtype, self.shape.width // self.shape.heads)
         return self.make_encoder(jnp.dtype(dtype), attention=attention)
 
     def make_predictor(self, dtype: Any = jnp.float32) -> Predictor:
-        """The predictor of these sizes."""
+        """The network of the predictor."""
         assert self.predictor_shape is not None, "there is a predictor"
         sizes = dataclasses.asdict(self.predictor_shape)
         sizes["out_width"] = sizes["out_width"] or self.shape.width
@@ -89,7 +89,7 @@ class Pretrained:
         )
 
     def only(self, *parts: str) -> "Pretrained":
-        """The same with fewer parts."""
+        """A copy with these parts only; parts that are missing are ignored."""
         params = {name: self.params[name] for name in parts if name in self.params}
         return dataclasses.replace(self, params=params)
 
@@ -99,7 +99,7 @@ class Pretrained:
 
 
 def rows_of(shape: EncoderShape, predictor: PredictorShape | None, part: str) -> tuple[Row, ...]:
-    """The table of PyTorch's names for a part of these sizes."""
+    """The table of a part's names in PyTorch."""
     if shape.family == VIDEOMAE:
         return videomae.rows_of(part, shape.tubelet, shape.patch)
     levels = predictor.levels if predictor else 1
@@ -107,7 +107,7 @@ def rows_of(shape: EncoderShape, predictor: PredictorShape | None, part: str) ->
 
 
 def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part: str) -> Tree:
-    """The parameter tree of a part, as shapes."""
+    """The parameter tree of a part, with shapes as leaves."""
     weights = Pretrained(shape, predictor, ClipInput(), {})
     key, ids = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
     if part == "predictor":
@@ -120,7 +120,7 @@ def expected_shapes(shape: EncoderShape, predictor: PredictorShape | None, part:
 
 
 def fingerprint(tree: Tree) -> str:
-    """SHA-256 over names, shapes and bits of a parameter tree: which weights these are."""
+    """SHA-256 over names, shapes and bits of a parameter tree; it identifies the weights."""
     digest = hashlib.sha256()
     for path, value in sorted(flatten_dict(tree).items()):
         array = np.ascontiguousarray(value)

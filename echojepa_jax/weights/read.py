@@ -1,7 +1,7 @@
-"""Weights from files: our folders, Hugging Face folders, PyTorch checkpoints, safetensors files.
+"""Reads weights: our folders, Hugging Face folders, PyTorch checkpoints, safetensors files.
 
-Nothing in a file is ever executed, and nothing in it is passed over: an entry that is not
-understood is an error unless it is named as expected.
+Nothing in a file is ever executed, and no entry is silently skipped: an entry that is not
+understood is an error unless the user has named it with --ignore.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ FORMAT = "echojepa_jax weights, version 1"
 CONFIG, TENSORS, ORBAX, CARD = "config.json", "model.safetensors", "params", "model_card.md"
 TORCH = "model.pt"
 
-# Parts of a PyTorch training checkpoint, and what else is in one. Of encoders the target comes
-# first: it is the one that is used.
+# Entries of a PyTorch training checkpoint. The target encoder comes before the context encoder: it
+# is the one to use.
 _TARGETS, _CONTEXT, _PREDICTOR = ("target_encoder", "ema_encoder"), "encoder", "predictor"
 _NOT_WEIGHTS = frozenset(
     ("opt", "optimizer", "scaler", "epoch", "loss", "batch_size", "world_size", "lr", "itr", "step")
@@ -63,23 +63,23 @@ def read_weights(
     clip: ClipInput | None = None,
     ignore: Sequence[str] = (),
 ) -> Pretrained:
-    """Reads whatever `path` is.
+    """Reads weights in any format.
 
     Args:
       path: a folder with a config.json (ours or Hugging Face's), a PyTorch file, or a .safetensors
         file with V-JEPA 2's, VideoMAE's or Hugging Face's names.
-      heads, predictor_heads: attention heads, which a file without a config lacks; 0 = by
-        the table of sizes.
-      clip: the input, which a file without our config lacks; None = V-JEPA 2's.
-      ignore: regular expressions of entries that are expected and not used, and of fields of a
-        Hugging Face config that are not known and change nothing.
+      heads, predictor_heads: attention heads, which a file without a config does not contain; 0 =
+        from the table of sizes.
+      clip: the input, which a file without our config does not contain; None = that of V-JEPA 2.
+      ignore: regular expressions of entries to leave out, and of unknown fields of a Hugging Face
+        config that change nothing.
 
     Raises:
-      UserError: there is nothing there, it is damaged or of another kind, a config names another
-        network, or entries are missing, not understood, of another shape or not finite.
+      UserError: there is no such file, it is damaged or of another kind, its config describes
+        another network, or entries are missing, unknown, of another shape or not finite.
     """
     if not path.exists():
-        raise UserError(f"{path} is not there: name a run, a folder of weights, or a file of them")
+        raise UserError(f"{path} does not exist: name a run, or a folder or file of weights")
     ours = path.name in (TENSORS, TORCH) and (path.parent / CONFIG).exists()
     if ours and _read_config(path.parent).get("format") == FORMAT:
         path = path.parent  # whose config.json describes the file
@@ -89,7 +89,7 @@ def read_weights(
             return _read_ours(path, config)
         if config.get("model_type") not in MODELS:
             raise UserError(
-                f"{path / CONFIG} is neither of our weights nor of a VJEPA2Model or VideoMAE "
+                f"{path / CONFIG} describes neither our weights nor a VJEPA2Model or VideoMAE "
                 f"(model_type {config.get('model_type')!r})"
             )
         return _from_hugging_face(path, config, _open_folder(path), ignore)
@@ -98,7 +98,7 @@ def read_weights(
 
 
 def config_of(weights: Pretrained) -> dict[str, Any]:
-    """What config.json of our folders holds."""
+    """The content of config.json in our folders."""
     return {
         "format": FORMAT,
         "encoder": vars(weights.shape),
@@ -117,7 +117,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG} holds no JSON object")
+        raise UserError(f"{folder / CONFIG} does not contain a JSON object")
     return config
 
 
@@ -143,15 +143,15 @@ def _read_ours(folder: Path, config: dict[str, Any]) -> Pretrained:
         params = _from_flat(folder / TENSORS, shapes)
     if set(params) != set(marks):
         raise UserError(
-            f"{folder} holds {sorted(params)}, but its {CONFIG} describes {sorted(marks)}"
+            f"{folder} contains {sorted(params)}, but its {CONFIG} describes {sorted(marks)}"
         )
     for part, tree in params.items():
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
-            raise UserError(f"the {part} in {folder} holds numbers that are not finite")
+            raise UserError(f"the {part} in {folder} contains numbers that are not finite")
         if fingerprint(tree) != marks[part]:
             raise UserError(
                 f"the {part} in {folder} is not the one that its {CONFIG} describes: the folder is "
-                "damaged; make it again"
+                "damaged; export or convert the weights again"
             )
     return Pretrained(shape, predictor, clip, params, origin)
 
@@ -168,18 +168,20 @@ def _restore(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             args = ocp.args.PyTreeRestore(item=shapes, restore_args=as_numpy)
             return reader.restore(folder.absolute(), args=args)
-    # Orbax and TensorStore raise whatever the damage makes of the files.
+    # Orbax and TensorStore raise errors of many types for damaged files.
     except Exception as error:
         reason = first_line(error)
-        raise UserError(f"{folder} cannot be read ({reason}): make it again") from error
+        raise UserError(
+            f"{folder} cannot be read ({reason}): export or convert the weights again"
+        ) from error
 
 
 def _from_flat(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Our trees, whose paths are joined by dots in a safetensors file."""
+    """Our trees from a safetensors file, in which paths are joined by dots."""
     tensors, names = _open_safetensors(path), set(flatten_dict(shapes, sep="."))
     if odd := sorted(names ^ set(tensors)):
         raise UserError(
-            f"{path} does not hold what its {CONFIG} describes; they differ in {odd[:8]}"
+            f"{path} does not contain what its {CONFIG} describes; they differ in {odd[:8]}"
         )
     return unflatten_dict(dict(tensors), sep=".")
 
@@ -188,7 +190,7 @@ def _from_flat(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_safetensors(path: Path) -> Lazy:
-    """Arrays of a file by name, read when they are asked for.
+    """Arrays of a file by name, read on access.
 
     Raises:
       UserError: no such file, or it is damaged.
@@ -197,7 +199,7 @@ def _open_safetensors(path: Path) -> Lazy:
         file = safe_open(path, framework="np")
         names = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+        raise UserError(f"{path} is not a complete safetensors file: {error}") from error
 
     def get(name: str) -> Array:
         if file.get_slice(name).get_dtype() != "BF16":
@@ -210,11 +212,11 @@ def _open_safetensors(path: Path) -> Lazy:
 
 
 def _open_folder(folder: Path) -> Mapping[str, Array]:
-    """The arrays of a Hugging Face folder, in one file or in several with an index."""
+    """The arrays of a Hugging Face folder, from one file or from several with an index."""
     index = folder / f"{TENSORS}.index.json"
     if not index.exists():
         if not (folder / TENSORS).exists():
-            raise UserError(f"{folder} has no {TENSORS}: only safetensors are read")
+            raise UserError(f"{folder} has no {TENSORS}: only safetensors files are read")
         return _open_safetensors(folder / TENSORS)
     try:
         places: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
@@ -223,23 +225,25 @@ def _open_folder(folder: Path) -> Mapping[str, Array]:
     files = {name: _open_safetensors(folder / name) for name in sorted(set(places.values()))}
     lost = sorted(name for name, file in places.items() if name not in files[file])
     if lost:
-        raise UserError(f"{folder} is not whole: its index names {lost[:8]}, which no file holds")
+        raise UserError(
+            f"{folder} is incomplete: its index names {lost[:8]}, which no file contains"
+        )
 
     return Lazy({name: partial(files[file].__getitem__, name) for name, file in places.items()})
 
 
 def _open_pickle(path: Path) -> Any:
-    """What `torch.save` wrote, tensors mapped from the file where it allows that; runs no code.
+    """Loads a `torch.save` file without running code; maps tensors from the file if possible.
 
     Raises:
-      UserError: PyTorch is not installed, or the file is damaged, or asks to run code.
+      UserError: PyTorch is not installed, the file is damaged, or loading it could run code.
     """
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a file of PyTorch, which is not installed: {pip_install('torch')}, or name "
-            "a .safetensors file"
+            f"{path} is a PyTorch file, but PyTorch is not installed: {pip_install('torch')}, or "
+            "name a .safetensors file"
         ) from error
     try:
         mapped = zipfile.is_zipfile(path)
@@ -247,19 +251,19 @@ def _open_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         named = re.search(r"GLOBAL ([\w.]+\.[\w.]+)\b", reason)
-        # The rest of PyTorch's message advises to run the code.
+        # Not quoted in full: PyTorch's message advises to run the code.
         found = (
-            f"holds more than weights (it asks for {named[1]}), and loading it could run code"
+            f"contains more than weights ({named[1]}), and loading it could run code"
             if named
-            else "is not a file of weights, or is one that could run code"
+            else "is not a file of weights, or loading it could run code"
         )
         raise UserError(
             f"{path} {found}: ask its author for a safetensors file or a plain state dict"
         ) from error
-    # A file that was cut off ends in whatever the reader stumbles over.
+    # A truncated file raises errors of many types.
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not a whole PyTorch file ({reason})") from error
+        raise UserError(f"{path} is not a complete PyTorch file ({reason})") from error
 
 
 # --- PyTorch's names ----------------------------------------------------------------------------
@@ -275,13 +279,11 @@ def _from_torch(
 ) -> Pretrained:
     parts, left_out = _parts_of(path, top, ignore)
     if left_out:
-        log.info(
-            "left out, as they are not weights or were named with --ignore: %s", ", ".join(left_out)
-        )
+        log.info("left out (not weights, or named with --ignore): %s", ", ".join(left_out))
     if "hugging_face" in parts:
         parts = _hugging_face_parts(parts["hugging_face"])
     if "encoder" not in parts:
-        raise UserError(f"{path} holds no encoder, only {sorted(parts)}")
+        raise UserError(f"{path} contains no encoder, only {sorted(parts)}")
     shape = _encoder_shape(path, parts["encoder"], heads)
     predictor = None
     if "predictor" in parts:
@@ -314,7 +316,7 @@ def _build(
         except UserError as error:
             raise UserError(f"{path}, {part}: {error}") from error
         log.info(
-            "%s: all %d entries of %s mapped to %d arrays", part, len(parts[part]), path, len(rows)
+            "%s: mapped all %d entries of %s to %d arrays", part, len(parts[part]), path, len(rows)
         )
     return Pretrained(shape, predictor, clip, params, {"made from": path.name})
 
@@ -322,18 +324,16 @@ def _build(
 def _parts_of(
     path: Path, top: Any, ignore: Sequence[str]
 ) -> tuple[dict[str, Mapping[str, Array]], list[str]]:
-    """Named arrays by part ("hugging_face" for a whole state dict of theirs), and what was left."""
+    """Named arrays by part ("hugging_face" for a VJEPA2Model state dict), and names left out."""
     if not isinstance(top, Mapping):
-        raise UserError(f"{path} holds a {type(top).__name__}, not a dictionary of weights")
+        raise UserError(f"{path} contains a {type(top).__name__}, not a dictionary of weights")
     wrappers = [name for name in _WRAPPERS if isinstance(top.get(name), Mapping)]
     if wrappers and not {_CONTEXT, _PREDICTOR, *_TARGETS} & set(top):
         others = {name: value for name, value in top.items() if name != wrappers[0]}
         if odd := sorted(set(others) - _NOT_WEIGHTS):
-            raise UserError(
-                f"{path} holds entries that are not understood, {odd}, beside its weights"
-            )
+            raise UserError(f"{path} contains unknown entries, {odd}, beside its weights")
         if others:
-            log.info("left out, as they are not weights: %s", ", ".join(others))
+            log.info("left out (not weights): %s", ", ".join(others))
         top = top[wrappers[0]]
     left_out = [str(name) for name in top if _is_expected(str(name), ignore)]
     top = {name: value for name, value in top.items() if str(name) not in left_out}
@@ -361,14 +361,14 @@ def _parts_of(
             del top[name]
     if top:
         raise UserError(
-            f"{path} holds entries that are not understood, {sorted(map(str, top))}: name those "
-            "that shall be left out with --ignore"
+            f"{path} contains unknown entries, {sorted(map(str, top))}: to leave some out, name "
+            "them with --ignore"
         )
     return parts, left_out
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two sections of a file are stored once."""
+    """Whether two sections of a file share their storage."""
     places = [
         {name: value.data_ptr() for name, value in section.items() if hasattr(value, "data_ptr")}
         for section in (one, other)
@@ -383,7 +383,7 @@ def _is_expected(name: str, ignore: Iterable[str]) -> bool:
 def _clean(
     path: Path, named: Mapping[str, Any], ignore: Sequence[str]
 ) -> tuple[Mapping[str, Array], list[str]]:
-    """The entries without the prefixes of wrappers (F14), as arrays; and what was left out."""
+    """The entries as arrays, without the prefixes of wrappers (F14), and the names left out."""
     make: dict[str, Callable[[], Array]] = {}
     left_out = []
     for name in named:
@@ -392,7 +392,7 @@ def _clean(
             continue
         short = _PREFIXES.sub("", str(name))
         if short in make:
-            raise UserError(f"{path} holds {short} twice, with different prefixes")
+            raise UserError(f"{path} contains {short} twice, with different prefixes")
         make[short] = partial(_as_array, path, name, named[name])
     return Lazy(make), left_out
 
@@ -403,7 +403,7 @@ def _as_array(path: Path, name: str, value: Any) -> Array:
     if not hasattr(value, "detach"):
         raise UserError(f"{path}: entry {name} is a {type(value).__name__}, not a tensor")
     tensor = value.detach()
-    # NumPy has no bfloat16, and float32 holds each of its values.
+    # NumPy has no bfloat16, and float32 represents all of its values exactly.
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
@@ -413,7 +413,7 @@ def _depth(named: Iterable[str], blocks: str) -> int:
 
 
 def _need(path: Path, named: Mapping[str, Array], name: str, axes: int) -> tuple[int, ...]:
-    """The shape of an entry that shows a size."""
+    """The shape of an entry from which a size is read."""
     if name not in named:
         raise UserError(
             f"{path} is not a V-JEPA 2 encoder or predictor: it has no {name}, but "
@@ -421,7 +421,7 @@ def _need(path: Path, named: Mapping[str, Array], name: str, axes: int) -> tuple
         )
     shape = named[name].shape
     if len(shape) != axes:
-        raise UserError(f"{path}: {name} is {list(shape)}, which has not {axes} axes")
+        raise UserError(f"{path}: {name} has shape {list(shape)}, not {axes} axes")
     return shape
 
 
@@ -449,7 +449,7 @@ def _encoder_shape(path: Path, named: Mapping[str, Array], heads: int) -> Encode
     ]
     heads = _heads(path, width, sizes[0].heads if sizes else 0, heads, "--heads")
     family = V2
-    if "norms_block.0.weight" in named:  # only V-JEPA 2.1 has norms of levels
+    if "norms_block.0.weight" in named:  # only V-JEPA 2.1 has one norm per level
         family = V21
     elif "blocks.0.attn.q_bias" in named:
         family = VIDEOMAE
@@ -462,10 +462,10 @@ def _predictor_shape(
     if encoder.family == VIDEOMAE:
         width, _ = _need(path, named, "encoder_to_decoder.weight", 2)
         hidden, _ = _need(path, named, "decoder.blocks.0.mlp.fc1.weight", 2)
-        # Of all its sizes, heads have 64 channels.
+        # In all sizes of VideoMAE, a head has 64 channels.
         heads = _heads(path, width, 0 if width % 64 else width // 64, heads, "--predictor_heads")
         return PredictorShape(width, _depth(named, r"decoder\.blocks"), heads, hidden, 1)
-    # Two layers take in several levels, one layer takes in the last level.
+    # The input has two layers for several levels, and one layer for the last level alone.
     several = "predictor_embed.0.weight" in named
     embed = "predictor_embed.2.weight" if several else "predictor_embed.weight"
     levels = LEVELS if several else 1
@@ -495,15 +495,15 @@ def _from_hugging_face(
         clip, origin = clip_of(mine.get("clip", plain)), mine.get("origin", {})
     except (KeyError, TypeError, ValueError) as error:
         name = MODELS[config["model_type"]]
-        raise UserError(f"{path / CONFIG} is not that of a {name}: {error!r}") from error
+        raise UserError(f"{path / CONFIG} does not describe a {name}: {error!r}") from error
     if "encoder" not in parts:
-        raise UserError(f"{path} holds no encoder")
+        raise UserError(f"{path} contains no encoder")
     built = _build(path, parts, shape, predictor if "predictor" in parts else None, clip)
     return dataclasses.replace(built, origin=origin or built.origin)
 
 
 def _side(path: Path, config: Mapping[str, Any], field: str) -> int:
-    """A size of the config, which may stand there as a pair of equal ones."""
+    """A size in the config, which may be written as a pair of equal numbers."""
     value = config[field]
     if isinstance(value, int):
         return value
@@ -517,7 +517,7 @@ _Sizes = tuple[EncoderShape, PredictorShape, dict[str, int]]
 
 
 def _sizes_of_vjepa2(config: Mapping[str, Any], patch: int) -> _Sizes:
-    """Of encoder, predictor and clip."""
+    """The sizes of encoder, predictor and clip."""
     width = config["hidden_size"]
     shape = EncoderShape(
         width=width,
@@ -538,7 +538,7 @@ def _sizes_of_vjepa2(config: Mapping[str, Any], patch: int) -> _Sizes:
 
 
 def _sizes_of_videomae(config: Mapping[str, Any], patch: int) -> _Sizes:
-    """Of encoder, decoder and clip."""
+    """The sizes of encoder, decoder and clip."""
     shape = EncoderShape(
         width=config["hidden_size"],
         depth=config["num_hidden_layers"],

@@ -1,7 +1,7 @@
-"""The encoder's forward pass as a program of its own (StableHLO), for serving without this package.
+"""Exports the encoder's forward pass as a StableHLO program, for serving without this package.
 
-The weights lie beside it and are its first argument: one file serves all number formats, and the
-program stays small.
+The weights are a separate file and the program's first argument: the programs of all number formats
+share them and stay small.
 """
 
 from pathlib import Path
@@ -27,14 +27,14 @@ def write_stablehlo(weights: Pretrained, out: Path) -> None:
     """Makes the folder `out` with `encoder_float32.stablehlo`, `encoder_bfloat16.stablehlo`, the
     weights as safetensors, and a card that shows how to call them.
 
-    A program takes the weights by name and uint8 clips [B, T, H, W, 3] of any number B, and returns
+    A program takes the weights by name and uint8 clips [B, T, H, W, 3] for any B, and returns
     tokens, float32 [B, N, D]. It runs on CPU, CUDA and TPU.
 
     Raises:
       UserError: there is no encoder, or `out` cannot be made.
     """
     if "encoder" not in weights.params:
-        raise UserError("--format=stablehlo is the encoder's forward pass: use --part=target")
+        raise UserError("--format=stablehlo exports one encoder's forward pass: use --part=target")
     weights = weights.only("encoder")
     flat = flatten_dict(weights.params["encoder"], sep=".")
     with new_folder(out) as folder:

@@ -1,7 +1,7 @@
-"""VideoMAE's parameter names and layouts, of its own PyTorch code and of transformers.
+"""VideoMAE's parameter names and layouts, in its own PyTorch code and in transformers.
 
-Both directions are read from the same tables; see vjepa2.py for what a row means. Our parts are its
-encoder ("encoder", names without the prefix "encoder.") and all the rest ("predictor").
+The same tables serve both directions; vjepa2.py describes a row. Our part "encoder" is VideoMAE's
+encoder, without the prefix "encoder." in its names; our part "predictor" is all the rest.
 """
 
 import re
@@ -27,7 +27,7 @@ _PREFIX = "encoder."
 
 
 def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:
-    """The table of a part: "encoder", or "predictor": the decoder and the layer before it."""
+    """The table of a part: "encoder", or "predictor" (the decoder and the layer before it)."""
     if part == "encoder":
         return _with_biases(encoder_rows(tubelet, patch), "blocks")
     return (
@@ -42,7 +42,7 @@ def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:
 
 
 def _with_biases(rows: Iterable[Row], blocks: str) -> tuple[Row, ...]:
-    """Queries and values have a bias each instead of one for all three."""
+    """The rows with separate biases of queries and values instead of one bias of qkv."""
     biases = (
         Row(f"{blocks}.{{i}}.attn.{name}", f"stack/blocks/attention/qkv/{name}")
         for name in ("q_bias", "v_bias")
@@ -117,20 +117,20 @@ _THIRDS = ("query", "key", "value")
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str | None:
-    """The name by a table whose `{i}` is the number of a layer; None if it is not there."""
+    """The name by a table in which `{i}` is the number of a layer; None if it is unknown."""
     number = re.search(r"\.(\d+)\.", name)
     found = table.get(re.sub(r"\.\d+\.", ".{i}.", name, count=1))
     return found and found.replace("{i}", number[1] if number else "")
 
 
 def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Array]]:
-    """Parts with VideoMAE's own names, of the state dict of a VideoMAEForPreTraining.
+    """Renames a VideoMAEForPreTraining state dict to VideoMAE's own names, by part.
 
-    One of a VideoMAEModel, which is its encoder, is read as well, and so are the names of biases
-    before version 5.
+    It also accepts the state dict of a VideoMAEModel, which is the encoder alone, and the names of
+    biases in transformers before version 5.
 
     Raises:
-      UserError: a name that no rule covers, or a query, key or value without the other two.
+      UserError: a name is unknown, or a query, key or value lacks the other two.
     """
     back = {theirs: mine for mine, theirs in _HUGGING_FACE.items()}
     make: dict[str, Callable[[], Array]] = {}
@@ -153,7 +153,7 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"not the names of a VideoMAEForPreTraining: {some(sorted(unknown))}")
+        raise UserError(f"these are not names of a VideoMAEForPreTraining: {some(sorted(unknown))}")
     return to_parts(Lazy(make))
 
 

@@ -1,4 +1,4 @@
-"""V-JEPA 2's parameter names and layouts, as tables that are read in both directions.
+"""V-JEPA 2's parameter names and layouts, as tables used in both directions.
 
 One row per kind of parameter: the name in V-JEPA 2's PyTorch code (and in every checkpoint of
 EchoJEPA), the path in our parameter tree, and how the array is laid out there. `{i}` runs over
@@ -25,7 +25,7 @@ Tree = dict[str, Any]
 
 
 class Lazy(Mapping[str, Array]):
-    """Named arrays that are made when they are asked for: no file is in memory twice."""
+    """Named arrays that are created on access, so that a file is never in memory twice."""
 
     def __init__(self, make: Mapping[str, Callable[[], Array]]) -> None:
         self._make = make
@@ -50,12 +50,12 @@ class Row:
 
 
 LINEAR: Layout = (lambda w: w.T, lambda w: w.T)
-# A mask token is [1, 1, D] there and a row of [tokens, D] here.
+# A mask token is [1, 1, D] in PyTorch and a row of [tokens, D] here.
 TOKEN: Layout = (lambda t: t.reshape(-1), lambda t: t.reshape(1, 1, -1))
 
 
 def _tubelet_layout(tubelet: int, patch: int) -> Layout:
-    """The 3-D convolution [D, 3, u, p, q] there is a matrix [(u p q c), D] here."""
+    """PyTorch's 3-D convolution [D, 3, u, p, q] is a matrix [(u p q c), D] here."""
     return (
         lambda w: rearrange(w, "d c u p q -> (u p q c) d"),
         lambda w: rearrange(w, "(u p q c) d -> d c u p q", u=tubelet, p=patch, q=patch),
@@ -80,7 +80,7 @@ def block_rows(prefix: str) -> tuple[Row, ...]:
 
 
 def encoder_rows(tubelet: int, patch: int) -> tuple[Row, ...]:
-    """The table of context and target encoder."""
+    """The table of the context encoder and of the target encoder."""
     return (
         Row("patch_embed.proj.weight", "patch_embed/kernel", _tubelet_layout(tubelet, patch)),
         Row("patch_embed.proj.bias", "patch_embed/bias"),
@@ -104,7 +104,7 @@ def predictor_rows() -> tuple[Row, ...]:
     )
 
 
-# A modality's vector is [1, 1, D] there and [D] here, as a mask token's row is.
+# A modality's vector is [1, 1, D] in PyTorch and [D] here, like the row of a mask token.
 _MODALITIES = (
     Row("video_mod_embed", "video_embed", TOKEN),
     Row("img_mod_embed", "image_embed", TOKEN),
@@ -129,7 +129,7 @@ def encoder_rows_v21(tubelet: int, patch: int) -> tuple[Row, ...]:
 
 
 def predictor_rows_v21(levels: int) -> tuple[Row, ...]:
-    """The table of V-JEPA 2.1's predictor. levels: that it takes in and predicts."""
+    """The table of V-JEPA 2.1's predictor. levels: how many it reads and predicts."""
     rows = [*predictor_rows(), *_MODALITIES]
     rows += [
         Row("predictor_proj_context.weight", "proj_context/kernel", LINEAR),
@@ -137,7 +137,7 @@ def predictor_rows_v21(levels: int) -> tuple[Row, ...]:
     ]
     if levels == 1:
         return tuple(rows)
-    # Two layers take the levels in, one after the other.
+    # The input of several levels has two layers.
     first = [
         Row("predictor_embed.0.weight", "embed_levels/kernel", LINEAR),
         Row("predictor_embed.0.bias", "embed_levels/bias"),
@@ -163,16 +163,15 @@ def rows_of(
 
 
 def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) -> Tree:
-    """Builds a parameter tree, float32, from V-JEPA 2 named arrays.
+    """Builds a float32 parameter tree from arrays with V-JEPA 2's names, each used exactly once.
 
     Args:
-      tensors: by name; half precision is widened, which is exact.
+      tensors: by name; half precision is converted to float32, which is exact.
       like: shapes of the tree.
 
     Raises:
-      UserError: lists the entries that are missing, that nothing maps, that have another shape or
-        type, or that hold numbers that are not finite. Every array is used exactly once, or nothing
-        is returned.
+      UserError: lists the entries that are missing or unknown, that have another shape or type, or
+        that contain numbers that are not finite.
     """
     shapes = {name: leaf.shape for name, leaf in flatten_dict(like, sep="/").items()}
     left = set(tensors)
@@ -203,25 +202,25 @@ def from_torch(tensors: Mapping[str, Array], rows: tuple[Row, ...], like: Tree) 
     if missing or left or misfits:
         raise UserError(
             f"the weights do not fit this model: missing {some(missing)}, "
-            f"not understood {some(sorted(left))}, wrong {some(misfits)}"
+            f"unknown {some(sorted(left))}, wrong {some(misfits)}"
         )
     return unflatten_dict(flat)
 
 
 def _misfit(value: Array, layout: Layout, place: Array) -> str:
-    """What is wrong with an array that shall be written to `place` in our layout, or ""."""
+    """Why an array cannot be written to `place` in our layout; "" if it can."""
     wanted = layout[1](place).shape
     if value.shape != wanted:
-        return f"is {list(value.shape)}, not {list(wanted)}"
+        return f"has shape {list(value.shape)}, not {list(wanted)}"
     if value.dtype.itemsize > 4 or value.dtype.kind not in "fV":  # V: bfloat16 of ml_dtypes
-        return f"holds {value.dtype}, not float32 or less"
+        return f"is of type {value.dtype}, not float32 or smaller"
     if not np.isfinite(value).all():
-        return "holds numbers that are not finite"
+        return "contains numbers that are not finite"
     return ""
 
 
 def some(names: list[str]) -> str:
-    """A list for a sentence: all of it, or its start and how many more there are."""
+    """A list for a sentence; a long one is cut after eight names."""
     if not names:
         return "nothing"
     return str(names) if len(names) <= 8 else f"{names[:8]} and {len(names) - 8} more"
@@ -231,7 +230,7 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     """The inverse of `from_torch`.
 
     Raises:
-      UserError: the tree has a parameter that no row names, or lacks one that a row names.
+      UserError: the tree has a parameter without a row, or lacks the parameter of a row.
     """
     flat = {name: np.asarray(x) for name, x in flatten_dict(params, sep="/").items()}
     if set(flat) != {row.ours for row in rows}:
@@ -248,8 +247,8 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     return tensors
 
 
-# transformers' VJEPA2Model has the same arrays under these names; its query, key and value are the
-# thirds of the fused qkv, and its mask tokens are one array. Rows of (part, ours, theirs).
+# transformers' VJEPA2Model has the same arrays under other names; its query, key and value are the
+# thirds of the fused qkv, and its mask tokens are one array. Rows: (part, our name, its name).
 _HUGGING_FACE = (
     ("encoder", "patch_embed.proj", "encoder.embeddings.patch_embeddings.proj"),
     ("encoder", "blocks.{i}.attn.proj", "encoder.layer.{i}.attention.proj"),
@@ -298,7 +297,7 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
       {"encoder": {name: array}, "predictor": {name: array}} for `from_torch`.
 
     Raises:
-      UserError: a name that no rule covers, or a query, key or value without the other two.
+      UserError: a name is unknown, or a query, key or value lacks the other two.
     """
     parts: dict[str, dict[str, Callable[[], Array]]] = {"encoder": {}, "predictor": {}}
     unknown = []
@@ -322,7 +321,7 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"not the names of a VJEPA2Model: {some(sorted(unknown))}")
+        raise UserError(f"these are not names of a VJEPA2Model: {some(sorted(unknown))}")
     return {part: Lazy(make) for part, make in parts.items()}
 
 

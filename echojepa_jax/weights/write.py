@@ -1,4 +1,4 @@
-"""Weights into folders: each holds the arrays, a config.json and a model_card.md."""
+"""Writes weights into a folder: the arrays, a config.json and a model_card.md."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -23,13 +23,14 @@ from echojepa_jax.weights.vjepa2 import Array
 
 
 def write_weights(weights: Pretrained, out: Path, form: str) -> None:
-    """Makes the folder `out`; it is whole, or it is not there.
+    """Writes the folder `out`; after an error it does not exist.
 
     Args:
       form: one of `FORMATS`.
 
     Raises:
-      UserError: `out` is there already, cannot be written, or the format cannot hold these weights.
+      UserError: `out` exists already or cannot be written, or the format cannot store these
+        weights.
     """
     with new_folder(out) as folder:
         FORMATS[form](weights, folder)
@@ -38,29 +39,29 @@ def write_weights(weights: Pretrained, out: Path, form: str) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which gets the name `out` when everything is in it (F12).
+    """Yields a folder to fill, which is renamed to `out` when it is complete (F12).
 
     Raises:
-      UserError: `out` holds something already, or the disk does not take it.
+      UserError: `out` exists already and is not an empty folder, or it cannot be written.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there already: name another folder, or remove it")
+        raise UserError(f"{out} exists already: name another folder, or remove it")
     try:
         with whole(out, shared=True) as partial:
             partial.mkdir(parents=True)
             yield partial
-    # What a full disk is called depends on the library that meets it.
+    # Each library reports a full disk by an error of another type.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{out} cannot be written ({reason}): make room, or mend the disk"
+            f"{out} cannot be written ({reason}): free some space, or repair the disk"
         ) from error
 
 
 def _orbax(weights: Pretrained, folder: Path) -> None:
     """Our trees as an Orbax checkpoint."""
     write_json(folder / CONFIG, config_of(weights))
-    # Nobody changes the arrays meanwhile: its copy of all of them would be memory for nothing.
+    # Nothing changes the arrays while they are written: Orbax need not copy them in memory.
     no_copy = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, no_copy))
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
@@ -69,7 +70,7 @@ def _orbax(weights: Pretrained, folder: Path) -> None:
 
 
 def _safetensors(weights: Pretrained, folder: Path) -> None:
-    """Our trees, flat: a name is the path in the tree, joined by dots."""
+    """Our trees as flat names: paths in the tree, joined by dots."""
     write_json(folder / CONFIG, config_of(weights))
     save_tensors(flatten_dict(dict(weights.params), sep="."), folder)
 
@@ -78,7 +79,7 @@ def save_tensors(tensors: dict[str, Array], folder: Path) -> None:
     """Writes the safetensors file of a folder."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     save_file(contiguous, folder / TENSORS, metadata={"format": "pt"})
-    (folder / TENSORS).chmod(0o644)  # the library makes files that only their owner may read
+    (folder / TENSORS).chmod(0o644)  # the library creates files that only their owner can read
 
 
 def _torch_parts(weights: Pretrained) -> dict[str, dict[str, Array]]:
@@ -106,7 +107,7 @@ def _torch(weights: Pretrained, folder: Path) -> None:
     if weights.shape.family == VIDEOMAE:
         parts["model"] = videomae.from_parts(named)
     elif "encoder" in named:
-        # Code that reads one encoder looks for either name; equal tensors are stored once.
+        # Code that reads one encoder looks for one of these names; equal tensors are stored once.
         parts["target_encoder"] = named["encoder"]
         parts["encoder"] = named.get("context_encoder", named["encoder"])
     elif "context_encoder" in named:
@@ -118,7 +119,7 @@ def _torch(weights: Pretrained, folder: Path) -> None:
 
 
 def _hugging_face(weights: Pretrained, folder: Path) -> None:
-    """What `from_pretrained` of transformers' VJEPA2Model or VideoMAEForPreTraining loads."""
+    """A folder that transformers' VJEPA2Model or VideoMAEForPreTraining loads."""
     family = weights.shape.family
     write = {V2: _vjepa2_model, VIDEOMAE: _videomae_for_pretraining}.get(family)
     if write is None:
@@ -130,7 +131,7 @@ def _vjepa2_model(weights: Pretrained, folder: Path) -> None:
     predictor = weights.predictor_shape
     if "predictor" not in weights.params or predictor is None or "encoder" not in weights.params:
         raise UserError(
-            "a VJEPA2Model is an encoder and a predictor, and these weights lack one of them: "
+            "these weights lack the encoder or the predictor, and a VJEPA2Model needs both: "
             "choose another --format"
         )
     shape, clip = weights.shape, weights.clip
@@ -166,8 +167,8 @@ def _videomae_for_pretraining(weights: Pretrained, folder: Path) -> None:
     decoder, shape, clip = weights.predictor_shape, weights.shape, weights.clip
     if set(weights.params) != {"encoder", "predictor"} or decoder is None:
         raise UserError(
-            "a VideoMAEForPreTraining is an encoder and a decoder, and these weights lack one of "
-            "them: choose another --format"
+            "these weights lack the encoder or the decoder, and a VideoMAEForPreTraining needs "
+            "both: choose another --format"
         )
     config = {
         "architectures": ["VideoMAEForPreTraining"],
@@ -215,7 +216,7 @@ def _write_processor(folder: Path, clip: ClipInput, kind: str) -> None:
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
-    """The ratio from which `int(width * ratio)` gives back the hidden width."""
+    """The ratio for which `int(width * ratio)` equals the hidden width."""
     ratio = hidden / width
     while int(width * ratio) < hidden:
         ratio = float(np.nextafter(ratio, np.inf))

@@ -235,7 +235,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
     done = programs.run("embed", "--weights=nowhere", f"--source={SOURCE}", f"--out={tmp_path}/out")
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: nowhere is not there")
+    assert error.startswith("error: nowhere does not exist")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

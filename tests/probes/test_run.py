@@ -288,7 +288,7 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
     write_weights(weights, tmp_path / "other", "safetensors")
     with pytest.raises(UserError, match="was trained on an encoder with the fingerprint"):
         score_on(lvef, [PHANTOM], "", str(tmp_path / "other"), tmp_path / "out")
-    with pytest.raises(UserError, match="nothing is not there"):
+    with pytest.raises(UserError, match="nothing does not exist"):
         score_on(tmp_path / "nothing", [PHANTOM], "", "", tmp_path / "out")
     with pytest.raises(UserError, match="holds something already: name a new one"):
         score_on(lvef, [PHANTOM], "", "", lvef)
@@ -494,7 +494,7 @@ def test_a_table_without_splits_gets_some_by_patient(lvef, table, tmp_path, capl
         ({}, {"data__test_split": "holdout"}, r"'data\.test_split' is 'holdout'"),
         ({}, {"head__heads": 5}, r"'head\.heads' is 5, which does not divide"),
         ({}, {"data__frames": 3}, r"data\.frames is 3, but it must be a multiple of 2"),
-        ({}, {"weights": "nowhere"}, "nowhere is not there"),
+        ({}, {"weights": "nowhere"}, "nowhere does not exist"),
         (
             {f"row{i}": {"view": "X"} for i in (2, 3)},
             {"task__kind": "classification", "task__target": "view", "eval__by_study": False},

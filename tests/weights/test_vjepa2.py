@@ -170,10 +170,10 @@ def test_f14_every_array_is_used_or_it_is_an_error(named):
     without = {name: value for name, value in named.items() if name != "predictor_proj.bias"}
     with pytest.raises(UserError, match=r"missing \['predictor_proj\.bias'\]"):
         read(without)
-    with pytest.raises(UserError, match=r"not understood \['extra'\]"):
+    with pytest.raises(UserError, match=r"unknown \['extra'\]"):
         read(named | {"extra": np.zeros(1)})
     one_more = {"predictor_blocks.2.norm1.bias": named["predictor_blocks.1.norm1.bias"]}
-    with pytest.raises(UserError, match=r"not understood \['predictor_blocks\.2\.norm1\.bias'\]"):
+    with pytest.raises(UserError, match=r"unknown \['predictor_blocks\.2\.norm1\.bias'\]"):
         read(named | one_more)
     hole = {n: v for n, v in named.items() if not n.startswith("predictor_blocks.0.norm1.bias")}
     with pytest.raises(UserError, match=r"missing \['predictor_blocks\.0\.norm1\.bias'\]"):
