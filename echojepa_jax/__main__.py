@@ -1,6 +1,7 @@
 """The command `echojepa`, or `python -m echojepa_jax`: lists the programs, or runs one of them.
 
-Nothing but Python itself is imported before a program is chosen, so that the list appears at once.
+Before a program is chosen, only Python's standard library is imported, so that the list appears at
+once.
 """
 
 import ast
@@ -22,11 +23,11 @@ PROGRAMS = {
     "plan": "plan",
     "bench": "bench",
 }
-"""Names of programs, and of their modules in this package."""
+"""Names of the programs and of their modules in this package."""
 
 
 def overview() -> str:
-    """The programs, with the first line that each says of itself."""
+    """A list of the programs, each with the first line of its docstring."""
     lines = ["Train EchoJEPA, a model of echocardiography videos, and use it.", ""]
     for name, module in PROGRAMS.items():
         source = Path(__file__).with_name(f"{module}.py").read_text("utf-8")
@@ -35,14 +36,14 @@ def overview() -> str:
     lines += [
         "",
         "For example: echojepa train --config=demo --workdir=runs/demo",
-        "`echojepa PROGRAM --help` shows more examples, and all flags.",
+        "`echojepa PROGRAM --help` shows more examples and all flags.",
         "`python -m echojepa_jax.PROGRAM` does the same; `train` is called `main` there.",
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Runs the program that the first word names with the words after it."""
+    """Runs the program named by the first argument with the remaining arguments."""
     words = sys.argv[1:]
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview())
@@ -54,7 +55,7 @@ def main() -> None:
         sys.exit(f"error: there is no program {words[0]!r}{hint}; `echojepa` alone lists them")
     else:
         sys.argv[1:] = words[1:]
-        # As `python -m` runs it: processes that it starts find the program by this name.
+        # Run as by `python -m`: child processes find the program by its module name.
         module = f"echojepa_jax.{PROGRAMS[words[0]]}"
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""What all programs do with their command line: parse it, run, explain mistakes in a sentence."""
+"""Runs every program: parses its command line, runs the job, explains mistakes in one sentence."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE  # as a shell reports a program that this si
 
 
 def for_config_flags(argv: list[str]) -> list[str]:
-    """The command line as config_flags can parse it.
+    """The command line in a form that config_flags can parse.
 
-    `from` is a keyword of Python and is quoted. Bytes that are not text, as in a folder's name in a
-    tuple of sources, cannot stand in Python's code and are escaped.
+    The field `from` is quoted, because it is a Python keyword. Bytes that are not valid UTF-8, such
+    as those of a folder's name in a tuple of sources, are escaped: Python code cannot contain them.
     """
     words = [re.sub(r"^(--?config\.init)\.from\b", r'\1["from"]', word) for word in argv]
     in_tuple = re.compile(r"--?config\.[\w.]+=\s*[(\[]")
@@ -35,7 +35,9 @@ def for_config_flags(argv: list[str]) -> list[str]:
 
 
 def with_config_found(argv: list[str]) -> list[str]:
-    """The words of a command line with the path of the config's file; lets it import shipped ones.
+    """The command line with --config replaced by the path of its file.
+
+    Also lets this file import the shipped configs.
 
     Raises:
       UserError: there is no such config.
@@ -48,7 +50,7 @@ def with_config_found(argv: list[str]) -> list[str]:
         name, colon, rest = (value if equals else words[i + 1]).partition(":")
         file = shipped_configs.find(name)
         shipped_configs.let_import(file)
-        # What comes after a colon goes to the config's own function.
+        # The text after a colon is the argument of the config's function.
         words[i : i + (1 if equals else 2)] = [f"{flag}={file}{colon}{rest}"]
     return words
 
@@ -58,14 +60,14 @@ def run(
     needed: tuple[str, ...],
     stopped: Callable[[], None] | None = None,
 ) -> None:
-    """Runs a program: `job` returns its last line, or raises UserError.
+    """Runs a program: `job` returns the last line to print, or raises UserError.
 
-    Exit code 0 means that the job is done, 1 a mistake that the user can mend, 130 Ctrl-C.
+    Exit code 0 means that the job is done, 1 a mistake that the user can correct, 130 Ctrl-C.
 
     Args:
-      needed: flags that must be given.
-      stopped: prints the last line after SIGTERM, which then ends the program at once with code 0,
-        as Ctrl-C does with code 130: for jobs that have nothing to tidy up.
+      needed: names of the flags that must be given.
+      stopped: for jobs that have nothing to tidy up: SIGTERM calls it to print the last line and
+        ends the program at once with code 0; Ctrl-C ends it at once with code 130.
     """
     signals.leave_on_signals(_say_interrupted, stopped)
 
@@ -73,18 +75,18 @@ def run(
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
         )
-        # A message may quote a file name, which may be no text.
+        # A message may quote a file name, which may contain bytes that are not UTF-8.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         for name in ("orbax", "jax", "matplotlib", "aiobotocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        # Python's own helper, which removes shared memory that a program has left, would say so
-        # after the program's last line.
+        # Python's resource tracker removes shared memory that a program has left. Its warning would
+        # come after the program's last line.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-        # Orbax warns through absl of what is meant to be so, such as a folder that is only read.
+        # Orbax warns through absl of intended things, such as a read-only folder.
         logging.getLogger("absl").setLevel(logging.ERROR)
         try:
             if len(argv) > 1:
-                raise UserError(f"not understood: {' '.join(argv[1:])}; see --help")
+                raise UserError(f"unknown arguments: {' '.join(argv[1:])}; see --help")
             missing = [f"--{name}" for name in needed if not FLAGS[name].present]
             if missing:
                 raise UserError(f"{' and '.join(missing)} must be given; see --help")
@@ -94,7 +96,7 @@ def run(
             if hosts is None or hosts.is_first():
                 print(last_line, flush=True)
             if hosts:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever will not wait for the others
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: do not wait for the others
                 hosts.finish()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -118,7 +120,7 @@ def run(
     except KeyboardInterrupt:
         signals.end(signals.INTERRUPTED, _say_interrupted)
     except SystemExit:
-        # Whoever asks for help has made no mistake.
+        # absl exits with code 1 after --help, which is not a mistake.
         if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
             sys.exit(0)
         raise
@@ -133,14 +135,14 @@ def _is_unread(pipe: int) -> bool:
 
 def _say_interrupted() -> None:
     print(
-        "error: interrupted; the same command continues after what was saved, or starts anew if "
+        "error: interrupted; the same command continues from the last save, or starts again if "
         "nothing was saved",
         file=sys.stderr,
     )
 
 
 def _hosts() -> Any:
-    """The module that knows of other hosts, if this program has any."""
+    """The module `parallel.hosts` if this program has imported it, else None."""
     return sys.modules.get("echojepa_jax.parallel.hosts")
 
 
@@ -151,26 +153,26 @@ def _parse(argv: list[str]) -> list[str]:
             argv = with_config_found(argv)
         words = FLAGS(for_config_flags(argv))
         if "config" in FLAGS and FLAGS["config"].present and not isinstance(FLAGS.config, str):
-            _ = FLAGS.config.to_dict()  # loaded when it is first used: now
+            _ = FLAGS.config.to_dict()  # loads the file, so that its errors are raised here
         return words
     except (flags.Error, UserError) as error:
         sys.exit(f"error: {first_line(error)}")
-    # A config file is a program, so anything can go wrong in it; config_flags adds errors of its
-    # own for fields that the config lacks or that it cannot parse.
+    # A config file is a program, so it can raise any error; config_flags adds errors for fields
+    # that the config lacks or whose value it cannot parse.
     except Exception as error:
         sys.exit(f"error: {_explain(argv, error)}")
 
 
 def _explain(argv: list[str], error: Exception) -> str:
-    """The sentence about a config that does not load, or about a field on the command line."""
+    """A sentence about a config that does not load, or about a wrong field on the command line."""
     from echojepa_jax.utils.config_fields import leaves, nearest
 
     for file in re.findall(r"^--?config=(.*)$", "\n".join(argv), re.MULTILINE)[:1]:
         try:
             config = runpy.run_path(file)["get_config"]()
-        except Exception as problem:  # again: of whatever kind
+        except Exception as problem:  # of any kind
             reason = " ".join(str(problem).split())
-            return f"{file} does not load: {type(problem).__name__}: {reason}"
+            return f"{file} cannot be loaded: {type(problem).__name__}: {reason}"
         fields = [name for name, _ in leaves(config)]
         for name in re.findall(r"--?config\.([\w.]+)", " ".join(argv)):
             if not any(field == name or field.startswith(f"{name}.") for field in fields):

@@ -4,10 +4,10 @@
   python -m echojepa_jax.main --config=configs/vit_l.py --workdir=runs/vit_l \\
       --config.data.sources="('videos:/data/clips', 'dicom:/data/mimic')" --config.data.workers=8
 
-Started again with the same words, a run continues where it was; a finished one says so. Every
+The same command continues a run that was stopped, and does nothing if the run is complete. Every
 field of the config can be set by --config.section.field=value. Sources are 'kind:path', such as
 'videos:/data/clips', 'dicom:/data/archive', 'echonet_dynamic:/data/EchoNet-Dynamic' or
-'phantom:adult' (the embedded data set), or folders of prepared shards; docs/your_data.md lists all.
+'phantom:adult' (the embedded data set), or folders of prepared sets; docs/your_data.md lists all.
 """
 
 import logging
@@ -22,32 +22,37 @@ from ml_collections import ConfigDict, config_flags
 
 from echojepa_jax import command_line
 
-# The job's own modules are imported inside the functions: data workers import this file as well,
-# and need none of them.
+# Most modules are imported inside the functions: data workers also import this file and do not need
+# them.
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "what to train: a file, or a shipped config by name: demo",
+    "config of the training: a file, or the name of a shipped config, such as demo",
     sys_argv=command_line.for_config_flags(sys.argv),
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run: checkpoints, metrics, report; or gs://..., s3://..."
+    "workdir",
+    None,
+    "folder of the run, for checkpoints, metrics and report; or gs://..., s3://...",
 )
-HOST = flags.DEFINE_integer("host", 0, "number of this host, if several train together")
+HOST = flags.DEFINE_integer("host", 0, "number of this host, from 0, if several train together")
 HOSTS = flags.DEFINE_integer(
     "hosts",
     0,
-    "how many hosts train together; 0 = as SLURM or GKE tell, else one; -1 = ask the cluster (TPU)",
+    "number of hosts that train together; 0 = read it from SLURM or GKE, else 1; -1 = ask the "
+    "cluster (TPU)",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", "", "address:port of host 0, with --hosts")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "ADDRESS:PORT of host 0; needed with --hosts above 1"
+)
 
 
 def train(config: ConfigDict, name: str | Path) -> str:
-    """The whole job, in the workdir of that name; returns its last line.
+    """Trains in the workdir of that name; returns the last line to print.
 
     Raises:
-      UserError: whatever the user can mend.
+      UserError: a mistake that the user can correct.
     """
     from echojepa_jax.runtime.platform import configure_jax, share_programs
     from echojepa_jax.train.claim import claimed, is_finished
@@ -55,7 +60,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.utils.errors import UserError
 
     if "head" in config:
-        raise UserError("--config is one of a probe, for echojepa_jax.probe: see --help")
+        raise UserError("--config is the config of a probe: run `echojepa probe` with it")
     configure_jax()
     workdir = Workdir.of(str(name))
     path = workdir.path
@@ -83,7 +88,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
         outcome = run(config, workdir, probe if config.probe.source else None)
         where = f"step {outcome.step} of {outcome.last_step}"
         if not outcome.complete:
-            return f"stopped by a signal; saved at {where}. The same command continues."
+            return f"stopped by a signal; saved at {where}. The same command continues the run."
         if hosts.is_first():
             write_report(path)
             workdir.mark_done(outcome.step)
@@ -103,10 +108,10 @@ def job() -> str:
 
 
 def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
-    """Takes the phantom's probe out of a config whose videos were replaced by others.
+    """Removes the phantom's probe from a config whose videos were replaced by other videos.
 
     Args:
-      asked: the fields that stand on the command line.
+      asked: the fields set on the command line.
     """
     probe = config.get("probe", {}).get("source", "")
     if "data.sources" not in asked or "probe.source" in asked or not probe.startswith("phantom:"):
@@ -118,20 +123,20 @@ def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
         return
     config.probe.source = ""
     logging.getLogger(__name__).info(
-        "no online probe: the config's probe is for the phantom, but this run has other videos; "
-        "to get a probe, name labelled videos with --config.probe.source"
+        "no online probe: the probe of this config is for the phantom, but the run trains on other "
+        "videos; to get a probe, name labelled videos with --config.probe.source"
     )
 
 
 def _say_stopped() -> None:
-    """What a signal outside of training makes the program say."""
+    """Prints the last line after a signal outside of training."""
     from echojepa_jax.parallel import hosts
 
     line = (
-        "stopped by a signal; nothing had to be saved. The same command continues after the last "
-        "checkpoint, or starts anew if there is none."
+        "stopped by a signal; nothing had to be saved. The same command continues the run from its "
+        "last checkpoint, or starts it if there is none."
     )
-    hosts.leave(line)  # and says so on the first host, if there are several
+    hosts.leave(line)  # of several hosts, the first one prints the line
     print(line, flush=True)
 
 

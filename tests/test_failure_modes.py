@@ -177,7 +177,7 @@ def test_f08_weights_that_were_asked_for_are_all_loaded_or_it_is_an_error(
 def test_f12_done_means_that_the_result_is_there(tiny, finished):
     assert "is complete" in train(tiny(), finished)
     shutil.rmtree(finished / "checkpoints" / "00000006")
-    with pytest.raises(UserError, match=r"marked as done but .*00000006.* gone"):
+    with pytest.raises(UserError, match=r"marked as done, but .*00000006.* missing"):
         train(tiny(), finished)
 
 

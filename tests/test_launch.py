@@ -146,7 +146,11 @@ def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path
     ("end", "code", "given_back"),
     [
         ("complete: step 9 of 9. The report is gs://bucket/run/report.html", 0, True),
-        ("stopped by a signal; saved at step 5 of 9. The same command continues.\nbye", 1, False),
+        (
+            "stopped by a signal; saved at step 5 of 9. The same command continues the run.\nbye",
+            1,
+            False,
+        ),
     ],
 )
 def test_a_slice_is_given_back_when_training_is_complete(tmp_path, end, code, given_back):

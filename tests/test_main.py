@@ -187,7 +187,7 @@ def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
         (
             signal.SIGINT,
             130,
-            "error: interrupted; the same command continues after what was saved, or starts",
+            "error: interrupted; the same command continues from the last save, or starts",
         ),
         (signal.SIGTERM, 0, "stopped by a signal; nothing had to be saved. The same command"),
     ],
@@ -264,7 +264,7 @@ def test_weights_of_other_formats_are_taken_with_or_without_a_predictor(tiny, tm
         )
         assert taken == (name == "hf")
         caplog.clear()
-    with pytest.raises(UserError, match=r"is not a training run: it has no checkpoint of step 3"):
+    with pytest.raises(UserError, match=r"is not a training run and has no checkpoint of step 3"):
         train(tiny(init__from=str(tmp_path / "hf"), init__step=3), tmp_path / "refused")
 
 
@@ -284,7 +284,7 @@ def test_ultrasound_dicoms_that_packages_ship(tiny, tmp_path):
     ("config", "sentence"),
     [
         ("configs/demos.py", r"configs/demos\.py: there is no such file"),
-        ("broken.py", r"broken\.py does not load: SyntaxError"),
+        ("broken.py", r"broken\.py cannot be loaded: SyntaxError"),
     ],
 )
 def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config, sentence):
@@ -342,10 +342,10 @@ def test_a_run_that_never_began_takes_the_corrected_command(tiny, tmp_path):
 
 def test_a_folder_that_is_no_workdir_is_refused(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is not empty and holds no"):
+    with pytest.raises(UserError, match="is not empty and has no"):
         train(tiny(), tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "vjepa2"}')
-    with pytest.raises(UserError, match="is not of a training run"):
+    with pytest.raises(UserError, match="belongs to another program"):
         train(tiny(), tmp_path)
     assert "vjepa2" in (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match="cannot be used: "):

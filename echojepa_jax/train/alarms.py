@@ -7,18 +7,19 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 
-# An alarm is raised when a measure falls below (or rises above) these limits.
+# A measure below (or above) its limit raises an alarm.
 MIN_RANK_SHARE = 0.5
 MAX_COSINE = 0.98
 MAX_RELATIVE_ERROR = 1.0
-# The share of the run after which health is judged.
+# Health is judged only after this share of the run.
 JUDGED_FROM = 0.1
-# A fall of the loss: the median of so many lines of metrics against the band of those before them.
+# A fall of the loss is found by comparing the median of the latest lines of metrics to the band of
+# the lines before them. These are the numbers of lines.
 FALL_RECENT, FALL_BEFORE, FALL_AT_LEAST = 3, 30, 20
 
 
 class Judge:
-    """Judges the health of a run from the lines of its metrics, one after the other.
+    """Raises alarms from the lines of a run's metrics, one after the other.
 
     Nothing is judged during the first tenth of a run: before, nothing has been learned yet.
 
@@ -35,10 +36,10 @@ class Judge:
 
         Args:
           line: "step", and any of "loss" and "health/NAME" for the names that `measure` returns. A
-            value that was not finite, None in the file, raises no alarm.
+            value that was not finite (null in the file) raises no alarm.
 
         Returns:
-          A sentence for every metric of the line that is alarming, by its name.
+          A sentence for each alarm, by the name of the metric.
         """
         now = {name: value for name, value in line.items() if value is not None}
         judged = now["step"] > self.judged_after
@@ -49,7 +50,7 @@ class Judge:
         rank = now.get("health/effective_rank", math.nan)
         if rank < MIN_RANK_SHARE * self._best_rank:
             found["health/effective_rank"] = (
-                f"effective rank {rank:.1f} is less than half of its best, {self._best_rank:.1f}"
+                f"effective rank {rank:.1f} is less than half of its maximum, {self._best_rank:.1f}"
             )
         self._best_rank = max(self._best_rank, rank)
         if (cosine := now.get("health/cosine_similarity", math.nan)) > MAX_COSINE:
@@ -63,11 +64,11 @@ class Judge:
         return found
 
     def _fall(self, loss: float, judged: bool) -> str:
-        """A sentence if the loss has just fallen out of its band: a partial collapse often does so.
+        """A sentence if the loss has just fallen below its band, which may be a partial collapse.
 
-        The band holds eight in ten of the lines before the latest ones, without the lowest and the
-        highest tenth. The loss has left it when the median of the latest lines lies below the band
-        by more than the height of the band. Each fall is found once.
+        The band reaches from the 10th to the 90th percentile of the lines before the latest ones.
+        The loss has fallen if the median of the latest lines is below the band by more than the
+        height of the band. Each fall is reported once.
         """
         seen = self._losses
         if math.isfinite(loss):
@@ -85,7 +86,7 @@ class Judge:
 
 
 def standing_alarms(lines: Iterable[Mapping[str, float | None]], last_step: int) -> list[str]:
-    """Sentences on measures whose latest value is alarming, and on every sudden fall of the loss.
+    """The alarms of the latest value of each measure, and of every sudden fall of the loss.
 
     Args:
       lines: of metrics.jsonl, in the order of steps.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, through Orbax: asynchronous, and never half written."""
+"""Checkpoints of a run, written by Orbax: asynchronously, and completely or not at all."""
 
 import contextlib
 import logging
@@ -18,22 +18,24 @@ from echojepa_jax.utils.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
-DAMAGED = "damaged"  # the folder, beside that of checkpoints, of those that cannot be read
+DAMAGED = "damaged"  # folder for damaged checkpoints, beside that of checkpoints
 
-# Seconds before a bucket is asked again for a checkpoint that could not be read.
+# Seconds to wait before a checkpoint in a bucket is read again.
 _BUCKET_PAUSES = (5, 30)
 
-# Trees by the name of their folder in a checkpoint; shapes suffice where one is to be read.
+# Trees by the names of their folders in a checkpoint. To restore, shapes suffice.
 Parts = dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder. Use as a context manager: leaving waits for saves.
+    """The checkpoints of one run, in one folder.
+
+    Use it as a context manager, which waits for unfinished saves on exit.
 
     Args:
-      folder: made if it is not there; on a disk that all hosts share, or in a bucket.
-      keep_latest: how many of the newest are kept.
-      keep_every: multiples of this step are kept as well; 0 = none.
+      folder: on a disk that all hosts share, or in a bucket; it is created if needed.
+      keep_latest: number of newest checkpoints to keep.
+      keep_every: checkpoints at multiples of this step are kept as well; 0 = none.
       read_only: never write or delete, for the folder of another run.
     """
 
@@ -52,7 +54,7 @@ class Checkpoints:
         if str(folder).startswith("s3://"):
             orbax_s3.teach_orbax()
         self.folder = path if "://" in str(folder) else path.absolute()
-        # Orbax warns through absl of what is asked for, a folder that is only read.
+        # Orbax warns through absl that a folder is read-only, which is intended here.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -72,14 +74,14 @@ class Checkpoints:
         self._manager.close()
 
     def steps(self) -> list[int]:
-        """Steps that have a finished checkpoint, the newest first."""
+        """Steps of complete checkpoints, the newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, parts: Parts) -> None:
-        """Starts to write the parts of a state.
+        """Starts to write the parts of a state in the background.
 
         Raises:
-          UserError: this write, or the one before, failed (F13).
+          UserError: this write, or the previous one, failed (F13).
         """
         if step not in self._manager.all_steps():
             saved = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
@@ -87,7 +89,7 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is written.
 
         Raises:
           UserError: a write failed (F13).
@@ -97,30 +99,30 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """A full or failing disk is for the user to mend."""
+        """Turns errors of a full or failing disk into UserError."""
         try:
             yield
-        # TensorStore says with ValueError what Python says with OSError.
+        # TensorStore reports by ValueError what Python reports by OSError.
         except (OSError, ValueError) as error:
             reason = first_line(error)
             raise UserError(
-                f"a checkpoint could not be written to {self.folder} ({reason}): mend or make room "
-                "there; the same command then continues from the last good one"
+                f"a checkpoint could not be written to {self.folder} ({reason}): free some space "
+                "or repair the disk; the same command then continues from the last good checkpoint"
             ) from error
 
     def restore(self, like: Parts, step: int) -> Parts:
-        """The named parts of one checkpoint, with the structure, types and shardings of `like`."""
+        """Reads the parts of a checkpoint with the structure, types and shardings of `like`."""
         parts = {name: ocp.args.StandardRestore(part) for name, part in like.items()}
         return dict(self._manager.restore(step, args=ocp.args.Composite(**parts)).items())
 
     def restore_latest(self, like: Parts) -> Parts | None:
-        """The newest checkpoint that can be read, or None if there is none at all.
+        """Reads the newest checkpoint that is not damaged; None if there are no checkpoints.
 
-        Damaged ones that are newer are moved to a folder "damaged" beside this one: training will
-        write them again.
+        Newer ones, which are damaged, are moved to the folder "damaged" beside this one: training
+        writes these steps again.
 
         Raises:
-          UserError: there are checkpoints, and not one of them can be read.
+          UserError: there are checkpoints, but none of them can be read.
         """
         steps = self.steps()
         damaged: list[int] = []
@@ -128,12 +130,12 @@ class Checkpoints:
             parts = None
             try:
                 parts = self._read(like, step)
-            # Orbax and TensorStore raise whatever the damage makes of the files: ValueError,
-            # KeyError, FileNotFoundError, JSONDecodeError. Each of them means the same here.
+            # For a damaged checkpoint, Orbax and TensorStore raise ValueError, KeyError,
+            # FileNotFoundError, JSONDecodeError and others. All mean the same here.
             except Exception as error:
                 reason = first_line(error)
-                log.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
-            # One host may read well what another one cannot.
+                log.warning("checkpoint %d is damaged (%s); trying the previous one", step, reason)
+            # A checkpoint counts only if every host can read it.
             if hosts.all_true(parts is not None):
                 self._set_aside(damaged)
                 return parts
@@ -146,11 +148,11 @@ class Checkpoints:
         return None
 
     def _read(self, like: Parts, step: int) -> Parts:
-        """One checkpoint, all of it arrived; a bucket is asked again before it is given up."""
+        """Reads a checkpoint and waits for its arrays; retries if it is in a bucket."""
         for seconds in _BUCKET_PAUSES if "://" in str(self.folder) else ():
             try:
                 return jax.block_until_ready(self.restore(like, step))
-            except Exception as error:  # a network's fault looks like damage at first
+            except Exception as error:  # a network failure looks like damage
                 reason = first_line(error)
                 log.warning("checkpoint %d: %s; trying again in %d s", step, reason, seconds)
                 time.sleep(seconds)
@@ -161,7 +163,7 @@ class Checkpoints:
         for step in steps if hosts.is_first() else ():
             aside.mkdir(exist_ok=True)
             name = f"{step:08d}"
-            # An empty folder of a bucket is not there.
+            # An empty folder of a bucket does not exist.
             before = list(aside.iterdir()) if aside.exists() else []
             taken = sum(path.name.startswith(name) for path in before)
             buckets.move(self.folder / name, aside / (f"{name}-{taken}" if taken else name))

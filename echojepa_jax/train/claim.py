@@ -1,4 +1,4 @@
-"""Claiming the folder of a run: one program at a time, and always with the same config."""
+"""Claims the folder of a run: for one program at a time, and always with the same config."""
 
 import contextlib
 import fnmatch
@@ -31,14 +31,14 @@ from echojepa_jax.utils.metrics_writer import FILE_NAME
 
 log = logging.getLogger(__name__)
 
-# What a run that made no step may leave: it means nothing for the next one.
+# Files of a run that made no step: a new run may replace them.
 _LEFT = (
     *(CONFIG, MANIFEST, PROBE_AT_INIT, FILE_NAME, "quarantine*.jsonl", "skipped*.jsonl"),
     *("examples.npz", "events.out.tfevents.*", f".*{PARTIAL}"),
 )
 _LEFT_FOLDERS = (CHECKPOINTS, BEST, COMPILED)
 
-# Fields that change how a run is computed but not what: a run may continue with others.
+# Fields that do not change the results: they may differ when a run is resumed.
 _PLACEMENT = (
     "mesh.replica",
     "mesh.fsdp",
@@ -52,13 +52,13 @@ _PLACEMENT = (
 
 @contextlib.contextmanager
 def claimed(workdir: Workdir, config: ConfigDict) -> Iterator[None]:
-    """Holds the folder of a run for one program: makes it, or checks that it has the same config.
+    """Creates and locks the folder of a run, and checks the config if it was started before.
 
-    Of several hosts the first one does so. What is in a bucket is fetched.
+    The first host does this for all hosts. Files in a bucket are fetched.
 
     Raises:
-      UserError: the folder cannot be used, is held by another process, or has steps that were made
-        with another config; names the fields that differ.
+      UserError: the folder cannot be used, another process uses it, or its run has made steps with
+        another config; names the fields that differ.
     """
     if not hosts.is_first():
         yield
@@ -85,8 +85,8 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         if _is_unused(workdir):
             _start_over(workdir, config)
             return
-        holds = "is not of a training run" if found else f"is not empty and holds no {CONFIG}"
-        raise UserError(f"{workdir.kept} {holds}: choose another --workdir")
+        what = "belongs to another program" if found else f"is not empty and has no {CONFIG}"
+        raise UserError(f"{workdir.kept} {what}: choose another --workdir")
     theirs = _as_json(there)
     differ = differences(theirs, mine)
     if differ and all(text.split()[0] in _PLACEMENT for text in differ):
@@ -98,20 +98,21 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
         return
     if differ:
         raise UserError(
-            f"{workdir.kept} was started with another config; it differs in {', '.join(differ)}: "
-            f"use the same values, or another --workdir{_way_out(workdir, config, differ)}"
+            f"{workdir.kept} was started with another config, which differs in "
+            f"{', '.join(differ)}: use the same values, or another --workdir"
+            f"{_way_out(workdir, config, differ)}"
         )
 
 
 def _way_out(workdir: Workdir, config: ConfigDict, differ: Sequence[str]) -> str:
-    """How to go on with other values of the optimizer, where weights may come from another run."""
+    """How to go on with other values of `optim`, if the program can start from given weights."""
     if "init" not in config or not any(text.startswith("optim.") for text in differ):
         return ""
     return f", which can start from these weights with --config.init.from={workdir.kept}"
 
 
 def _is_unused(workdir: Workdir) -> bool:
-    """Whether the folder holds nothing but what a run without a step may leave."""
+    """Whether the folder contains only files of a run that made no step."""
     names = {entry.name for entry in workdir.path.iterdir()}
     return not workdir.has_steps() and all(_is_left(name) for name in names - {*_LEFT_FOLDERS})
 
@@ -121,7 +122,7 @@ def _is_left(name: str) -> bool:
 
 
 def _start_over(workdir: Workdir, config: ConfigDict) -> None:
-    """Removes what a run without a step has left, and writes the config of the next one."""
+    """Removes the files of a run that made no step, and writes the new config."""
     for folder in {workdir.kept, epath.Path(workdir.path)}:
         for entry in list(folder.iterdir()) if folder.exists() else ():
             if _is_left(entry.name):
@@ -136,10 +137,10 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def is_finished(workdir: Workdir, config: ConfigDict, files: Sequence[str]) -> bool:
-    """Whether this very run was finished before.
+    """Whether a run with this workdir and config is complete.
 
-    A program asks this before it imports what only training needs, which takes seconds. With
-    several hosts or a bucket the answer is False: they ask `Workdir.is_done` after the claim.
+    Programs call it before they import the modules for training, which takes seconds. With several
+    hosts or a bucket it returns False: these call `Workdir.is_done` after the claim.
 
     Raises:
       UserError: as `claimed` and `Workdir.is_done`.

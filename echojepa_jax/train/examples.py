@@ -25,7 +25,7 @@ def save_examples(
       batch: of the whole mesh at step 0, as the input pipeline makes it for this config.
 
     Returns:
-      TensorBoard's pictures by name, uint8 [clips, h, w, 3].
+      Pictures for TensorBoard by name, uint8 [clips, h, w, 3].
     """
     clips, masks = batch["clips"][:COUNT], mask_specs(config)
     grid = networks.encoder.grid(config.data.frames, config.data.size, config.data.size)

@@ -1,4 +1,4 @@
-"""Loads weights from a run's checkpoint, or from any other file that holds some."""
+"""Loads weights from a run's checkpoint, or from any file or folder of weights."""
 
 import json
 from collections import Counter
@@ -22,33 +22,35 @@ from echojepa_jax.weights.pretrained import PredictorShape, Pretrained
 from echojepa_jax.weights.read import read_weights
 
 FINE_TUNED = "encoder"
-"""The folder of a probe's workdir that holds the encoder it has fine-tuned."""
+"""The folder in a probe's workdir that contains its fine-tuned encoder."""
 
 
 def load_weights(name: str, step: int = -1, **hints: Any) -> Pretrained:
-    """The weights of a run's checkpoint, or of whatever else `read_weights` reads.
+    """Reads weights from a run's checkpoint, or from any format that `read_weights` accepts.
 
     Args:
-      name: a folder or file; that of a bucket is copied first.
+      name: a folder or file; one in a bucket is copied first.
       step: of the checkpoint; -1 = the latest.
-      hints: what the files do not contain, see `read_weights`.
+      hints: facts that the files do not contain, see `read_weights`.
 
     Raises:
       UserError: there are no weights, or they cannot be read.
     """
     with workdirs.Workdir.to_read(name) as run:
         path = run.path
-        # A folder of that name elsewhere does not come from a run.
+        # In any other place, a folder of that name does not come from a run.
         is_run = (path / workdirs.MANIFEST).exists()
         fine_tuned = is_run and (path / FINE_TUNED).is_dir()
         if run.checkpoints.is_dir() and not fine_tuned:
             if hints.get("ignore"):
-                raise UserError(f"{name} is a run: it holds nothing that --ignore could leave out")
+                raise UserError(f"{name} is a run, for which --ignore has no effect: omit it")
             return weights_of_run(run, step)
         if is_run and not fine_tuned:
-            raise UserError(f"{name} is a run that has no checkpoint yet: train first")
+            raise UserError(f"{name} has no checkpoint yet: train first")
         if step != -1:
-            raise UserError(f"{name} is not a training run: it has no checkpoint of step {step}")
+            raise UserError(
+                f"{name} is not a training run and has no checkpoint of step {step}: omit the step"
+            )
         return read_weights(path / FINE_TUNED if fine_tuned else path, **hints)
 
 
@@ -60,7 +62,7 @@ def load_encoder_weights(name: str) -> Pretrained:
     """
     weights = load_weights(name).only("encoder")
     if not weights.params:
-        raise UserError(f"{name} holds no encoder")
+        raise UserError(f"{name} contains no encoder: name other weights")
     return weights
 
 
@@ -90,14 +92,14 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
         steps = checkpoints.steps()
         if not steps or (step != -1 and step not in steps):
             wanted = "" if step == -1 else f" of step {step}"
-            has = f", only {sorted(steps)}" if steps else " that is finished"
+            has = f", only {sorted(steps)}" if steps else " that is complete: train first"
             raise UserError(f"{folder} has no checkpoint{wanted}{has}")
         step = steps[0] if step == -1 else step
         has_target = networks.objective.has_target
         target = {"count": count, "ema": like["encoder"] if has_target else {}}
         try:
             parts = checkpoints.restore({"params": like, "target": target}, step)
-        # Orbax and TensorStore raise whatever damage makes of the files.
+        # Orbax and TensorStore raise errors of many types for damaged files.
         except Exception as error:
             reason = first_line(error)
             raise UserError(f"checkpoint {step} of {folder} cannot be read: {reason}") from error
@@ -112,12 +114,15 @@ def weights_of_run(run: workdirs.Workdir, step: int = -1) -> Pretrained:
 
 
 def initial_weights(name: str) -> Pretrained:
-    """The random weights that a run started from: the yardstick of probes."""
+    """The random weights that a run started from, the baseline of probes."""
     with workdirs.Workdir.to_read(name) as run:
         config = config_of_run(run.path)
         origin = _origin(run.path, config, 0)
     if config.init["from"]:
-        raise UserError(f"{name} did not start from random weights but {config.init['from']}")
+        raise UserError(
+            f"{name} did not start from random weights but from {config.init['from']}: use that as "
+            "the baseline"
+        )
     networks = make_networks(config)
     init = jax.jit(init_params, static_argnums=(0, 2, 3))
     params = init(networks, jax.random.key(config.seed), config.data.frames, config.data.size)
@@ -128,14 +133,14 @@ def config_of_run(workdir: Path) -> ConfigDict:
     """The config of a training run.
 
     Raises:
-      UserError: the folder is not one of a training run.
+      UserError: the folder is not the workdir of a training run.
     """
     try:
         config = configs.complete(ConfigDict(json.loads((workdir / "config.json").read_text())))
         if "head" in config:
             raise UserError(
-                f"{workdir} is the workdir of a probe, and keeps no encoder that was pretrained: "
-                "name the weights that the probe was made for"
+                f"{workdir} is the workdir of a probe and contains no pretrained encoder: "
+                "name the weights that the probe was trained on"
             )
         make_networks(config)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -173,7 +178,7 @@ def _pretrained(
 
 
 def _origin(workdir: Path, config: ConfigDict, step: int) -> dict[str, str]:
-    """Facts for the model card. Folders are left out: they may name people and places."""
+    """Facts for the model card. Paths are left out: they may contain names of people and places."""
     optim = config.optim
     total = optim.epochs * optim.updates_per_epoch
     facts = {

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: the progress line, metrics, alarms, and when to give up."""
+"""Monitors a run: progress line, metrics, alarms, and errors when it cannot go on."""
 
 import json
 import logging
@@ -29,9 +29,9 @@ SKIPPED = "skipped.jsonl"
 
 
 class _Clock(NamedTuple):
-    """When a step was started, in seconds, and how long the run had waited for data by then.
+    """When a step was started, and how long the run had waited for data until then, in seconds.
 
-    Both are read at the same moment, so that waiting is a part of the time.
+    Both are read at the same moment, so that the waiting time is a part of the elapsed time.
     """
 
     step: int
@@ -40,10 +40,10 @@ class _Clock(NamedTuple):
 
 
 class Watch:
-    """Reads the metrics of a step only when the next one is on its way, so no device waits.
+    """Reads the metrics of a step only after the next one was started, so that no device waits.
 
-    Counts are of the whole run: what was counted before it was started again is read from its
-    files (of padded clips, what the last line of metrics tells).
+    Counts are those of the whole run: when a run is resumed, earlier counts are read from its files
+    (that of padded clips from the last line of metrics).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Watch:
             for line in read_lines(workdir / per_host(QUARANTINE))
             if line["stage"] == "decode"
         }
-        self._unreadable_now: set[str] = set()  # the files may have been mended since
+        self._unreadable_now: set[str] = set()  # files may have been repaired before a resume
         logged = read_lines(workdir / FILE_NAME)
         padded = [line["padded_share"] for line in logged if "padded_share" in line]
         self._clips = first_step * config.optim.global_batch // jax.process_count()
@@ -83,32 +83,32 @@ class Watch:
     def step(
         self, step: int, metrics: Any, on_host: Mapping[str, np.ndarray], waited: float
     ) -> bool:
-        """Takes the metrics of a step that was just started, and deals with the step before.
+        """Accepts the metrics of a step that was just started, and processes the previous step.
 
         Args:
           metrics: of `train_step`, still on the device.
-          on_host: sample_ids and error of this host's clips and images, padded of its clips.
+          on_host: `sample_ids` and `error` of this host's clips and images, `padded` of its clips.
           waited: seconds that the loop has waited for data so far.
 
         Returns:
-          Whether a host was asked to stop when the step before was started.
+          Whether a host had been asked to stop when the previous step was started.
 
         Raises:
           UserError: see `flush`.
         """
         stop = self.flush()
         clock = _Clock(step, time.perf_counter(), waited)
-        # Speed and time left are counted from here: the compilation is over.
+        # Speed and remaining time are measured from here, after the compilation.
         if self._started is None:
             self._started = self._last = clock
         self._pending = (step, metrics, on_host, clock)
         return stop
 
     def flush(self) -> bool:
-        """Deals with the last step, if that is still to be done.
+        """Processes the last step, unless that is done already.
 
         Returns:
-          Whether a host was asked to stop when it was started.
+          Whether a host had been asked to stop when that step was started.
 
         Raises:
           UserError: too many steps in a row were not finite, or too many files cannot be decoded.
@@ -171,22 +171,22 @@ class Watch:
         if self._skipped_in_a_row >= self._max_skipped:
             raise UserError(
                 f"the loss was not finite for {self._skipped_in_a_row} steps in a row "
-                f"(optim.max_skipped); the last checkpoint is intact, and {SKIPPED} in "
-                f"{self._workdir} names the clips: look at those, or lower optim.peak_lr"
+                f"(optim.max_skipped); the last checkpoint is intact: check the clips that "
+                f"{self._workdir / SKIPPED} lists, or lower optim.peak_lr"
             )
 
     def _log(self, step: int, metrics: Any, clock: "_Clock") -> None:
         updates, averaged = int(metrics["updates"]), self._schedules.momentum
         momentum = {"ema_momentum": float(averaged(updates - 1))} if averaged else {}
-        # Of the update just made: AdamW's schedules count it from 1, the EMA's from 0.
+        # Values used in this update: AdamW's schedules count updates from 1, the EMA's from 0.
         values = {
             "loss": float(metrics["loss"]),
             **{
                 f"loss/{name}": float(loss)
                 for name, loss in zip(self._mask_names, metrics["loss_by_mask"], strict=True)
             },
-            # Of V-JEPA 2.1: the loss of visible tokens, and its weight; both losses of images. Of
-            # VideoMAE: what the loss would be if all predictions were 0, and how much is black.
+            # V-JEPA 2.1 only: the loss of visible tokens and its weight; the two losses of images.
+            # VideoMAE only: the loss if all predictions were 0, and the share of black tokens.
             **{
                 name: float(metrics[name])
                 for name in (
@@ -225,13 +225,13 @@ class Watch:
             self._warn_of(fall, step)
 
     def _warn_of(self, fall: str, step: int) -> None:
-        """Warns of a sudden fall of the loss, with the way back (F19)."""
+        """Warns of a sudden fall of the loss and describes how to go back (F19)."""
         if not hosts.is_first():
             return
         before = step - alarms.FALL_RECENT * self._config.log.every
         log.warning(
-            "step %d: %s. This may be a partial collapse. To go back, start a new --workdir from a "
-            "checkpoint before step %d and with another seed: --config.init.from=%s "
+            "step %d: %s. This may be a partial collapse. To go back, train in a new --workdir from "
+            "a checkpoint before step %d with a new seed: --config.init.from=%s "
             "--config.init.step=STEP --config.seed=%d",
             step,
             fall,

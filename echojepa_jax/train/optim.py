@@ -1,4 +1,4 @@
-"""AdamW with a policy per parameter, and the target encoder's moving average, as optax chains."""
+"""AdamW with weight decay by parameter, and the target encoder's moving average, for optax."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from echojepa_jax.models.predictor import USED_MASK_TOKENS
 from echojepa_jax.train.schedules import Schedule
 from echojepa_jax.utils.trees import by_rules, path_text
 
-# Weight decay is not applied to biases and norms. V-JEPA's mask tokens are matrices upstream, and
-# decay, but only those that are used: see `_without_unused`. VideoMAE's mask token does not.
+# Biases, norms and VideoMAE's mask token have no weight decay. V-JEPA's mask tokens have, as in the
+# original, where they are matrices; but only those that are used: see `_without_unused`.
 DECAY_RULES = (
     (r"(^|/)(bias|scale|q_bias|v_bias|mask_token)$", False),
     (r"(^|/)(kernel|mask_tokens|video_embed|image_embed)$", True),
 )
-# Without images, what only they use (V-JEPA 2.1) has no gradient, and does not decay either.
+# Parameters for images (V-JEPA 2.1) have no gradient without images, and no weight decay either.
 VIDEO_DECAY_RULES = ((r"(^|/)(image_embed|patch_embed_image/kernel)$", False), *DECAY_RULES)
 
 
@@ -33,10 +33,10 @@ def adamw(
     """AdamW as in PyTorch: decay is decoupled and multiplied by the learning rate.
 
     Args:
-      params: a tree like the one to optimise (shapes suffice); picks what decays.
+      params: the tree to optimise (shapes suffice); its paths decide which parameters decay.
       learning_rate, weight_decay: schedules that count updates from 1, as the original does.
-      clip_norm: largest global norm of the gradient; 0 leaves gradients alone, as in the recipe.
-      images: the batches hold images as well as videos.
+      clip_norm: global norm to clip the gradient to; 0 = no clipping, as in the recipe.
+      images: whether batches contain images as well as videos.
     """
     rules = DECAY_RULES if images else VIDEO_DECAY_RULES
     return optax.chain(
@@ -52,11 +52,11 @@ def adamw(
 
 
 def _without_unused(decay: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Weight decay that leaves alone what has no gradient: the mask tokens that nobody uses.
+    """Applies weight decay except to rows whose gradient is always zero: unused mask tokens.
 
-    PyTorch's optimizer passes over a parameter without a gradient, and every mask token is a
-    parameter of its own there. Adam's update of a gradient that was always zero is zero, so that
-    these rows keep their bits.
+    In PyTorch every mask token is a separate parameter, and the optimizer skips parameters without
+    a gradient. Adam's update for a gradient that was always zero is zero, so these rows keep their
+    bits.
     """
 
     def seen(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -73,12 +73,13 @@ def _without_unused(decay: optax.GradientTransformation) -> optax.GradientTransf
 def parameter_ema(momentum: Schedule) -> optax.GradientTransformation:
     """The target encoder: `ema <- m ema + (1 - m) params`, m = momentum(update), from 0.
 
-    Fed with the *updated* parameters; seeded with the initial ones, so there is nothing to debias.
-    The state is optax's `EmaState`; its `ema` is the target encoder's parameter tree.
+    `update` takes the *updated* parameters. The average starts at the initial parameters, so it
+    needs no bias correction. The state is optax's `EmaState`; its `ema` is the target encoder's
+    parameter tree.
     """
 
     def init(params: Any) -> optax.EmaState:
-        # A copy: the state of a donated step must not hold one buffer twice.
+        # A copy: a step that donates its state must not get the same buffer twice.
         return optax.EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
 
     def update(params: Any, state: optax.EmaState, _: Any = None) -> tuple[Any, optax.EmaState]:

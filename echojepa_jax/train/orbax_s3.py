@@ -1,8 +1,8 @@
-"""Teaches Orbax to keep checkpoints in s3:// buckets: of all buckets it knows gs:// alone.
+"""Teaches Orbax to keep checkpoints in s3:// buckets; by itself it supports only gs://.
 
-TensorStore, with which it writes arrays, knows both, and what makes a checkpoint whole in the one
-(a file that is written last) does so in the other. So s3:// is made to take gs://'s way, with
-another driver. Tests run this against an S3 server: Orbax gives no promise for these four names.
+TensorStore, which writes Orbax's arrays, supports both. In both, a checkpoint is complete when its
+last file is written. So s3:// takes Orbax's code for gs://, with another TensorStore driver. The
+four names that this replaces are private to Orbax: tests run this against an S3 server.
 """
 
 import functools
@@ -23,10 +23,10 @@ _TAUGHT = (
 
 @functools.cache
 def teach_orbax() -> None:
-    """Lets Orbax read and write s3:// from here on; the second call changes nothing.
+    """Lets Orbax read and write s3:// from here on; further calls change nothing.
 
     Raises:
-      UserError: this version of Orbax is built in another way.
+      UserError: this version of Orbax lacks the functions to replace.
     """
     try:
         gcs_utils: Any
@@ -54,7 +54,7 @@ def teach_orbax() -> None:
 
 
 def _spec_of_s3(path: str) -> dict[str, Any]:
-    """Where TensorStore finds a folder of a bucket; s3fs asks the same server."""
+    """TensorStore's specification of a folder in a bucket, on the server that s3fs uses."""
     url = urlsplit(path)
     spec: dict[str, Any] = {"driver": "s3", "bucket": url.netloc, "path": url.path.lstrip("/")}
     if server := os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")):
@@ -62,7 +62,7 @@ def _spec_of_s3(path: str) -> dict[str, Any]:
     if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
         spec["aws_region"] = region
     if "AWS_ACCESS_KEY_ID" in os.environ:
-        spec["aws_credentials"] = {"type": "environment"}  # or it looks for files, and complains
+        spec["aws_credentials"] = {"type": "environment"}  # else it warns of missing files
     return spec
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of: data, weights, versions, commit, devices, command; in manifest.json."""
+"""Records data, weights, versions, commit, devices and command of a run in manifest.json."""
 
 import datetime
 import importlib.metadata
@@ -20,30 +20,30 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 
 
 def now() -> str:
-    """The time, for `record`: a run takes it when it starts."""
+    """The current time for `record`; a run calls it when it starts."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def record(workdir: Workdir, facts: dict[str, Any], program: str, started: str) -> None:
-    """Writes what this run is made of: given facts, versions, commit, devices, and the command.
+    """Writes the given facts with versions, commit, devices and the command to manifest.json.
 
     Args:
-      started: when the run began, by `now`; compiling may have taken minutes since.
+      started: when the run started, from `now`; compiling may have taken minutes since.
 
     Raises:
-      UserError: steps were made on other data or weights.
+      UserError: the run has made steps on other data or weights.
     """
     path = workdir.path / MANIFEST
     if path.exists() and workdir.has_steps():
         before = json.loads(path.read_text())
         if before["data"]["fingerprint"] != facts["data"]["fingerprint"]:
             raise UserError(
-                f"the data of {workdir.kept} have changed since the run was started: the order of "
-                "samples would be another one; restore the files, or use another --workdir"
+                f"the data of {workdir.kept} have changed since the run was started, which would "
+                "change the order of samples: restore the files, or use another --workdir"
             )
         if before.get("weights") != facts.get("weights"):
             raise UserError(
-                f"the weights that {workdir.kept} was started with have changed since then: "
+                f"the weights that {workdir.kept} was started from have changed since then: "
                 "restore them, or use another --workdir"
             )
         return
@@ -66,7 +66,7 @@ def record(workdir: Workdir, facts: dict[str, Any], program: str, started: str) 
 def _commit() -> str:
     """The commit of the code that runs, or "unknown" outside a checkout."""
     here = Path(__file__).parents[2]
-    # An installed package may lie in an environment inside somebody else's repository.
+    # An installed package may lie in an environment inside another project's repository.
     if not (here / "pyproject.toml").exists():
         return "unknown"
     try:

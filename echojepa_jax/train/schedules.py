@@ -1,7 +1,7 @@
 """Learning rate, weight decay and EMA momentum as functions of the number of updates.
 
-Every schedule is a plain function of `k`. Given a JAX array it returns one (inside the step);
-given a Python number it computes in double precision (for logs and plots).
+Every schedule is a function of the number of updates, `k`. A JAX array gives a JAX array (inside
+the step); a Python number gives double precision (for logs and plots).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its copy in a bucket, and whether it is really done."""
+"""The folder of a run: its files, its copy in a bucket, and whether the run is complete."""
 
 import contextlib
 import dataclasses
@@ -35,9 +35,9 @@ CONFIG, _DONE = "config.json", "done.json"
 class Workdir:
     """The folder of a training run.
 
-    path: where this process reads and writes, on a local disk.
-    bucket: where all of it is kept, if that is not `path` itself: "gs://..." or "s3://...".
-        Checkpoints are written there directly, the small files are copied.
+    path: the folder on a local disk in which this process reads and writes.
+    bucket: "gs://..." or "s3://...", if the run is kept in a bucket. Checkpoints are written there
+        directly, the small files are copied.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Workdir:
 
     @classmethod
     def of(cls, name: str) -> "Workdir":
-        """The workdir that a user has named.
+        """The workdir with the name that the user has given.
 
         Raises:
           UserError: there is no driver for the bucket.
@@ -60,10 +60,10 @@ class Workdir:
     @classmethod
     @contextlib.contextmanager
     def to_read(cls, name: str) -> Iterator["Workdir"]:
-        """A finished or running workdir, or any folder or file, of which nothing will be changed.
+        """A workdir, or any other folder or file, for reading only.
 
-        Of a bucket, all but checkpoints and compiled programs is copied, for as long as it is read;
-        errors name the bucket.
+        Everything in a bucket except checkpoints and compiled programs is copied into a temporary
+        folder. Errors name the bucket, not the copy.
 
         Raises:
           UserError: there is no access to the bucket, or no such folder in it.
@@ -94,7 +94,7 @@ class Workdir:
 
     @property
     def kept(self) -> epath.Path:
-        """Where all of it is kept."""
+        """The permanent place of the run: the bucket, or else `path`."""
         return self.bucket or epath.Path(self.path)
 
     @property
@@ -123,13 +123,13 @@ class Workdir:
         return (self.path / _DONE).exists()
 
     def is_done(self, files: Sequence[str]) -> bool:
-        """Whether the run was marked as done; its results must then still be there (F12).
+        """Whether the run was marked as done; its results must then still exist (F12).
 
         Args:
-          files: what it has written beside its last checkpoint.
+          files: names of the files that it has written beside its last checkpoint.
 
         Raises:
-          UserError: the run is marked as done, but a part of it is gone.
+          UserError: the run is marked as done, but some of its files are missing.
         """
         if not self.is_marked():
             return False
@@ -140,16 +140,16 @@ class Workdir:
             missing.append(f"{CHECKPOINTS}/{last.name}")
         if missing:
             raise UserError(
-                f"{self.kept} is marked as done but {missing} are gone: restore them, "
-                f"or delete {_DONE} to let training make them again"
+                f"{self.kept} is marked as done, but {missing} are missing: restore them, "
+                f"or delete {_DONE} to create them again by training"
             )
         return True
 
     def share(self) -> None:
-        """Lets all hosts see what the first one has claimed.
+        """Makes the folder that the first host has claimed visible to all hosts.
 
         Raises:
-          UserError: the folder is not on a disk that they share.
+          UserError: the folder is not on a disk that all hosts share.
         """
         if hosts.is_first():
             self.publish()
@@ -158,11 +158,11 @@ class Workdir:
             self.fetch()
         if not hosts.is_first() and not (self.path / CONFIG).exists():
             raise UserError(
-                f"{self.kept} is not the same folder on every host: use a shared disk or a bucket"
+                f"{self.kept} is not the same folder on all hosts: use a shared disk or a bucket"
             )
 
     def fetch(self) -> None:
-        """Makes `path` a copy of the small files in the bucket: what is not there, goes here.
+        """Makes `path` a copy of the small files in the bucket; other files in it are deleted.
 
         Raises:
           UserError: there is no access to the bucket.
@@ -189,7 +189,7 @@ class Workdir:
             return
         with explained(str(self.bucket)):
             self.bucket.mkdir(parents=True, exist_ok=True)
-            # The mark that everything is there comes last.
+            # The file that marks the run as done comes last.
             for file in sorted(self.path.iterdir(), key=lambda file: file.name == _DONE):
                 if file.is_file() and _writer_of(file.name) == jax.process_index():
                     (self.bucket / file.name).write_bytes(file.read_bytes())
@@ -201,13 +201,13 @@ def explained(name: str) -> contextlib.AbstractContextManager[None]:
 
 
 def per_host(name: str) -> str:
-    """The name of a file that each host writes for itself: "skipped.2.jsonl" on host 2."""
+    """This host's name for a file that every host writes: "skipped.2.jsonl" on host 2."""
     stem, _, kind = name.rpartition(".")
     return name if hosts.is_first() else f"{stem}.{jax.process_index()}.{kind}"
 
 
 def _writer_of(name: str) -> int:
-    """The host that writes a file of that name; -1 for one that is still being written."""
+    """The number of the host that writes a file of that name; -1 for an unfinished file."""
     if name.endswith(PARTIAL):
         return -1
     number = name.split(".")[-2:-1]

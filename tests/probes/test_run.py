@@ -103,7 +103,7 @@ def test_f07_f12_a_finished_run_is_not_touched_again(lvef, run_probe):
     assert again.stdout.startswith(f"{lvef} is complete: nothing to do")
     other = run_probe("--config=configs/probes/phantom_multiview.py", f"--workdir={lvef}")
     assert other.returncode == 1
-    assert re.search(r"was started with another config; .*head\.streams", other.stderr)
+    assert re.search(r"was started with another config, .*head\.streams", other.stderr)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -148,7 +148,7 @@ def test_a_run_does_not_go_on_with_other_weights(
     weights.params["encoder"]["norm"]["bias"][0] += 1
     shutil.rmtree(folder)
     write_weights(weights, folder, "safetensors")
-    with pytest.raises(UserError, match=r"the weights that .* was started with have changed"):
+    with pytest.raises(UserError, match=r"the weights that .* was started from have changed"):
         train_probe(config, tmp_path / "run")
     with pytest.raises(UserError, match="holds no finished probe: train it to its last epoch"):
         load_probe(tmp_path / "run")

@@ -57,11 +57,11 @@ def test_f19_the_rank_is_judged_against_its_best_even_after_a_restart(start, cap
     watch.health(30, health_of(15.0))
     assert caplog.text == ""
     watch.health(40, health_of(9.0))
-    assert "at step 40: effective rank 9.0 is less than half of its best, 20.0" in caplog.text
+    assert "at step 40: effective rank 9.0 is less than half of its maximum, 20.0" in caplog.text
     caplog.clear()
     again = start(30)  # what was written after step 30 is forgotten
     again.health(40, health_of(9.0))
-    assert "less than half of its best, 20.0" in caplog.text
+    assert "less than half of its maximum, 20.0" in caplog.text
 
 
 def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp_path, caplog):
@@ -79,7 +79,7 @@ def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp
         watch.step(10 * (line + 1), metrics() | {"loss": np.float32(loss)}, clips(), 0.0)
     watch.flush()
     (warning,) = [r.message for r in caplog.records if "fell suddenly" in r.message]
-    assert "from a checkpoint before step 440 and with another seed" in warning
+    assert "from a checkpoint before step 440 with a new seed" in warning
     assert f"--config.init.from={tmp_path} --config.init.step=STEP --config.seed=1" in warning
     (alarm,) = standing_alarms(read_lines(tmp_path / "metrics.jsonl"), 1000)  # of the report
     assert alarm.startswith("the loss fell suddenly to 0.4")

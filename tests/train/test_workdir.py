@@ -146,14 +146,14 @@ def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tmp_path)
     with pytest.raises(UserError, match=r"the data of .* have changed"):
         record("again")
     claims = claimed(run, probe)
-    with pytest.raises(UserError, match="is not of a training run"), claims:
+    with pytest.raises(UserError, match="belongs to another program"), claims:
         pass
 
     # Nor is a folder of weights, whose config.json is no leftover.
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "model_card.md").touch()
     claims = claimed(run, probe)
-    with pytest.raises(UserError, match="is not of a training run"), claims:
+    with pytest.raises(UserError, match="belongs to another program"), claims:
         pass
 
 
@@ -161,7 +161,7 @@ def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):
     name = f"{bucket}/run"
     train(tiny(), name)
     (bucket / "run" / "checkpoints" / "00000006").rmtree()
-    with pytest.raises(UserError, match=f"^{name} is marked as done but .*00000006"):
+    with pytest.raises(UserError, match=f"^{name} is marked as done, but .*00000006"):
         train(tiny(), name)
 
 

@@ -1,10 +1,10 @@
-"""The online probe: how much of the heart can be read from frozen features, by linear models.
+"""The online probe: how well linear models predict labels from frozen features.
 
-Every labelled video is encoded once: the mean over the tokens of a clip, how much they vary in time
-and how fast, averaged over clips. Ridge and logistic regression (scikit-learn) are fitted on one
-split and scored on patients of another. A number is read in a given view, as in a clinic, so every
-view has a regression of its own where the source tells views.
-The same encoder at its random initialisation is the yardstick: speckle alone tells something.
+Every labelled video is encoded once. Its features are the mean over the tokens of a clip, and how
+much and how fast the tokens vary in time, averaged over clips. Ridge and logistic regression
+(scikit-learn) are fitted on one split and scored on the patients of another. Each view has its own
+regression if the source contains views, because a measurement is defined in a given view.
+The baseline is the same encoder with its random initial weights: even these give some information.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ RESAMPLES = 1000  # of the bootstrap over patients
 RIDGE_ALPHAS = np.logspace(-1, 5, 13)
 LOGISTIC_CS = np.logspace(-4, 1, 6)
 FOLDS = 4
-VIEW_PATIENTS = 20  # with fewer in training, a view has no regression of its own
+VIEW_PATIENTS = 20  # a view with fewer patients in training does not get its own regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Fit:
 def _clip_features(
     params: Any, clips: jax.Array, networks: Networks, sharding: jax.sharding.Sharding
 ) -> jax.Array:
-    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion."""
+    """uint8 [B, T, H, W, 3] -> float32 [B, 3 D]: the mean over tokens, and their motion in time."""
     look = networks.mean, networks.std
     features = tokens_of(networks.encoder, params, clips, *look, keep="motion")[:, 0]
     return jax.lax.with_sharding_constraint(features, sharding)
@@ -90,11 +90,11 @@ def video_features(
     """Encodes every video: float32 [len(samples), 3 D], in input order.
 
     Args:
-      stop_asked: asked after every batch.
+      stop_asked: whether this host was asked to stop; called after every batch.
 
     Raises:
       Stopped: this host, or another, was asked to stop.
-      UserError: a video cannot be decoded. Scores over the rest would not be comparable (F04).
+      UserError: a video cannot be decoded. Scores of the others would not be comparable (F04).
     """
     sums = np.zeros((len(samples), 3 * networks.encoder.width), np.float64)
     seen = np.zeros(len(samples), int)
@@ -136,18 +136,18 @@ def video_features(
 
 
 def _patient(sample: Sample) -> str:
-    """Who it is; a video without a patient is its own."""
+    """The patient of a sample; without one, the sample counts as a patient."""
     return sample.patient or sample.name
 
 
 def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
-    """Patients of the samples, and folds that they allow."""
+    """The patient of each sample, and the number of folds for cross-validation."""
     patients = [_patient(sample) for sample in samples]
     return patients, min(FOLDS, len(set(patients)))
 
 
 def regression_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Mean absolute error and R2 of numbers [n]; R2 is NaN if all true ones are the same."""
+    """Mean absolute error and R2 of numbers [n]; R2 is NaN if all true numbers are equal."""
     varies = len(true) > 1 and np.ptp(true) > 0
     left = np.sum((true - predicted) ** 2)
     return {
@@ -170,7 +170,7 @@ def fit_regression(
 ) -> Fit:
     """Ridge regressions of a target, one for each view (one for all views with few patients).
 
-    Their strengths are chosen by cross-validation over patients.
+    The strength of the regularisation is chosen by cross-validation over patients.
 
     Args:
       train: features [n, D]; test: features [m, D].
@@ -198,7 +198,7 @@ def fit_regression(
 def fit_view(
     train: np.ndarray, train_samples: Sequence[Sample], test: np.ndarray, truth: np.ndarray
 ) -> Fit:
-    """Logistic regression of the view, chosen in the same way."""
+    """Logistic regression of the view, with the regularisation chosen as in `fit_regression`."""
     patients, folds = _groups(train_samples)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
@@ -225,7 +225,7 @@ def fit_all(
       features: [len(samples), D].
 
     Returns:
-      By target name, and "view".
+      One `Fit` by target name, and by "view".
     """
     rows = {
         split: [i for i, sample in enumerate(samples) if sample.split == split]
@@ -253,10 +253,11 @@ def check_labels(
     targets: Sequence[str],
     view: bool,
 ) -> list[Sample]:
-    """The samples of the two splits, all with the wanted labels.
+    """The samples of the two splits, if all of them have the labels.
 
     Raises:
-      UserError: a split is empty, a label is missing, or there is nothing to learn from.
+      UserError: a split is empty, a label is missing, or the training split contains only one view
+        or one patient.
     """
     both = (train_split, test_split)
     chosen = [sample for sample in samples if sample.split in both]
@@ -281,14 +282,14 @@ def check_labels(
     if len(patients) < 2 or (view and len(views) < 2):
         lacking = f"one view, {views.pop()!r}" if len(patients) > 1 else "one patient"
         raise UserError(
-            f"the split {train_split!r} of probe.source {source} holds only {lacking}: a probe "
-            "needs two to tell apart"
+            f"the split {train_split!r} of probe.source {source} contains only {lacking}, and a "
+            "probe needs at least two: set probe.train_split, or add videos"
         )
     return chosen
 
 
 def metrics(fits: Mapping[str, Fit], prefix: str) -> dict[str, float]:
-    """Scores as "prefix/target/score"."""
+    """Scores by the name "prefix/target/score"."""
     return {
         f"{prefix}/{name}/{score}": value
         for name, fit in fits.items()
@@ -300,7 +301,7 @@ Intervals = Mapping[str, tuple[float | None, float | None]]
 
 
 def _in_words(scores: Mapping[str, float], intervals: Intervals, unit: str) -> str:
-    """Scores with their 95 % intervals, for a sentence."""
+    """Scores with their 95 % intervals, as text."""
     units = {"mae": unit and f" {unit}"}
     texts = []
     for name, value in scores.items():
@@ -313,10 +314,10 @@ def _in_words(scores: Mapping[str, float], intervals: Intervals, unit: str) -> s
 class LinearProbe:
     """Encodes the probe's videos and scores linear models on them; compares with random weights.
 
-    The scores with random weights are kept in the workdir, for a run that is started again.
+    The scores with random weights are kept in the workdir for when the run is resumed.
 
-    draw: makes a picture for TensorBoard, uint8 [H, W, 3], of true and predicted values [n], views
-      [n] and the unit; None = no pictures.
+    draw: plots true and predicted values [n], views [n] and the unit into a picture for
+      TensorBoard, uint8 [H, W, 3]; None = no pictures.
     """
 
     def __init__(
@@ -351,7 +352,7 @@ class LinearProbe:
         known = {_patient(s) for s in self._test if s.patient in patients or s.path in files}
         if known:
             log.warning(
-                "probe: %d patients of its test split are trained on as well, without labels",
+                "probe: training also uses videos of %d patients of the test split, without labels",
                 len(known),
             )
         self._mesh = make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
@@ -459,7 +460,7 @@ class LinearProbe:
             write_json(self._workdir / "probe.json", result)
 
     def _intervals(self, name: str, fit: Fit, patients: Sequence[str]) -> Intervals:
-        """The 95 % interval of each score, from a bootstrap over patients."""
+        """The 95 % interval (low, high) of each score, from a bootstrap over patients."""
         scored = with_intervals(
             view_scores if name == "view" else regression_scores,
             fit.true,
