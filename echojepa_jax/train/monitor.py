@@ -230,8 +230,8 @@ class Watch:
             return
         before = step - alarms.FALL_RECENT * self._config.log.every
         log.warning(
-            "step %d: %s. This may be a partial collapse. To go back, train in a new --workdir from "
-            "a checkpoint before step %d with a new seed: --config.init.from=%s "
+            "step %d: %s. This may be a partial collapse. To go back, train in a new --workdir "
+            "from a checkpoint before step %d with a new seed: --config.init.from=%s "
             "--config.init.step=STEP --config.seed=%d",
             step,
             fall,

@@ -153,7 +153,7 @@ def test_every_bit_finds_its_way_back_through_all_formats(tmp_path):
     moved = (tmp_path / "encoder" / "model.pt").rename(tmp_path / "encoder.pth")
     back = read_weights(moved, heads=4)
     assert (back.shape.family, back.fingerprints()) == ("videomae", only.fingerprints())
-    with pytest.raises(UserError, match="an encoder and a decoder, and these weights lack"):
+    with pytest.raises(UserError, match="lack the encoder or the decoder"):
         write_weights(only, tmp_path / "half", "hf")
 
 
@@ -171,7 +171,7 @@ def test_the_encoder_alone_and_names_of_older_versions_are_read():
     for name, value in from_hugging_face(older)["encoder"].items():
         np.testing.assert_array_equal(value, parts["encoder"][name])
     del state["encoder.layer.0.attention.attention.key.weight"]
-    with pytest.raises(UserError, match=r"not the names .*query\.weight"):
+    with pytest.raises(UserError, match=r"not names .*query\.weight"):
         from_hugging_face(state)
 
 
