@@ -125,7 +125,7 @@ def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, nu
     assert process.returncode == 0, err
     step = re.search(r"stopped by a signal; saved at step (\d) of 6", out)
     assert step, out
-    assert f"{number.name}: leaving when what is under way is done" in err
+    assert f"{number.name}: stopping after the current work" in err
     assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
     if continued:
         again = run_main(workdir=workdir)

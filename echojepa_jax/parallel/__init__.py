@@ -1,1 +1,1 @@
-"""The device mesh, and where arrays live on it."""
+"""Parallel training: the device mesh, the placement of arrays on it, and several hosts."""

@@ -1,8 +1,9 @@
-"""The device mesh, and where the batch, every parameter and every activation live on it.
+"""The device mesh, and the placement of the batch, parameters and activations on it.
 
-Two axes. Clips are split over both. Parameters, optimizer and moving averages are split over `fsdp`
-(fully sharded data parallelism): a device keeps a part of each, and a layer's parameters are
-gathered, in the type they are used in, when their turn comes. `replica` holds copies.
+The mesh has two axes. Clips are split over both. Parameters, optimizer state and moving averages
+are split over `fsdp` (fully sharded data parallelism): a device keeps a part of each array, and the
+parameters of a layer are gathered when it runs, in the type that it uses. Along `replica` they are
+copied.
 """
 
 import logging
@@ -22,10 +23,10 @@ log = logging.getLogger(__name__)
 REPLICA, FSDP = "replica", "fsdp"
 BATCH = PartitionSpec((REPLICA, FSDP))
 
-# Axes of a parameter that may be split over `fsdp`, by path: the first rule that matches decides.
-# Of its axes the first one is split that has a multiple of the mesh's size. They count from the
-# end, for blocks are stacked on a leading axis that must stay whole: a loop runs over it.
-# Optimizer and EMA state have the parameters' paths inside theirs, so one list serves them all.
+# Axes of a parameter that may be split over `fsdp`, by path; the first rule that matches applies.
+# The first of these axes whose size is a multiple of that of `fsdp` is split. Axes count from the
+# end, because blocks are stacked on a leading axis, which a loop runs over and which is not split.
+# The paths of optimizer and EMA state contain those of the parameters, so the rules serve them all.
 KERNEL_AXES, VECTOR_AXES = (-2, -1), (-1,)
 STATE_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(^|/)(step|count)$", ()),
@@ -36,10 +37,10 @@ STATE_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
 
 
 def mesh_shape(devices: int, replica: int, fsdp: int) -> tuple[int, int]:
-    """Sizes of the two axes for that many devices; -1 (for one of them) is the rest.
+    """Sizes of the two axes for that many devices; one of them may be -1, which means the rest.
 
     Raises:
-      UserError: they do not multiply to the number of devices.
+      UserError: their product is not the number of devices.
     """
     sizes = [replica, fsdp]
     if sizes.count(-1) == 1:
@@ -56,23 +57,23 @@ def mesh_shape(devices: int, replica: int, fsdp: int) -> tuple[int, int]:
 def make_mesh(
     devices: Sequence[jax.Device] | None = None, replica: int = -1, fsdp: int = 1
 ) -> Mesh:
-    """A mesh of the given devices, or of those of all hosts; see `mesh_shape`.
+    """A mesh of the given devices, by default of those of all hosts; see `mesh_shape`.
 
     Raises:
-      UserError: these devices are not joined in a way that makes it.
+      UserError: the connections between the devices do not allow this shape.
     """
     devices = list(devices or jax.devices())
     shape = mesh_shape(len(devices), replica, fsdp)
     try:
-        # An axis of the mesh may be a part of one of the slice's: 64 of the 8 x 16 of a v5p.
+        # An axis of the mesh may split an axis of the slice, as 64 of the 8 x 16 chips of a v5p.
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    # What JAX raises for a shape that it finds no way to lay.
+    # JAX raises these for a shape that it cannot place on the devices.
     except (NotImplementedError, ValueError) as error:
         raise UserError(
-            f"config fields mesh.replica={shape[0]} x mesh.fsdp={shape[1]} cannot be laid over "
-            f"these {len(devices)} devices: try others, such as powers of 2"
+            f"config fields mesh.replica={shape[0]} x mesh.fsdp={shape[1]} cannot be mapped to "
+            f"these {len(devices)} devices: try other sizes, such as powers of 2"
         ) from error
-    # Linen wants Auto axes; the default are Explicit ones.
+    # Linen needs Auto axes; the default is Explicit.
     return Mesh(grid, (REPLICA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -93,7 +94,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def to_global(whole: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array from one that every host holds whole."""
+    """A global array from a whole array that is the same on every host."""
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
@@ -109,7 +110,7 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 
 def _spec(shape: Sequence[int], axes: Sequence[int], fsdp: int) -> PartitionSpec:
-    """The first of the axes that `fsdp` devices can share equally; none: every one has it all."""
+    """Splits the first of `axes` that `fsdp` divides; if there is none, nothing is split."""
     for axis in axes:
         if fsdp > 1 and len(shape) >= -axis and shape[axis] % fsdp == 0:
             names: list[str | None] = [None] * len(shape)
@@ -122,7 +123,7 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     """A sharding for every leaf of a training state (arrays or their shapes).
 
     Raises:
-      ValueError: a leaf that no rule covers.
+      ValueError: no rule covers a leaf.
     """
     size = mesh.shape[FSDP]
     return jax.tree.map(
@@ -133,21 +134,22 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 
 def warn_of_unsharded(mesh: Mesh, state: Any, shardings: Any) -> None:
-    """Warns if much of a state is whole on every device although mesh.fsdp should divide it."""
+    """Warns if much of a state is copied to every device although mesh.fsdp should split it."""
     size = mesh.shape[FSDP]
     total = sum(leaf.size for leaf in jax.tree.leaves(state))
     split = jax.tree.map(lambda leaf, place: leaf.size * (FSDP in place.spec), state, shardings)
     whole = total - sum(jax.tree.leaves(split))
     if size > 1 and whole > 0.1 * total / size:
         log.warning(
-            "mesh.fsdp=%d does not divide all arrays of the state: %.0f%% of it is whole on every "
-            "device; a number that divides the model's widths, with more replicas, saves memory",
+            "mesh.fsdp=%d does not divide all arrays of the state, so %.0f%% of it is copied to "
+            "every device: to save memory, use a number that divides the model's widths, and more "
+            "replicas",
             *(size, 100 * whole / total),
         )
 
 
 def _fsdp_size() -> int:
-    """Of the mesh in use (`jax.set_mesh`); 0 without one, and inside of `jax.shard_map`."""
+    """Size of `fsdp` in the current mesh (`jax.set_mesh`); 0 without one and in `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     if FSDP not in mesh.axis_names or mesh.manual_axes:
         return 0
@@ -155,12 +157,12 @@ def _fsdp_size() -> int:
 
 
 def shard_by_clip(x: jax.Array) -> jax.Array:
-    """Keeps activations [B, ...] sharded by clip, whatever the compiler might prefer."""
+    """Keeps activations [B, ...] sharded by clip; the compiler might choose otherwise."""
     return jax.lax.with_sharding_constraint(x, BATCH) if _fsdp_size() else x
 
 
 def gathered(parameter: jax.Array) -> jax.Array:
-    """A parameter, whole on every device."""
+    """A parameter, gathered on every device."""
     return (
         jax.lax.with_sharding_constraint(parameter, PartitionSpec()) if _fsdp_size() else parameter
     )
@@ -169,14 +171,14 @@ def gathered(parameter: jax.Array) -> jax.Array:
 def sum_over_clips(
     part: Callable[..., jax.Array], axes: Sequence[int], *arrays: jax.Array
 ) -> jax.Array:
-    """The gradient of a parameter: a sum over all clips, split as the parameter is.
+    """The gradient of a parameter: a sum over all clips, split like the parameter.
 
-    Every device sums over its own clips; then the sums are added up and scattered. The compiler,
-    left alone, sometimes prefers to gather the activations of the whole batch.
+    Every device sums over its own clips; then the sums are added and scattered. The compiler by
+    itself sometimes gathers the activations of the whole batch instead.
 
     Args:
-      part: of arrays [b, ...], to the sum over their clips, an array of the parameter's shape.
-      axes: that the parameter's rule splits, `KERNEL_AXES` or `VECTOR_AXES`.
+      part: maps arrays [b, ...] to the sum over their clips, an array of the parameter's shape.
+      axes: those that the parameter's rule allows to split, `KERNEL_AXES` or `VECTOR_AXES`.
       arrays: [B, ...].
     """
     size = _fsdp_size()
@@ -196,16 +198,16 @@ def sum_over_clips(
 
 
 def per_device(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Runs a kernel that the compiler cannot divide, on every device with its own clips.
+    """Runs a kernel that the compiler cannot split, on every device with its own clips.
 
     Args:
-      function: of arrays [b, ...], to an array [b, ...].
-      arrays: [B, ...], and after the first one also [1, ...]: the same for all clips.
+      function: maps arrays [b, ...] to an array [b, ...].
+      arrays: [B, ...]; all but the first may be [1, ...], the same for all clips.
     """
     if not _fsdp_size():
         return function(*arrays)
     clips, *others = arrays
     shared = PartitionSpec()
     specs = (BATCH, *(shared if len(x) < len(clips) else BATCH for x in others))
-    # What goes through a kernel has no type that says over which axes it varies.
+    # check_vma=False: JAX does not know over which mesh axes the result of a kernel varies.
     return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(*arrays)

@@ -1,1 +1,1 @@
-"""The process and its machine: signals, child processes, memory, JAX's platform."""
+"""The process and its machine: signals, child processes, memory, the platform of JAX."""

@@ -1,4 +1,4 @@
-"""What every process that works for another one needs: to end when that one is gone."""
+"""Child processes end when their parent has ended."""
 
 import multiprocessing
 import os
@@ -6,9 +6,10 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as its parent is gone, however that has ended.
+    """Ends this process as soon as its parent has ended, in whatever way.
 
-    Pools would wait for ever: each worker holds both ends of the queue that it reads from.
+    Without it the workers of a pool would wait forever: each worker holds both ends of the queue
+    that it reads.
     """
     threading.Thread(target=_await_parent, daemon=True).start()
 

@@ -11,18 +11,21 @@ from echojepa_jax.runtime.allocator import keep_freed_memory, share_one_heap
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.errors import UserError, first_line
 
-# The names of accelerators in /dev: of NVIDIA's, AMD's and Google's.
+# Names of accelerators in /dev: NVIDIA, AMD and Google.
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
 
 COMPILED = "compiled"
-"""The folder of compiled programs."""
+"""Name of the folder with compiled programs."""
 
 GPU_SHARE = 0.9
 """Share of a GPU's memory that JAX reserves; its own default is 0.75."""
 
 
 def reserve_gpu_memory() -> None:
-    """Call it before JAX looks for devices, in programs that have the GPU for themselves."""
+    """Lets JAX reserve GPU_SHARE of the memory; call it before JAX uses devices.
+
+    It is for programs that have the GPU for themselves.
+    """
     # JAX accepts only one of the two names of this variable.
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
@@ -36,16 +39,16 @@ def default_backend() -> str:
     """
     asked = jax.config.values["jax_platforms"] or ""
     wanted = asked.partition(",")[0]
-    instead = "with JAX_PLATFORMS=cpu, CPUs are used"
+    instead = "set JAX_PLATFORMS=cpu to use CPUs"
     try:
         found = jax.default_backend()
-    # For a GPU that is not there, it is an assertion.
+    # For a missing GPU, JAX raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error) or "it is not there"
         raise UserError(
             f"JAX cannot compute on {wanted or 'any device'} ({reason}); {instead}"
         ) from error
-    # It goes on with CPUs where it sees no GPU, without a word.
+    # JAX uses CPUs without any message if it finds no GPU.
     if found == "cpu" and wanted not in ("", "cpu"):
         raise UserError(f"JAX cannot compute on {wanted} (it is not there); {instead}")
     return found
@@ -54,14 +57,14 @@ def default_backend() -> str:
 def configure_jax() -> None:
     """Configures JAX and the process; every program that computes calls it first.
 
-    On accelerators compiled programs are kept between runs, so that a run that is started again
-    soon makes its first step. Those for CPUs are not: they may fail on another machine with the
-    same home.
+    On accelerators, compiled programs are cached between runs, so that a resumed run soon makes its
+    first step. Programs for CPUs are not cached: they may fail on another machine that shares the
+    home folder.
 
     Raises:
       UserError: see `default_backend`.
     """
-    # JAX names its platform only after it has started its threads: too late for their memory.
+    # JAX reports its platform only after it has started its threads, which is too late for this.
     if not any(any(Path("/dev").glob(name)) for name in _ACCELERATORS):
         share_one_heap()
     if default_backend() == "cpu":
@@ -71,16 +74,16 @@ def configure_jax() -> None:
 
 
 def share_programs(folder: epath.Path) -> None:
-    """Of several hosts, keeps compiled programs in a folder that all of them see.
+    """With several hosts, caches compiled programs in a folder that all hosts share.
 
-    The first host writes them for all, and the next start may have other machines.
+    The first host writes them for all. A resumed run may use other machines.
     """
     if jax.process_count() > 1 and jax.default_backend() != "cpu":
         _keep_programs(folder)
 
 
 def _keep_programs(folder: epath.Path) -> None:
-    # Whoever has named a folder to JAX keeps it.
+    # A folder that the user has set for JAX stays in use.
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
-        compilation_cache.reset_cache()  # or JAX goes on with the folder of before, or none
+        compilation_cache.reset_cache()  # else JAX continues with the previous folder, or none

@@ -1,6 +1,6 @@
 """Runs a function on many items in processes that may hang, crash, or run out of memory.
 
-Decoders are C code, and files come from anywhere: what one file does must cost that file only.
+Decoders are C code and files may be malicious or damaged: a bad file must not affect the others.
 """
 
 import collections
@@ -18,22 +18,22 @@ from echojepa_jax.runtime.children import end_with_parent
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 4  # items per worker that are handed out before their results are taken
+_AHEAD = 4  # items per worker that are submitted before their results are read
 
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """An item without a result, and why."""
+    """An item without a result, and the reason."""
 
     reason: str
 
 
 class Guard:
-    """Processes that run functions on items. Use as a context manager: leaving ends them.
+    """Processes that run functions on items. Use it as a context manager, which ends them on exit.
 
     Args:
-      seconds: that one item may take.
-      gigabytes: of memory that a process may take beyond what it starts with; 0 = any.
+      seconds: time limit for one item.
+      gigabytes: memory limit of a process, in addition to what it starts with; 0 = no limit.
     """
 
     def __init__(self, workers: int, seconds: float, gigabytes: float = 0.0) -> None:
@@ -62,9 +62,9 @@ class Guard:
         """The result of every item, in order.
 
         Args:
-          function: a picklable one.
-          refusals: errors of the function whose text is the reason why an item has no result.
-          otherwise: what any other error is called; "" = it is the program's, and raised.
+          function: must be picklable.
+          refusals: types of errors of the function whose text is the reason of a `Failed`.
+          otherwise: start of the reason for any other error; "" = such an error is raised.
         """
         pending: collections.deque[Any] = collections.deque()
         for item in items:
@@ -78,7 +78,7 @@ class Guard:
         try:
             return future.result()
         except TimeoutError:
-            return Failed(f"too slow: not done after {self._seconds:g} s")
+            return Failed(f"too slow: not finished after {self._seconds:g} s")
         except MemoryError:
             return Failed(f"too large: needs more than {self._gigabytes:g} GB of memory")
         except (pebble.ProcessExpired, CancelledError) as error:
@@ -86,15 +86,15 @@ class Guard:
             return Failed(f"crashed: the decoder ended its process (exit code {code})")
         except refusals as error:
             return Failed(str(error))
-        except Exception as error:  # a decoder's own kind costs this item only, if so wished
+        except Exception as error:  # decoders raise errors of their own types
             if not otherwise:
                 raise
-            # Its text may quote the file, and with it a name.
+            # Only the type is reported: the text may quote the file, and with it a patient's name.
             return Failed(f"{otherwise}: {type(error).__name__}")
 
 
 def _start(gigabytes: float) -> None:
-    """Leaves Ctrl-C to the main process, and bounds this one's memory."""
+    """Leaves Ctrl-C to the main process, and limits the memory of this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     if not gigabytes:
@@ -102,8 +102,8 @@ def _start(gigabytes: float) -> None:
     try:
         import resource
 
-        # What can be written to, and not all of the address space: every thread reserves a large
-        # part of that, and array_record, which starts 64, waits forever if it cannot have it.
+        # Limits writable memory, not the address space: every thread reserves a large part of the
+        # latter, and array_record, which starts 64 threads, waits forever if it cannot get it.
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[5]) * resource.getpagesize()
         limit, most = now + int(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]

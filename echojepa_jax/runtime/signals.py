@@ -1,7 +1,7 @@
-"""How a program ends when it is asked to: at once, or after the step that is under way.
+"""How a program ends when it is asked to stop: at once, or after the current step.
 
-A signal asks for it, or the notice that a Google Cloud machine gives in its metadata about half a
-minute before it is taken away (spot machines, maintenance).
+It is asked by a signal, or by the notice that a Google Cloud machine gives in its metadata about
+half a minute before it is taken away (spot machines, maintenance).
 """
 
 import logging
@@ -20,40 +20,40 @@ from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
-NOTICE_SECONDS = 3.0  # between two looks at the metadata
-# What these entries say when the machine is about to go.
+NOTICE_SECONDS = 3.0  # between two requests of the metadata
+# Values of these entries when the machine is about to be taken away.
 _NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as of a shell."""
+"""Exit code after Ctrl-C, as in a shell."""
 
 TIDY_SECONDS = 5.0
-"""How long a program may tidy up after Ctrl-C before it is ended."""
+"""How long a program may clean up after Ctrl-C before it is ended."""
 
-_ending = threading.Lock()  # taken by the thread that ends this process, and kept
+_ending = threading.Lock()  # acquired by the thread that ends this process, and never released
 
 
 class Stopped(Exception):
-    """A program was asked to stop, and left what it was at."""
+    """A program was asked to stop and has interrupted its work."""
 
 
 def leave_on_signals(
     interrupted: Callable[[], None], stopped: Callable[[], None] | None = None
 ) -> None:
-    """From here on Ctrl-C ends the program with code 130, and SIGTERM with code 0 if asked.
+    """From here on Ctrl-C ends the program with code 130, and SIGTERM (see `stopped`) with code 0.
 
-    A thread listens to the signals. Python's own handlers wait until a compilation is over, and the
-    exception that they raise is lost if it falls into a callback of the garbage collector, into a
-    `__del__`, or into a library that drops it.
+    A thread waits for the signals. Python's own handlers run only after a compilation, and the
+    exception that they raise is lost if it is raised in a callback of the garbage collector, in a
+    `__del__`, or in a library that drops it.
 
-    While `stop_signal` has replaced these handlers, its own act alone. A background job whose shell
-    makes it ignore Ctrl-C goes on ignoring it.
+    While `stop_signal` has replaced these handlers, only its handlers run. A background job whose
+    shell makes it ignore Ctrl-C continues to ignore it.
 
     Args:
-      interrupted: prints the last words after Ctrl-C.
-      stopped: prints those after SIGTERM, for a program that has nothing to save or to tidy up:
-        both signals end it at once. None: SIGTERM is not handled, and Ctrl-C raises
+      interrupted: prints the last line after Ctrl-C.
+      stopped: prints the last line after SIGTERM, for a program that has nothing to save or to
+        clean up: both signals end it at once. None: SIGTERM is not handled, and Ctrl-C raises
         KeyboardInterrupt, after which the program has TIDY_SECONDS to end by itself.
     """
     ends = {signal.SIGINT: (INTERRUPTED, interrupted)}
@@ -64,16 +64,16 @@ def leave_on_signals(
     noted: set[int] = set()
 
     def on_signal(number: int, _: Any) -> None:
-        # Printing and leaving is left to the thread: whatever was interrupted may hold the locks.
+        # The thread prints and exits: the interrupted code may hold locks that this needs.
         noted.add(number)
         if stopped is None:
             raise KeyboardInterrupt
 
     def listen() -> None:
-        with told:  # which must stay open
+        with told:  # keeps it open
             while True:
                 number = ord(heard.recv(1))
-                # Python may not have called its handler yet, or the handler was replaced since.
+                # Python may not have called the handler yet, or another handler is in place now.
                 if number in noted or signal.getsignal(number) is on_signal:
                     if stopped is None:
                         time.sleep(TIDY_SECONDS)
@@ -87,12 +87,12 @@ def leave_on_signals(
 
 
 def end(code: int, last_words: Callable[[], None]) -> NoReturn:
-    """Ends this process without its `finally` blocks, once: a second thread waits here for the end.
+    """Ends this process without its `finally` blocks; a second thread that calls it waits here.
 
-    Threads that still compute would use what an orderly end of Python takes apart.
+    Threads that still compute would use objects that a normal exit of Python destroys.
     """
     _ending.acquire()
-    logging.disable()  # other threads go on, and the last words come last
+    logging.disable()  # other threads still run, and nothing may come after the last line
     try:
         last_words()
         sys.stdout.flush()
@@ -102,7 +102,7 @@ def end(code: int, last_words: Callable[[], None]) -> NoReturn:
 
 
 def ignore_signals() -> None:
-    """The work is done: from here on no signal makes another end of it."""
+    """Ignores signals from here on: the work is done, and a late signal must not change the end."""
     _ending.acquire()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -110,12 +110,12 @@ def ignore_signals() -> None:
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM, SIGINT and a cloud's notice into a question the loop asks after every step."""
+    """Yields a function that returns whether SIGTERM, SIGINT or a cloud's notice has arrived."""
     seen: list[str] = []
     ended = threading.Event()
 
     def note(what: str) -> None:
-        log.warning("%s: leaving when what is under way is done", what)
+        log.warning("%s: stopping after the current work", what)
         seen.append(what)
 
     def on_signal(number: int, _: Any) -> None:
@@ -135,33 +135,33 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(seen)
     finally:
         ended.set()
-        # A program that was asked to stop is about to end, with its own last words: only Ctrl-C
-        # makes it end earlier.
+        # A program that was asked to stop prints its own last line and ends; only Ctrl-C may end it
+        # earlier.
         again = {signal.SIGTERM: lambda *_: None, signal.SIGINT: signal.default_int_handler}
         for number, handler in before.items():
             signal.signal(number, again[number] if seen and callable(handler) else handler)
 
 
 def _metadata_host() -> str:
-    """Where this machine's metadata are served; "" if it is not one of Google's."""
+    """The address of this machine's metadata server; "" if it is not a Google machine."""
     product = Path("/sys/class/dmi/id/product_name")
     try:
         ours = product.read_text().startswith("Google")
     except OSError:
         ours = False
-    # The name under which Google's own libraries look for another address.
+    # Google's own libraries read another address from this variable.
     return os.environ.get("GCE_METADATA_HOST", "metadata.google.internal" if ours else "")
 
 
 def _notice(host: str) -> str:
-    """Why this machine is about to go; "" if it stays, or nobody answers."""
+    """Why this machine will be taken away; "" if it stays or the server does not answer."""
     for entry, alarm in _NOTICES.items():
         url = f"http://{host}/computeMetadata/v1/instance/{entry}"
         request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
         try:
             with urllib.request.urlopen(request, timeout=NOTICE_SECONDS) as answer:
                 if answer.read().decode().strip() == alarm:
-                    return f"the machine's metadata say {entry}={alarm}"
+                    return f"the machine's metadata contain {entry}={alarm}"
         except (OSError, HTTPException, ValueError):
-            continue  # looked at again in a moment
+            continue  # requested again in a moment
     return ""

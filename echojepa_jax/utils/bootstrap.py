@@ -18,9 +18,9 @@ def with_intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, float | None]]:
-    """{score: {"value", "low", "high"}}; None where a number is not defined.
+    """Returns {score: {"value", "low", "high"}}; None for a number that is not defined.
 
-    The examples of a patient are drawn together: they are not independent of each other.
+    All examples of a patient are drawn together, because they are not independent.
 
     Args:
       true, predicted: [n, ...]. patients: [n].

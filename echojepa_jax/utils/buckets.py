@@ -1,4 +1,4 @@
-"""Buckets (gs://, s3://): what is in one, and what goes wrong with it, in a sentence."""
+"""Files in buckets (gs://, s3://): copies, moves, and errors in one sentence."""
 
 import contextlib
 import shutil
@@ -18,7 +18,7 @@ def without_driver(name: str, error: ImportError) -> UserError:
     """The error for a bucket whose driver is not installed."""
     package = _DRIVERS.get(name.partition(":")[0])
     how = f"{package}: {pip_install('buckets')}" if package else f"a driver of fsspec ({error})"
-    return UserError(f"{name} needs one more package, {how}")
+    return UserError(f"{name} needs another package: {how}")
 
 
 def is_remote(name: str) -> bool:
@@ -30,17 +30,19 @@ def on_disk(name: str, flag: str) -> Path:
     """The folder that a flag names.
 
     Raises:
-      UserError: it is in a bucket, or its name is not text, which Arrow and Orbax cannot write to.
+      UserError: it is in a bucket, or its name is not valid UTF-8, which Arrow and Orbax need.
     """
     if as_unicode(name) != name:
         raise UserError(f"--{flag}={shown(name)} is not valid UTF-8: name another folder")
     if is_remote(name):
-        raise UserError(f"--{flag}={name} must be on a disk: copy it to the bucket afterwards")
+        raise UserError(
+            f"--{flag}={name} is in a bucket: name a folder on a disk, and copy it afterwards"
+        )
     return Path(name)
 
 
 def move(folder: epath.Path, to: epath.Path) -> None:
-    """Renames a folder; one of a bucket, which has no names of folders, is copied and deleted."""
+    """Renames a folder; in a bucket, which cannot rename folders, it is copied and deleted."""
     if not is_remote(str(folder)):
         folder.rename(to)
         return
@@ -49,7 +51,7 @@ def move(folder: epath.Path, to: epath.Path) -> None:
 
 
 def copy(folder: epath.Path, to: epath.Path, without: Collection[str] = ()) -> None:
-    """Copies a folder, in or out of a bucket, but for folders of some names in it."""
+    """Copies a folder into or out of a bucket, except the folders in it named in `without`."""
     to.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name not in without:
@@ -59,17 +61,17 @@ def copy(folder: epath.Path, to: epath.Path, without: Collection[str] = ()) -> N
 
 
 def copy_file(file: epath.Path, to: epath.Path) -> None:
-    """Copies a file, in or out of a bucket, a piece at a time."""
+    """Copies a file into or out of a bucket, a piece at a time."""
     with file.open("rb") as source, to.open("wb") as out:
         shutil.copyfileobj(source, out, 2**22)
 
 
 @contextlib.contextmanager
 def explained(name: str, problem: str) -> Iterator[None]:
-    """Turns what a bucket's driver raises into UserError.
+    """Turns the errors of a bucket's driver into UserError.
 
     Args:
-      name: "gs://...". problem: what does not work, as in "cannot be used".
+      name: "gs://...". problem: the end of the sentence, such as "cannot be used".
     """
     try:
         yield
@@ -77,7 +79,7 @@ def explained(name: str, problem: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise without_driver(name, error) from error
-    # Every driver has errors of its own.
+    # Every driver has its own types of errors.
     except Exception as error:
         reason = first_line(error)
         raise UserError(f"{name} {problem}: {reason}") from error

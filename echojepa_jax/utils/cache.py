@@ -1,4 +1,4 @@
-"""Where results that may be thrown away are kept between runs."""
+"""The cache folder, for results that can be created again."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fields of a config: listed by their dotted names, described and checked by a table of rows."""
+"""Fields of a config: a table of rows by dotted name, which documents and checks them."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ _TYPE_NAMES = {TEXTS: "tuple of strings", NUMBERS: "tuple of numbers"}
 
 
 class Rule(NamedTuple):
-    """What the value of a field must fulfil, and the words for it: "must be positive"."""
+    """A condition on the value of a field, and its text, such as "must be positive"."""
 
     fits: Callable[[Any], bool]
     text: str
@@ -41,9 +41,9 @@ class Field:
 
     Attributes:
       type: bool, int, float, str, TEXTS or NUMBERS. A float may be written as an integer.
-      meaning: for people, without the default value.
-      rule: what the value must fulfil, if its type does not say it all.
-      choices: the texts that the field may be, if it is not free.
+      meaning: for the documentation, without the default value.
+      rule: a condition on the value, in addition to its type.
+      choices: the allowed strings; empty = any.
     """
 
     type: Any
@@ -57,7 +57,7 @@ class Field:
 
 
 def described(fields: Mapping[str, Field]) -> Iterator[tuple[str, str, str]]:
-    """(name, type, meaning) of every field, for a page of reference."""
+    """(name, type, meaning) of every field, for the reference pages."""
     for name, field in fields.items():
         meaning = field.meaning
         if field.choices:
@@ -78,8 +78,8 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A hint at the field that was probably meant."""
-    # Other programs have a field for the number of steps; here it is a product.
+    """A hint at the field that was probably meant; it may be empty."""
+    # Many other programs have a field for the number of steps; here it is a product.
     if re.search(r"(^|[._])(steps|iterations|iters)$", name) and "optim.epochs" in names:
         product = "optim.epochs x optim.updates_per_epoch"
         product = product if "optim.updates_per_epoch" in names else "set by optim.epochs"
@@ -105,16 +105,16 @@ def read_config(path: Path) -> ConfigDict:
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Entries in which two dictionaries differ, for a sentence."""
+    """The entries in which two dictionaries differ, as text for a sentence."""
     return [
-        f"{name} ({there.get(name, 'not there')!r} there, {now.get(name, 'not there')!r} now)"
+        f"{name} ({there.get(name, 'missing')!r} there, {now.get(name, 'missing')!r} now)"
         for name in sorted(set(there) | set(now))
         if there.get(name) != now.get(name)
     ]
 
 
 def require(condition: bool, field: str, value: Any, rule: str) -> None:
-    """Raises UserError about a field whose value is impossible."""
+    """Raises UserError about the field unless the condition holds."""
     if not condition:
         raise UserError(f"config field {field!r} is {value!r}, but it {rule}")
 
@@ -123,7 +123,7 @@ def require_multiple(field: str, value: int, of: int, what: str) -> None:
     """Raises UserError with the nearest possible value unless `value` is a multiple of `of`.
 
     Args:
-      what: words for `of`, such as "model.patch, 16".
+      what: `of` as text, such as "model.patch, 16".
     """
     near = max(1, round(value / of)) * of
     rule = f"must be a multiple of {what}; the nearest is {near}"
@@ -131,11 +131,10 @@ def require_multiple(field: str, value: int, of: int, what: str) -> None:
 
 
 def check_fields(config: ConfigDict, fields: Mapping[str, Field]) -> None:
-    """Accepts a config that has exactly the fields of a table, each with a value that it allows.
+    """Checks that a config has exactly the fields of a table, each with an allowed value.
 
     Raises:
-      UserError: one sentence about the first field that is unknown, missing, of another type, or
-        of an impossible value.
+      UserError: names the first field that is unknown or missing, or whose type or value is wrong.
     """
     values = dict(leaves(config))
     for name in values:

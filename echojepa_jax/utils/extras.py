@@ -1,4 +1,4 @@
-"""How to install what only some users need, for messages: the extras of pyproject.toml."""
+"""Commands that install optional packages (the extras of pyproject.toml), for messages."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def pip_install(extra: str) -> str:
-    """The command that installs an extra such as "torch" beside the package that runs."""
+    """The command that installs an extra, such as "torch", for this installation."""
     if (_CHECKOUT / "pyproject.toml").exists():
         return f'pip install -e "{_CHECKOUT}[{extra}]"'
     return f'pip install "echojepa_jax[{extra}]"'

@@ -1,30 +1,30 @@
-"""File names as text and back: a name may be any bytes, but tables and reports hold only text.
+"""File names as text and back: a name may contain any bytes, but tables and reports only text.
 
-Unprintable parts are written as in Python: a byte that is not UTF-8, or a control character, as
-`\\xfc`; another invisible character as `\\u2028`. In such names a backslash is written as two. All
-other names stay as they are, except those that look as if they were written in this way.
+Unprintable parts are escaped as in Python: bytes that are not UTF-8 and control characters as
+`\\xfc`, other invisible characters as `\\u2028`. In such names, and in names that already contain
+something like an escape, backslashes are doubled. All other names stay as they are.
 """
 
 import re
 
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
-_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what Python makes of bytes that are not UTF-8
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # Python's characters for bytes that are not UTF-8
 
 
 def shown(name: str) -> str:
-    """A name of the file system as printable text, another one for every name."""
+    """A name of the file system as printable text; different names have different texts."""
     if name.isprintable() and not _ESCAPE.search(name):
         return name
     return "".join(map(_shown, name))
 
 
 def original(text: str) -> str:
-    """The name that `shown` made `text` of."""
+    """The inverse of `shown`."""
     return _ESCAPE.sub(_original, text)
 
 
 def as_unicode(text: str) -> str:
-    """Text of a table, `shown` where it holds bytes that are not UTF-8."""
+    """Text for a table: `shown` if it contains bytes that are not UTF-8, else unchanged."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files that one process holds for itself."""
+"""Files that are written completely or not at all, and files that one process locks."""
 
 import contextlib
 import fcntl
@@ -12,18 +12,18 @@ from typing import Any
 
 from echojepa_jax.utils.errors import UserError
 
-PARTIAL = ".partial"  # ends the name of what is still being written
+PARTIAL = ".partial"  # suffix of files and folders that are still being written
 
 
 @contextlib.contextmanager
 def whole(path: Path, shared: bool = False) -> Iterator[Path]:
-    """A name beside `path` for a new file or folder, which is renamed to `path` at the end.
+    """Yields a temporary path beside `path` for a new file or folder, and renames it at the end.
 
-    After an error nothing is left, and a file that was there before stays as it was.
+    After an error the temporary file is removed, and an existing file at `path` is unchanged.
 
     Args:
-      shared: other processes may write the same file meanwhile. The temporary name is then unique;
-        otherwise the next attempt overwrites what a killed process has left.
+      shared: other processes may write the same file at the same time, so the temporary name is
+        unique. Otherwise the next attempt overwrites the remains of a killed process.
     """
     unique = f".{uuid.uuid4().hex}" if shared else ""
     partial = path.with_name(f".{path.name}{unique}{PARTIAL}")
@@ -38,23 +38,23 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON; the file is whole or not there."""
+    """Writes a value as JSON, completely or not at all."""
     with whole(path, shared=True) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def held(path: Path, busy: str = "") -> Iterator[int]:
-    """Holds an existing file or folder for this process; yields its descriptor.
+    """Locks an existing file or folder for this process; yields its descriptor.
 
-    The system lets go of it when the process ends, in whatever way. Some network file systems have
-    no locks: nothing is held there.
+    The system releases the lock when the process ends, in whatever way. Some network file systems
+    have no locks: there, nothing is locked.
 
     Args:
-      busy: the sentence of the error if another process holds it; "" = wait for that process.
+      busy: the error message if another process has the lock; "" = wait for that process.
 
     Raises:
-      UserError: another process holds it, and `busy` is given.
+      UserError: another process has the lock, and `busy` is given.
       OSError: it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY)

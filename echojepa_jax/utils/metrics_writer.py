@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl with an object a line, and TensorBoard."""
+"""Writes metrics to metrics.jsonl, one JSON object per line, and to TensorBoard."""
 
 import json
 import logging
@@ -21,11 +21,11 @@ Values = Mapping[str, float | np.ndarray]
 
 
 class MetricsWriter:
-    """Appends numbers to `metrics.jsonl` of a workdir, and all values to TensorBoard events.
+    """Appends numbers to `metrics.jsonl` in a workdir, and all values to TensorBoard events.
 
-    Lines of steps after `last_step` are taken out first: a resumed run writes them again.
+    Lines of steps after `last_step` are removed first: a resumed run writes them again.
 
-    active: False writes nothing, on all hosts but one.
+    active: False = write nothing, as on all hosts except the first.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class MetricsWriter:
         """Writes the numbers as one line, and everything to TensorBoard.
 
         Args:
-          values: numbers, of which those that are not finite are written as null; and pictures,
-            uint8 [n, H, W, 3], for TensorBoard only.
+          values: numbers (a number that is not finite is written as null), and pictures, uint8
+            [n, H, W, 3], for TensorBoard only.
         """
         if self._file is None:
             return
@@ -69,16 +69,16 @@ class MetricsWriter:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file such as metrics.jsonl, none if it is not there.
+    """The lines of a file such as metrics.jsonl; none if it does not exist.
 
-    A last line that was cut off by a kill is left out.
+    Incomplete lines, such as the last line of a killed process, are left out.
     """
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
-            log.warning("%s: left out a line that is cut off", path)
+            log.warning("%s: left out an incomplete line", path)
     return lines
 
 
@@ -86,7 +86,7 @@ def _tensorboard_writer(workdir: Path) -> Any | None:
     try:
         # Imported late: it brings in TensorFlow, which takes seconds.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only talks about rounding
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it logs a line about rounding
         from clu import metric_writers
     except ImportError as error:
         log.warning("no TensorBoard events (%s); metrics are in %s", error, FILE_NAME)

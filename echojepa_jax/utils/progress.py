@@ -1,4 +1,4 @@
-"""How far a long job is, and time as a person wants to read it."""
+"""Progress lines of long jobs, and durations as text."""
 
 import logging
 import time
@@ -23,9 +23,9 @@ def duration(seconds: float) -> str:
 
 
 def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Passes `items` on, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds.
+    """Yields `items`, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds.
 
-    The first item is not taken for what the others will be like: programs are compiled for it.
+    The time of the first item is not counted, because it includes compilation.
     """
     started = last = time.monotonic()
     for done, item in enumerate(items):

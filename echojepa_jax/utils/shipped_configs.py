@@ -1,6 +1,6 @@
-"""The shipped configs: found by name or path from any folder, and imported by configs of one's own.
+"""Finds the shipped configs by name or path from any folder, and lets other configs import them.
 
-They are the files of configs/ at the top of the repository. An installed package carries them in
+They are the files in configs/ at the top of the repository. An installed package contains them in
 echojepa_jax/configs/.
 """
 
@@ -28,7 +28,7 @@ def find(config: str) -> str:
 
     Args:
       config: a path; or the name of a shipped config, or its path in the repository: "demo",
-        "probes/lvef" or just "lvef", "configs/demo.py". A file that is there comes first.
+        "probes/lvef" or just "lvef", "configs/demo.py". An existing file takes precedence.
 
     Raises:
       UserError: there is no such file and no such shipped config.
@@ -42,16 +42,16 @@ def find(config: str) -> str:
     close = difflib.get_close_matches(wanted, shipped, 1)
     hint = f"; the nearest is {close[0]!r}" if close else ""
     raise UserError(
-        f"--config={config}: there is no such file, and it is not one of the shipped configs, "
+        f"--config={config} is neither a file nor the name of a shipped config: there are "
         f"{', '.join(shipped)}{hint}"
     )
 
 
 def let_import(config: str) -> None:
-    """Lets a config file import shipped ones by `from configs import vit_l`, wherever it lies.
+    """Lets a config file in any folder import shipped configs by `from configs import vit_l`.
 
-    A folder called configs that the file itself lies in comes first, then the shipped configs, then
-    the folder of that name where the program was started.
+    `configs` is searched in this order: a folder of that name that contains the file, the shipped
+    configs, a folder of that name in the current folder.
     """
     own = [folder for folder in Path(config).absolute().parents if folder.name == "configs"][:1]
     spec = ModuleSpec("configs", None, is_package=True)

@@ -1,4 +1,4 @@
-"""Trees of parameters: their paths as text, and one policy per parameter by regular expression."""
+"""Trees of parameters: their paths as text, and a value for each path by regular expression."""
 
 import re
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import jax
 
 
 def path_text(path: tuple[Any, ...]) -> str:
-    """A key path as JAX gives it, as "encoder/stack/blocks/mlp/fc1/kernel"."""
+    """A key path of JAX as text, such as "encoder/stack/blocks/mlp/fc1/kernel"."""
     return "/".join(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
     )
 
 
 def by_rules(tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
-    """Gives every leaf the value of the first rule whose pattern is found in its path.
+    """Gives every leaf the value of the first rule whose pattern matches a part of its path.
 
     Args:
       tree: any pytree.
@@ -25,7 +25,7 @@ def by_rules(tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
       A tree like `tree` with the values as leaves.
 
     Raises:
-      ValueError: a leaf that no rule covers.
+      ValueError: no rule covers a leaf.
     """
 
     def value(path: tuple[Any, ...], _: Any) -> Any:

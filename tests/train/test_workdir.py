@@ -168,7 +168,7 @@ def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):
 def test_results_of_other_programs_go_to_a_disk():
     done = programs.run("export", "--workdir=runs/x", "--out=gs://bucket/out")
     assert done.returncode == 1
-    assert "error: --out=gs://bucket/out must be on a disk: copy it" in done.stderr
+    assert "error: --out=gs://bucket/out is in a bucket: name a folder on a disk" in done.stderr
 
 
 def test_a_bucket_without_its_driver_is_a_sentence(tiny):
