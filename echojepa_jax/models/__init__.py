@@ -1,1 +1,1 @@
-"""The networks: encoder, predictor, and what they are made of."""
+"""The networks: encoder, predictor, probe heads, and their blocks."""

@@ -18,7 +18,7 @@ from echojepa_jax.parallel.mesh import gathered, shard_by_clip
 
 Initializer = Callable[..., jax.Array]
 
-# The original truncates at an absolute +-2, a hundred standard deviations out: a plain normal.
+# The original truncates at +-2, which is 100 standard deviations: in effect a plain normal.
 WEIGHT_INIT: Initializer = nn.initializers.normal(0.02)
 # VideoMAE's.
 XAVIER: Initializer = nn.initializers.xavier_uniform()
@@ -27,22 +27,23 @@ XAVIER: Initializer = nn.initializers.xavier_uniform()
 def _keeping(*names: str) -> Any:
     return jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.save_only_these_names(*names),
-        # What cuDNN's forward kernel makes has no name.
+        # The results of cuDNN's forward kernel have no name.
         lambda primitive, *_, **__: primitive.name.startswith("dot_product_attention_fwd"),
     )
 
 
-# What a block keeps from its forward pass for its backward pass; the rest is computed again.
+# What a block keeps from its forward pass for its backward pass; the rest is recomputed.
 REMAT_POLICIES: dict[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _keeping("attention"),
-    # By name: JAX's own policy for products does not look into `linear` with its own gradient.
+    # By name, because JAX's policy for matrix products does not see those inside `linear`, which
+    # defines its own gradient.
     "dots": _keeping("attention", "dense"),
 }
 
 
 class Dense(nn.Module):
-    """A dense layer as everywhere in the model.
+    """The dense layer that the whole model uses.
 
     order: see `linear`. bias_init: None = there is no bias.
     """
@@ -79,14 +80,14 @@ class KeylessBias(nn.Module):
             self.param(name, nn.initializers.zeros, (width,), jnp.float32)
             for name in ("q_bias", "v_bias")
         )
-        # Gathered, so that every device cuts its gradient by itself.
+        # Gathered, so that every device splits the gradient locally.
         bias = jnp.concatenate([gathered(query), jnp.zeros(width), gathered(value)])
         bias = gathered(bias)
         return checkpoint_name(linear(x.astype(self.dtype), kernel, bias), "dense")
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis, in float32 but for its result, as everywhere in the model."""
+    """The layer norm of the whole model: over the last axis, in float32 except for its result."""
 
     dtype: Any
 
@@ -99,7 +100,7 @@ class LayerNorm(nn.Module):
 
 
 def depth_scaled(layer: jax.Array) -> Initializer:
-    """The initialiser of a residual branch's last weight: divided by sqrt(2 l), l = 1 .. depth."""
+    """Initialiser of the last weight of a residual branch: WEIGHT_INIT / sqrt(2 (layer + 1))."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return WEIGHT_INIT(key, shape, dtype) / jnp.sqrt(2.0 * (layer + 1)).astype(dtype)
@@ -153,10 +154,10 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """`x += attention(norm1(x)); x += mlp(norm2(x))`.
 
-    drop_path: probability that a clip skips a branch, if this is the last of `depth` blocks; it
-    grows from 0 with the layer (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
+    drop_path: probability that a clip skips a branch in the last of `depth` blocks; it grows
+    linearly from 0 in the first (stochastic depth, Huang et al. 2016). Needs the rng "drop_path".
     attention, segments: backend and `segments` of `self_attention`.
-    videomae: as VideoMAE has it: keys have no bias, and weights another initialisation.
+    videomae: as in VideoMAE, keys have no bias, and weights are initialised by XAVIER.
     """
 
     heads: int
@@ -182,7 +183,7 @@ class Block(nn.Module):
         return x, None
 
     def _kept(self, branch: jax.Array, layer: jax.Array) -> jax.Array:
-        """Zero for some clips of the batch, and larger for the others, so that the mean stays."""
+        """Drops the branch for random clips; scales it for the others, which keeps the mean."""
         if not self.drop_path:
             return branch
         keep = 1.0 - self.drop_path * layer / max(1, self.depth - 1)
@@ -191,7 +192,7 @@ class Block(nn.Module):
 
 
 def stack_of(network: Any, drop_path: float = 0.0, videomae: bool = False) -> "BlockStack":
-    """The blocks of an encoder or predictor: its own settings, under the name "stack"."""
+    """The blocks of an encoder or predictor, with its settings and the name "stack"."""
     return BlockStack(
         network.depth,
         network.heads,
@@ -234,16 +235,17 @@ class BlockStack(nn.Module):
         segments: Sequence[int] = (),
         levels: Sequence[int] = (),
     ) -> jax.Array:
-        """Runs all blocks, or reports what some of them leave.
+        """Runs all blocks; returns the result of the last one, or of several.
 
         Args:
           x: [B, N, D].
-          angles: cos, sin of the tokens' places, see ops/rotary.py; None = nothing is rotated.
-          segments: lengths of the sequences that are laid end to end in `x`, see `self_attention`.
-          levels: numbers of layers, 0-based and ascending, the last one among them.
+          angles: cos, sin of the tokens' positions, see ops/rotary.py; None = no rotation.
+          segments: lengths of the sequences that are concatenated in `x`, see `self_attention`.
+          levels: numbers of layers, 0-based and ascending; the last layer must be one of them.
 
         Returns:
-          [B, N, D] of the last block; with `levels`, what each of them leaves: [L, B, N, D].
+          [B, N, D], the result of the last block; with `levels`, the results of these L blocks,
+          [L, B, N, D].
         """
         block: Any = Block
         if self.remat != "none":
@@ -276,12 +278,12 @@ class BlockStack(nn.Module):
     def _levels(
         self, block: nn.Module, x: jax.Array, cos: Any, sin: Any, levels: Sequence[int]
     ) -> jax.Array:
-        """One loop for the layers up to each level: a single one would have to keep all layers."""
+        """Runs one loop up to each level: a single loop would have to keep all layers' results."""
         params = self.variables["params"]["blocks"]
 
         def layer(x: jax.Array, given: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             mine, number = given
-            # Flax types what `apply` returns as more than this block's (x, None).
+            # Flax declares a wider type for `apply` than the (x, None) of this block.
             return block.apply({"params": mine}, x, number, cos, sin)  # type: ignore[return-value]
 
         found = []

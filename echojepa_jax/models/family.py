@@ -8,7 +8,7 @@ from echojepa_jax.models.v21 import COLOURS, EncoderV21, PredictorV21, trained_s
 from echojepa_jax.models.vit import Encoder
 
 V2, V21, VIDEOMAE = FAMILIES = "v2", "v2.1", "videomae"
-"""As `model.family` names them."""
+"""The values of `model.family`."""
 
 _ENCODERS: dict[str, type[Encoder]] = {V2: Encoder, V21: EncoderV21, VIDEOMAE: EncoderMae}
 
@@ -23,8 +23,9 @@ def make_predictor(
 ) -> Predictor:
     """The predictor of a family, or VideoMAE's decoder; for `settings` see `Predictor`.
 
-    levels: of the encoder that come in and are predicted, 1 but for V-JEPA 2.1. tubelet, patch: of
-    the encoder. out_width: of the predicted embeddings; VideoMAE predicts the pixels of a token.
+    levels: number of levels of the encoder that are read and predicted; 1 except for V-JEPA 2.1.
+    tubelet, patch: of the encoder.
+    out_width: width of the predicted embeddings; VideoMAE predicts the pixels of a token instead.
     """
     if family == VIDEOMAE:
         return DecoderMae(out_width=tubelet * patch**2 * COLOURS, **settings)
@@ -35,5 +36,5 @@ def make_predictor(
 
 
 def family_of(encoder: Encoder) -> str:
-    """The family that an encoder is of."""
+    """The family of an encoder."""
     return next(family for family, kind in _ENCODERS.items() if type(encoder) is kind)

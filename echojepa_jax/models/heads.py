@@ -1,7 +1,7 @@
 """Probe heads: from the tokens of an encoder to a number or to scores of classes.
 
-The arithmetic of V-JEPA 2's and EchoJEPA's probes (method, section 7). An example has S = views x
-clips slots, view by view; the tokens of a slot are those of one clip, and a slot may be missing.
+They compute the same as V-JEPA 2's and EchoJEPA's probes (method, section 7). An example has S =
+views x clips slots, ordered by view. A slot contains the tokens of one clip, or is missing.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ from echojepa_jax.ops.gelu import gelu
 KINDS = ("linear", "mlp", "attentive")
 FUSIONS = ("early", "late")
 MLP_RATIO = 4
-QUERIES_AT_A_TIME = 256  # of thousands of tokens, which a grid of heads sees
+QUERIES_AT_A_TIME = 256  # a grid of heads has thousands of tokens, too many to process at once
 
 
 def _norm(name: str) -> nn.LayerNorm:
-    # Not the encoder's 1e-6: PyTorch's default, which the original's probes have.
+    # PyTorch's default epsilon, as in the original's probes; the encoder has 1e-6.
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
 
@@ -59,9 +59,9 @@ class AttentivePooler(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
-        """x: [B, N, D]; present: bool [B, N], at least one in a row. Returns [B, D]."""
+        """x: [B, N, D]; present: bool [B, N], at least one True per row. Returns [B, D]."""
         width = x.shape[-1]
-        # Recomputed for the gradient: a grid of heads would not fit otherwise.
+        # Blocks are recomputed for the gradient: a grid of heads would not fit into memory.
         block: Any = nn.remat(SelfAttentionBlock)
         for layer in range(self.depth - 1):
             x = block(self.heads, layer, name=f"block{layer}")(x, present)
@@ -69,7 +69,7 @@ class AttentivePooler(nn.Module):
         keyvalue = _dense(2 * width, "kv")(_norm("norm1")(x))
         key, value = rearrange(keyvalue, "b n (two h d) -> two b n h d", two=2, h=self.heads)
         asked = repeat(_dense(width, "q")(query), "one (h d) -> b one h d", b=len(x), h=self.heads)
-        # There is no output projection (inherited).
+        # As in the original, there is no output projection.
         out = rearrange(attention(asked, key, value, present), "b one h d -> b one (h d)")
         pooled = query + out
         mlp = Mlp(MLP_RATIO * width, jnp.float32, name="mlp")
@@ -80,13 +80,13 @@ class Head(nn.Module):
     """A probe: pools the tokens of an example and maps them to `outputs` numbers.
 
     Attributes:
-      kind: "linear" or "mlp" (of the mean token), or "attentive".
+      kind: "linear" or "mlp" (on the mean token), or "attentive".
       outputs: 1 for regression, the number of classes for classification.
-      depth, heads: of the attentive pooler. hidden: of the MLP probe.
-      views, clips: slots of an example.
-      streams: learned embeddings of view and clip are added to the tokens.
-      fusion: "early" pools the tokens of all slots together; "late" predicts from every slot alone
-        and averages over those that are there.
+      depth, heads: of the attentive pooler. hidden: width of the hidden layer of the MLP.
+      views, clips: number of views, and of clips per view, in an example.
+      streams: add learned embeddings of view and clip to the tokens.
+      fusion: "early" pools the tokens of all slots together; "late" predicts from every slot
+        separately and averages over those that are present.
     """
 
     kind: str
@@ -101,7 +101,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, present: jax.Array) -> jax.Array:
-        """tokens: [B, S, N, D]; present: bool [B, S], at least one in a row. -> [B, outputs]."""
+        """tokens: [B, S, N, D]; present: bool [B, S], one True per row or more. [B, outputs]."""
         batch, slots, count, width = tokens.shape
         tokens = tokens.astype(jnp.float32)
         if self.streams:

@@ -1,8 +1,8 @@
-"""Encoder and decoder of VideoMAE, the network of the baseline EchoMAE: what differs is here.
+"""Encoder and decoder of VideoMAE (the baseline EchoMAE): where they differ from V-JEPA 2.
 
-Positions are a fixed table of sines and cosines that is added to the tokens, of the token's id
-alone: the same place has another id on another grid. Blocks rotate nothing, and their keys have no
-bias. The decoder predicts pixels, from what the encoder made of the visible tokens.
+Positions are a fixed table of sines and cosines, indexed by token id and added to the tokens. (The
+same place has another id on another grid.) There is no rotation, and keys have no bias. The decoder
+predicts pixels from the encoder's embeddings of the visible tokens.
 """
 
 import functools
@@ -22,7 +22,7 @@ from echojepa_jax.parallel.mesh import gathered
 
 BASE = 10000.0
 
-# PyTorch's own of a convolution, which the patch embedding is there.
+# PyTorch's initialisation of a convolution: the patch embedding is one in PyTorch.
 CONVOLUTION = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -35,7 +35,7 @@ def positions(count: int, width: int) -> np.ndarray:
 
 
 def convolution_bias(features: int) -> Initializer:
-    """PyTorch's initialisation of a convolution's bias. features: that every output sees."""
+    """PyTorch's initialisation of a convolution's bias. features: inputs of each output."""
     limit = 1 / math.sqrt(features)
     return functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
 
@@ -56,15 +56,15 @@ class EncoderMae(Encoder):
         table = positions(math.prod(self.grid(*clips.shape[1:4])), self.width)
         x = embed(tokens) + jnp.asarray(table, self.dtype)[ids]
         x = stack_of(self, self.drop_path, videomae=True)(x, None, segments)
-        # What leaves the encoder feeds a loss or a probe: full precision from here on.
+        # The result feeds a loss or a probe, so it has full precision.
         return LayerNorm(jnp.float32, name="norm")(x)
 
 
 class DecoderMae(Predictor):
-    """A narrow transformer as `Predictor`, from tokens to pixels.
+    """A narrow transformer like `Predictor`, from tokens to pixels.
 
     Attributes:
-      out_width: pixels of a token, of all colours.
+      out_width: pixel values of a token, in all colours.
       mask_tokens: 1.
     """
 
@@ -78,15 +78,15 @@ class DecoderMae(Predictor):
     ) -> list[jax.Array]:
         """Predicts the pixels of the tokens at `target_ids`; for the arguments see `Predictor`.
 
-        There is one mask specification. The visible tokens come first, then the masked ones: with
-        positions that are added, their order does not matter.
+        There is one mask specification. The visible tokens come first, then the masked ones: the
+        order does not matter, because positions are added.
 
         Returns:
           [B, Kt, out_width], in a list.
         """
         (visible,), (masked,) = context_ids, target_ids
         embed = Dense(self.width, XAVIER, self.dtype, bias_init=None, name="embed")
-        # Cut off at one standard deviation.
+        # Truncated at one standard deviation.
         init = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)
         mask_token = gathered(self.param("mask_token", init, (self.width,), jnp.float32))
         table = jnp.asarray(positions(math.prod(grid), self.width), self.dtype)

@@ -1,4 +1,4 @@
-"""The predictor: from context embeddings and the places of the targets to target embeddings."""
+"""The predictor: from context embeddings and target positions to target embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ class Predictor(nn.Module):
     Attributes:
       out_width: width of the encoder whose embeddings are predicted.
       width, depth, heads, mlp_hidden: of the predictor itself.
-      mask_tokens: how many learned mask tokens there are. Only the first one is used. The others
-        exist because the released checkpoints have them, and keep their bits in training.
+      mask_tokens: number of learned mask tokens. Only the first one is used. The others exist
+        because the released checkpoints contain them; training does not change them.
       scan_layers, remat, dtype, attention: see `Encoder`.
     """
 
@@ -48,17 +48,17 @@ class Predictor(nn.Module):
     ) -> list[jax.Array]:
         """Predicts the target encoder's embeddings at `target_ids`, for M mask specifications.
 
-        The specifications go through the blocks together, as one sequence of 2 M parts, and attend
-        only within their own. The original goes through them one by one, and sorts context and
-        target tokens by id; attention with rotary positions by id does not depend on the order.
+        All specifications are one sequence of 2 M parts; the tokens of a specification attend only
+        to each other. The original processes them one by one and sorts context and target tokens
+        by id; with rotary positions by id, the order does not change the result.
 
         Args:
           context: [B, Kc_1 + ... + Kc_M, out_width], embeddings of the context tokens.
-          context_ids: M times int [B, Kc]. target_ids: M times int [B, Kt].
+          context_ids: M arrays int [B, Kc]. target_ids: M arrays int [B, Kt].
           grid: (T', Hp, Wp).
 
         Returns:
-          M times [B, Kt, out_width].
+          M arrays [B, Kt, out_width].
         """
         embedded = Dense(self.width, WEIGHT_INIT, self.dtype, name="embed")(context)
         _, masked = self.through_blocks(
@@ -79,11 +79,11 @@ class Predictor(nn.Module):
         angles: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
         added: jax.Array | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """What the blocks make of context and mask tokens: M pieces of each.
+        """Runs the blocks on context and mask tokens; returns M pieces of each.
 
         Args:
-          embedded: context tokens, as wide as the predictor.
-          angles: of ids, see ops/rotary.py. added: [width], to all tokens.
+          embedded: context tokens, of the predictor's width.
+          angles: a function of ids, see ops/rotary.py. added: [width], added to all tokens.
         """
         mask_tokens = self.param(
             "mask_tokens", nn.initializers.zeros, (self.mask_tokens, self.width), jnp.float32
@@ -102,7 +102,7 @@ class Predictor(nn.Module):
             angles(jnp.concatenate(ids, axis=1)),
             [a.shape[1] + b.shape[1] for a, b in zip(context_ids, target_ids, strict=True)],
         )
-        # Cut by lengths that are known beforehand, rather than gathered: slices are cheap.
+        # The lengths are static, so the pieces are slices, which cost less than a gather.
         pieces = cut_at(x, [part.shape[1] for part in parts])
         return pieces[0::2], pieces[1::2]
 

@@ -1,8 +1,8 @@
-"""Encoder and predictor of V-JEPA 2.1: what differs from V-JEPA 2 is here.
+"""Encoder and predictor of V-JEPA 2.1: where they differ from V-JEPA 2.
 
-Several layers of the encoder (levels) are targets, each after a norm of its own. Single images have
-their own patch embedding, and a learned vector marks images and videos. The rotary embedding is a
-proper rotation, and positions are scaled alike for frames of all sizes.
+Several layers of the encoder (levels) are targets, each after its own norm. Images have their own
+patch embedding, and a learned vector is added that marks tokens of images or of videos. The rotary
+embedding is a true rotation, and positions are scaled to the same range for frames of all sizes.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,30 @@ from echojepa_jax.parallel.mesh import gathered
 LEVELS = 4
 MODALITIES = ("video", "image")
 COLOURS = 3
-# The original's giant has a third level that even spacing does not give (it would be 35).
+# The third level of the original's giant is not the evenly spaced one, which would be 35.
 _UNEVEN = {48: (11, 23, 37, 47)}
 
 
 def levels_of(depth: int) -> tuple[int, ...]:
-    """The layers, 0-based, that an encoder of that depth has its levels at."""
+    """The layers, 0-based, whose results are the levels of an encoder of this depth."""
     if depth in _UNEVEN:
         return _UNEVEN[depth]
     return tuple(-(-depth * (i + 1) // LEVELS) - 1 for i in range(LEVELS))
 
 
 def trained_side(patch: int) -> int:
-    """Tokens along a side of the frames that places are scaled to: 256 or 252 pixels."""
+    """Tokens along a side of the frames that positions are scaled to (256 or 252 pixels)."""
     return 18 if patch == 14 else 16
 
 
 class EncoderV21(Encoder):
-    """The same transformer as `Encoder`, with norms of levels, and images as another input.
+    """The transformer of `Encoder` with one norm per level, and images as a second input.
 
     A clip of a single frame is an image.
     """
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
-        """Tokens along time, height and width for clips of that size; an image has one in time."""
+        """Tokens along time, height and width of such clips; an image has one along time."""
         times = 1 if frames == 1 else frames // self.tubelet
         return times, height // self.patch, width // self.patch
 
@@ -59,7 +59,7 @@ class EncoderV21(Encoder):
         """Embeds all tokens of the clips, or those at `ids`; for the arguments see `Encoder`.
 
         Args:
-          levels: 4: of all levels, for training; 1: of the last one.
+          levels: 4 = all levels, for training; 1 = the last level.
 
         Returns:
           float32 [B, K or N, levels x width], the first level first.
@@ -67,7 +67,7 @@ class EncoderV21(Encoder):
         image = clips.shape[1] == 1
         tubelet = 1 if image else self.tubelet
         tokens, ids, order = cut(clips.astype(self.dtype), ids, tubelet, self.patch, self.attention)
-        # Both inputs have parameters, whichever is used.
+        # The parameters of both inputs are created, whichever input is used.
         names = {"video": "patch_embed", "image": "patch_embed_image"}
         frames = {"video": self.tubelet, "image": 1}
         vectors = {kind: modality(self, kind, self.width) for kind in MODALITIES}
@@ -91,7 +91,7 @@ class EncoderV21(Encoder):
             segments,
             levels_of(self.depth) if levels > 1 else (),
         )
-        # What leaves the encoder feeds a loss or a probe: full precision from here on.
+        # The result feeds a loss or a probe, so it has full precision.
         norms = [LayerNorm(jnp.float32, name=f"norm{level}") for level in range(LEVELS)]
         if self.is_initializing():
             for norm in norms[:-1]:
@@ -102,18 +102,18 @@ class EncoderV21(Encoder):
 
 
 class PredictorV21(Predictor):
-    """The same transformer as `Predictor`; it also says what the visible tokens are.
+    """The transformer of `Predictor`; it predicts the visible tokens as well.
 
     Attributes:
-      levels: of the encoder, which come in side by side and are predicted side by side.
-      trained_side: of the encoder's patch, see `trained_side`.
+      levels: number of levels of the encoder; they are concatenated in inputs and predictions.
+      trained_side: for the encoder's patch, see the function `trained_side`.
     """
 
     levels: int = LEVELS
     trained_side: int = 16
 
     @nn.compact
-    # Another result than that of V-JEPA 2's: the objectives know which one they have.
+    # The result differs from that of `Predictor`; each objective knows its predictor.
     def __call__(  # type: ignore[override]
         self,
         context: jax.Array,
@@ -126,11 +126,11 @@ class PredictorV21(Predictor):
 
         Args:
           context: [B, Kc_1 + ... + Kc_M, levels x width of the encoder].
-          context_ids: M times int [B, Kc]. target_ids: M times int [B, Kt].
-          grid: (T', Hp, Wp). image: the clips are images.
+          context_ids: M arrays int [B, Kc]. target_ids: M arrays int [B, Kt].
+          grid: (T', Hp, Wp). image: whether the clips are images.
 
         Returns:
-          M times [B, Kt, levels x out_width], and M times [B, Kc, levels x out_width].
+          M arrays [B, Kt, levels x out_width], and M arrays [B, Kc, levels x out_width].
         """
         if self.levels > 1:
             wide = Dense(
@@ -158,6 +158,6 @@ class PredictorV21(Predictor):
 
 
 def modality(module: nn.Module, kind: str, width: int) -> jax.Array:
-    """The learned vector that is added to all tokens of videos, or of images: [width]."""
+    """The learned vector [width] that is added to all tokens of videos, or of images."""
     init = nn.initializers.normal(1e-6)
     return gathered(module.param(f"{kind}_embed", init, (width,), jnp.float32))

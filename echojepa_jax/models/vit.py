@@ -1,4 +1,4 @@
-"""The video vision transformer that serves as context encoder and as target encoder."""
+"""The video vision transformer, used as context encoder and as target encoder."""
 
 import dataclasses
 import functools
@@ -29,8 +29,8 @@ class EncoderShape:
     family: str = "v2"
 
 
-# Method, section 2. The giant's MLP ratio is 48/11, as the weights of EchoJEPA-G have it, and
-# that of the gigantic one 64/13, as those of V-JEPA 2.1.
+# Method, section 2. The giant's MLP ratio is 48/11, as in the weights of EchoJEPA-G, and that of
+# the gigantic size is 64/13, as in those of V-JEPA 2.1.
 SIZES = {
     "vit_tiny": EncoderShape(192, 12, 3, 768),
     "vit_small": EncoderShape(384, 12, 6, 1536),
@@ -50,7 +50,7 @@ def tubelets(clips: jax.Array, tubelet: int, patch: int) -> jax.Array:
 
     Returns:
       [B, N, tubelet * patch * patch * 3] with N = (T / tubelet) (H / patch) (W / patch); the
-      features of one tubelet run over time, row, column, channel.
+      features of a tubelet are ordered by time, row, column, colour.
     """
     return rearrange(
         clips, "b (t u) (h p) (w q) c -> b (t h w) (u p q c)", u=tubelet, p=patch, q=patch
@@ -65,13 +65,13 @@ def take_tokens(x: jax.Array, ids: jax.Array) -> jax.Array:
 def cut(
     clips: jax.Array, ids: jax.Array | None, tubelet: int, patch: int, attention: str
 ) -> tuple[jax.Array, jax.Array, tpu_tubelets.Order | None]:
-    """The tubelets at `ids`, cut from clips [B, T, H, W, 3] by the fastest way; None = all.
+    """Cuts the tubelets at `ids` (None = all) from clips [B, T, H, W, 3] in the fastest way.
 
     Args:
-      attention: the backend, which tells the platform.
+      attention: the attention backend, which determines the platform.
 
     Returns:
-      [B, K, features], the ids [B or 1, K], and the order of the features; None if it is that of
+      [B, K, features], the ids [B or 1, K], and the order of the features; None = the order of
       `tubelets`.
     """
     order = tpu_tubelets.order_of(clips, tubelet, patch) if attention == "fused" else None
@@ -85,10 +85,10 @@ def cut(
 
 
 class Encoder(nn.Module):
-    """Vision transformer over tubelets: no class token, no dropout, positions by rotation only.
+    """Vision transformer over tubelets: no class token, no dropout, only rotary positions.
 
-    It embeds exactly the tokens it is asked for, so the context encoder never computes on what
-    is masked. Positions come from token ids: any resolution and clip length works.
+    It embeds only the tokens at `ids`, so that the context encoder does not compute masked tokens.
+    Positions are computed from token ids: any resolution and clip length works.
 
     Attributes:
       width, depth, heads, mlp_hidden: see `EncoderShape`.
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
     attention: str = "xla"
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
-        """Tokens along time, height and width for clips of that size."""
+        """Tokens along time, height and width of clips of this size."""
         return frames // self.tubelet, height // self.patch, width // self.patch
 
     @nn.compact
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         Args:
           clips: float [B, T, H, W, 3], normalised.
           ids: int [B, K], or None for all N tokens in order.
-          segments: lengths of the parts of `ids` that know nothing of each other, see `attention`.
+          segments: lengths of parts of `ids` that do not attend to each other, see `attention`.
 
         Returns:
           float32 [B, K or N, width], after the final layer norm.
@@ -138,5 +138,5 @@ class Encoder(nn.Module):
             rotary_angles(ids, self.grid(*clips.shape[1:4]), self.width // self.heads),
             segments,
         )
-        # What leaves the encoder feeds a loss or a probe: full precision from here on.
+        # The result feeds a loss or a probe, so it has full precision.
         return LayerNorm(jnp.float32, name="norm")(x)

@@ -1,1 +1,1 @@
-"""Numerical building blocks: attention and the rotary embedding."""
+"""Numerical operations: attention, rotary embedding, norms, and kernels for TPUs and CPUs."""

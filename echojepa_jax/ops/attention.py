@@ -1,11 +1,11 @@
-"""Multi-head attention, one function for every caller, by the fastest kernel of the platform.
+"""Multi-head attention: one function for all callers, with the fastest kernel of the platform.
 
-xla     matrix products and a softmax, left to the compiler. Runs everywhere, in any type; its
-        scores take [B, heads, N, M] float32 of memory.
-mapped  the same for CPUs, see `cpu_attention`: of long sequences a few clips at a time, so that
-        their scores stay in the cache, and with a gradient of its own.
-cudnn   flash attention of cuDNN, on NVIDIA GPUs, in half precision.
-fused   a kernel of our own, on TPUs: rotation and attention in one, see ops/tpu_attention.py.
+xla     matrix products and a softmax, compiled by XLA. Runs everywhere, in any type; the scores
+        [B, heads, N, M] are in memory, in float32.
+mapped  for CPUs, see ops/cpu_attention.py: long sequences are processed a few clips at a time, so
+        that the scores stay in the cache; it defines its own gradient.
+cudnn   cuDNN's flash attention, on NVIDIA GPUs, in half precision.
+fused   our kernel for TPUs: rotation and attention in one, see ops/tpu_attention.py.
 """
 
 import functools
@@ -25,28 +25,29 @@ from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The platform that each backend needs, by JAX's names; xla runs on all.
+# The platform that each backend needs, in JAX's names; xla runs on all.
 PLATFORM = {"mapped": "cpu", "cudnn": "gpu", "fused": "tpu"}
 BACKENDS = ("xla", *PLATFORM)
 _NEEDED = {"mapped": "CPUs", "cudnn": "NVIDIA GPUs from Ampere (A100) on", "fused": "TPUs"}
 _NAMED = {"cpu": "a CPU", "gpu": "a GPU of another kind", "tpu": "a TPU"}
 
-_CUDNN_HEAD_DIM = 128  # the largest that every generation of GPUs takes
-_QUERIES = 512  # that XLA deals with at a time, of sequences that are too long for our kernel
-_FUSED_HEAD_DIM = 128  # the lanes of a TPU's registers
-_AMPERE = 8.0  # the compute capability from which on cuDNN has flash attention
+_CUDNN_HEAD_DIM = 128  # the largest that all generations of GPUs support
+_QUERIES = 512  # that XLA processes at a time, if sequences are too long for our kernel
+_FUSED_HEAD_DIM = 128  # the lanes of a TPU register
+_AMPERE = 8.0  # the lowest compute capability with cuDNN's flash attention
 
 
 def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[int]) -> str:
-    """The backend that "auto" means on a platform, or `wanted` itself.
+    """Returns the fastest backend for "auto", or checks that `wanted` runs.
 
     Args:
       wanted: "auto" or one of `BACKENDS`.
       platform: "cpu", "gpu" or "tpu".
-      dtype, head_dims: of what it is for, such as "bfloat16" and (64, 32).
+      dtype: of the activations, such as "bfloat16".
+      head_dims: channels per head of all networks, such as (64, 32).
 
     Raises:
-      UserError: `wanted` does not run there, or not in that type or with such heads.
+      UserError: `wanted` does not run on this platform, in this type or with these heads.
     """
     best = next((name for name, needs in PLATFORM.items() if needs == platform), "xla")
     if best == "cudnn":
@@ -76,17 +77,17 @@ def choose_backend(wanted: str, platform: str, dtype: str, head_dims: Sequence[i
 
 @functools.cache
 def _oldest_gpu() -> float:
-    """The lowest compute capability of the GPUs that are here; that of a new one if none is."""
+    """The lowest compute capability of this machine's GPUs; that of a new one if it has none."""
     try:
         return min(float(gpu.compute_capability) for gpu in jax.devices("gpu"))
-    except RuntimeError:  # there is none: a question about another machine
+    except RuntimeError:  # no GPU: the caller compiles for another machine
         return _AMPERE
-    except ValueError:  # "gfx942": it is not NVIDIA's
+    except ValueError:  # such as "gfx942": not an NVIDIA GPU
         return 0.0
 
 
 def fastest(dtype: str, head_dim: int) -> str:
-    """The backend for the devices of this process."""
+    """The fastest backend for the devices of this process."""
     return choose_backend("auto", jax.default_backend(), dtype, [head_dim])
 
 
@@ -101,17 +102,17 @@ def self_attention(
     """Self-attention with rotary positions, from the fused projection to the output projection.
 
     Args:
-      qkv: [B, N, 3 D]: queries, keys, values; in each, head by head.
-      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, or what `angles_for` makes of
-        them. They are constants: no gradient flows into them. None = nothing is rotated.
+      qkv: [B, N, 3 D]: queries, keys, values, each of them ordered by head.
+      cos, sin: float32 [B or 1, N, D / heads] from `rotary_angles`, or the result of `angles_for`;
+        None = no rotation. They are constants: no gradient flows into them.
       backend, segments: see `attention`.
 
     Returns:
-      [B, N, D], head by head, in the dtype of `qkv`.
+      [B, N, D], ordered by head, in the dtype of `qkv`.
     """
     chunk = 0
     if backend == "fused" and cos is not None and sin is not None:
-        # Imported late: no other platform needs it.
+        # Imported here, because other platforms do not need it.
         from echojepa_jax.ops import tpu_attention
 
         if tpu_attention.fits(segments or qkv.shape[1:2], qkv.dtype):
@@ -119,7 +120,7 @@ def self_attention(
                 tpu_attention.self_attention, heads=heads, segments=tuple(segments)
             )
             return per_device(kernel, qkv, cos, sin)
-        _say_too_long(qkv.shape[1])
+        _log_too_long(qkv.shape[1])
         channels, chunk = qkv.shape[-1] // 3 // heads, _QUERIES
         cos, sin = cos[..., :channels], sin[..., :channels]
     query, key, value = rearrange(qkv, "b n (three h d) -> three b n h d", three=3, h=heads)
@@ -128,14 +129,14 @@ def self_attention(
         query, key = (rotate(x, cos, sin, flip=backend == "cudnn") for x in (query, key))
     out = attention(query, key, value, chunk=chunk, backend=backend, segments=segments)
     out = rearrange(out, "b n h d -> b n (h d)")
-    # Remat policies keep what has this name; of cuDNN they keep its own results, not both.
+    # Remat policies keep arrays with this name; those of cuDNN's kernel are kept without a name.
     return out if backend == "cudnn" else checkpoint_name(out, "attention")
 
 
 def angles_for(
     backend: str, angles: tuple[jax.Array, jax.Array] | None, count: int, head_dim: int
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Angles of `rotary_angles` as that backend wants them, for all layers once.
+    """Prepares the angles of `rotary_angles` for a backend, once for all layers.
 
     Args:
       angles: None = nothing is rotated.
@@ -144,14 +145,14 @@ def angles_for(
     if backend == "fused":
         from echojepa_jax.ops import tpu_attention
 
-        # The kernel always rotates: by angles of zero, where nothing is to be rotated.
+        # The kernel always rotates: without positions, by angles of zero.
         shape = 1, count, head_dim
         return tpu_attention.angles_of_group(*(angles or (jnp.ones(shape), jnp.zeros(shape))))
     return angles or (None, None)
 
 
-@functools.cache  # so that it is said once
-def _say_too_long(count: int) -> None:
+@functools.cache  # so that it is logged once
+def _log_too_long(count: int) -> None:
     log.info("%d tokens are too many for this TPU's attention kernel: XLA computes it", count)
 
 
@@ -169,12 +170,12 @@ def attention(
     Args:
       query: [B, N, heads, d].
       key, value: [B, M, heads, d].
-      present: bool [B, M], which keys there are; at least one in a row. None = all.
-      chunk: of xla: queries that are dealt with at a time, and computed again for the gradient, so
-        that scores take chunk/N of the memory; 0 = all at once.
-      backend: one of `BACKENDS`, as `choose_backend` says. With `present` or `chunk`, it is xla.
-      segments: lengths that add up to N = M: the sequence is several, laid end to end, and each
-        attends to itself only. () = it is one.
+      present: bool [B, M], which keys exist, at least one True per row; None = all.
+      chunk: number of queries that xla processes at a time and recomputes for the gradient, so that
+        scores need chunk / N of the memory; 0 = all at once.
+      backend: one of `BACKENDS`, from `choose_backend`. With `present` or `chunk`, it is xla.
+      segments: lengths, with the sum N = M, of sequences that are concatenated and do not attend to
+        each other; () = one sequence.
 
     Returns:
       [B, N, heads, d] in the dtype of `query`.
@@ -214,7 +215,7 @@ def _xla_attention(
 
 
 def _no_cudnn(dtype: str, head_dims: Sequence[int]) -> str:
-    """Why cuDNN has no attention for such heads; "" = it has."""
+    """Why cuDNN's attention cannot handle such heads; "" if it can."""
     if dtype not in ("bfloat16", "float16"):
         return f"cuDNN has no attention in {dtype}"
     bad = [dim for dim in head_dims if dim % 8 or dim > _CUDNN_HEAD_DIM]

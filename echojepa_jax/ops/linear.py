@@ -1,9 +1,9 @@
-"""The dense layer of a sharded model: low precision for the products, full precision for gradients.
+"""The dense layer of a sharded model: products in low precision, gradients in full precision.
 
-The parameters are float32 and may be split over devices. They are cast first and gathered then,
-which halves the bytes on the wire, and gathered again for the backward pass instead of being kept.
-Their gradients leave the matrix product in float32 and are summed over devices in float32: a sum of
-bfloat16 numbers over a pod would lose about a percent.
+The parameters are float32 and may be split over devices. They are first cast and then gathered,
+which halves the communication, and gathered again for the backward pass instead of being kept.
+Matrix products give their gradients in float32, which are summed over devices in float32: a sum of
+bfloat16 numbers over a pod would have an error of about one percent.
 """
 
 import functools
@@ -30,10 +30,10 @@ def linear(
     Args:
       x: [B, N, D], split over devices by clip.
       kernel: float32 [D, F]; bias: float32 [F].
-      order: in which x has its features, if it is not that of the kernel's rows.
+      order: of the features of x, if it differs from that of the kernel's rows.
 
     Returns:
-      [B, N, F] in the dtype of x, split in the same way.
+      [B, N, F] in the dtype of x, split over devices by clip.
     """
     return shard_by_clip(x @ _gathered(kernel, x, order) + gathered(bias.astype(x.dtype)))
 
@@ -69,7 +69,7 @@ def _backward(
 
 def _product_over_tokens(x: jax.Array, g: jax.Array) -> jax.Array:
     """[b, N, D] and [b, N, F] -> float32 [D, F]."""
-    # CPUs transpose what comes first, in memory: the narrow one, so.
+    # On CPUs, the first operand is transposed in memory: let it be the smaller one.
     if x.shape[-1] > g.shape[-1]:
         return _product_over_tokens(g, x).T
     return jnp.einsum("bnd,bnf->df", x, g, preferred_element_type=jnp.float32)

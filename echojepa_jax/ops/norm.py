@@ -1,4 +1,4 @@
-"""Layer norm with a gradient that keeps its input and two numbers a token, and nothing else."""
+"""Layer norm whose gradient keeps only the input and two numbers per token."""
 
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ EPS = 1e-6
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any) -> jax.Array:
-    """Over the last axis, in float32 but for the result, which is of `dtype`.
+    """Layer norm over the last axis, computed in float32; the result has type `dtype`.
 
     Args:
       x: [B, N, D]; scale, bias: float32 [D].
@@ -25,8 +25,8 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any) -> tup
     if x.dtype == jnp.float32:
         variance = jnp.mean((x32 - mean) ** 2, axis=-1, keepdims=True)
     else:
-        # In one pass over memory, together with the mean. What cancels here is far below what half
-        # precision has rounded off: 2^-24 of the squares against 2^-9 of the numbers.
+        # In one pass over memory, together with the mean. The cancellation error, 2^-24 of the
+        # squares, is far below the rounding error of half precision, 2^-9 of the numbers.
         variance = jnp.maximum(jnp.mean(x32**2, axis=-1, keepdims=True) - mean**2, 0.0)
     inverse = jax.lax.rsqrt(variance + EPS)
     return ((x32 - mean) * inverse * scale + bias).astype(dtype), (x, mean, inverse, scale)

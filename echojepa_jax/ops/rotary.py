@@ -1,4 +1,4 @@
-"""3-D rotary position embedding of tokens on a (time, height, width) grid, of V-JEPA 2 and 2.1."""
+"""The 3-D rotary position embedding of V-JEPA 2 and 2.1, on a grid of time, height and width."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,13 +11,13 @@ BASE = 10_000.0
 
 
 def axis_channels(head_dim: int) -> int:
-    """Channels of a head that each of the three axes rotates: the largest even number <= d/3."""
+    """Channels per head that each of the three axes rotates: the largest even number <= d/3."""
     return 2 * ((head_dim // 3) // 2)
 
 
 @jax.named_scope("rotary")
 def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and signed sines for tokens that sit at `ids`, as V-JEPA 2 has them.
+    """Cosines and signed sines for the tokens at `ids`, as in V-JEPA 2.
 
     Args:
       ids: int [..., N], token ids, time-major: id = (t * Hp + h) * Wp + w.
@@ -25,12 +25,13 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
       head_dim: channels of one attention head, d.
 
     Returns:
-      cos, sin: float32 [..., N, d] for `rotate`: a channel's partner is its neighbour, and the sine
-      of an even channel is negative. Channels past 3 * axis_channels(d) stay (cos 1, sin 0).
+      cos, sin: float32 [..., N, d] for `rotate`: neighbouring channels form a pair, and the sine of
+      an even channel is negative. Channels past 3 * axis_channels(d) are not rotated (cos 1, sin
+      0).
     """
-    # Inherited slip: the angles are tiled [c, c] over the channels although the rotation pairs
-    # neighbours (which would ask for repeat). Every released V-JEPA 2 checkpoint was trained this
-    # way, so it stays.
+    # An inherited mistake: the angles are tiled [c, c] over the channels, although pairs are
+    # neighbours, for which they would have to be repeated. All released V-JEPA 2 checkpoints were
+    # trained this way, so it stays.
     return _angles(
         places(ids, grid), head_dim, lambda angle: jnp.concatenate([angle, angle], axis=-1)
     )
@@ -40,11 +41,11 @@ def rotary_angles(ids: jax.Array, grid: Grid, head_dim: int) -> tuple[jax.Array,
 def scaled_rotary_angles(
     ids: jax.Array, grid: Grid, head_dim: int, trained: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The same as V-JEPA 2.1 has them: a pair of channels shares its angle, a proper rotation.
+    """The same as in V-JEPA 2.1: both channels of a pair have the same angle, a true rotation.
 
     Args:
-      trained: tokens along each side of the frames that the recipe was made for. Heights and widths
-        are scaled to it: the first and the last token of a side have the same places at any size.
+      trained: tokens along each side of the frames that the recipe was made for. Rows and columns
+        are scaled to it: the first and last token of a side have the same positions at any size.
     """
     time, *sides = places(ids, grid)
     scaled = [
@@ -63,7 +64,7 @@ def places(ids: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]
 def _angles(
     positions: Sequence[jax.Array], head_dim: int, over_channels: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """over_channels: from the angles of half of an axis' channels, [.., c / 2], to all of them."""
+    """over_channels: maps the angles of half of an axis' channels, [.., c / 2], to all of them."""
     channels = axis_channels(head_dim)
     half = channels // 2
     frequencies = jnp.asarray(BASE ** (-np.arange(half) / half) if half else [], jnp.float32)
@@ -80,9 +81,9 @@ def _angles(
 
 
 def swap_matrix(channels: int) -> np.ndarray:
-    """The permutation that gives each channel its neighbour's place: its own inverse. [d, d]."""
+    """The permutation matrix [d, d] that swaps the channels of each pair; its own inverse."""
     partner = np.arange(channels) ^ 1
-    partner[partner == channels] = channels - 1  # an odd one out, whose sine is 0
+    partner[partner == channels] = channels - 1  # a channel without a partner, whose sine is 0
     return np.eye(channels, dtype=np.float32)[partner]
 
 
@@ -93,17 +94,17 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, flip: bool = False) -> 
     Args:
       x: [B, N, heads, d].
       cos, sin: float32 [B or 1, N, d] from `rotary_angles`.
-      flip: for GPUs, and an even d: swap neighbours where they are read. The values are the same.
+      flip: for GPUs and even d: swap neighbours while reading. The values are the same.
 
     Returns:
       [B, N, heads, d] in the dtype of `x`; computed in float32.
     """
     if flip:
-        # Their compiler does all of it in one pass, and would write a product's result to memory.
+        # The GPU compiler does this in one pass; a matrix product would write to memory.
         pairs = x.reshape(*x.shape[:-1], -1, 2)
         partner = jnp.flip(pairs, axis=-1).reshape(x.shape)
     else:
-        # A matrix product swaps neighbours exactly, and quicker than shifts of a short last axis.
+        # A matrix product swaps neighbours exactly, and faster than shifts along a short last axis.
         swap = jnp.asarray(swap_matrix(x.shape[-1]), x.dtype)
         partner = jnp.matmul(x, swap, precision=jax.lax.Precision.HIGHEST)
     turned = partner.astype(jnp.float32) * sin[:, :, None]

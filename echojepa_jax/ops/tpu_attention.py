@@ -1,15 +1,15 @@
-"""Self-attention of TPUs, in one kernel: from the fused projection to the output projection.
+"""Self-attention for TPUs in one kernel, from the fused projection to the output projection.
 
-Nothing is rearranged in memory. A grid step takes the queries, keys and values of a *group* of
-heads that share the 128 lanes of a register (two heads of 64 channels, four of 32): all tokens of
-one clip, as columns of [B, N, 3 D]; and it writes columns of [B, N, D]. It rotates queries and
-keys, then goes through the queries block by block, and for each through the keys chunk by chunk.
-Scores are held transposed, [keys, queries]: so the maximum and the sum over keys run over rows,
-where they are cheap, and the products with values and keys have the few channels of a head as
-their rows, not a whole register of lanes.
+No array is rearranged in memory. A grid step reads the queries, keys and values of a *group* of
+heads that share the 128 lanes of a register (two heads of 64 channels, four of 32), for all tokens
+of one clip, as columns of [B, N, 3 D], and writes columns of [B, N, D]. It rotates queries and
+keys, then loops over blocks of queries, and for each block over chunks of keys. Scores are stored
+transposed, [keys, queries]: the maximum and the sum over keys then run over rows, which is cheap,
+and the products with values and keys have as many rows as a head has channels, instead of a whole
+register of lanes.
 
-The backward kernel computes the weights again, from the projection and from one number for each
-query and head that the forward kernel leaves: the logarithm of the sum that divides its weights.
+The backward kernel recomputes the weights from the projection and from one number per query and
+head that the forward kernel returns: the logarithm of the sum that divides the weights.
 """
 
 import functools
@@ -30,21 +30,21 @@ from echojepa_jax.ops.rotary import swap_matrix
 log = logging.getLogger(__name__)
 
 LANES = 128
-HEAD_CHANNELS = (32, 64, 128)  # that share a register without rest; others are padded
+HEAD_CHANNELS = (32, 64, 128)  # that fill a register exactly; others are padded
 _ROWS = 16  # tokens of bfloat16 in a register
 _BLOCKS = (4, 5, 3)  # registers of queries in a block: enough to keep the matrix units busy
-_TOGETHER = 2  # heads that are computed side by side: one waits for its products, one does not
-_FEW = 8  # rows in which a number for each query is held: those of a register
-_CHUNK = 256  # keys, or tokens to rotate, that are dealt with at a time: more fill up the registers
-# Arrays of a chunk's scores that a block has in memory at a time, all in all: products of float32
-# are made of several of bfloat16.
+_TOGETHER = 2  # heads that are computed together: one works while the other waits for products
+_FEW = 8  # rows that store one number per query: the rows of a register
+_CHUNK = 256  # keys, or tokens to rotate, that are processed at a time: more overfill registers
+# Number of arrays of a chunk's scores that a block has in memory at a time: float32 products are
+# computed from several bfloat16 products.
 _SCORES, _EXACT_SCORES = 4, 24
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
-@functools.cache  # so that it is said once
+@functools.cache  # so that it is logged once
 def _padded_heads(heads: int, channels: int) -> tuple[int, int]:
-    """Heads and channels that fill whole registers."""
+    """Number of heads and channels, padded to fill whole registers."""
     wide = next(size for size in HEAD_CHANNELS if size >= channels)
     together = LANES // wide
     many = -(-heads // together) * together
@@ -57,9 +57,9 @@ def _padded_heads(heads: int, channels: int) -> tuple[int, int]:
 
 
 def angles_of_group(cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Angles [B or 1, N, d] for all heads of a group, side by side: [B or 1, N, 128].
+    """Repeats angles [B or 1, N, d] for all heads of a group: [B or 1, N, 128].
 
-    `self_attention` takes either; what is the same for all layers need not be made in each.
+    `self_attention` accepts both. Repeating them once serves all layers.
     """
     channels = cos.shape[-1]
     wide = next(size for size in HEAD_CHANNELS if size >= channels)
@@ -76,10 +76,11 @@ def self_attention(
     segments: Sequence[int] = (),
     interpret: Any = False,
 ) -> jax.Array:
-    """Rotary self-attention of one device, as `ops.attention.self_attention` describes it.
+    """Rotary self-attention on one device; for the arguments see `ops.attention.self_attention`.
 
     Args:
-      interpret: run the kernel's program step by step on any platform, for tests; True, or how.
+      interpret: run the kernel's program step by step on any platform, for tests; True, or the
+        settings of the interpreter.
     """
     batch, count, width = qkv.shape
     channels = width // 3 // heads
@@ -99,7 +100,7 @@ def self_attention(
 
 
 def fits(segments: Sequence[int], dtype: Any) -> bool:
-    """Whether the kernels have room for sequences of these lengths, laid end to end."""
+    """Whether concatenated sequences of these lengths fit the kernels' memory."""
     return tpu_memory.fits(_needed(segments, dtype))
 
 
@@ -109,7 +110,7 @@ def _needed(segments: Sequence[int], dtype: Any) -> int:
     # of angles, three of queries, and two of gradients.
     token = LANES * (16 * jnp.dtype(dtype).itemsize + 9 * 4)
     scores = _EXACT_SCORES if dtype == jnp.float32 else _SCORES
-    # Where keys are columns, every sequence begins in a register of its own.
+    # If keys are columns, every sequence starts in a new register.
     columns = sum(_up(count, LANES) for count in segments)
     count = max(sum(segments) + LANES, columns)
     return count * token + scores * _CHUNK * max(_BLOCKS) * LANES * 4
@@ -125,7 +126,7 @@ class _Settings(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Blocks of equal size, one after another: `times` of `size` queries, the first one at `at`."""
+    """`times` consecutive blocks of `size` queries; the first one starts at `at`."""
 
     at: int
     size: int
@@ -133,9 +134,9 @@ class _Run(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """A sequence of `length` tokens from `start` on; in scratch memory, its keys lie apart.
+    """A sequence of `length` tokens from `start` on, with its own place for keys in scratch memory.
 
-    row, column: where its keys begin, when they are rows, and when they are columns.
+    row, column: where its keys start, if keys are rows, and if they are columns.
     """
 
     start: int
@@ -145,7 +146,7 @@ class _Segment(NamedTuple):
 
     @property
     def runs(self) -> list[_Run]:
-        """Blocks of queries, of whole registers: the last one may go past the segment's end."""
+        """Blocks of queries in whole registers; the last one may exceed the segment's end."""
         tiles = -(-self.length // LANES)
         size = next((size for size in _BLOCKS if tiles % size == 0), _BLOCKS[0])
         times, rest = divmod(tiles, size)
@@ -162,7 +163,7 @@ class _Segment(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Some tokens of a segment: in the clip, among the keys as rows, and as columns."""
+    """Some tokens of a segment: their places in the clip, among rows of keys, among columns."""
 
     tokens: slice
     rows: slice
@@ -188,7 +189,7 @@ def _fused(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) 
 
 def _forward(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings) -> Any:
     out, sums = _run_forward(qkv, cos, sin, settings)
-    # Remat policies keep what has this name.
+    # Remat policies keep arrays with this name.
     out, sums = checkpoint_name(out, "attention"), checkpoint_name(sums, "attention")
     return out, (qkv, cos, sin, out, sums)
 
@@ -196,7 +197,7 @@ def _forward(qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings
 def _run_forward(
     qkv: jax.Array, cos: jax.Array, sin: jax.Array, settings: _Settings
 ) -> tuple[jax.Array, jax.Array]:
-    """The result, and for the backward kernel the logarithms: [B, groups, heads, columns]."""
+    """The result, and the logarithms for the backward kernel, [B, groups, heads, columns]."""
     batch, count, columns = qkv.shape
     width, heads = columns // 3, LANES // settings.channels
     scratch = _Scratch.of(settings, count)
@@ -249,7 +250,7 @@ def _backward(settings: _Settings, saved: Any, gradient: jax.Array) -> Any:
             pltpu.VMEM((3, count, LANES), qkv.dtype),
             pltpu.SemaphoreType.DMA((3,)),
         ],
-        # The copies that a group starts are awaited by the next one.
+        # The next group waits for the copies that a group has started.
         compiler_params=_compiler_params(qkv, settings, "arbitrary"),
         interpret=settings.interpret,
         name="attention_backward",
@@ -288,7 +289,7 @@ class _Scratch(NamedTuple):
         return pltpu.VMEM((LANES, self.columns), dtype)
 
     def block(self, rows: int) -> Any:
-        """Of a block of queries, laid across."""
+        """For a block of queries, transposed."""
         return pltpu.VMEM((rows, max(_BLOCKS) * LANES), jnp.float32)
 
 
@@ -300,12 +301,12 @@ def _compiler_params(qkv: jax.Array, settings: _Settings, groups: Any) -> pltpu.
 
 
 def _spare_rows(count: int) -> int:
-    """Rows of scratch for `count` tokens: the last block of a segment goes on past its end."""
+    """Rows of scratch memory for `count` tokens: the last block may exceed the segment's end."""
     return _up(count, 8) + LANES
 
 
 def _group(count: int, first: int = 0) -> pl.BlockSpec:
-    """All tokens of a clip, and the 128 columns of a group of heads, counted from `first` on."""
+    """All tokens of a clip, and the 128 columns of a group of heads, counted from `first`."""
     return pl.BlockSpec((None, count, LANES), lambda clip, group: (clip, 0, first + group))
 
 
@@ -338,14 +339,16 @@ def _dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
 
 
 def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> jax.Array:
-    """Queries or keys of a group of heads, [n, 128] each, turned by the angles of their tokens."""
+    """Queries or keys of a group of heads, [n, 128], rotated by the angles of their tokens."""
     return x.astype(jnp.float32) * cos + _dot(x, swap) * sin
 
 
-def _turned_back(gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array) -> jax.Array:
-    """What comes back through `_rotated`: float32 [n, 128]. The swap is its own transpose."""
+def _rotated_back(
+    gradient: jax.Array, cos: jax.Array, sin: jax.Array, swap: jax.Array
+) -> jax.Array:
+    """The gradient of `_rotated`, float32 [n, 128]. The swap matrix is its own transpose."""
     turned = gradient * sin
-    # In two parts, so that products of bfloat16 swap nearly all bits of float32.
+    # In two parts, so that products in bfloat16 keep nearly all bits of float32.
     high = turned.astype(swap.dtype)
     low = (turned - high.astype(jnp.float32)).astype(swap.dtype)
     return gradient * cos + _dot(high, swap) + _dot(low, swap)
@@ -357,7 +360,7 @@ def _lanes_of(head: Any, channels: int) -> jax.Array:
 
 
 def _own(head: Any, channels: int) -> Any:
-    """The rows of a head, where each has as many as it has channels."""
+    """The rows of a head, in an array with one row per channel."""
     return pl.ds(head * channels, channels)
 
 
@@ -376,12 +379,12 @@ def _each_head(channels: int, work: Callable[[Sequence[Any]], None]) -> None:
 
 
 def _each_block(segments: Sequence[_Segment], work: Callable[[_Segment, Any, Any], None]) -> None:
-    """Calls work(segment, queries, columns) for every block: where it is, as rows and columns."""
+    """Calls work(segment, queries, columns) for every block, with its place as rows and columns."""
 
     def block(segment: _Segment, run: _Run, index: Any) -> None:
         at = run.at + index * run.size
         start, column = segment.start + at, segment.column + at
-        if run.times > 1:  # the compiler is told what it cannot see
+        if run.times > 1:  # a hint that the compiler cannot derive
             column = pl.multiple_of(column, LANES)
             start = pl.multiple_of(start, math.gcd(segment.start, LANES))
         work(segment, pl.ds(start, run.size), pl.ds(column, run.size))
@@ -392,7 +395,7 @@ def _each_block(segments: Sequence[_Segment], work: Callable[[_Segment, Any, Any
 
 
 def _lay_across(ref: Any, segment: _Segment, columns: Any) -> None:
-    """Lays the tokens of a segment across: [n, 128] to columns of [128, N]."""
+    """Transposes the tokens of a segment: [n, 128] to columns of [128, N]."""
     for at in range(0, segment.length, LANES):
         count = min(LANES, segment.length - at)
         some = ref[segment.start + at : segment.start + at + count].astype(jnp.float32)
@@ -420,7 +423,7 @@ def _forward_kernel(
     *,
     settings: _Settings,
 ) -> None:
-    """queries, rows: with spare rows. keys: by segment. values, across, few: transposed."""
+    """queries, rows: with extra rows. keys: by segment. values, across, few: transposed."""
     count, channels, dtype = query_ref.shape[0], settings.channels, query_ref.dtype
     segments, swap = _laid(settings.segments), swap_ref[...]
     queries[count:] = jnp.zeros((queries.shape[0] - count, LANES), jnp.float32)
@@ -468,10 +471,10 @@ def _forward_kernel(
 def _more(
     found: tuple[jax.Array, jax.Array, jax.Array] | None, scores: jax.Array, value: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A softmax, in powers of 2, that has seen some more keys.
+    """Updates a softmax, in powers of 2, with more keys.
 
     Args:
-      found: largest score, sum of weights, weighted sum of values so far; None = no keys yet.
+      found: maximum score, sum of weights, weighted sum of values so far; None = no keys yet.
       scores: [keys, queries]. value: [channels, keys].
     """
     largest = jnp.max(scores, axis=0, keepdims=True)
@@ -511,10 +514,10 @@ def _backward_kernel(
     *,
     settings: _Settings,
 ) -> None:
-    """The same, and `leaving`, [3, N, 128]: gradients of queries, keys, values on their way out.
+    """As `_forward_kernel`; `leaving`, [3, N, 128]: gradients of queries, keys, values to copy out.
 
-    Until its gradient takes its place, `of_queries` holds what of the result's gradient changes no
-    weight: summed over the channels of a head, the mean gradient of its weights.
+    Before it contains its gradient, `of_queries` contains the result times its gradient: summed
+    over the channels of a head, this is the mean gradient of the weights.
     """
     count, channels, dtype = query_ref.shape[0], settings.channels, query_ref.dtype
     segments, swap = _laid(settings.segments), swap_ref[...]
@@ -526,7 +529,7 @@ def _backward_kernel(
             asked = _rotated(query_ref[tokens], cos, sin, swap)
             queries[tokens] = asked * (settings.scale * _LOG2_E)
             key = _rotated(key_ref[tokens], cos, sin, swap)
-            of_queries[tokens] = key  # for now
+            of_queries[tokens] = key  # only until it is transposed below
             keys[mine] = key.astype(dtype)
             values[mine] = value_ref[tokens]
             gradients[tokens] = gradient_ref[tokens].astype(jnp.float32)
@@ -537,7 +540,7 @@ def _backward_kernel(
 
     def block(segment: _Segment, where: Any, columns: Any) -> None:
         size = where.size
-        # Nothing comes back from the queries past the segment's end.
+        # Queries past the segment's end have no gradient.
         token = where.start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
         inside = token < segment.start + segment.length
         asked = queries[where].astype(dtype)
@@ -601,10 +604,10 @@ def _backward_kernel(
     for segment in segments:
         for tokens, mine, _ in segment.chunks:
             cos, sin = cos_ref[tokens], sin_ref[tokens]
-            # The products above left out these factors, which are the same for all.
+            # These constant factors were left out of the products above.
             query, key = of_queries[tokens] * settings.scale, of_keys[mine] * _LN_2
-            leaving[0, tokens] = _turned_back(query, cos, sin, swap).astype(dtype)
-            leaving[1, tokens] = _turned_back(key, cos, sin, swap).astype(dtype)
+            leaving[0, tokens] = _rotated_back(query, cos, sin, swap).astype(dtype)
+            leaving[1, tokens] = _rotated_back(key, cos, sin, swap).astype(dtype)
             leaving[2, tokens] = of_values[mine].astype(dtype)
     for copy in copies:
         copy.start()

@@ -1,25 +1,25 @@
-"""How much vector memory a TPU's core has, for kernels that keep their data in it."""
+"""The size of a TPU core's vector memory, for kernels that keep their data in it."""
 
 from jax.experimental.pallas import tpu as pltpu
 
-_LIKELY = 64 * 2**20  # of v5p and v7x; v5e and v6e have twice as much, v4 a quarter
-_DEFAULT = 16 * 2**20  # what the compiler gives a kernel that asks for nothing
-_SPARE = 2 * 2**20  # for what the compiler keeps there for itself
+_LIKELY = 64 * 2**20  # that of v5p and v7x; v5e and v6e have twice as much, v4 a quarter
+_DEFAULT = 16 * 2**20  # the compiler's limit for a kernel that does not set one
+_SPARE = 2 * 2**20  # for the compiler's own use
 
 
 def vector_memory() -> int:
-    """Bytes of a core of the TPUs that are compiled for."""
+    """Bytes of vector memory per core of the TPU that the program is compiled for."""
     try:
         return pltpu.get_tpu_info().vmem_capacity_bytes
     except (ValueError, NotImplementedError, RuntimeError):
-        return _LIKELY  # a TPU that is not there, and no mesh that tells which one
+        return _LIKELY  # no TPU is attached, and no mesh describes its kind
 
 
 def fits(needed: int) -> bool:
-    """Whether a kernel may keep so many bytes there."""
+    """Whether a kernel may keep this many bytes in vector memory."""
     return needed + _SPARE <= vector_memory()
 
 
 def limit(needed: int) -> int:
-    """What to ask the compiler for: no more, for what a kernel may use, others may not."""
+    """The limit to set for a kernel; not more than needed, because it reduces that of others."""
     return max(_DEFAULT, needed + _SPARE)

@@ -1,10 +1,10 @@
-"""Cutting clips into tubelets on TPUs, in one pass over the pixels.
+"""Cuts clips into tubelets on TPUs, in one pass over the pixels.
 
-A tubelet's pixels lie in short pieces: 16 of a row, which the compiler would move from lanes to
-lanes one by one. This kernel turns whole strips of an image instead, pixels of a row become rows,
-and takes every 16th of these: they are the same pixel of all tubelets. So the features of a tubelet
-come in an order of their own, by pixel of a row, and each pixel's fill up a register of 128 lanes.
-`Order` brings the rows of the first layer's kernel into that order.
+In memory, a tubelet consists of short pieces: 16 pixels of a row, which the compiler would move
+from lane to lane one by one. This kernel transposes whole strips of an image instead, so that the
+pixels of a row become rows, and reads every 16th row: the same pixel of all tubelets. The features
+of a tubelet are therefore ordered by the pixel in its row, and those of one pixel are padded to the
+128 lanes of a register. `Order` rearranges the rows of the first layer's kernel in the same way.
 """
 
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ from jax.experimental.pallas import tpu as pltpu
 
 from echojepa_jax.ops import tpu_memory
 
-_LANES, _ROWS = 128, 16  # of a register of half precision
+_LANES, _ROWS = 128, 16  # sizes of a register in half precision
 
 
 class Order(NamedTuple):
-    """The order of features: for each pixel of a row, (frame, colour, row), and then zeros."""
+    """The order of features: for each pixel of a row, (frame, colour, row), padded with zeros."""
 
     tubelet: int
     patch: int
@@ -29,16 +29,16 @@ class Order(NamedTuple):
 
     @property
     def together(self) -> int:
-        """Features of one pixel of a row."""
+        """Number of features of one pixel of a row, without padding."""
         return self.tubelet * self.patch * self.colours
 
     @property
     def features(self) -> int:
-        """Of a tubelet, without the zeros."""
+        """Number of features of a tubelet, without padding."""
         return self.patch * self.together
 
     def arrange(self, kernel: jax.Array) -> jax.Array:
-        """Rows (frame, row, pixel, colour) of [F, D] to this order: [patch * 128, D]."""
+        """Rearranges the rows (frame, row, pixel, colour) of [F, D]; returns [patch * 128, D]."""
         u, p, c = self
         rows = rearrange(kernel, "(u p q c) d -> q (u c p) d", u=u, p=p, q=p, c=c)
         filled = jnp.pad(rows, ((0, 0), (0, _LANES - self.together), (0, 0)))
@@ -52,7 +52,7 @@ class Order(NamedTuple):
 
 
 def order_of(clips: jax.Array, tubelet: int, patch: int) -> Order | None:
-    """The order in which `tubelets` cuts clips [B, T, H, W, C]; None: it cannot cut these."""
+    """The order of features that `tubelets` gives for clips [B, T, H, W, C]; None = it cannot."""
     width, colours = clips.shape[-2:]
     order = Order(tubelet, patch, colours)
     whole = patch % _ROWS == 0 and width % _ROWS == 0
@@ -61,7 +61,7 @@ def order_of(clips: jax.Array, tubelet: int, patch: int) -> Order | None:
 
 
 def _needed(clips: jax.Array, order: Order) -> int:
-    """Bytes of vector memory: twice the clip, twice some features, and the clip in float32."""
+    """Bytes of vector memory: two clips, two blocks of features, and one clip in float32."""
     _, frames, height, width, colours = clips.shape
     strips = frames // order.tubelet * (height // order.patch)
     clip = frames * colours * height * -(-width // _LANES) * _LANES
@@ -70,7 +70,7 @@ def _needed(clips: jax.Array, order: Order) -> int:
 
 
 def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Array:
-    """Cuts clips of one device into flattened tubelets, time-major.
+    """Cuts the clips of one device into flattened tubelets, time-major.
 
     Args:
       clips: [B, T, H, W, C].
@@ -78,7 +78,7 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
       interpret: run the kernel's program step by step on any platform, for tests.
 
     Returns:
-      [B, N, patch * 128]; N as in models/vit.py, the features in that order.
+      [B, N, patch * 128]; N as in models/vit.py, the features ordered by `order`.
     """
     batch, frames, height, width, colours = clips.shape
     times, down = frames // order.tubelet, height // order.patch
@@ -121,5 +121,5 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
         interpret=interpret,
         name="tubelets",
     )
-    # The compiler keeps colours apart in memory anyway: this moves nothing.
+    # The compiler stores each colour separately anyway, so this does not move data.
     return call(jnp.moveaxis(clips, -1, 2))
