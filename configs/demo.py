@@ -2,7 +2,7 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.
-Duration:  about 5 minutes, the making of the data set included.
+Duration:  about 5 minutes, including the creation of the data set.
 Expect:    on unseen patients, view accuracy rises from 0.78 (random weights) to 0.97, and the error
            of the ejection fraction falls from 8.6 to 6.5 points. Runs differ: see
            docs/getting_started.md.
@@ -37,15 +37,15 @@ def get_config() -> ConfigDict:
         size=64,
         sample_by="duration",
         sample_value=1.2,  # seconds: a whole beat of any adult phantom
-        max_padded_share=1.0,  # a first try with one's own videos takes any length
+        max_padded_share=1.0,  # for a first try with your own videos, accept any length
         padded="kept",
-        # Of the phantom's pixels: most of them are black, far from ImageNet's mean.
+        # Those of the phantom: most of its pixels are black, far from ImageNet's mean.
         mean=(0.13, 0.13, 0.13),
         std=(0.2, 0.2, 0.2),
         workers=0,
         expect_stills=False,
     )
-    # Of 512 tokens; targets are the costly part, and a few of them say what all would.
+    # Of 512 tokens. Targets cost the most, and a few of them are enough to learn from.
     config.masks.large.update(context_tokens=32, target_tokens=80, keep="random")
     config.masks.small.update(context_tokens=112, target_tokens=80, keep="random")
 

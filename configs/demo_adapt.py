@@ -1,9 +1,9 @@
-"""A trained model goes on with other data: the demo's, on simulated children (docs/own_model.md).
+"""Trains the demo's model further on other data: on simulated children (docs/own_model.md).
 
 Command:   python -m echojepa_jax.main --config=configs/demo_adapt.py --workdir=runs/demo_adapt
 Weights:   a run of configs/demo.py; --config.init.from names another run or file of weights.
 Hardware:  two CPU cores.
-Duration:  about 2 minutes, the making of the data set included.
+Duration:  about 2 minutes, including the creation of the data set.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.init = {"from": "runs/demo", "step": -1}
     config.data.sources = (children,)
     config.probe.source = children
-    # As a cooldown: no warm-up, and the learning rate falls from the first step on.
+    # Like a cooldown: no warm-up, and the learning rate falls from the first step on.
     config.optim.update(
         epochs=6,
         schedule="linear",

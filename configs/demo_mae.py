@@ -12,10 +12,10 @@ from configs import demo
 def get_config() -> ConfigDict:
     config = demo.get_config()
     config.model.family = "videomae"
-    # The decoder, as wide beside the encoder as that of EchoMAE-L.
+    # The decoder: half as wide as the encoder, as in EchoMAE-L.
     config.predictor.update(width=32, depth=1, heads=1, mlp_hidden=128, mask_tokens=1)
     config.mae = dict(mask="tube", mask_ratio=0.9, norm_pix=True)
-    # Of V-JEPA alone.
+    # These are only for V-JEPA.
     del config.masks, config.objective, config.optim.momentum, config.optim.loss_exponent
     # As many FLOPs as the 1,200 updates of the demo.
     config.optim.update(epochs=73, final_weight_decay=0.05, weight_decay=0.05)

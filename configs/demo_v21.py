@@ -12,6 +12,6 @@ from configs import demo
 def get_config() -> ConfigDict:
     config = demo.get_config()
     config.model.family = "v2.1"
-    # As in the echo recipes: the last layer, and visible tokens at half weight from the first step.
+    # As in the echo recipes: visible tokens have half weight from the first step on.
     config.objective.context_weight = 0.5
     return config

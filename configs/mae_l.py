@@ -3,14 +3,15 @@
 Command:   python -m echojepa_jax.main --config=configs/mae_l.py --workdir=runs/mae_l \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
 Data:      videos, clips and crops are those of configs/vit_l.py.
-Weights:   as there, random ones; to start both runs from natural videos, let --config.init.from
-           name the weights of a VideoMAE-L here.
+Weights:   random, as there. To start from natural videos instead, set --config.init.from to the
+           weights of a VideoMAE-L.
 Hardware:  as configs/vit_l.py.
-Duration:  343,500 updates of 1,024 clips cost what the 72,000 updates of configs/vit_l.py cost, by
-           echojepa plan --config=mae_l --gpus=8 --compare=vit_l. For as many updates as there, set
-           optim.epochs=240 and optim.warmup_epochs=12.0. No such run was made here.
-Expect:    a loss between 0 and `loss_of_zero`, what it is if all predictions are 0. Try peak_lr
-           times 0.3 and 3 as well. For a cooldown, continue with optim.schedule=linear and
+Duration:  343,500 updates of 1,024 clips. They cost as much as the 72,000 updates of
+           configs/vit_l.py: see echojepa plan --config=mae_l --gpus=8 --compare=vit_l. For the same
+           number of updates, set optim.epochs=240 and optim.warmup_epochs=12.0. No such run has
+           been made here.
+Expect:    a loss between 0 and `loss_of_zero`, which is the loss if all predictions are 0. Also try
+           0.3 and 3 times this peak_lr. For a cooldown, continue with optim.schedule=linear and
            init.from=runs/mae_l, as configs/vit_l_cooldown.py does.
 """
 
@@ -25,10 +26,10 @@ def get_config() -> ConfigDict:
     # The decoder.
     config.predictor.update(width=512, depth=4, heads=8, mlp_hidden=2048, mask_tokens=1)
     config.mae = dict(mask="tube", mask_ratio=0.9, norm_pix=True)
-    # Of V-JEPA alone.
+    # These are only for V-JEPA.
     del config.masks, config.objective, config.optim.momentum, config.optim.loss_exponent
 
-    # VideoMAE's: rates of 1.5e-4 and 1e-5 for 256 clips; the warm-up is a twentieth of the run.
+    # As in VideoMAE: rates of 1.5e-4 and 1e-5 per 256 clips, and 1/20 of the run as warm-up.
     config.optim.update(
         epochs=1145,
         ipe_scale=1.0,

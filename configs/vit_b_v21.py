@@ -3,11 +3,11 @@
 Command:   python -m echojepa_jax.main --config=configs/vit_b_v21.py --workdir=runs/vit_b_v21 \
              --config.init.from=vjepa2_1_vitb_dist_vitG_384.pt \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
-Hardware:  the original took 3.4 s an update on 8 A100.
+Hardware:  the original took 3.4 s per update on 8 A100.
 Duration:  72,000 updates of 1,024 clips. No such run has been made here.
 Expect:    the original's loss: 0.66 at the start, 0.47 after 65 updates, later about 0.62. A sudden
-           fall to 0.45 was a partial collapse; it went on from an earlier checkpoint with another
-           seed.
+           fall to 0.45 was a partial collapse; its authors continued from an earlier checkpoint
+           with another seed.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,9 @@
 
 Command:   python -m echojepa_jax.main --config=configs/vit_l.py --workdir=runs/vit_l \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)"
-Hardware:  the paper's run took 8 A100-80GB; the batch splits over whatever devices are there.
-Duration:  72,000 updates of 1,024 clips, at about 2.3 TFLOP a clip: 1.7e20 FLOP. Eight H100 at the
-           goal of 185 clips/s each would need 14 hours; no such run has been made yet.
+Hardware:  the paper's run took 8 A100-80GB; the batch is split over any number of devices.
+Duration:  72,000 updates of 1,024 clips, at about 2.3 TFLOP per clip: 1.7e20 FLOP. Eight H100 at
+           the goal of 185 clips/s each would need 14 hours; no such run has been made yet.
 Expect:    a loss that falls, then *rises* slowly while features improve; see the health measures.
 """
 
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
         sample_value=8.0,
         crop_area=(0.5, 1.0),
         crop_aspect=(0.9, 1.1),
-        mean=(0.485, 0.456, 0.406),  # ImageNet's, as the weights of V-JEPA 2 want it
+        mean=(0.485, 0.456, 0.406),  # those of ImageNet, which the weights of V-JEPA 2 need
         std=(0.229, 0.224, 0.225),
         workers=16,
         max_bad_share=0.01,
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
         padded="masked",  # at 8 fps, about 7 % of MIMIC-IV-Echo's videos are shorter than a clip
         expect_stills=True,  # about 42 % of MIMIC-IV-Echo's files
     )
-    # Lengths near the means that the original keeps at 128 clips a device.
+    # Numbers of tokens near the means that the original keeps with 128 clips per device.
     config.masks = dict(
         large=dict(
             blocks=2,
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
         ),
     )
 
-    # V-JEPA 2: masked tokens of the last layer alone.
+    # V-JEPA 2 predicts only masked tokens of the last layer.
     config.objective = dict(levels=1, context_weight=0.0, context_ramp=(0, 0), by_distance=False)
     config.optim = dict(
         global_batch=1024,

@@ -6,7 +6,7 @@ Command:   python -m echojepa_jax.main --config=configs/vit_l_cooldown.py \
 Hardware:  as configs/vit_l.py.
 Duration:  24,000 updates of 1,024 clips, a third of the pretraining run.
 Expect:    the loss falls again; probes of the target encoder improve. Encoder, target encoder and
-           predictor come from the other run; step, optimizer and schedules start anew.
+           predictor come from the other run; step, optimizer and schedules start from 0.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ def cooldown_of(config: ConfigDict, run: str) -> ConfigDict:
     """The cooldown of a pretraining config, from the last checkpoint of its run."""
     config.init = {"from": run, "step": config.optim.epochs * config.optim.updates_per_epoch}
     config.data.update(frames=32, sample_value=24.0)
-    # Masks are the same over all frames: twice the frames are twice the tokens.
+    # A mask is the same in all frames, so twice the frames give twice the tokens.
     for mask in config.masks.values():
         mask.context_tokens *= 2
         mask.target_tokens *= 2

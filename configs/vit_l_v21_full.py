@@ -4,7 +4,7 @@ Command:   python -m echojepa_jax.main --config=configs/vit_l_v21_full.py \
              --workdir=runs/vit_l_v21_full --config.data.sources="('videos:/data/clips',)"
 Hardware:  as configs/vit_l.py; the predictor is twice as deep.
 Duration:  36,000 updates of 1,024 clips. No such run has been made here.
-Expect:    the loss of visible tokens comes in between steps 15,000 and 30,000.
+Expect:    the weight of the loss of visible tokens grows from 0 between steps 15,000 and 30,000.
 """
 
 from ml_collections import ConfigDict

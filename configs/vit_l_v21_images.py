@@ -4,8 +4,8 @@ Command:   python -m echojepa_jax.main --config=configs/vit_l_v21_images.py \
              --workdir=runs/vit_l_v21_images \
              --config.data.sources="('dicom:/data/mimic-iv-echo/files',)" \
              --config.images.sources="('dicom:/data/mimic-iv-echo/files',)"
-Data:      the same folder may be both: its videos are the videos, its stills the images.
-Hardware:  as configs/vit_l_v21_full.py; 1,536 images are as many tokens as 192 clips.
+Data:      both sources may be the same folder: its videos are the videos, its stills the images.
+Hardware:  as configs/vit_l_v21_full.py; 1,536 images have as many tokens as 192 clips.
 Duration:  36,000 updates of 1,024 clips and 1,536 images. No such run has been made here.
 Expect:    one more loss, of the images. As in V-JEPA 2.1, an update has 1.5 images for each clip,
            and half of its gradient comes from the images.
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
         crop_area=config.data.crop_area,
         crop_aspect=config.data.crop_aspect,
         context_weight=0.5,
-        # Of 196 tokens; means that the original keeps at 72 images a device. It keeps the first
-        # rows of an image, and so never predicts the last ones: we keep any.
+        # Of 196 tokens. Mean numbers that the original keeps with 72 images per device. It keeps
+        # the first tokens and so never predicts the last rows of an image: we keep random ones.
         mask=dict(
             blocks=10,
             scale=0.15,

@@ -104,12 +104,11 @@ def run(
                 hosts.fail(str(error))
             return 1
         except BrokenPipeError:
-            if _is_unread(
-                sys.stdout.fileno()
-            ):  # the reader of our lines, such as `head`, has ended
+            # The reader of our lines, such as `head`, has ended.
+            if _is_unread(sys.stdout.fileno()):
                 os._exit(_BROKEN_PIPE)
             raise
-        except Exception as error:  # whatever it is, hosts that wait for this one must hear of it
+        except Exception as error:  # of any kind: hosts that wait for this one must be informed
             if hosts := _hosts():
                 hosts.fail_unexpectedly(error)
             raise
@@ -127,7 +126,7 @@ def run(
 
 
 def _is_unread(pipe: int) -> bool:
-    """Whether nobody reads from a pipe any more, given what writes into it."""
+    """Whether the reading end of a pipe is closed, given the writing end."""
     poll = select.poll()
     poll.register(pipe, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -4,7 +4,7 @@ Command:   python -m echojepa_jax.probe --config=configs/probes/lvef.py --workdi
              --config.weights=out/encoder \
              --config.data.sources="('echonet_dynamic:/data/EchoNet-Dynamic',)"
 Hardware:  one GPU. All tokens of 8,750 videos at 2 clips each are 112 GB for ViT-L: with that much
-           memory (data.cache_gb) the encoder runs once, else once in every epoch.
+           memory (data.cache_gb) the encoder runs once, otherwise once per epoch.
 Duration:  not measured yet.
 Expect:    the paper's EchoJEPA-L has an MAE of 5.76 points.
 """

@@ -5,8 +5,8 @@ Command:   python -m echojepa_jax.probe --config=configs/probes/lvef_finetune.py
              --config.data.sources="('echonet_dynamic:/data/EchoNet-Dynamic',)"
 Hardware:  one GPU or a Colab TPU (launch/finetune_colab.ipynb); ViT-L with its blocks recomputed.
 Duration:  not measured yet.
-Expect:    better than the frozen probe where there are thousands of labels. The encoder is left in
-           the workdir: `export --workdir` and `convert --from` take it.
+Expect:    better than the frozen probe if there are thousands of labels. The encoder is kept in the
+           workdir: `export --workdir` and `convert --from` read it.
 """
 
 from ml_collections import ConfigDict

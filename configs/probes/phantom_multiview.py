@@ -5,7 +5,7 @@ Command:   python -m echojepa_jax.probe --config=configs/probes/phantom_multivie
 Hardware:  two CPU cores.
 Duration:  about 2 minutes.
 Expect:    an error of about 5.1 points; 7.2 with random weights (export --part=initial). Every
-           study has two of the four views, so that two slots are always missing.
+           study has two of the four views, so two slots are always missing.
 """
 
 from ml_collections import ConfigDict

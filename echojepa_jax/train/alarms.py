@@ -1,6 +1,6 @@
-"""Alarms of a run: which lines of its metrics look like a collapse of the representation (F19).
+"""Alarms of a run: lines of its metrics that may show a collapse of the representation (F19).
 
-The log and the report both use this file, so they raise the same alarms.
+The log and the report both use this file, so that they raise the same alarms.
 """
 
 import math
@@ -21,7 +21,7 @@ FALL_RECENT, FALL_BEFORE, FALL_AT_LEAST = 3, 30, 20
 class Judge:
     """Raises alarms from the lines of a run's metrics, one after the other.
 
-    Nothing is judged during the first tenth of a run: before, nothing has been learned yet.
+    The first tenth of a run is not judged: little has been learned then.
 
     last_step: of the whole run.
     """

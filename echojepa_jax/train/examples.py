@@ -22,7 +22,7 @@ def save_examples(
     """Writes examples.npz into a workdir.
 
     Args:
-      batch: of the whole mesh at step 0, as the input pipeline makes it for this config.
+      batch: the global batch of step 0, as the input pipeline creates it for this config.
 
     Returns:
       Pictures for TensorBoard by name, uint8 [clips, h, w, 3].

@@ -1,4 +1,4 @@
-"""Starting a run from the weights of another one, or of a file (config field init.from)."""
+"""Starts a run from the weights of another run or of a file (config field init.from)."""
 
 import dataclasses
 import logging
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> TrainState:
-    """Other weights under a fresh step, optimizer and schedules (cooldown, or a new data set).
+    """Puts other weights into a fresh state: step, optimizer and schedules start from 0.
 
-    The encoder goes to both context and target encoder, where `init.from` does not tell two.
+    If `init.from` contains only one encoder, it becomes both context and target encoder.
 
     Raises:
-      UserError: there are no such weights, or they are of another architecture.
+      UserError: there are no such weights, or their architecture is another one.
     """
     path = config.init["from"]
     shape, predictor = shapes_of(networks)
@@ -44,7 +44,7 @@ def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tra
                 del loaded[name]
                 fresh[name] = state.params["predictor"][name]
             log.info(
-                "the predictor of %s predicts %d channels, like the larger encoder that it "
+                "the predictor of %s predicts the %d channels of the larger encoder that it "
                 "was distilled from: its last layers start from random weights",
                 path,
                 weights.predictor_shape.out_width,
@@ -52,10 +52,10 @@ def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tra
         found["predictor"] = loaded | fresh
         said += f" and {count_parameters(loaded):,} of the predictor"
     else:
-        said += "; the predictor starts from random weights, as there is none"
+        said += "; the predictor starts from random weights, because there is none"
     training = f" ({weights.origin['training']})" if "training" in weights.origin else ""
     log.info("started from %s%s: %s", path, training, said)
-    # To where the fresh ones live, on any mesh; every host has read them all.
+    # Placed like the fresh weights, on any mesh; every host has read all of them.
     params, target = jax.tree.map(
         lambda new, fresh: (
             new if new is fresh else meshes.to_global(np.asarray(new), fresh.sharding)
@@ -67,26 +67,26 @@ def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tra
 
 
 def _check_shapes(path: str, weights: Pretrained, networks: Networks) -> None:
-    """Raises UserError, naming the fields, unless the weights are of this architecture."""
+    """Raises UserError, naming the fields, unless the weights have this architecture."""
     if "encoder" not in weights.params:
-        raise UserError(f"{path} holds no encoder, which 'init.from' needs")
+        raise UserError(f"{path} contains no encoder, which 'init.from' needs")
     shape, predictor = shapes_of(networks)
     pairs: list[tuple[str, Any, Any]] = [("model", weights.shape, shape)]
     if "predictor" in weights.params:
         pairs.append(("predictor", weights.predictor_shape, predictor))
-    named = {"predictor.levels": "objective.levels"}  # where a config says it
+    named = {"predictor.levels": "objective.levels"}  # its name in a config
     differ = [
         f"{named.get(f'{section}.{field}', f'{section}.{field}')} is {mine} here and "
         f"{vars(theirs)[field]} there"
         for section, theirs, ours in pairs
         for field, mine in vars(ours).items()
-        # The last layers of a distilled model's predictor are made anew.
+        # The last layers of a distilled model's predictor start from random weights.
         if mine != vars(theirs)[field] and field != "out_width"
     ]
     if weights.shape.family != shape.family:
         raise UserError(
-            f"{path} (config field 'init.from') is of family {weights.shape.family}, and this "
-            f"config of family {shape.family}: set model.family, or choose other weights"
+            f"{path} (config field 'init.from') is of family {weights.shape.family}, but this "
+            f"config is of family {shape.family}: set model.family, or choose other weights"
         )
     if differ:
         raise UserError(

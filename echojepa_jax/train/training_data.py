@@ -1,4 +1,4 @@
-"""What a run trains on: its videos and still images, and batches of clips of them."""
+"""The training data of a run: its videos and stills, and batches of clips from them."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingData(NamedTuple):
-    """Samples to train on. facts: what manifest.json says of them."""
+    """Samples to train on. facts: their description in manifest.json."""
 
     videos: list[Sample]
     stills: list[Sample]
@@ -32,7 +32,7 @@ class TrainingData(NamedTuple):
 
     @property
     def samples(self) -> list[Sample]:
-        """Videos, then stills: the numbers of the stills go on from those of the videos."""
+        """Videos, then stills: the numbers of the stills follow those of the videos."""
         return [*self.videos, *self.stills]
 
     @property
@@ -45,8 +45,8 @@ def load(config: ConfigDict, workdir: Workdir) -> TrainingData:
     """Lists and scans the sources of a config.
 
     Raises:
-      UserError: a source cannot be used, too many videos are too short (F03), or another host sees
-        other files.
+      UserError: a source cannot be used, too many videos are too short (F03), or the hosts do not
+        see the same files.
     """
     videos, counts = _load_videos(config, workdir)
     stills = _load_stills(config, workdir)
@@ -56,9 +56,10 @@ def load(config: ConfigDict, workdir: Workdir) -> TrainingData:
 def batches_of(
     config: ConfigDict, data: TrainingData, networks: Networks
 ) -> Callable[..., Iterator[Batch]]:
-    """What makes the batches of a run: `training_batches` without the arguments that vary.
+    """The function that creates a run's batches: `training_batches` with the fixed arguments set.
 
-    Batches of clips only; `images_of` gives the argument `images` for those of a training step.
+    They contain clips only; for a training step with images, add the argument `images` from
+    `images_of`.
     """
     clip = clip_spec(config)
     clips = config.optim.epochs * config.optim.updates_per_epoch * config.optim.global_batch
@@ -78,7 +79,7 @@ def batches_of(
 
 
 def images_of(config: ConfigDict, data: TrainingData, networks: Networks) -> Images | None:
-    """The images that every batch of a training step contains; None without stills."""
+    """The images of the batches of training steps; None without stills."""
     if not data.stills:
         return None
     clip = image_spec(config)
@@ -87,25 +88,25 @@ def images_of(config: ConfigDict, data: TrainingData, networks: Networks) -> Ima
 
 
 def fixed_batch(batches_from: Callable[..., Iterator[Batch]], clips: int) -> Batch:
-    """The clips that health is measured on: the same ones for the whole run, on every host.
+    """The clips on which health is measured, the same for the whole run and on every host.
 
     Raises:
-      UserError: the clips are one flat grey, so that something in front of them went wrong (F02).
+      UserError: all pixels have the same value, so that decoding must have gone wrong (F02).
     """
     (batch,) = batches_from(global_batch=clips, first_step=0, last_step=1)
     low, high = int(batch["clips"].min()), int(batch["clips"].max())
-    log.info("pixels of the first clips lie in %d..%d", low, high)
+    log.info("pixels of the first clips are between %d and %d", low, high)
     if low == high:
         raise UserError(
-            f"every pixel of the first {clips} clips is {low}: look at the files of data.sources"
+            f"every pixel of the first {clips} clips is {low}: check the files of data.sources"
         )
     return {name: value for name, value in batch.items() if name not in HOST_KEYS}
 
 
 def take_host_part(batch: Batch, videos: int) -> dict[str, np.ndarray]:
-    """Takes out of a batch what stays on the host, for logs and quarantine; see `Watch.step`.
+    """Removes from a batch the arrays for logs that stay on the host; see `Watch.step`.
 
-    videos: number of videos; the numbers of the stills go on from there.
+    videos: number of videos; the numbers of the stills follow.
     """
     on_host = {name: batch.pop(name) for name in HOST_KEYS}
     if "images" in batch:
@@ -117,7 +118,7 @@ def take_host_part(batch: Batch, videos: int) -> dict[str, np.ndarray]:
 
 
 def _load_videos(config: ConfigDict, workdir: Workdir) -> tuple[list[Sample], dict[str, int]]:
-    """The videos, and how many there are; too many short ones are an error (F03)."""
+    """The videos and their counts; too many short videos are an error (F03)."""
     data, clip = config.data, clip_spec(config)
     samples = manifest.load(
         data.sources,
@@ -137,14 +138,14 @@ def _load_videos(config: ConfigDict, workdir: Workdir) -> tuple[list[Sample], di
     if short > data.max_padded_share * len(samples):
         raise UserError(
             f"{short} of {len(samples)} videos are shorter than the window that a clip of "
-            f"{clip.frames} frames spans, and would end in frozen frames: sample more densely "
-            "(data.sample_by, data.sample_value), or raise data.max_padded_share"
+            f"{clip.frames} frames spans, so their clips would end in repeated frames: sample more "
+            "densely (data.sample_by, data.sample_value), or raise data.max_padded_share"
         )
     return samples, {"videos": len(samples), "short": short}
 
 
 def _load_stills(config: ConfigDict, workdir: Workdir) -> list[Sample]:
-    """The still pictures to train on; none without `images` in the config."""
+    """The stills to train on; none without `images` in the config."""
     if "images" not in config:
         return []
     stills = manifest.load_stills(
@@ -159,10 +160,10 @@ def _load_stills(config: ConfigDict, workdir: Workdir) -> list[Sample]:
 
 
 def _facts_of(videos: Sequence[Sample], stills: Sequence[Sample]) -> dict[str, Any]:
-    """What the data are, for the manifest.
+    """A description of the data for the manifest.
 
     Raises:
-      UserError: another host has others.
+      UserError: the hosts do not have the same data.
     """
 
     def by_source(samples: Sequence[Sample]) -> dict[str, int]:
@@ -171,8 +172,8 @@ def _facts_of(videos: Sequence[Sample], stills: Sequence[Sample]) -> dict[str, A
     fingerprint = manifest.fingerprint([*videos, *stills])
     if not hosts.same_everywhere(fingerprint):
         raise UserError(
-            "the hosts do not see the same files under data.sources or images.sources: every host "
-            "must find the same ones, with the same content"
+            "the hosts do not see the same files under data.sources or images.sources: use a "
+            "shared disk, or copy the same files to every host"
         )
     facts: dict[str, Any] = {"fingerprint": fingerprint, "sources": by_source(videos)}
     if stills:

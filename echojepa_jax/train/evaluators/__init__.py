@@ -1,7 +1,7 @@
-"""Measures of a model while it trains: one file for each kind.
+"""Evaluators: measures of a model during training, one file for each kind.
 
-The training loop asks every evaluator after its steps and writes what it measures to the metrics.
-A new one is a file here that makes an `Evaluator`, and a line in `train/loop.py`.
+The training loop calls the evaluators that are due after a step and writes their results to the
+metrics. A new evaluator is a file here that creates an `Evaluator`, and a line in `train/loop.py`.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from echojepa_jax.utils.metrics_writer import Values
 
 
 class Moment(NamedTuple):
-    """When an evaluator is asked.
+    """The moment at which an evaluator is called.
 
-    step: updates made. last: whether the run is complete. stop_asked: whether a signal has asked
-    this host to stop meanwhile.
+    step: number of steps made. last: whether the run is complete. stop_asked: returns whether this
+    host has been asked to stop in the meantime.
     """
 
     step: int
@@ -26,11 +26,11 @@ class Moment(NamedTuple):
 
 
 class Evaluator(NamedTuple):
-    """Something that is measured at the end of a run, and every so often before.
+    """A measure of the model, taken at the end of a run and at regular steps.
 
-    name: the first part of the names of its metrics. every: steps between two measures; 0 = at the
-    end only. at_start: whether the untrained model is measured too. measure: returns metrics and
-    pictures by name; raises Stopped if a signal asked to stop before it was done.
+    name: the first part of the names of its metrics. every: steps between two measures; 0 = only at
+    the end. at_start: whether the untrained model is measured too. measure: returns metrics and
+    pictures by name; raises Stopped if a host was asked to stop before it was done.
     """
 
     name: str
@@ -39,6 +39,6 @@ class Evaluator(NamedTuple):
     measure: Callable[[Moment], Values]
 
     def is_due(self, moment: Moment) -> bool:
-        """Whether this is a moment to measure."""
+        """Whether to measure at this moment."""
         regular = self.every and moment.step % self.every == 0
         return bool(moment.last or (regular and (moment.step or self.at_start)))

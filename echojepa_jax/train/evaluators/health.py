@@ -1,8 +1,8 @@
-"""Is the representation alive? Measures of collapse that the loss cannot show (F19).
+"""Health: measures of collapse that the loss does not show (F19).
 
-A collapsing run often has a *falling* loss: constant features are easy to predict. These numbers
-come from the encoder that is used in the end (the target encoder, if there is one) on one fixed
-batch, so that their course is comparable over the run. train/alarms.py judges them.
+The loss of a collapsing run often *falls*: constant features are easy to predict. The measures are
+taken from the encoder that is exported (the target encoder, if there is one) on one fixed batch, so
+that they are comparable over the run. train/alarms.py judges them.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ CLIPS = 64
 
 
 def clips_for(devices: int) -> int:
-    """About CLIPS clips, the same number for every device."""
+    """About CLIPS clips: a number that the devices divide."""
     return devices * max(1, CLIPS // devices)
 
 
@@ -26,9 +26,9 @@ def evaluator(every: int, batch: Batch, devices: int) -> Evaluator:
     """Measures the health on a fixed batch at the start, every `every` steps, and at the end.
 
     Args:
-      batch: on the devices, `clips_for(devices)` clips as the input pipeline gives them.
+      batch: on the devices, `clips_for(devices)` clips as the input pipeline yields them.
     """
-    # One clip a device at a time: ViT-g would need 70 GB for the scores of 64.
+    # One clip per device at a time: ViT-g would need 70 GB for the attention scores of 64.
     parts = len(batch["clips"]) // devices
 
     def values(moment: Moment) -> dict[str, float]:
@@ -49,18 +49,19 @@ def effective_rank(features: jax.Array) -> jax.Array:
 def measure(
     state: TrainState, batch: Batch, networks: Networks, parts: int = 1
 ) -> dict[str, jax.Array]:
-    """Health of a state on a batch as the input pipeline gives it.
+    """Health of a state on a batch as the input pipeline yields it.
 
     Args:
       parts: the clips are encoded in that many equal parts, one after the other, to save memory.
 
     Returns:
-      token_std: standard deviation over all tokens of all clips, mean over features.
-      clip_std: the same over clips, of token means: what tells clips apart.
+      token_std: standard deviation over all tokens of all clips, averaged over features.
+      clip_std: standard deviation of the clips' mean features, averaged over features: how much
+        clips differ.
       effective_rank: of the clips' mean features, centred; at most B - 1.
-      cosine_similarity: mean over pairs of different clips, of mean features.
-      relative_error: the predictor's error over that of predicting the batch's mean target, both
-        as the loss has them; 1 means it knows nothing of the clip.
+      cosine_similarity: of the mean features of two different clips, averaged over all pairs.
+      relative_error: the predictor's error divided by that of predicting the batch's mean target,
+        both computed as in the loss; 1 means that the prediction does not depend on the clip.
     """
 
     def encode(part: Batch) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:

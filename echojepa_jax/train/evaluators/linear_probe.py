@@ -312,7 +312,7 @@ def _in_words(scores: Mapping[str, float], intervals: Intervals, unit: str) -> s
 
 
 class LinearProbe:
-    """Encodes the probe's videos and scores linear models on them; compares with random weights.
+    """Encodes the probe's videos and scores linear models on them, also with random weights.
 
     The scores with random weights are kept in the workdir for when the run is resumed.
 
