@@ -69,7 +69,7 @@ def run(
       stopped: for jobs that have nothing to tidy up: SIGTERM calls it to print the last line and
         ends the program at once with code 0; Ctrl-C ends it at once with code 130.
     """
-    signals.leave_on_signals(_say_interrupted, stopped)
+    signals.leave_on_signals(_print_interrupted, stopped)
 
     def main(argv: list[str]) -> int:
         logging.basicConfig(
@@ -117,7 +117,7 @@ def run(
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:
-        signals.end(signals.INTERRUPTED, _say_interrupted)
+        signals.end(signals.INTERRUPTED, _print_interrupted)
     except SystemExit:
         # absl exits with code 1 after --help, which is not a mistake.
         if {"--help", "-h", "-help", "--helpfull", "-helpfull", "--helpshort"} & set(sys.argv):
@@ -132,7 +132,7 @@ def _is_unread(pipe: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _say_interrupted() -> None:
+def _print_interrupted() -> None:
     print(
         "error: interrupted; the same command continues from the last save, or starts again if "
         "nothing was saved",

@@ -128,7 +128,7 @@ def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
     )
 
 
-def _say_stopped() -> None:
+def _print_stopped() -> None:
     """Prints the last line after a signal outside of training."""
     from echojepa_jax.parallel import hosts
 
@@ -141,4 +141,4 @@ def _say_stopped() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(job, needed=("config", "workdir"), stopped=_say_stopped)
+    command_line.run(job, needed=("config", "workdir"), stopped=_print_stopped)

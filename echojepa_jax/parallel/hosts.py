@@ -39,7 +39,7 @@ PEER_LOST = 75
 _connected = threading.Event()  # set when this host is connected to the others
 _ending = threading.Lock()  # held by the thread that ends this process
 # How long a host waits for the others before it exits: after an early end, and after a normal end.
-_HEARD_SECONDS, _FINISH_SECONDS = 10, 300
+_EARLY_SECONDS, _FINISH_SECONDS = 10, 300
 _LAST_SECONDS = 1.0  # how much later than the others the coordinator exits
 
 
@@ -265,7 +265,7 @@ def _print_last(line: str, file: TextIO) -> None:
     print(line, file=file, flush=True)
 
 
-def _leave(client: Any, code: int, seconds: int = _HEARD_SECONDS) -> None:
+def _leave(client: Any, code: int, seconds: int = _EARLY_SECONDS) -> None:
     """Ends this process when the other hosts have reached this point too, or do not answer."""
     sys.stdout.flush()
     sys.stderr.flush()

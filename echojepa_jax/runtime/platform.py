@@ -44,13 +44,13 @@ def default_backend() -> str:
         found = jax.default_backend()
     # For a missing GPU, JAX raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
-        reason = first_line(error) or "it is not there"
+        reason = first_line(error) or "no such device"
         raise UserError(
             f"JAX cannot compute on {wanted or 'any device'} ({reason}); {instead}"
         ) from error
     # JAX uses CPUs without any message if it finds no GPU.
     if found == "cpu" and wanted not in ("", "cpu"):
-        raise UserError(f"JAX cannot compute on {wanted} (it is not there); {instead}")
+        raise UserError(f"JAX cannot compute on {wanted} (no such device); {instead}")
     return found
 
 

@@ -59,8 +59,8 @@ def leave_on_signals(
     ends = {signal.SIGINT: (INTERRUPTED, interrupted)}
     if stopped is not None:
         ends[signal.SIGTERM] = (0, stopped)
-    heard, told = socket.socketpair()
-    told.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
     noted: set[int] = set()
 
     def on_signal(number: int, _: Any) -> None:
@@ -70,9 +70,9 @@ def leave_on_signals(
             raise KeyboardInterrupt
 
     def listen() -> None:
-        with told:  # keeps it open
+        with sender:  # keeps it open
             while True:
-                number = ord(heard.recv(1))
+                number = ord(receiver.recv(1))
                 # Python may not have called the handler yet, or another handler is in place now.
                 if number in noted or signal.getsignal(number) is on_signal:
                     if stopped is None:
@@ -82,7 +82,7 @@ def leave_on_signals(
     for number in ends:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, on_signal)
-    signal.set_wakeup_fd(told.fileno())
+    signal.set_wakeup_fd(sender.fileno())
     threading.Thread(target=listen, daemon=True).start()
 
 

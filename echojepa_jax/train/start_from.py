@@ -34,9 +34,9 @@ def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tra
     _check_shapes(path, weights, networks)
     encoder = weights.params["encoder"]
     found = {"encoder": weights.params.get("context_encoder", encoder)}
-    said = f"all {count_parameters(encoder):,} parameters of the encoder"
+    message = f"all {count_parameters(encoder):,} parameters of the encoder"
     if "context_encoder" in weights.params:
-        said += "s, context and target,"
+        message += "s, context and target,"
     if "predictor" in weights.params:
         loaded, fresh = dict(weights.params["predictor"]), {}
         if weights.predictor_shape and weights.predictor_shape.out_width:
@@ -50,11 +50,11 @@ def start_from(config: ConfigDict, networks: Networks, state: TrainState) -> Tra
                 weights.predictor_shape.out_width,
             )
         found["predictor"] = loaded | fresh
-        said += f" and {count_parameters(loaded):,} of the predictor"
+        message += f" and {count_parameters(loaded):,} of the predictor"
     else:
-        said += "; the predictor starts from random weights, because there is none"
+        message += "; the predictor starts from random weights, because there is none"
     training = f" ({weights.origin['training']})" if "training" in weights.origin else ""
-    log.info("started from %s%s: %s", path, training, said)
+    log.info("started from %s%s: %s", path, training, message)
     # Placed like the fresh weights, on any mesh; every host has read all of them.
     params, target = jax.tree.map(
         lambda new, fresh: (

@@ -48,7 +48,7 @@ except UserError as error:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("cuda,cpu", "JAX cannot compute on cuda (it is not there)"),
+        ("cuda,cpu", "JAX cannot compute on cuda (no such device)"),
         ("cuda", "JAX cannot compute on cuda ("),
         ("tpu,cpu", "JAX cannot compute on tpu ("),
         ("cpu", ""),

@@ -1,1 +1,1 @@
-"""What a model is trained for: one file for each objective."""
+"""Training objectives: one file for each."""

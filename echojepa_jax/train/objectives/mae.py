@@ -25,8 +25,8 @@ class Mae(NamedTuple):
     """Settings of the objective.
 
     Attributes:
-      mean, std: that clips were normalised with, which is undone.
-      norm_pix: pixels are normalised, for every token and colour by itself.
+      mean, std: with which clips were normalised; the targets undo this normalisation.
+      norm_pix: whether target pixels are normalised, for each token and colour separately.
     """
 
     mean: Colour = IMAGENET_MEAN
@@ -35,17 +35,17 @@ class Mae(NamedTuple):
 
     @property
     def has_target(self) -> bool:
-        """Whether a target encoder makes what is predicted: no, it is pixels."""
+        """Whether the targets come from a target encoder: no, they are pixels."""
         return False
 
     @property
     def exponent(self) -> float:
-        """Of the loss: it is squared."""
+        """Exponent of the loss: 2."""
         return 2.0
 
     @property
     def levels(self) -> int:
-        """Layers of the encoder that the decoder gets: the last one."""
+        """Number of the encoder's layers that the decoder reads: the last one."""
         return 1
 
     def facts_at(self, step: jax.Array) -> dict[str, jax.Array]:
@@ -63,8 +63,8 @@ class Mae(NamedTuple):
           ids: int [B, K], of tokens.
 
         Returns:
-          float32 [B, K, tubelet * patch * patch * 3], the colours of a pixel beside each other; and
-          bool [B, K], which tokens are black.
+          float32 [B, K, tubelet * patch * patch * 3], the colours of a pixel next to each other;
+          and bool [B, K], which tokens are black.
         """
         pixels = clips.astype(jnp.float32) * jnp.asarray(self.std) + jnp.asarray(self.mean)
         pixels = take_tokens(tubelets(pixels, tubelet, patch), ids)
@@ -79,7 +79,7 @@ class Mae(NamedTuple):
     def reconstruct(
         self, encoder: Any, decoder: Any, params: dict[str, Any], clips: jax.Array, batch: Batch
     ) -> jax.Array:
-        """The predicted pixels of the masked tokens, float32, as `targets` has them."""
+        """The predicted pixels of the masked tokens, float32, in the layout of `targets`."""
         (visible,), (masked,) = batch["context_ids"], batch["target_ids"]
         with jax.named_scope("context_encoder"):
             context = encoder.apply({"params": params["encoder"]}, clips, visible)
@@ -102,7 +102,7 @@ class Mae(NamedTuple):
         clips: jax.Array,
         batch: Batch,
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """Embeddings of all tokens, and predicted pixels beside the true ones.
+        """Embeddings of all tokens, and pairs of predicted and true pixels.
 
         For arguments and results see `VJepa2.embed`; `target` is not used.
         """
@@ -127,9 +127,9 @@ class Mae(NamedTuple):
         """Sum over clips of the mean squared error; for the arguments see `VJepa2.loss`.
 
         Returns:
-          The sum; `loss_by_mask`, the same as [1]; and, as sums over clips too, what it is to be
-          compared with: `loss_of_zero`, if every prediction were 0, and `black_share`, of the
-          target tokens that are black. They are 0 if pixels are normalised: trivially right.
+          The sum; `loss_by_mask`, the same as [1]; and two sums over clips to compare it with:
+          `loss_of_zero`, the loss if all predictions were 0, and `black_share`, the share of target
+          tokens that are black. Normalised pixels of black tokens are 0, which is easy to predict.
         """
         del target, step
         predicted = self.reconstruct(encoder, predictor, params, clips, batch)

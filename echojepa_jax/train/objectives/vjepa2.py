@@ -21,12 +21,12 @@ class VJepa2(NamedTuple):
 
     @property
     def has_target(self) -> bool:
-        """Whether a target encoder makes what is predicted: yes."""
+        """Whether the targets come from a target encoder: yes."""
         return True
 
     @property
     def levels(self) -> int:
-        """Layers of the encoder that are predicted: the last one."""
+        """Number of the encoder's layers that are predicted: the last one."""
         return 1
 
     def facts_at(self, step: jax.Array) -> dict[str, jax.Array]:
@@ -43,7 +43,7 @@ class VJepa2(NamedTuple):
         clips: jax.Array,
         batch: Batch,
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """Embeddings of all tokens, and what is predicted beside what it should be.
+        """Embeddings of all tokens, and pairs of predictions and targets.
 
         Args:
           params: {"encoder", "predictor"}; target: of the target encoder.
@@ -54,7 +54,7 @@ class VJepa2(NamedTuple):
           float32 [B, N, D], layer-normalised without parameters; and M pairs (prediction, target)
           of float32 [B, Kt, D].
         """
-        # The targets are constants: no gradient flows into them, and nothing is stored for one.
+        # The targets are constants: they have no gradient, and nothing is stored for one.
         with jax.named_scope("target_encoder"):
             tokens: Any = encoder.apply({"params": jax.lax.stop_gradient(target)}, clips)
             targets = jax.nn.standardize(tokens, axis=-1, epsilon=TARGET_NORM_EPS)
@@ -84,17 +84,17 @@ class VJepa2(NamedTuple):
         batch: Batch,
         step: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Sum over clips of the loss, per clip the mean over mask specifications.
+        """Sum over clips of the loss, which is a mean over mask specifications.
 
         Args:
-          batch: as of `embed`, and `valid`: bool [B], False for a clip whose file failed, which
-            then counts for nothing. `frames`, if there: see `present_tokens`.
+          batch: as in `embed`, and `valid`: bool [B], False for a clip whose file failed, which
+            does not count. `frames`, optional: see `present_tokens`.
           step: number of steps before this one.
 
         Returns:
           The sum, and `loss_by_mask`, the same for each mask specification: float32 [M].
         """
-        del step  # the same from the first to the last
+        del step  # the loss is the same at all steps
         _, pairs = self.embed(encoder, predictor, params, target, clips, batch)
         grid = encoder.grid(*clips.shape[1:4])
         sums = []
@@ -109,7 +109,7 @@ class VJepa2(NamedTuple):
 def end_to_end(context_ids: Sequence[jax.Array]) -> tuple[jax.Array, list[int]]:
     """Contexts of all specifications as one sequence, int [B, K], and the lengths of its parts.
 
-    So they share the matrix products and the gathering of parameters.
+    In one sequence they share the matrix products and the gathering of parameters.
     """
     return jnp.concatenate(context_ids, axis=1), [ids.shape[1] for ids in context_ids]
 
@@ -118,7 +118,7 @@ def present_tokens(batch: Batch, ids: jax.Array, grid: Grid, tubelet: int) -> ja
     """Which tokens show at least one frame of the video, and not only repeats of its last frame.
 
     Args:
-      batch: `frames`, if there: int [B], how many frames of a clip are of the video.
+      batch: `frames`, optional: int [B], the number of frames of a clip that are not repeats.
       ids: int [B, K]. tubelet: frames of a token.
 
     Returns:
@@ -134,13 +134,13 @@ def clip_losses(
 ) -> jax.Array:
     """Mean of |prediction - target|^p / p over tokens and features: [B, K, D] twice -> [B].
 
-    present: of `present_tokens`; the mean is over these tokens.
+    present: from `present_tokens`; the mean is over these tokens.
     """
     return token_means(jnp.abs(prediction - target) ** exponent, present) / exponent
 
 
 def token_means(x: jax.Array, present: jax.Array | None) -> jax.Array:
-    """Mean over features and those tokens of a clip that are present: [B, K, D] -> [B]; 0 of none.
+    """Mean over features and the present tokens of a clip, 0 if there are none: [B, K, D] -> [B].
 
     present: bool [B, K]; None = all.
     """

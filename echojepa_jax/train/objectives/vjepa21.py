@@ -1,7 +1,7 @@
 """The objective of V-JEPA 2.1: embeddings of several layers, for masked and visible tokens.
 
-If the config says so, visible tokens count less the farther they are from masked ones, and the
-weight of their loss grows gradually.
+Optionally, visible tokens count less the farther they are from masked ones, and the weight of their
+loss grows gradually.
 """
 
 from typing import Any, NamedTuple
@@ -27,11 +27,12 @@ class VJepa21(NamedTuple):
 
     Attributes:
       exponent: p of both losses, |difference|^p / p.
-      levels: layers of the encoder that are predicted: 4, or 1 for the last one alone.
-      context_weight: lambda, of the loss of visible tokens.
-      ramp: steps at which lambda starts to grow from 0, and at which it is full; equal ones: it is
-        whole from the first step on.
-      by_distance: a visible token counts 1 / sqrt(distance to the nearest masked one).
+      levels: number of the encoder's layers that are predicted: 4, or 1 for only the last one.
+      context_weight: lambda, the weight of the loss of visible tokens.
+      ramp: steps at which lambda starts to grow from 0, and at which it reaches its value; if they
+        are equal, it has its value from the first step on.
+      by_distance: whether visible tokens are weighted by 1 / sqrt(distance to the nearest masked
+        token).
     """
 
     exponent: float = 1.0
@@ -42,7 +43,7 @@ class VJepa21(NamedTuple):
 
     @property
     def has_target(self) -> bool:
-        """Whether a target encoder makes what is predicted: yes."""
+        """Whether the targets come from a target encoder: yes."""
         return True
 
     def context_weight_at(self, step: jax.Array) -> jax.Array:
@@ -66,7 +67,7 @@ class VJepa21(NamedTuple):
         clips: jax.Array,
         batch: Batch,
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """All embeddings, and pairs of them, as `VJepa2.embed` has it; D is levels x D."""
+        """As `VJepa2.embed`, with levels x D features instead of D."""
         targets, masked, _ = self._embed(encoder, predictor, params, target, clips, batch)
         return targets, [
             (prediction, take_tokens(targets, ids))
@@ -116,11 +117,11 @@ class VJepa21(NamedTuple):
         batch: Batch,
         step: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """As `VJepa2.loss`: masked tokens' loss, and lambda times that of visible ones.
+        """As `VJepa2.loss`: the loss of masked tokens plus lambda times that of visible tokens.
 
         Returns:
           The sum over clips; `loss_by_mask` of masked tokens, [M], and `loss_context` of visible
-          ones, without lambda.
+          tokens, without lambda.
         """
         targets, masked, visible = self._embed(encoder, predictor, params, target, clips, batch)
         grid = encoder.grid(*clips.shape[1:4])
@@ -147,7 +148,7 @@ class VJepa21(NamedTuple):
 def root_distances(
     context_ids: jax.Array, target_ids: jax.Array, grid: Grid, present: jax.Array | None = None
 ) -> jax.Array:
-    """The square root of every visible token's distance to the nearest masked one of its clip.
+    """The square root of every visible token's distance to the nearest masked token of its clip.
 
     Distances are in tokens, along time, height and width alike.
 
@@ -156,7 +157,7 @@ def root_distances(
       present: bool [B, Kt], the masked tokens that count; None = all.
 
     Returns:
-      float32 [B, Kc]; at least 1, as no token is both; infinite in a clip where none counts.
+      float32 [B, Kc]; at least 1, because no token is both; infinite if no masked token counts.
     """
     squares: Any = sum(
         jnp.square(here[:, :, None] - there[:, None])
