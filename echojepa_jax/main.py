@@ -75,7 +75,6 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.report.plots import scatter_picture
     from echojepa_jax.report.training_page import write_report
     from echojepa_jax.train import config as configs
-    from echojepa_jax.train.evaluators import linear_probe
     from echojepa_jax.train.loop import run
 
     configs.check(config, jax.device_count())
@@ -84,8 +83,12 @@ def train(config: ConfigDict, name: str | Path) -> str:
         share_programs(workdir.kept)
         if workdir.is_done(files):
             return nothing_to_do
-        probe = partial(linear_probe.evaluator, config, path, draw=scatter_picture)
-        outcome = run(config, workdir, probe if config.probe.source else None)
+        probe = None
+        if config.probe.source:
+            from echojepa_jax.train.evaluators import linear_probe  # and scikit-learn
+
+            probe = partial(linear_probe.evaluator, config, path, draw=scatter_picture)
+        outcome = run(config, workdir, probe)
         where = f"step {outcome.step} of {outcome.last_step}"
         if not outcome.complete:
             return f"stopped by a signal; saved at {where}. The same command continues the run."

@@ -9,11 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from echojepa_jax.data.formats.video_info import (
     UnreadableVideo,
@@ -21,11 +17,6 @@ from echojepa_jax.data.formats.video_info import (
     check_size,
     fewer_frames,
     first_bytes,
-)
-
-_ERRORS = (
-    *(ImageFileError, HeaderDataError, WrapStructError, zlib.error),
-    *(EOFError, OSError, OverflowError, TypeError, ValueError),
 )
 
 
@@ -69,6 +60,16 @@ def coded(path: str) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
+    # Few data sets need it, and every process that decodes would wait for it.
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    errors = (
+        *(ImageFileError, HeaderDataError, WrapStructError, zlib.error),
+        *(EOFError, OSError, OverflowError, TypeError, ValueError),
+    )
     first_bytes(path)
     try:
         image: Any = nibabel.load(path)
@@ -76,7 +77,7 @@ def _opened(path: str) -> Iterator[Any]:
             raise UnreadableVideo("unsupported: not a sequence of grey frames in NIfTI")
         check_size(image.shape[1], image.shape[0])
         yield image
-    except _ERRORS as error:
+    except errors as error:
         raise UnreadableVideo("damaged: the NIfTI file cannot be read") from error
 
 
