@@ -60,7 +60,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
     from echojepa_jax.utils.errors import UserError
 
     if "head" in config:
-        raise UserError("--config is the config of a probe: run `echojepa probe` with it")
+        raise UserError("--config is the config of a probe: run the program `probe` with it")
     configure_jax()
     workdir = Workdir.of(str(name))
     path = workdir.path

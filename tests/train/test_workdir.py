@@ -183,6 +183,6 @@ def test_how_a_run_is_computed_may_change_what_it_computes_may_not(tiny, tmp_pat
     with caplog.at_level("INFO"), claimed(Workdir(tmp_path / "run"), other):
         assert "continuing with another" in caplog.text
     other.optim.peak_lr = 0.5
-    refused = pytest.raises(UserError, match=r"it differs in optim\.peak_lr")
+    refused = pytest.raises(UserError, match=r"which differs in optim\.peak_lr")
     with refused, claimed(Workdir(tmp_path / "run"), other):
         pass
