@@ -245,9 +245,7 @@ def test_the_cluster_is_asked_where_it_has_several_hosts(monkeypatch, told, host
     monkeypatch.setattr(hosts.faulthandler, "disable", lambda: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     if asked:
-        with pytest.raises(
-            UserError, match="the other hosts cannot be reached \(nobody answers\): check"
-        ):
+        with pytest.raises(UserError, match=r"cannot be reached \(nobody answers\): check"):
             hosts.start(0, hosts_flag, "")
     else:
         hosts.start(0, hosts_flag, "")

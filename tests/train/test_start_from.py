@@ -64,9 +64,7 @@ def test_a_distilled_models_heads_start_anew_and_this_is_said(start, caplog):
 
 
 def test_another_family_is_one_sentence(start):
-    with pytest.raises(
-        UserError, match=r"is of family v2\.1, but this config is of family v2: set"
-    ):
+    with pytest.raises(UserError, match=r"of family v2\.1, but this config is of family v2: set"):
         start()
 
 

@@ -179,9 +179,7 @@ def test_f14_every_array_is_used_or_it_is_an_error(named):
     with pytest.raises(UserError, match=r"missing \['predictor_blocks\.0\.norm1\.bias'\]"):
         read(hole)
     name = "predictor_blocks.1.mlp.fc1.weight"
-    with pytest.raises(
-        UserError, match=r"wrong \['.*fc1\.weight has shape \[24, 96\], not \[96, 24\]"
-    ):
+    with pytest.raises(UserError, match=r"wrong \['.*fc1\.weight has shape \[24, 96\], not \[96"):
         read(named | {name: named[name].T})
     with pytest.raises(UserError, match=r"wrong \['.*fc1\.weight contains numbers that are"):
         read(named | {name: np.where(named[name] > 0, np.nan, named[name])})
