@@ -1,4 +1,4 @@
-"""Prepare a data set: any source to verified, de-identified shards that train fast.
+"""Prepare a data set: turn any source into verified, de-identified shards that train fast.
 
   python -m echojepa_jax.prepare --source=dicom:/data/archive --out=shards/archive --size=224 \\
       --workers=16
@@ -7,9 +7,9 @@
   python -m echojepa_jax.prepare --source=dicom:/data/archive --out=/shared/archive \\
       --runner=FlinkRunner --beam_flag=--flink_master=HOST:8081
 
-OUT may be given away; OUT.private must not: it tells which file became which video. The same
-command continues after an interruption, and then says that there is nothing to do. Train on it with
---config.data.sources="('shards/archive',)".
+OUT may be shared. OUT.private must stay private: it records which file became which video. Run the
+same command again to continue after an interruption; once the set is complete, it reports that
+there is nothing to do. Train on the set with --config.data.sources="('shards/archive',)".
 """
 
 import os
@@ -22,53 +22,59 @@ from absl import flags
 
 from echojepa_jax import command_line
 
-# The job's own modules are imported inside the functions: its processes import this file as well.
+# The modules of the job are imported inside the functions, because its worker processes import this
+# file as well.
 
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "what to prepare: 'kind:path', as in training; one source for each --out"
+    "source", [], "what to prepare: 'kind:path', as in training; each --out takes one source"
 )
 OUT = flags.DEFINE_string("out", "", "folder of the prepared set")
-VERIFY = flags.DEFINE_string("verify", "", "read a prepared set again, and fail if it is not clean")
+VERIFY = flags.DEFINE_string("verify", "", "check this prepared set, and fail if it is not clean")
 SIZE = flags.DEFINE_integer("size", 224, "height and width of frames in pixels")
-WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 = as many as there are cores")
+WORKERS = flags.DEFINE_integer("workers", 0, "number of processes; 0 = one per core")
 SECTOR = flags.DEFINE_enum(
     "sector",
     "auto",
     ["auto", "always", "never"],
-    "keep the ultrasound sector alone, all else black; auto: except of public data sets",
+    "make everything outside the ultrasound sector black; auto: except in public data sets",
 )
 MIN_FRAMES = flags.DEFINE_integer(
-    "min_frames", 8, "shorter videos are left out; fewer frames do not show what moves"
+    "min_frames", 8, "reject videos with fewer frames, which do not show what moves"
 )
-MAX_FRAMES = flags.DEFINE_integer("max_frames", 5000, "longer videos are left out")
+MAX_FRAMES = flags.DEFINE_integer("max_frames", 5000, "reject videos with more frames")
 DEFAULT_FPS = flags.DEFINE_float(
-    "default_fps", 0.0, "frame rate of files that tell none; 0 = they are left out"
+    "default_fps", 0.0, "frame rate for files that do not state one; 0 = reject such files"
 )
 SPLITS = flags.DEFINE_string(
-    "splits", "", "shares of patients, for sources without splits; '' = train:0.8,val:0.1,test:0.1"
+    "splits",
+    "",
+    "share of the patients in each split, for sources without splits; "
+    "'' = train:0.8,val:0.1,test:0.1",
 )
 PATIENT_FROM = flags.DEFINE_string(
     "patient_from",
     "",
-    "regular expression that finds the patient in a file's name (its first group, or all it "
-    "finds), for sources that name no patients: '^([^_]+)_'",
+    "regular expression that finds the patient in a file's name (its first group, or the whole "
+    "match), for sources that do not name patients, such as '^([^_]+)_'",
 )
 SALT_FILE = flags.DEFINE_string(
-    "salt_file", "", "file with a secret that ids are hashed with; '' = made, and kept privately"
+    "salt_file", "", "file with the secret for hashing ids; '' = create one in OUT.private"
 )
 TARGETS = flags.DEFINE_string(
     "targets",
     "",
-    "labels to keep, numbers and classes: 'ef,severity'; '' = all, but none of a CSV table, which "
-    "may hold ids",
+    "labels to keep (numbers or classes), such as 'ef,severity'; '' = all labels, but none of a "
+    "CSV table, which may contain ids",
 )
-SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 256, "videos of a shard")
-FILE_SECONDS = flags.DEFINE_float("file_seconds", 300.0, "a file that takes longer is left out")
+SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 256, "videos per shard")
+FILE_SECONDS = flags.DEFINE_float(
+    "file_seconds", 300.0, "reject a file that takes longer (seconds)"
+)
 RUNNER = flags.DEFINE_string(
-    "runner", "", "of Apache Beam, such as DirectRunner, FlinkRunner, SparkRunner, DataflowRunner"
+    "runner", "", "Apache Beam runner: DirectRunner, FlinkRunner, SparkRunner or DataflowRunner"
 )
-BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "a flag for the runner; may be repeated")
-_OF_PREPARING: tuple[flags.FlagHolder[Any], ...] = (
+BEAM_FLAG = flags.DEFINE_multi_string("beam_flag", [], "flag for the Beam runner; may be repeated")
+_PREPARE_FLAGS: tuple[flags.FlagHolder[Any], ...] = (
     *(SOURCE, OUT, SIZE, SECTOR, MIN_FRAMES, MAX_FRAMES, DEFAULT_FPS, SPLITS, SALT_FILE, TARGETS),
     *(SHARD_VIDEOS, FILE_SECONDS, RUNNER, BEAM_FLAG, PATIENT_FROM),
 )
@@ -86,19 +92,23 @@ def job() -> str:
     if workers < 1:
         raise UserError(f"--workers={workers} must be 1 or more, or 0")
     if VERIFY.value:
-        if given := [flag.name for flag in _OF_PREPARING if flag.present]:
-            raise UserError(f"--verify takes no --{given[0]}: it reads what was made")
+        if given := [flag.name for flag in _PREPARE_FLAGS if flag.present]:
+            raise UserError(
+                f"--{given[0]} has no effect on --verify, which checks an existing set: remove it"
+            )
         return check(on_disk(VERIFY.value, "verify"), workers)
     if len(SOURCE.value) > 1:
         raise UserError(
-            f"--source is given {len(SOURCE.value)} times: prepare each source with an --out of "
-            "its own, and all with the same --salt_file, so that a patient of several sources "
-            "keeps split and pseudonym"
+            f"--source is given {len(SOURCE.value)} times: prepare each source with its own --out, "
+            "and all of them with the same --salt_file, so that a patient in several sources keeps "
+            "the same split and pseudonym"
         )
     if not SOURCE.value or not OUT.value:
-        raise UserError("--source and --out must be given, or --verify; see --help")
+        raise UserError(
+            "--source and --out are missing: give both, or --verify to check a set; see --help"
+        )
     if BEAM_FLAG.value and not RUNNER.value:
-        raise UserError("--beam_flag needs --runner")
+        raise UserError("--beam_flag needs --runner: name the Beam runner")
     options = plan.Options(
         size=SIZE.value,
         sector=SECTOR.value,
@@ -118,12 +128,12 @@ def job() -> str:
     if RUNNER.value:
         make = partial(make_with_beam, runner=RUNNER.value, flags=BEAM_FLAG.value)
     with work.claimed():
-        told = preparation.prepare(SOURCE.value[0], work, options, workers, make)
-        return f"{told}. Look at {write_summary(out, public_command())}"
+        summary = preparation.prepare(SOURCE.value[0], work, options, workers, make)
+        return f"{summary}. Look at {write_summary(out, public_command())}"
 
 
 def public_command() -> str:
-    """This command, without the names of folders and files: the set may be given away."""
+    """This command without the names of folders and files, because the set may be shared."""
     from echojepa_jax.preparation.plan import origin_of
 
     source = SOURCE.value[0]
@@ -132,17 +142,17 @@ def public_command() -> str:
     hidden[SOURCE.name] = shown
     given = [
         f"--{flag.name}={shlex.quote(hidden.get(flag.name, str(flag.value)))}"
-        for flag in _OF_PREPARING
+        for flag in _PREPARE_FLAGS
         if flag.present
     ]
     return " ".join(["python -m echojepa_jax.prepare", *given])
 
 
 def check(folder: Path, workers: int) -> str:
-    """Verifies a set; returns the last line.
+    """Verifies a set, prints what is wrong with it, and returns the closing line of the log.
 
     Raises:
-      UserError: something is wrong with it.
+      UserError: something is wrong with the set.
     """
     from echojepa_jax.data import shards
     from echojepa_jax.preparation.plan import PUBLIC
@@ -154,13 +164,13 @@ def check(folder: Path, workers: int) -> str:
         print(problem)
     if problems:
         raise UserError(
-            f"{folder} is not as it should be: {len(problems)} findings, listed above; look at the "
-            "videos, and prepare the set again without what should not be there"
+            f"{folder} has {len(problems)} problems, listed above: look at the videos named there, "
+            "and prepare the set again without them"
         )
     about = shards.about(str(folder))
     published = not about["clean"] and about["kind"] in PUBLIC
-    looked = "pixels are as published" if published else "no text was found beside the hearts"
-    return f"verified: {about['videos']} videos of {folder} are whole, and {looked}"
+    pixels = "pixels are as published" if published else "no text was found in the pixels"
+    return f"verified: all {about['videos']} videos of {folder} are complete, and {pixels}"
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""From files of echocardiography video to batches of masked clips."""
+"""Data: reads files of echocardiography video and makes batches of masked clips."""

@@ -1,4 +1,4 @@
-"""The list of videos a program works on: read from its sources, split, measured, and checked."""
+"""The list of videos that a program uses: reads the sources, takes a split, measures and checks."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from echojepa_jax.utils.file_names import shown
 __all__ = ["Rejected", "Sample", "check_patients", "fingerprint", "load", "quarantine", "sort_out"]
 
 _VIDEO = "video: the file holds several frames"
-_NO_RATE = "no frame rate: the file tells none; only data.sample_by=stride or share can do without"
+_NO_RATE = "no frame rate: the file does not state one; set data.sample_by to stride or share"
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +33,20 @@ def load(
     need_rate: bool = False,
     workers: int,
 ) -> list[Sample]:
-    """Read all sources and measure their files; unusable ones are left out, named and counted.
+    """Reads all sources and measures their files; rejects, counts and logs files that are unusable.
 
     Args:
-      split: keep only samples of this split, in any case; "" keeps all. A source that has no
-        splits, such as a folder of videos, is kept whole.
-      quarantine: file that gets a line for each unusable file; None for none.
-      max_bad_share: share of the listed files that may be unusable.
-      expect_stills: single-frame files are left out without counting as unusable.
-      need_rate: files that do not tell their frame rate are unusable.
+      split: keep only samples of this split (case does not matter); "" keeps all. A source without
+        splits, such as a folder of videos, is used as a whole.
+      quarantine: file that gets a line for each rejected file; None = no such file.
+      max_bad_share: share of the listed files that may be rejected.
+      expect_stills: files of one frame do not count as rejected.
+      need_rate: reject files without a frame rate.
       workers: threads that measure files.
 
     Raises:
       UserError: a source cannot be read, names a video twice or has none of the split; a patient is
-        in two splits; too many files are unusable; no video is left.
+        in two splits; too many files are rejected; no video is left.
     """
     _, good, rejected = sort_out(
         sources, split=split, quarantine=quarantine, need_rate=need_rate, workers=workers
@@ -54,7 +54,10 @@ def load(
     faults = {"bad"} if expect_stills else {"bad", "still"}
     _check_faults(good, rejected, faults, max_bad_share, quarantine)
     if not good:
-        raise UserError(f"No video is left of {', '.join(sources)}: {categories(rejected)}.")
+        raise UserError(
+            f"all videos of {', '.join(sources)} were rejected ({categories(rejected)}): check "
+            "the sources"
+        )
     return good
 
 
@@ -66,9 +69,9 @@ def load_stills(
     max_bad_share: float = 0.01,
     workers: int,
 ) -> list[Sample]:
-    """The still pictures of sources, as `load` gives the videos.
+    """Reads the stills of the sources, as `load` reads the videos.
 
-    Videos are left out and counted; they do not count as unusable and get no line in `quarantine`.
+    Videos are skipped: they do not count as rejected, and get no line in `quarantine`.
 
     Raises:
       UserError: as `load`, or no still is left.
@@ -78,7 +81,10 @@ def load_stills(
     )
     _check_faults(good, rejected, {"bad"}, max_bad_share, quarantine)
     if not good:
-        raise UserError(f"No still is left of {', '.join(sources)}: {categories(rejected)}.")
+        raise UserError(
+            f"no still of {', '.join(sources)} can be used ({categories(rejected)}): check the "
+            "sources"
+        )
     return good
 
 
@@ -91,11 +97,11 @@ def sort_out(
     workers: int,
     stills: bool = False,
 ) -> tuple[list[Sample], list[Sample], list[Rejected]]:
-    """`load` without its limits; or `load_stills`, if `stills` are wanted instead of videos.
+    """`load` without its limits; or `load_stills`, if `stills` is true.
 
     Returns:
-      All samples that the sources list; those that can be used, with the facts of their files; and
-      the others, with the reason.
+      All samples that the sources list; the usable ones with the facts of their files; and the
+      rejected ones with the reason.
 
     Raises:
       UserError: a source cannot be read, names a video twice or has none of the split; a patient is
@@ -120,10 +126,10 @@ def sort_out(
 
 
 def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:
-    """Append a JSON line to `file` per rejected sample, unless it has that very line already.
+    """Appends a JSON line to `file` for each rejected sample, unless the file has that line.
 
     Args:
-      stage: what rejected them, "scan" or "decode".
+      stage: the stage that rejected them: "scan", "decode" or "encode".
     """
     lines = [
         json.dumps(
@@ -144,13 +150,16 @@ def quarantine(file: Path, rejected: Iterable[Rejected], stage: str) -> None:
 
 
 def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
-    """Raise UserError where a patient, or a video's content, or a file is in two of `splits`.
+    """Checks that no patient, no content of a video and no file is in two splits.
 
-    Patients are the same where their names are, in all sources. Content is known of prepared
-    shards.
+    Patients with the same name are the same person in all sources. The content is known only for
+    prepared sets.
 
     Args:
-      splits: the samples of each split, by the name that the error shall call it.
+      splits: the samples of each split, by the name of the split in the error.
+
+    Raises:
+      UserError: one of them is in two splits.
     """
     seen: dict[tuple[str, str], tuple[str, Sample]] = {}
     for split, samples in splits.items():
@@ -159,14 +168,14 @@ def check_patients(splits: Mapping[str, Iterable[Sample]]) -> None:
                 other, first = seen.setdefault((kind, name), (split, sample))
                 if other != split:
                     raise UserError(
-                        f"{kind.capitalize()} {name} is both in split {other!r} ({first.source}, "
-                        f"{first.name}) and in {split!r} ({sample.source}, {sample.name}): keep "
-                        "each in one split, or give different people different names."
+                        f"{kind} {name} is in split {other!r} ({first.source}, {first.name}) and "
+                        f"in split {split!r} ({sample.source}, {sample.name}): keep it in one "
+                        "split, or give different patients different names"
                     )
 
 
 def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
-    """What must not be in two splits."""
+    """Kind and name of everything in a sample that must not be in two splits."""
     if sample.patient:
         yield "patient", sample.patient
     if sample.content:
@@ -175,9 +184,10 @@ def _identities(sample: Sample) -> Iterator[tuple[str, str]]:
 
 
 def fingerprint(samples: Iterable[Sample], classes: str = "") -> str:
-    """SHA-256 of what `samples` are, in order, wherever the files lie.
+    """SHA-256 of the samples in order; it does not depend on the folder of the files.
 
-    classes: the name of labels that are texts, if these are what is learned.
+    Args:
+      classes: the name of the label that is learned, if its values are texts.
     """
     digest = hashlib.sha256()
     for s in samples:
@@ -192,7 +202,7 @@ def fingerprint(samples: Iterable[Sample], classes: str = "") -> str:
 
 
 def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
-    """The samples of each source, of `split` only unless it is "". Nothing is measured yet."""
+    """The samples of each source, only those of `split` unless it is ""; not measured yet."""
     listed = {source: read_source(source) for source in dict.fromkeys(sources)}
     by_split: dict[str, list[Sample]] = {}
     for source, samples in listed.items():
@@ -210,27 +220,31 @@ def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
 
 
 def check_names(source: str, samples: Sequence[Sample]) -> None:
-    """Results are joined on names, so a source must not use one twice."""
+    """Checks that a source lists videos, and no name twice, because results are joined on names.
+
+    Raises:
+      UserError: it lists no video, or a name twice.
+    """
     if not samples:
-        raise UserError(f"Source {source!r} lists no video.")
+        raise UserError(f"source {source!r} lists no video: check its path")
     name, times = Counter(sample.name for sample in samples).most_common(1)[0]
     if times > 1:
         paths = sorted({shown(sample.path) for sample in samples if sample.name == name})
         raise UserError(
-            f"Source {source!r} lists the video {name!r} {times} times ({', '.join(paths[:3])}): "
-            "list it once."
+            f"source {source!r} lists the video {name!r} {times} times ({', '.join(paths[:3])}): "
+            "list it once"
         )
 
 
 def _of_split(source: str, samples: Sequence[Sample], split: str) -> list[Sample]:
     if not any(sample.split for sample in samples):
-        log.info("%s is not divided into splits: all of it is used", shown(source))
+        log.info("%s has no splits: all its videos are used", shown(source))
         return list(samples)
     kept = [sample for sample in samples if sample.split == split]
     if not kept:
         counts = Counter(sample.split or "no split" for sample in samples)
         has = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
-        raise UserError(f"Source {source!r} has no video of split {split!r}; it has {has}.")
+        raise UserError(f"source {source!r} has no video of split {split!r}: use one of {has}")
     return kept
 
 
@@ -240,9 +254,9 @@ def _report(
     file: Path | None,
     stills: bool,
 ) -> None:
-    """Write the quarantine file and log a line per source.
+    """Writes the file of rejected samples, and logs a line for each source.
 
-    stills: those are wanted, and videos left out.
+    stills: stills are wanted, so videos are skipped instead of stills.
     """
     wanted, left_out = ("stills and videos", "video") if stills else ("videos", "still")
     if file is not None:
@@ -275,21 +289,21 @@ def _check_faults(
     max_bad_share: float,
     quarantine: Path | None,
 ) -> None:
-    """Raises UserError if too many samples were rejected for being of these kinds."""
-    unusable = [r for r in rejected if r.kind in faults]
+    """Raises UserError if too many samples were rejected as one of the kinds `faults`."""
+    faulty = [r for r in rejected if r.kind in faults]
     total = len(good) + len(rejected)
-    if len(unusable) > max_bad_share * total:
-        raise UserError(_too_many(unusable, total, max_bad_share, quarantine))
+    if len(faulty) > max_bad_share * total:
+        raise UserError(_too_many(faulty, total, max_bad_share, quarantine))
 
 
-def _too_many(unusable: Sequence[Rejected], total: int, limit: float, file: Path | None) -> str:
-    first = unusable[0]
-    listed = f"all are listed in {file}" if file else "the log counts them by source"
-    hint = "; set data.expect_stills if single frames are no fault" * any(
-        r.kind == "still" for r in unusable
+def _too_many(faulty: Sequence[Rejected], total: int, limit: float, file: Path | None) -> str:
+    first = faulty[0]
+    listed = f"{file} lists all of them" if file else "the log counts them by source"
+    hint = "; set data.expect_stills=True if your data contain stills" * any(
+        r.kind == "still" for r in faulty
     )
     return (
-        f"{len(unusable)} of {total} files ({len(unusable) / total:.1%}) are unusable "
-        f"({categories(unusable)}), more than data.max_bad_share = {limit:g} allows, the first "
-        f"being {shown(first.sample.path)} ({first.reason}); {listed}{hint}."
+        f"{len(faulty)} of {total} files ({len(faulty) / total:.1%}) were rejected "
+        f"({categories(faulty)}), more than data.max_bad_share = {limit:g} allows; the first is "
+        f"{shown(first.sample.path)} ({first.reason}); {listed}{hint}"
     )

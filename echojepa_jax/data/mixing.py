@@ -1,4 +1,4 @@
-"""How several sources are mixed: their shares, and how often each of them is seen."""
+"""Mixing of several sources: the share of each one, and how often its videos are seen."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +9,12 @@ from echojepa_jax.data.sample import Sample
 
 
 def weights(data: ConfigDict, samples: Sequence[Sample]) -> dict[str, float] | None:
-    """The share of each source, by `Sample.source`; None mixes all samples by their number.
+    """The share of each source, by `Sample.source`; None = in proportion to its number of videos.
 
     Args:
-      data: the section of a training config: `sources`, and `weights` or `temperature`. A source of
-        n videos gets n^(1/T): T = 1 is by number, large T gives all sources the same.
+      data: the data section of a training config: `sources`, and `weights` or `temperature` T. With
+        T, a source of n videos gets the share n^(1/T): T = 1 is proportional, and a large T gives
+        all sources equal shares.
     """
     if data.weights:
         return dict(zip(data.sources, map(float, data.weights), strict=True))
@@ -26,7 +27,7 @@ def weights(data: ConfigDict, samples: Sequence[Sample]) -> dict[str, float] | N
 def describe_mix(
     samples: Sequence[Sample], shares: Mapping[str, float] | None, clips: int
 ) -> Iterator[str]:
-    """Sentences on each source's share of that many clips; none if there is only one source."""
+    """Yields a sentence on the share of each source in so many clips; none for a single source."""
     counts = Counter(sample.source for sample in samples)
     if len(counts) < 2:
         return

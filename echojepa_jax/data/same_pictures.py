@@ -1,4 +1,4 @@
-"""Which videos show the same pictures, whatever their names and headers say."""
+"""Finds videos that show the same pictures, although their names and headers may differ."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,24 +7,24 @@ from echojepa_jax.data.sample import Sample
 _SKETCH_BYTES = 2**16
 
 
-def alike(
+def groups_of_copies(
     samples: Sequence[Sample], contents: Callable[[Sequence[str], int | None], Iterable[str]]
 ) -> list[list[Sample]]:
-    """Groups of two samples or more that show the same pictures, in the order of `samples`.
+    """Groups of two or more samples that show the same pictures, in the order of `samples`.
 
-    Files of as many frames are compared by how their pictures begin, and only those that begin
-    alike are read to the end. Sizes are not compared: what is cropped by its header is the same
-    picture as a copy whose header lost its regions.
+    Files with the same number of frames are compared by the first bytes of their pictures; only
+    files that agree there are read to the end. Picture sizes are not compared, because a copy whose
+    header lost its regions is not cropped, but shows the same pictures.
 
     Args:
-      contents: `decode.content` of paths up to a limit in bytes, or reasons for having none.
+      contents: for each path, `decode.content` up to a limit in bytes, or the reason why it failed.
     """
     by_length: dict[int, list[Sample]] = {}
     for sample in samples:
         by_length.setdefault(sample.frames, []).append(sample)
     groups = [group for group in by_length.values() if len(group) > 1]
 
-    def parted(groups: Sequence[Sequence[Sample]], limit: int | None) -> list[list[Sample]]:
+    def by_content(groups: Sequence[Sequence[Sample]], limit: int | None) -> list[list[Sample]]:
         candidates = [sample for group in groups for sample in group]
         found = iter(contents([s.path for s in candidates if not s.content], limit))
         by_hash: dict[str, list[Sample]] = {}
@@ -39,4 +39,4 @@ def alike(
     others: list[list[Sample]] = []
     for group in groups:
         (prepared if any(sample.content for sample in group) else others).append(group)
-    return parted([*prepared, *parted(others, _SKETCH_BYTES)], None)
+    return by_content([*prepared, *by_content(others, _SKETCH_BYTES)], None)

@@ -1,9 +1,9 @@
-"""Measure every file before it is used: frames, rate and size, or the reason why it is unusable.
+"""Measures every file before it is used: frames, rate and size, or the reason to reject it.
 
-Files are probed in threads: they wait for the disk, or decode videos without Python's lock; only
-the first picture of a DICOM file (about 10 ms) is decoded under it. The facts of good files are
-kept, so that a second scan only asks the file system whether a file changed. Failures are not kept:
-a disk or a permission may be mended without changing the file.
+Threads probe the files: they wait for the disk, or decode videos without holding Python's global
+lock; only the first picture of a DICOM file (about 10 ms) is decoded while holding it. The facts of
+usable files are cached, so that a second scan only checks whether a file has changed. Failures are
+not cached, because a disk or a permission may be repaired without changing the file.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v5.jsonl"  # raise the number whenever probing measures something else
+CACHE_FILE = "scan-v5.jsonl"  # raise the number whenever the measured facts change
 IN_FLIGHT = 1024
-"""Files that the file system is asked about at a time."""
+"""Number of files whose size and time are requested from the file system at once."""
 
 Key = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
-Probe = Callable[[Sequence[str]], Iterable[VideoInfo | str]]  # a str is the reason for no facts
+Probe = Callable[[Sequence[str]], Iterable[VideoInfo | str]]  # a str is the reason to reject
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 def scan(
     samples: Sequence[Sample], *, cache_dir: Path, workers: int
 ) -> tuple[list[Sample], list[Rejected]]:
-    """Probe the files of `samples` with `workers` threads.
+    """Probes the files of `samples` with `workers` threads.
 
     Returns:
-      The usable samples with their measured facts, and the others with the reason; single-frame
-      files are among the others, as kind "still", and files of another machine than the sample
-      wants, as kind "other". Both lists keep the order of `samples`.
+      The usable samples with their measured facts, and the rejected samples with the reason. Files
+      of one frame are rejected as kind "still" (unless `Sample.still`), files of another modality
+      as kind "other". Both lists keep the order of `samples`.
 
     Raises:
       UserError: `cache_dir` cannot be written.
@@ -69,35 +69,35 @@ def scan(
 
 
 def of_another_machine(sample: Sample, info: VideoInfo) -> str:
-    """The reason why a DICOM is not of a kind that the sample's source wants, "" if it is."""
+    """The reason to reject a DICOM file whose modality the source does not accept, else ""."""
     if not (sample.modalities and info.modality) or info.modality in sample.modalities:
         return ""
     wanted = " or ".join(sample.modalities)
-    return f"another modality: {info.modality}, not {wanted}; ',modality=any' takes it"
+    return f"another modality: {info.modality}, not {wanted}; ',modality=any' accepts it"
 
 
 def log_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
-    """Counts what is odd about usable files.
+    """Logs how many usable files have each kind of note.
 
     Args:
-      notes: pairs of a path and what `video_info.notes` made.
-      more: what to add to notes on regions.
+      notes: pairs of a path and its joined notes (see `video_info.notes`).
+      more: text to append to notes on regions.
     """
     by_note: dict[str, list[str]] = {}
     for path, note in notes:
         for single in each_note(note):
             by_note.setdefault(single, []).append(path)
     for note, paths in sorted(by_note.items()):
-        said = f"{note}{more if note in REGION_NOTES else ''}"
-        log.warning("scan: %d files, such as %s: %s", len(paths), shown(paths[0]), said)
+        text = f"{note}{more if note in REGION_NOTES else ''}"
+        log.warning("scan: %d files, such as %s: %s", len(paths), shown(paths[0]), text)
 
 
 def with_facts(sample: Sample, info: VideoInfo) -> Sample:
-    """What the file tells; where it tells no rate or distances, what the reader knows."""
+    """The sample with the facts of its file; a rate or spacing that the file lacks is kept."""
     return dataclasses.replace(
         sample,
         frames=info.frames,
-        fps=info.fps or sample.fps or float(sample.still),  # of one frame any rate is true
+        fps=info.fps or sample.fps or float(sample.still),  # for a still any positive rate will do
         height=info.height,
         width=info.width,
         spacing=info.spacing if any(info.spacing) else sample.spacing,
@@ -107,11 +107,11 @@ def with_facts(sample: Sample, info: VideoInfo) -> Sample:
 def measured(
     samples: Sequence[Sample], cache_dir: Path, pool: ThreadPoolExecutor, probe: Probe
 ) -> Iterator[VideoInfo | str]:
-    """The facts of every sample's file, or the reason for having none, in order.
+    """Yields the facts of every sample's file, or the reason to reject it, in order.
 
     Args:
-      pool: threads to ask the file system with.
-      probe: measures the files whose facts are not known from an earlier scan.
+      pool: threads that read sizes and times from the file system.
+      probe: measures the files that are not in the cache.
 
     Raises:
       UserError: `cache_dir` cannot be written.
@@ -139,11 +139,11 @@ def _part_measured(
     probe: Probe,
 ) -> Iterator[tuple[Key | None, VideoInfo | str]]:
     keys = list(pool.map(key_of, samples))
-    # Prepared shards have an index that tells all.
-    asked = [
+    # The index of a prepared set contains all facts.
+    unknown = [
         s.path for s, key in zip(samples, keys, strict=True) if not s.frames and key not in known
     ]
-    answers = iter(probe(asked))
+    answers = iter(probe(unknown))
     for sample, key in zip(samples, keys, strict=True):
         if sample.frames:
             info = VideoInfo(sample.frames, sample.fps, sample.height, sample.width)
@@ -153,7 +153,7 @@ def _part_measured(
 
 
 def key_of(sample: Sample) -> Key | None:
-    """What tells whether a file has changed; None if there is none, as probing will say."""
+    """Path, size and time of a file, which change when it does; None if there is no such file."""
     with contextlib.suppress(OSError, ValueError):
         stat = os.stat(sample.path)
         return sample.path, stat.st_size, stat.st_mtime_ns
@@ -168,7 +168,7 @@ def _probe(path: str) -> VideoInfo | str:
 
 
 def _read_cache(path: Path) -> dict[Key | None, VideoInfo]:
-    """The facts of earlier scans; a damaged line (a full disk, two writers) costs a new probe."""
+    """The facts of earlier scans. A damaged line (a full disk, two writers) is ignored."""
     known: dict[Key | None, VideoInfo] = {}
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as lines:
@@ -195,16 +195,16 @@ def _cache_line(key: Key, info: VideoInfo) -> str:
 
 @contextlib.contextmanager
 def _appending(path: Path) -> Iterator[TextIO]:
-    """Open the cache to write a line at a time, so that a stopped scan loses nothing."""
+    """Opens the cache, and writes line by line, so that a stopped scan loses nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", buffering=1, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"The scan cache {path} cannot be written ({error.strerror}): name another folder in "
-            "the environment variable ECHOJEPA_CACHE."
+            f"the scan cache {path} cannot be written ({error.strerror}): set the environment "
+            "variable ECHOJEPA_CACHE to another folder"
         ) from error
     with file:
         if file.tell():
-            file.write("\n")  # ends a line that a stopped scan may have left open
+            file.write("\n")  # a stopped scan may have left its last line incomplete
         yield file

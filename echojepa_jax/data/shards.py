@@ -1,11 +1,11 @@
-"""A folder of prepared shards: what its files are called, its index, and its face for TFDS.
+"""A prepared set, which is a folder of shards: its file names, its index, and its TFDS metadata.
 
-    echo-SPLIT.array_record-00000-of-00004   records, see records.py
-    index.parquet                            a row per record: all but the frames
+    echo-SPLIT.array_record-00000-of-00004   records, see formats/video_record.py
+    index.parquet                            one row per record: everything but the frames
     prepared.json                            how the set was prepared, units, sizes of the files
     dataset_info.json, features.json         for `tfds.builder_from_directory(folder)`
 
-Nothing in it names a source file or a person.
+No file in the folder contains the name of a source file or of a person.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ from echojepa_jax.utils.files import whole, write_json
 
 INDEX, PREPARED = "index.parquet", "prepared.json"
 VERSION = 1
-WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # the form of views and of names of targets
+WORD = re.compile(r"[A-Za-z0-9_+/-]{0,24}")  # allowed views and target names
 DATASET = "echo"
-_TARGET, _CLASS = "target:", "class:"  # before the names of columns of labels: numbers, and texts
-_MOST_OF_CLASS = 48  # characters that the name of a class has at most
-# A record is read as a whole, and JPEGs do not become smaller.
+_TARGET, _CLASS = "target:", "class:"  # prefixes of the columns of labels: numbers, and texts
+_MAX_CLASS_CHARACTERS = 48  # in the name of a class
+# Each record is read alone, and JPEGs cannot be compressed further.
 _WRITE_OPTIONS = "group_size:1,uncompressed"
 _COLUMNS: Mapping[str, pa.DataType] = {
     **dict.fromkeys(("id", "patient", "study", "view", "split"), pa.string()),
@@ -51,7 +51,7 @@ _COLUMNS: Mapping[str, pa.DataType] = {
     "shard": pa.string(),
     "record": pa.int32(),
 }
-# Labels of a row, by their key; what their columns begin with, and hold.
+# The kinds of labels: key in a row, prefix of their columns, and type of their values.
 _LABELS: Sequence[tuple[str, str, pa.DataType]] = (
     ("targets", _TARGET, pa.float64()),
     ("classes", _CLASS, pa.string()),
@@ -59,17 +59,17 @@ _LABELS: Sequence[tuple[str, str, pa.DataType]] = (
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-    """The name that TFDS gives to a shard of that split."""
+    """The file name of a shard, as TFDS expects it."""
     return f"{DATASET}-{split}{video_record.SUFFIX}-{number:05d}-of-{count:05d}"
 
 
 def write(path: Path, packed: Iterable[bytes]) -> int:
-    """Writes records; the file appears under its name when all of it is on disk.
+    """Writes the records of a shard; the file appears under its name once it is complete on disk.
 
     Returns:
-      Its size in bytes.
+      The size of the file in bytes.
     """
-    # Shared, because a cluster may try the same shard twice at a time.
+    # Shared, because a cluster may make the same shard twice at the same time.
     with whole(path, shared=True) as partial:
         writer = ArrayRecordWriter(os.fspath(partial), _WRITE_OPTIONS)
         try:
@@ -83,12 +83,12 @@ def write(path: Path, packed: Iterable[bytes]) -> int:
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
-    """Writes everything but the shards themselves.
+    """Writes every file of a prepared set but the shards.
 
     Args:
-      rows: for every record, in order, what `_COLUMNS` names, and `targets`; `classes` if it has
-        any.
-      about: how the set was prepared; goes to prepared.json.
+      rows: one dict per record, in order, with the keys of `_COLUMNS`, `targets`, and `classes` if
+        the record has any.
+      about: how the set was prepared; written to prepared.json.
     """
     table = {name: pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS.items()}
     for key, prefix, kind in _LABELS:
@@ -105,7 +105,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
         "index": checksum_of_index(str(folder)),
     }
     _write_tfds(folder, rows)
-    # Last, because it says that the set is complete.
+    # Written last, because its presence means that the set is complete.
     write_json(folder / PREPARED, facts)
 
 
@@ -145,7 +145,7 @@ def _write_tfds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             for split, names in by_split.items()
         ],
         filename_template=template,
-        check_data=False,  # by tf.data, which knows no array_record
+        check_data=False,  # the check uses tf.data, which cannot read array_record
         description="Echocardiography videos prepared by echojepa_jax; frames are JPEGs.",
     )
 
@@ -157,10 +157,10 @@ def _tfds_feature(tfds: Any, np: Any, name: str, kind: type) -> Any:
 
 
 def checksum_of_index(folder: str) -> str:
-    """SHA-256 of the index, which prepared.json has as well.
+    """SHA-256 of the index; prepared.json contains the expected value.
 
     Raises:
-      UserError: there is none.
+      UserError: the index cannot be read.
     """
     path = epath.Path(folder) / INDEX
     try:
@@ -169,24 +169,24 @@ def checksum_of_index(folder: str) -> str:
         raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
 
 
-def strange_columns(folder: str) -> list[str]:
-    """Columns of the index that no preparation writes."""
+def unknown_columns(folder: str) -> list[str]:
+    """The columns of the index that preparation does not write."""
     names = _table(folder).column_names
-    words = {
+    labels = {
         name
         for name in names
         if name.startswith((_TARGET, _CLASS)) and WORD.fullmatch(name.partition(":")[2])
     }
-    return [name for name in names if name not in _COLUMNS and name not in words]
+    return [name for name in names if name not in _COLUMNS and name not in labels]
 
 
 def is_class(text: str) -> bool:
-    """Whether a text may be the name of a class, by its form."""
-    return 0 < len(text) <= _MOST_OF_CLASS and text.isprintable()
+    """Whether a text has the form of a class name: short, and without invisible characters."""
+    return 0 < len(text) <= _MAX_CLASS_CHARACTERS and text.isprintable()
 
 
 def is_prepared(folder: str) -> bool:
-    """Whether a folder holds a prepared set."""
+    """Whether a folder contains a prepared set."""
     return (epath.Path(_expanded(folder)) / PREPARED).exists()
 
 
@@ -195,35 +195,37 @@ def _expanded(folder: str) -> str:
 
 
 def about(folder: str) -> dict[str, Any]:
-    """How a set was prepared.
+    """The content of prepared.json: how a set was prepared.
 
     Raises:
-      UserError: there is no such set, or it is of another version.
+      UserError: there is no such set, or another version of the program wrote it.
     """
     path = epath.Path(_expanded(folder)) / PREPARED
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no prepared shards: there is no {PREPARED}; make them with "
+            f"{folder} is not a prepared set, because it has no {PREPARED}: make one with "
             "python -m echojepa_jax.prepare"
         ) from error
     except ImportError as error:
         raise buckets.without_driver(folder, error) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read ({error}): restore it from a copy") from error
     if facts.get("version") != VERSION:
         found = facts.get("version")
-        raise UserError(f"{path} is of version {found}; this program reads {VERSION}")
+        raise UserError(
+            f"{path} has version {found}, and this program reads version {VERSION}: prepare the "
+            "set again"
+        )
     return facts
 
 
 def rows(folder: str) -> list[dict[str, Any]]:
-    """The index, a dict for each record, with the labels that it has under "targets" (numbers) and
-    "classes" (texts).
+    """The index: one dict per record, with its labels under "targets" (numbers) and "classes".
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the index cannot be read.
     """
     table = _table(folder)
     columns = {
@@ -242,7 +244,8 @@ def rows(folder: str) -> list[dict[str, Any]]:
 def _table(folder: str) -> pa.Table:
     path = epath.Path(folder) / INDEX
     try:
-        # By its name: of a Python file, Arrow's threads may let go after Python's end, and abort.
+        # Arrow gets a file name, because its threads may release a Python file after Python has
+        # ended, which aborts the process.
         with tempfile.NamedTemporaryFile() as copy:
             copy.write(path.read_bytes())
             copy.flush()
@@ -252,10 +255,10 @@ def _table(folder: str) -> pa.Table:
 
 
 def samples(folder: str, source: str) -> list[Sample]:
-    """The videos of a prepared set, measured already.
+    """The videos of a prepared set with their facts from the index.
 
     Raises:
-      UserError: there is no such set, or one of its shards is missing or of another size.
+      UserError: there is no such set, or one of its shards is missing or has another size.
     """
     if not buckets.is_remote(folder):
         folder = os.path.abspath(os.path.expanduser(folder))

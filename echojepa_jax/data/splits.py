@@ -1,4 +1,4 @@
-"""Splits by patient that stay the same when data are added: a hash says where everyone belongs."""
+"""Splits by patient: a hash of the patient decides the split, so it stays when data are added."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from functools import partial
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.manifest import check_patients
-from echojepa_jax.data.same_pictures import alike
+from echojepa_jax.data.same_pictures import groups_of_copies
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original, shown
@@ -23,19 +23,20 @@ from echojepa_jax.utils.file_names import original, shown
 log = logging.getLogger(__name__)
 
 DEFAULT = "train:0.8,val:0.1,test:0.1"
-# Of splits of sets whose ids are public, or which stay where they are: the same ones for everybody.
+# The salt for splits without a secret: of sets with public ids, and of data that are not prepared.
+# Every user gets the same splits.
 PUBLIC_SALT = b"echojepa_jax: public ids"
 UNKNOWN_PATIENTS = (
-    "the patient of {count} of {total} videos is unknown: the study, or else the file, is used "
-    "instead, so one person's videos may be in two splits"
+    "the patient of {count} of {total} videos is unknown, so they are split by study, or else by "
+    "file, and videos of one patient may be in two splits"
 )
 
 
 def parse(text: str) -> dict[str, float]:
-    """Shares from "train:0.8,val:0.1,test:0.1"; they must add up to 1.
+    """Parses shares such as "train:0.8,val:0.1,test:0.1"; returns them by split.
 
     Raises:
-      UserError: they do not, or this is no such text.
+      UserError: the text has another form, or the shares do not add up to 1.
     """
     shares: dict[str, float] = {}
     try:
@@ -45,14 +46,14 @@ def parse(text: str) -> dict[str, float]:
     except ValueError as error:
         raise UserError(f"--splits={text} must be like train:0.8,val:0.1,test:0.1") from error
     names_are_words = all(name.isalnum() for name in shares)
-    fit = min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) < 1e-6  # not so of NaN
-    if not names_are_words or not fit:
+    add_up = min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) < 1e-6  # False for NaN
+    if not names_are_words or not add_up:
         raise UserError(f"--splits={text}: shares must not be negative and must add up to 1")
     return {name: share for name, share in shares.items() if share > 0}
 
 
 def split_of(patient: str, shares: Mapping[str, float], salt: bytes) -> str:
-    """The split of a patient: a function of name and salt alone, so nobody ever changes sides."""
+    """The split of a patient; it depends on name and salt alone, so a patient never moves."""
     digest = hmac.new(salt, b"split\0" + os.fsencode(patient), hashlib.sha256).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     for name, share in shares.items():
@@ -62,31 +63,31 @@ def split_of(patient: str, shares: Mapping[str, float], salt: bytes) -> str:
     return name
 
 
-def who(sample: Sample) -> str:
-    """What a video's split goes by: its patient, or else its study, or else the file."""
+def split_key(sample: Sample) -> str:
+    """The text that decides a video's split: its patient, else its study, else its file."""
     return sample.patient or sample.study or original(sample.name)
 
 
 def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
-    """The samples; those of sources without splits get some by patient, and the log says so.
+    """Splits the samples of sources without splits by patient, and logs the result.
 
-    The rule is that of preparation for public ids, so a patient of several sources gets one split.
-    If one of these sources gives a split to the patient, the others follow it. If a source does not
-    name the patient, the header of a DICOM file does. The result calls such a patient by the first
-    of their files, so the name stays unknown. If videos in two splits have the same pictures, only
-    one of them stays.
+    The rule is the one of preparation for public ids, so a patient in several sources gets one
+    split. If one of these sources gives the patient a split, the others follow it. If a source does
+    not name the patient, the header of a DICOM file does; the result names such a patient after the
+    first of their files, so the real name does not appear. If videos in two splits show the same
+    pictures, only one of them is kept.
 
     Args:
-      samples: with the facts of their files.
-      wanted: splits that are asked for: none is made unless one of them is.
+      samples: samples with the facts of their files.
+      wanted: the splits that the caller needs; no split is made unless `DEFAULT` has one of them.
 
     Raises:
-      UserError: there are too few patients, so that nobody comes to one of `wanted`; or a patient
-        is in two splits, because a source gives them.
+      UserError: there are too few patients, so that one of `wanted` is empty; or the sources put a
+        patient into two splits.
     """
     shares = parse(DEFAULT)
     people = _people(samples)
-    known = _called_by_files(samples, people)
+    known = _named_after_files(samples, people)
     by_source: dict[str, list[int]] = defaultdict(list)
     for row, sample in enumerate(samples):
         by_source[sample.source].append(row)
@@ -107,12 +108,12 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
         by_split[sample.split].append(sample)
     for source in (source for source in by_source if source in made):
         counts = Counter(sample.split for sample in known if sample.source == source)
-        told = ", ".join(f"{name} {counts[name]} videos" for name in shares)
-        log.info("%s has no splits; they are made by patient: %s", shown(source), told)
+        sizes = ", ".join(f"{name} {counts[name]} videos" for name in shares)
+        log.info("%s has no splits and is split by patient: %s", shown(source), sizes)
         if empty := sorted(set(wanted) & set(shares) - set(by_split)):
             raise UserError(
-                f"{shown(source)} has no splits, and of those made by patient ({told}) "
-                f"{empty[0]!r} is empty: write a column 'split' into the table"
+                f"{shown(source)} has no splits, and splitting it by patient ({sizes}) leaves "
+                f"{empty[0]!r} empty: give the splits in a column 'split' of a CSV table"
             )
     check_patients({name: members for name, members in by_split.items() if name})
     return known
@@ -122,8 +123,9 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
 class _Person:
     """The person in a video.
 
-    name: of the patient; if unknown, of the study, or else of the file. from_header: the source
-    does not give the name.
+    name: the patient; if unknown, the study, or else the file.
+    is_patient: `name` is the patient.
+    from_header: `name` comes from the header of the file, not from the source.
     """
 
     name: str
@@ -134,17 +136,18 @@ class _Person:
 def _people(samples: Sequence[Sample]) -> list[_Person]:
     """The person in each video. All videos of a study show the patient that one of them names."""
     with ThreadPoolExecutor(16) as pool:
-        told = list(pool.map(_identified, samples))
-    # Sources may number their studies alike; those of headers have names of their own.
+        identities = list(pool.map(_identified, samples))
+    # Two sources may use the same study names, so the source is part of the key. Study names in
+    # headers are unique.
     studies = [
         (sample.study and sample.source, study)
-        for sample, (_, study) in zip(samples, told, strict=True)
+        for sample, (_, study) in zip(samples, identities, strict=True)
     ]
     patients: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for key, (patient, study) in zip(studies, told, strict=True):
+    for key, (patient, study) in zip(studies, identities, strict=True):
         patients[key] |= {patient} - {""} if study else set()
     people = []
-    for sample, key, (patient, study) in zip(samples, studies, told, strict=True):
+    for sample, key, (patient, study) in zip(samples, studies, identities, strict=True):
         known = patient or min(patients[key], default="")
         name = known or study or original(sample.name)
         from_header = not sample.patient and bool(known or (study and not sample.study))
@@ -161,45 +164,45 @@ def _identified(sample: Sample) -> tuple[str, str]:
     return sample.patient or patient, sample.study or study
 
 
-def _called_by_files(samples: Sequence[Sample], people: Sequence[_Person]) -> list[Sample]:
-    """The samples, with the first of their files as the name of people that only headers name."""
+def _named_after_files(samples: Sequence[Sample], people: Sequence[_Person]) -> list[Sample]:
+    """The samples; a patient whom only headers name is named after the first of their files."""
     names = {sample.patient: sample.patient for sample in samples if sample.patient}
-    called = []
+    named = []
     for sample, person in zip(samples, people, strict=True):
         if person.from_header:
             name = names.setdefault(person.name, f"{shown(sample.source)}#{sample.name}")
             sample = dataclasses.replace(sample, patient=name)
-        called.append(sample)
-    return called
+        named.append(sample)
+    return named
 
 
 def _warn_of_unknown(people: Sequence[_Person]) -> None:
     if unknown := sum(not person.is_patient for person in people):
-        said = UNKNOWN_PATIENTS.format(count=unknown, total=len(people))
-        log.warning("%s; name patients in a column 'patient' of a CSV table", said)
+        cause = UNKNOWN_PATIENTS.format(count=unknown, total=len(people))
+        log.warning("%s; name the patients in a column 'patient' of a CSV table", cause)
 
 
 def _without_copies(samples: Sequence[Sample], made: Collection[str]) -> list[Sample]:
-    """The samples without those that show the same pictures as one of another split.
+    """Removes samples that show the same pictures as a sample of another split.
 
     Args:
-      made: sources whose splits were made: of two copies, theirs is left out.
+      made: the sources whose splits were made here; only their copies are removed.
     """
-    left_out: dict[tuple[str, str], Sample] = {}
+    copies: dict[tuple[str, str], Sample] = {}
     ordered = sorted((s for s in samples if s.split), key=lambda s: s.source in made)
     with ThreadPoolExecutor(16) as pool:
-        for first, *others in alike(ordered, partial(_contents, pool)):
+        for first, *others in groups_of_copies(ordered, partial(_contents, pool)):
             for other in others:
                 if other.split != first.split and other.source in made:
-                    left_out[other.source, other.name] = first
-    if left_out:
-        (_, name), first = next(iter(left_out.items()))
+                    copies[other.source, other.name] = first
+    if copies:
+        (_, name), first = next(iter(copies.items()))
         log.warning(
-            "%d videos show the same pictures as a video of another split, and are left out: %s, "
-            "as %s of %s",
-            *(len(left_out), name, first.name, shown(first.source)),
+            "%d videos are rejected, because they show the same pictures as a video of another "
+            "split; the first is %s, a copy of %s in %s",
+            *(len(copies), name, first.name, shown(first.source)),
         )
-    return [sample for sample in samples if (sample.source, sample.name) not in left_out]
+    return [sample for sample in samples if (sample.source, sample.name) not in copies]
 
 
 def _contents(pool: ThreadPoolExecutor, paths: Sequence[str], limit: int | None) -> Iterator[str]:
@@ -216,10 +219,11 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
     """The samples with the patient that `pattern` finds in their names, "" where it finds none.
 
     Args:
-      pattern: a regular expression; its first group is the patient, or all that it finds.
+      pattern: a regular expression; the patient is its first group, or else the whole match.
 
     Raises:
-      UserError: it is none, it finds nothing in any name, or the samples tell patients already.
+      UserError: `pattern` is not a regular expression, finds no patient in any name, or the source
+        names the patients.
     """
     try:
         search = re.compile(pattern).search
@@ -229,7 +233,8 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
         ) from error
     if known := next((sample for sample in samples if sample.patient), None):
         raise UserError(
-            f"--patient_from={pattern} is not used: {known.source} names patients itself"
+            f"--patient_from={pattern} has no effect, because {known.source} names the patients: "
+            "remove the flag"
         )
     found = [search(sample.name) for sample in samples]
     patients = [
@@ -237,8 +242,8 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
     ]
     if not any(patients):
         raise UserError(
-            f"--patient_from={pattern} finds no patient in any of {len(samples)} names, the first "
-            f"being {samples[0].name}"
+            f"--patient_from={pattern} finds no patient in any of {len(samples)} names, such as "
+            f"{samples[0].name}: correct the expression"
         )
     return [
         dataclasses.replace(sample, patient=patient)
@@ -247,10 +252,10 @@ def patients_from(pattern: str, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def pseudonym(kind: str, text: str, salt: bytes) -> str:
-    """Sixteen hex digits that stand for an id, or "" for "".
+    """Replaces an id by sixteen hex digits, and "" by "".
 
-    Whoever holds the salt can compute them again, to join labels or to add data; nobody else can
-    tell whether they stand for a given name.
+    With the salt, anyone can compute the digits again, to join labels or to add data. Without it,
+    nobody can find out whether they stand for a given name.
 
     Args:
       kind: "patient", "study" or "video": the same text under two kinds gives unrelated digits.

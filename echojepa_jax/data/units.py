@@ -1,4 +1,4 @@
-"""Units of labels: sources say them, and this is where everybody else asks."""
+"""Units of labels: found in the samples, and compared between data and a probe."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ def unit_of(samples: Iterable[Sample], target: str) -> str:
     """The unit that the sources of these samples give to a target; "" if none of them does.
 
     Raises:
-      UserError: two sources give it in different units.
+      UserError: two sources give the target in different units.
     """
     found: dict[str, tuple[str, str]] = {}
     for sample in samples:
@@ -19,17 +19,17 @@ def unit_of(samples: Iterable[Sample], target: str) -> str:
     if len(found) > 1:
         (one, first), (other, second) = list(found.values())[:2]
         raise UserError(
-            f"{target!r} is in {one} in {first}, and in {other} in {second}: convert one of them, "
-            "or use one source"
+            f"the label {target!r} is in {one} in {first}, but in {other} in {second}: convert one "
+            "of them, or use one source"
         )
     return next(iter(found.values()))[0] if found else ""
 
 
 def check_unit(mine: str, theirs: str, target: str) -> None:
-    """Compares the unit of a probe with that of the data that it shall be scored on.
+    """Checks that a probe predicts in the unit of the data that it is scored on.
 
     Raises:
-      UserError: both are known, and they differ.
+      UserError: both units are known, and they differ.
     """
     if mine and theirs and _plain(mine) != _plain(theirs):
         raise UserError(
@@ -43,5 +43,5 @@ def _plain(unit: str) -> str:
 
 
 def of_errors(unit: str) -> str:
-    """The unit of a difference: percent are points, lest 8 % be taken for a share of the value."""
+    """The unit of a difference; "points" for "%", because "8 %" could mean 8 % of the value."""
     return "points" if unit == "%" else unit

@@ -1,1 +1,1 @@
-"""Archives into verified, de-identified shards."""
+"""Preparation: turns archives into verified, de-identified shards."""

@@ -1,7 +1,7 @@
-"""The same preparation as an Apache Beam pipeline: one element is one shard.
+"""Preparation as an Apache Beam pipeline: one element is one shard.
 
-The plan is made where the program starts; workers make shards, whose bytes do not depend on who
-makes them. All of them must see the files and the folder under the same paths.
+The program that starts the pipeline makes the plan; the workers make the shards, whose bytes do not
+depend on the worker. All workers must see the files and the output folder under the same paths.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ def make_with_beam(
     runner: str,
     flags: Sequence[str],
 ) -> None:
-    """Makes shards with a Beam runner, whose workers have guarded processes of their own.
+    """Makes shards with a Beam runner; each of its workers starts its own sandbox processes.
 
     Args:
-      flags: the runner's own, such as "--flink_master=HOST:PORT".
+      flags: flags of the runner, such as "--flink_master=HOST:PORT".
 
     Raises:
       UserError: Beam is not installed, or does not know the runner.
@@ -43,7 +43,7 @@ def make_with_beam(
     with pipeline as started:
         _ = (
             started
-            # Names only: a plan of an archive is too large for a job's description.
+            # Names only: the plan of an archive is too large for the description of a job.
             | "shards" >> beam.Create([shard.name for shard in missing])
             | "spread" >> beam.Reshuffle()
             | "make" >> beam.Map(_make, work=work, options=options)
@@ -52,7 +52,7 @@ def make_with_beam(
 
 def _make(name: str, work: Work, options: Options) -> str:
     shard = planned(work, name)
-    # A second attempt at an element may find it done.
+    # An element that Beam retries may be done already.
     if not work.is_done(shard):
         with Guard(1, options.file_seconds, GIGABYTES) as guard:
             write_shard(work, shard, encoded(shard.recordings, options, guard))

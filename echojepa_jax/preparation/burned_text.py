@@ -1,21 +1,21 @@
 """Finds what looks like text burned into a recording: names, dates and numbers beside the sector.
 
-Characters do not change with time, as tissue does; they are brighter than what is around them,
-about as high as each other, and stand in a row; small ones run into each other. Whoever looks for
-identities should look at what this finds; what it does not find is not thereby proved to be absent.
+Unlike tissue, characters do not change over time. They are brighter than their surroundings, have
+about the same height, and stand in a row; small ones touch each other. Look at everything that this
+detector finds. It can miss text, so an empty result does not prove that there is none.
 """
 
 import cv2
 import numpy as np
 
 _BRIGHTER = 40  # grey levels above the neighbourhood
-# Heights of a character: pixels at least, and at most so many pixels or that share of the frame.
+# Height of a character: the minimum in pixels; the maximum in pixels, or as a share of the frame.
 _LOWEST, _HIGHEST, _HIGHEST_SHARE = 4, 12, 1 / 12
-_CHANGE = 12  # grey levels that coding may change
-_IN_A_ROW = 3  # characters make a text
-_WIDEST = 1.6  # of a character, in heights; a wider piece is several of them
-_LONGEST = 20  # of several, in heights
-_STROKES = 3  # that some row of several characters crosses; arcs of tissue have two ends
+_CHANGE = 12  # grey levels by which coding may change a still pixel
+_IN_A_ROW = 3  # characters that make a text
+_WIDEST = 1.6  # width of one character, in heights; a wider piece contains several characters
+_LONGEST = 20  # width of a piece of several characters, in heights
+_STROKES = 3  # strokes that one pixel row of such a piece crosses; an arc of tissue has only two
 
 
 def find(
@@ -25,15 +25,15 @@ def find(
 
     Args:
       lowest, highest: uint8 [H, W], the darkest and brightest grey of each pixel over time.
-      where: bool or uint8 [H, W], the part to look at.
+      where: bool or uint8 [H, W], the part to search.
     """
     tallest = max(_HIGHEST, round(lowest.shape[0] * _HIGHEST_SHARE))
-    # The stroke against a background from which everything as thin as a character is removed.
+    # Strokes stand out from a background from which everything as thin as a character is removed.
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (tallest, tallest))
     strokes = cv2.morphologyEx(lowest, cv2.MORPH_TOPHAT, kernel) > _BRIGHTER
     strokes &= np.asarray(where, bool)
     strokes &= cv2.absdiff(highest, lowest) < _CHANGE
-    # Printed edges are sharp, those of tissue are not.
+    # The edges of characters are sharp, those of tissue are not.
     strokes &= cv2.morphologyEx(lowest, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > _BRIGHTER
     count, labels, facts, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
     characters = []
@@ -46,7 +46,7 @@ def find(
 
 
 def _is_text(piece: np.ndarray) -> bool:
-    """Whether a connected piece has the shape of a character, or of several."""
+    """Whether a connected piece has the shape of one character or of several."""
     height, width = piece.shape
     if width <= _WIDEST * height:
         return True
@@ -55,7 +55,7 @@ def _is_text(piece: np.ndarray) -> bool:
 
 
 def _count(row: list[tuple[int, int, int, int]]) -> int:
-    """About how many characters a row has; most are less wide than high."""
+    """The approximate number of characters in a row; most are narrower than they are high."""
     return sum(max(1, round(1.25 * w / h)) if w > _WIDEST * h else 1 for _, _, h, w in row)
 
 

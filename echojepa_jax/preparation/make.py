@@ -1,8 +1,8 @@
-"""Preparing a data set: from any source to verified, de-identified shards.
+"""Prepares a data set: turns any source into verified, de-identified shards.
 
-First there is a plan (plan.py). A shard is then a function of its part of the plan alone, so
-that it does not matter how many processes, or which machines, make it, or how often the work is
-interrupted: finished shards are kept, the others made anew.
+The plan comes first (plan.py). Each shard then depends on its part of the plan alone, so any number
+of processes on any machines can make the shards, and the work may be interrupted: finished shards
+are kept, the others are made again.
 """
 
 import json
@@ -39,19 +39,19 @@ from echojepa_jax.utils.progress import with_progress
 log = logging.getLogger(__name__)
 
 _NAME_PATIENTS = (
-    "prepare them again with --patient_from='REGEX of the name', such as '^([^_]+)_', or list them "
-    "in a CSV table with a column 'patient'"
+    "prepare them again with --patient_from, a regular expression that finds the patient in a "
+    "file's name, such as '^([^_]+)_', or list them in a CSV table with a column 'patient'"
 )
 
 MakeShards = Callable[[Work, Sequence[Shard], Options, Guard], None]
 
 
 def prepare(source: str, work: Work, options: Options, workers: int, make: MakeShards) -> str:
-    """Prepares a source, or continues to; returns what was done in a sentence.
+    """Prepares a source, or continues an interrupted preparation; returns a sentence on the result.
 
     Args:
-      workers: processes of this machine.
-      make: makes the shards that are not there yet; see `make_here`.
+      workers: processes on this machine.
+      make: makes the missing shards; see `make_here`.
 
     Raises:
       UserError: the source cannot be read, or the folder holds another set.
@@ -66,24 +66,24 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
     missing = [shard for shard in plan if not work.is_done(shard)]
     if not missing and shards.is_prepared(str(work.out)):
         count = shards.about(str(work.out))["videos"]
-        return f"{work.out} is complete, with {count} videos: nothing to do"
+        return f"nothing to do: {work.out} is complete, with {count} videos"
     total = sum(len(shard.recordings) for shard in plan)
     if len(missing) < len(plan):
         log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
     make(work, missing, options, guard)
-    _remove_leftovers(work)  # of attempts that another one came before
+    _remove_leftovers(work)  # an attempt that was not the first to finish leaves its files behind
     rows, failed = _results(work, plan)
     manifest.quarantine(work.rejected, failed, "encode")
     if not rows:
         raise UserError(
-            f"none of the {total} videos of {source} could be used; {work.rejected} says why"
+            f"all {total} videos of {source} were rejected: {work.rejected} lists the reasons"
         )
     reasons = Counter(r.reason.partition(":")[0] for r in (*rejected, *failed))
     made_splits = not has_own_splits(work) and len({row["split"] for row in rows}) > 1
     unknown = sum(not row["patient"] for row in rows) if made_splits else 0
     if unknown:
-        said = splits.UNKNOWN_PATIENTS.format(count=unknown, total=len(rows))
-        log.warning("%s; %s", said, _NAME_PATIENTS)
+        cause = splits.UNKNOWN_PATIENTS.format(count=unknown, total=len(rows))
+        log.warning("%s; %s", cause, _NAME_PATIENTS)
     about = {
         "kind": origin_of(source),
         "size": options.size,
@@ -96,14 +96,15 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
         "unknown_patients": unknown,
     }
     shards.write_index(work.out, rows, about)
-    return f"{len(rows)} videos in {len(plan)} shards of {work.out}; {_told(reasons, work)}"
+    rejections = _describe_rejected(reasons, work)
+    return f"{len(rows)} videos in {len(plan)} shards of {work.out}; {rejections}"
 
 
-def _told(reasons: Mapping[str, int], work: Work) -> str:
+def _describe_rejected(reasons: Mapping[str, int], work: Work) -> str:
     if not reasons:
-        return "none left out"
+        return "none rejected"
     parts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    return f"{sum(reasons.values())} left out ({parts}), see {work.rejected}"
+    return f"{sum(reasons.values())} rejected ({parts}), see {work.rejected}"
 
 
 def make_here(work: Work, missing: Sequence[Shard], options: Options, guard: Guard) -> None:
@@ -117,7 +118,7 @@ def make_here(work: Work, missing: Sequence[Shard], options: Options, guard: Gua
 def encoded(
     recordings: Sequence[Recording], options: Options, guard: Guard
 ) -> Iterator[Encoded | Failed]:
-    """The record of each recording, or why there is none."""
+    """Yields the record of each recording, or why it failed."""
     return guard.over(
         partial(encode, size=options.size),
         recordings,
@@ -127,7 +128,7 @@ def encoded(
 
 
 def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -> None:
-    """Writes a shard and what became of its recordings."""
+    """Writes a shard, and beside the plan what became of each of its recordings."""
     entries: list[dict[str, Any]] = []
 
     def packed() -> Iterator[bytes]:
@@ -158,7 +159,7 @@ def _results(work: Work, plan: Sequence[Shard]) -> tuple[list[dict[str, Any]], l
 
 
 def _remove_leftovers(work: Work) -> None:
-    """Deletes what interrupted attempts have left half written."""
+    """Deletes the half-written files of interrupted attempts."""
     for folder in (work.out, work.private, work.private / STATE):
         for path in (*folder.glob(".*.partial"), *folder.glob("*.tmp")):
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The plan of a preparation: everything listed, measured, filtered, named, and given its place.
+"""The plan of a preparation: lists, measures, filters and names files, and assigns them to shards.
 
-Two folders are written. OUT holds what may be shared. OUT.private holds what tells whom the videos
-show: the salt of the pseudonyms, the plan, and which file was left out for which reason.
+A preparation writes two folders. OUT contains what may be shared. OUT.private contains what could
+identify patients: the salt of the pseudonyms, the plan, and the rejected files with their reasons.
 """
 
 import contextlib
@@ -39,12 +39,13 @@ from echojepa_jax.utils.files import held, whole, write_json
 
 log = logging.getLogger(__name__)
 
-# Sets that are published without names, with nothing around the sector: kept as they are.
+# Sets that were published without names and with nothing around the sector: their ids and pixels
+# are kept.
 PUBLIC = (
     *("echonet_dynamic", "echonet_pediatric", "echonet_lvh", "camus", "tmed2", "phantom"),
     "shards",
 )
-# Ids that are pseudonyms already.
+# Sets whose ids are pseudonyms already.
 PSEUDONYMOUS = (*PUBLIC, "mimic_iv_echo")
 _SCHEMA = pa.schema(
     [
@@ -61,29 +62,32 @@ _SCHEMA = pa.schema(
         ("trusted", pa.bool_()),
     ]
 )
-GIGABYTES = 2.0  # of memory for one file
-_MOST_OF_ONE = (
-    0.2  # share of the videos that one patient has at most, if ids are what they should be
-)
-_MOST_CLASSES = 50  # more different texts may be names of people
-STATE = "state"  # the folder of what became of the shards
+GIGABYTES = 2.0  # memory for one file
+_MAX_PATIENT_SHARE = 0.2  # share of the videos; more suggests one id written for all patients
+_MAX_CLASSES = 50  # a label with more different texts may contain names of people
+STATE = "state"  # the folder that records the results of finished shards
 _SALT, _REJECTED = "salt", "rejected.jsonl"
 _PLAN, _FACTS = "plan.parquet", "plan.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to prepare.
+    """How to prepare a source.
 
-    size: of the square frames in pixels. sector: keep nothing but the ultrasound sector: "always",
-    "never", or "auto": of all but published sets. min_frames, max_frames: of a video that is kept.
-    default_fps: of files that do not tell their frame rate; 0 = leave them out. splits: shares, for
-    sources without splits; "" = the usual ones. salt_file: a secret of 16 bytes or more that ids
-    are hashed with; "" = one is made, and ids that are pseudonyms already are kept. targets: labels
-    to keep, with commas between; "" = all of public sets and lists, none of a CSV table. Those that
-    are texts are kept as classes.
-    shard_videos: videos of a shard. file_seconds: that one file may take. patient_from: a regular
-    expression that finds the patient in a file's name; "" = names tell none.
+    size: height and width of the square frames in pixels.
+    sector: whether everything outside the ultrasound sector becomes black: "always", "never", or
+      "auto" (always, except in published sets).
+    min_frames, max_frames: limits for a video; others are rejected.
+    default_fps: frame rate for files that do not state one; 0 = reject such files.
+    splits: shares of the patients, for sources without splits; "" = `splits.DEFAULT`.
+    salt_file: file with a secret of 16 bytes or more for hashing ids; "" = create one, and keep ids
+      that are pseudonyms already.
+    targets: labels to keep, separated by commas; "" = all, but none of a CSV table. Labels that are
+      texts are kept as classes.
+    shard_videos: videos per shard.
+    file_seconds: time limit for one file.
+    patient_from: a regular expression that finds the patient in a file's name; "" = names contain
+      no patient.
     """
 
     size: int = 224
@@ -101,7 +105,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of the plan."""
+    """One shard of the plan, and the recordings that it will contain."""
 
     name: str
     recordings: tuple[Recording, ...]
@@ -122,22 +126,22 @@ class Work:
         return self.private / _REJECTED
 
     def state(self, shard: Shard) -> Path:
-        """What became of the recordings of a shard, and its size; written when it is complete."""
+        """The file with a shard's size and the results of its recordings; marks it as complete."""
         return self.private / STATE / f"{shard.name}.json"
 
     def is_done(self, shard: Shard) -> bool:
         try:
-            told = json.loads(self.state(shard).read_text())
-            return bool(told["bytes"] == (self.out / shard.name).stat().st_size)
-        except (FileNotFoundError, ValueError, TypeError, KeyError):  # or of an older version
+            state = json.loads(self.state(shard).read_text())
+            return bool(state["bytes"] == (self.out / shard.name).stat().st_size)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # unfinished, or an old format
             return False
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Makes the folders, and holds them for one program.
+        """Creates the folders, and locks them for this process.
 
         Raises:
-          UserError: they cannot be used, or another program is at work in them.
+          UserError: the folders cannot be used, or another process is preparing into them.
         """
         stack = contextlib.ExitStack()
         try:
@@ -156,7 +160,7 @@ class Work:
             try:
                 yield
             finally:
-                # Folders that a mistake has left empty go, while nobody else can begin in them.
+                # Remove folders that an error left empty, while no other process can start there.
                 for folder in (self.private / STATE, self.private, self.out):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
@@ -178,28 +182,28 @@ def _check(options: Options) -> None:
 def is_cleaned(source: str, options: Options) -> bool:
     """Whether everything but the ultrasound sector is made black."""
     if options.sector == "auto":
-        return _said(source, "clean") or kind_of(source) not in PUBLIC
+        return _was_prepared_with(source, "clean") or kind_of(source) not in PUBLIC
     return options.sector == "always"
 
 
 def is_hashed(source: str, options: Options) -> bool:
-    """Whether ids of the source are hashed."""
+    """Whether this preparation hashes the ids of the source."""
     return bool(options.salt_file) or kind_of(source) not in PSEUDONYMOUS
 
 
 def has_pseudonyms(source: str, options: Options) -> bool:
-    """Whether hashes stand for the ids, made now or when a prepared source was made."""
-    return is_hashed(source, options) or _said(source, "hashed_ids")
+    """Whether ids are hashes, made now or by an earlier preparation of the source."""
+    return is_hashed(source, options) or _was_prepared_with(source, "hashed_ids")
 
 
 def origin_of(source: str) -> str:
-    """The kind of a source, or of what a prepared one was made from."""
+    """The kind of a source; for a prepared set, the kind of the source it was made from."""
     kind = kind_of(source)
     return str(_about(source)["kind"]) if kind == "shards" else kind
 
 
-def _said(source: str, fact: str) -> bool:
-    """What a source that was prepared before says of itself."""
+def _was_prepared_with(source: str, fact: str) -> bool:
+    """Whether a source is a prepared set, and its description states this fact."""
     return kind_of(source) == "shards" and bool(_about(source)[fact])
 
 
@@ -210,11 +214,11 @@ def _about(source: str) -> dict[str, Any]:
 def make_plan(
     source: str, work: Work, options: Options, guard: Guard
 ) -> tuple[list[Shard], list[Rejected]]:
-    """Every shard, and the files that are not in any; the plan of an earlier start is kept.
+    """Returns every shard, and the rejected files; a plan that exists already is read, not made.
 
     Raises:
       UserError: the source cannot be read or has changed since the plan was made, an option is
-        impossible, or the folder holds something else.
+        impossible, or the folder contains something else.
     """
     _check(options)
     listed = read_source(source)
@@ -222,7 +226,7 @@ def make_plan(
     if options.patient_from:
         listed = splits.patients_from(options.patient_from, listed)
         people = len({sample.patient for sample in listed} - {""})
-        log.info("the names of %d files tell %d patients", len(listed), people)
+        log.info("the names of %d files contain %d patients", len(listed), people)
     facts = {
         "source": source,
         "options": dataclasses.asdict(options),
@@ -234,16 +238,18 @@ def make_plan(
         table = pq.read_table(work.private / _PLAN).to_pylist()
         return _as_shards(table), _rejected_of(work)
     if any(work.out.iterdir()):
-        raise UserError(f"{work.out} is not empty and was not made here: choose another --out")
+        raise UserError(
+            f"{work.out} contains files that prepare did not write: choose another --out"
+        )
     salt = _salt(work, options) if is_hashed(source, options) else b""
     recordings, rejected = _recordings(source, listed, options, salt, guard)
     if not recordings:
         manifest.quarantine(work.rejected, rejected, "scan")
         raise UserError(
-            f"nothing is left of the {len(listed)} files of {source}: "
-            f"{manifest.categories(rejected)}; {work.rejected} names them"
+            f"all {len(listed)} files of {source} were rejected "
+            f"({manifest.categories(rejected)}): {work.rejected} lists them with the reasons"
         )
-    table = _placed(recordings, options)
+    table = _assigned_to_shards(recordings, options)
     work.rejected.unlink(missing_ok=True)
     manifest.quarantine(work.rejected, rejected, "scan")
     pq.write_table(pa.Table.from_pylist(table, _SCHEMA), work.private / _PLAN, compression="zstd")
@@ -254,35 +260,36 @@ def make_plan(
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], work: Work) -> None:
-    # What an earlier version did not know is as if it had not been given.
+    # An option that an earlier version did not have counts as its default.
     usual = dataclasses.asdict(Options())
     theirs, mine = ({"source": f["source"], **usual, **f["options"]} for f in (before, now))
     if differ := differences(theirs, mine):
         raise UserError(
-            f"{work.out} was begun with another {', '.join(differ)}: use the same, or another --out"
+            f"{work.out} was started with another {', '.join(differ)}: use the same values, or "
+            "another --out"
         )
     if before["files"] != now["files"]:
         salt = now["options"]["salt_file"] or work.private / _SALT
         raise UserError(
-            f"the files of {now['source']} have changed since {work.out} was begun: restore them, "
-            f"or prepare them anew with another --out, and --salt_file={salt} if it is there, so "
-            "that everybody keeps split and pseudonym"
+            f"the files of {now['source']} have changed since {work.out} was started: restore "
+            f"them, or prepare them with another --out, and with --salt_file={salt} if that file "
+            "exists, so that patients keep their splits and pseudonyms"
         )
 
 
 def units_of(work: Work) -> dict[str, str]:
-    """The units of labels, by name, as the source has them."""
+    """The units of the labels, by name, as the source gives them."""
     units: dict[str, str] = json.loads((work.private / _FACTS).read_text())["units"]
     return units
 
 
 def has_own_splits(work: Work) -> bool:
-    """Whether the source gave the splits, so that none were made."""
+    """Whether the source has splits, so that the preparation made none."""
     return bool(json.loads((work.private / _FACTS).read_text()).get("own_splits"))
 
 
 def _rejected_of(work: Work) -> list[Rejected]:
-    """What the plan left out."""
+    """The files that were rejected when the plan was made."""
     if not work.rejected.exists():
         return []
     lines = map(json.loads, work.rejected.read_text("utf-8").splitlines())
@@ -298,7 +305,7 @@ def _rejected_of(work: Work) -> list[Rejected]:
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """SHA-256 of what is listed, and of sizes and times of the files."""
+    """SHA-256 of the listed samples, and of the sizes and modification times of their files."""
     digest = hashlib.sha256()
     with ThreadPoolExecutor(16) as pool:
         parts = (samples[i : i + scan.IN_FLIGHT] for i in range(0, len(samples), scan.IN_FLIGHT))
@@ -306,7 +313,7 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
         for sample, key in zip(samples, keys, strict=True):
             facts: list[Any] = [sample.name, sample.patient, sample.study, sample.view]
             facts.append(sample.split)
-            facts.append(sample.content)  # of records, which have no size and time of their own
+            facts.append(sample.content)  # known for records, which have no size and time
             if sample.classes:
                 facts.append(sorted(sample.classes.items()))
             digest.update(json.dumps([facts, sorted(sample.targets.items()), key]).encode())
@@ -314,15 +321,15 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def _salt(work: Work, options: Options) -> bytes:
-    """The secret of the pseudonyms: the user's, else one that is made and kept."""
+    """The secret of the pseudonyms: from --salt_file, else created once and stored privately."""
     path = Path(options.salt_file) if options.salt_file else work.private / _SALT
     if not options.salt_file and not path.exists():
         with whole(path) as partial:
             partial.touch(mode=0o600)
             partial.write_text(secrets.token_hex(32) + "\n")
         log.info(
-            "pseudonyms and splits depend on a new secret, %s: keep it, and give it as --salt_file "
-            "for further sources of the same patients",
+            "created the secret %s, on which pseudonyms and splits depend: keep it private, and "
+            "pass it as --salt_file when you prepare further sources of the same patients",
             path,
         )
     try:
@@ -330,19 +337,23 @@ def _salt(work: Work, options: Options) -> bytes:
     except OSError as error:
         raise UserError(f"--salt_file={path} cannot be read: {error.strerror}") from error
     if len(salt) < 16:
-        raise UserError(f"--salt_file={path} must hold 16 bytes or more: openssl rand -hex 32")
+        raise UserError(
+            f"--salt_file={path} is shorter than 16 bytes: create one with openssl rand -hex 32"
+        )
     return salt
 
 
 def _recordings(
     source: str, listed: Sequence[Sample], options: Options, salt: bytes, guard: Guard
 ) -> tuple[list[Recording], list[Rejected]]:
-    """The recordings to encode, in the order of the source, and what is left out."""
+    """The recordings to write, in the order of the source, and the rejected files."""
     clean, hashed = is_cleaned(source, options), is_hashed(source, options)
-    was_clean = _said(source, "clean")
+    was_clean = _was_prepared_with(source, "clean")
     has_splits = any(sample.split for sample in listed)
     if options.splits and has_splits:
-        raise UserError(f"--splits={options.splits} is not used: {source} has splits of its own")
+        raise UserError(
+            f"--splits={options.splits} has no effect, because {source} has splits: remove the flag"
+        )
     _check_targets(listed, source, options)
     good: list[tuple[Sample, VideoInfo]] = []
     rejected: list[Rejected] = []
@@ -350,22 +361,24 @@ def _recordings(
         probe = partial(duplicates.guarded, decode.probe, guard)
         results = scan.measured(listed, cache_dir(), pool, probe)
         for sample, info in zip(listed, results, strict=True):
-            reason = info if isinstance(info, str) else _unwanted(sample, info, options, clean)
+            reason = (
+                info if isinstance(info, str) else _reason_to_reject(sample, info, options, clean)
+            )
             if not reason and has_splits and not sample.split:
-                reason = "no split: the source gives it to others only"
+                reason = "no split: the source gives a split to other files only"
             if not reason and options.patient_from and not sample.patient:
-                reason = "no patient: --patient_from finds none in its name"
+                reason = "no patient: --patient_from finds none in the file's name"
             if isinstance(info, str) or reason:
                 rejected.append(Rejected(sample, reason, _kind_of(reason)))
             else:
                 good.append((scan.with_facts(sample, info), info))
     known: list[tuple[Sample, VideoInfo]] = []
-    people = duplicates.people([sample for sample, _ in good], guard)
-    for (sample, info), who in zip(good, people, strict=True):
-        if isinstance(who, str):
-            rejected.append(Rejected(sample, who, "bad"))
+    identities = duplicates.patients_and_studies([sample for sample, _ in good], guard)
+    for (sample, info), identity in zip(good, identities, strict=True):
+        if isinstance(identity, str):
+            rejected.append(Rejected(sample, identity, "bad"))
         else:
-            patient, study = who
+            patient, study = identity
             known.append((dataclasses.replace(sample, patient=patient, study=study), info))
     good = known
     copies = duplicates.copies(good, guard)
@@ -386,37 +399,40 @@ def _recordings(
                 patient=splits.pseudonym("patient", patient, salt) if hashed else patient,
                 study=splits.pseudonym("study", study, salt) if hashed else study,
                 view=sample.view if shards.WORD.fullmatch(sample.view) else "",
-                split=sample.split or splits.split_of(splits.who(sample), shares, split_salt),
+                split=sample.split or splits.split_of(splits.split_key(sample), shares, split_salt),
                 spacing=sample.spacing,
-                targets=_kept(sample.targets, source, options),
-                classes=_kept(sample.classes, source, options),
+                targets=_kept_labels(sample.targets, source, options),
+                classes=_kept_labels(sample.classes, source, options),
                 clean=clean,
                 trusted=clean and (was_clean or (has_region(info) and _is_dicom(sample.path))),
             )
         )
     _check_plan(recordings, shares, source)
-    kept = ", and of that the sector, which is what moves" if clean else ""
+    kept = ", then cut to the sector, found by its motion" if clean else ""
     scan.log_notes(((sample.path, info.note) for sample, info in good), kept)
     if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
         log.warning(
-            "%d views are not kept: they are no single words of up to 24 letters, digits, '_', "
-            "'+', '/' and '-'",
+            "%d views are dropped, because a view must be one word of up to 24 letters, digits, "
+            "'_', '+', '/' and '-'",
             lost,
         )
     return recordings, rejected
 
 
-def _named(options: Options) -> set[str]:
+def _requested_labels(options: Options) -> set[str]:
     """The labels that --targets names."""
     return {name.strip() for name in options.targets.split(",")} - {""}
 
 
 def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> None:
-    """Raises UserError if a label that was asked for is not there, has an impossible name, or holds
-    texts that cannot be classes.
+    """Checks the labels to keep.
+
+    Raises:
+      UserError: a requested label does not exist, has an impossible name, or contains texts that
+        cannot be classes.
     """
-    named = _named(options)
-    texts = [_kept(sample.classes, source, options) for sample in listed]
+    named = _requested_labels(options)
+    texts = [_kept_labels(sample.classes, source, options) for sample in listed]
     for name in sorted({name for labels in texts for name in labels}):
         _check_classes(name, {labels[name] for labels in texts if name in labels}, source)
     found = {name for sample in listed for name in (*sample.targets, *sample.classes)}
@@ -428,28 +444,29 @@ def _check_targets(listed: Sequence[Sample], source: str, options: Options) -> N
     for name in sorted(named or (found if kind_of(source) != "csv" else ())):
         if not shards.WORD.fullmatch(name):
             raise UserError(
-                f"{source}: a label is called {name!r}; use up to 24 letters, digits, '_', '+', "
-                "'/' and '-'"
+                f"{source}: the label name {name!r} is not allowed: use up to 24 letters, digits, "
+                "'_', '+', '/' and '-'"
             )
 
 
 def _check_classes(name: str, classes: Collection[str], source: str) -> None:
-    # They are not shown: they may be names of people.
-    if len(classes) > _MOST_CLASSES:
+    # The messages do not quote the texts, which may be names of people.
+    if len(classes) > _MAX_CLASSES:
         raise UserError(
-            f"{source}: the label {name!r} has {len(classes)} different texts, which are too many "
-            f"for classes: use {_MOST_CLASSES} or fewer, or leave it out of --targets"
+            f"{source}: the label {name!r} has {len(classes)} different texts, too many for "
+            f"classes: use {_MAX_CLASSES} or fewer, or leave it out of --targets"
         )
     if odd := sum(not shards.is_class(text) for text in classes):
         raise UserError(
             f"{source}: {odd} of {len(classes)} classes of the label {name!r} are longer than 48 "
-            "characters, or have invisible ones: write short words, or leave it out of --targets"
+            "characters or contain invisible characters: use short words, or leave it out of "
+            "--targets"
         )
 
 
-def _kept(labels: Mapping[str, T], source: str, options: Options) -> dict[str, T]:
-    """The labels to keep. A column of numbers in anybody's table may be a phone number."""
-    named = _named(options)
+def _kept_labels(labels: Mapping[str, T], source: str, options: Options) -> dict[str, T]:
+    """The labels to keep. Those of a CSV table must be named: they could be phone numbers."""
+    named = _requested_labels(options)
     if kind_of(source) != "csv" and not named:
         return dict(labels)
     return {name: value for name, value in labels.items() if name in named}
@@ -459,19 +476,22 @@ def _is_dicom(path: str) -> bool:
     try:
         return decode.is_dicom(path)
     except UnreadableVideo:
-        return False  # it has gone, as encoding will tell
+        return False  # the file is gone, which recording will report
 
 
 def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], source: str) -> None:
-    """Says what is odd about patients and splits.
+    """Checks patients and splits, and logs what looks wrong.
 
     Raises:
-      UserError: a split has an impossible name, or a patient is in two of them.
+      UserError: a split has an impossible name, or a patient is in two splits.
     """
     by_split = _by_split(recordings)
     for split in by_split:
         if not re.fullmatch(r"[a-z0-9_]+", split):
-            raise UserError(f"{source}: a split is called {split!r}; use letters and digits only")
+            raise UserError(
+                f"{source}: the split name {split!r} is not allowed: use lower-case letters, "
+                "digits and '_'"
+            )
     manifest.check_patients(
         {
             split: [Sample(r.id, r.path, source, patient=r.patient) for r in members]
@@ -484,9 +504,10 @@ def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], so
     patients = Counter(recording.patient for recording in recordings if recording.patient)
     if patients and len(recordings) >= 50:
         ((_, most),) = patients.most_common(1)
-        if most > _MOST_OF_ONE * len(recordings):
+        if most > _MAX_PATIENT_SHARE * len(recordings):
             log.warning(
-                "one patient has %d of %d videos: is the same id written for everybody?",
+                "one patient has %d of %d videos: check that the files do not all contain the "
+                "same patient id",
                 most,
                 len(recordings),
             )
@@ -497,14 +518,14 @@ def _kind_of(reason: str) -> Literal["bad", "still", "other"]:
     return "still" if category == "still" else "other" if "modality" in category else "bad"
 
 
-def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
-    """Why a readable file is left out, "" if it is not."""
+def _reason_to_reject(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
+    """Why a readable file is rejected; "" if it is not."""
     if ".." in Path(sample.name).parts:
-        return "unsafe name: it leads out of the data set"
+        return "unsafe name: it leads out of the data set's folder"
     if info.frames == 1 and not sample.still:
         return "still: the file holds one frame"
     if info.frames < options.min_frames and not sample.still:
-        return f"too short: {info.frames} frames of {options.min_frames}"
+        return f"too short: {info.frames} frames, fewer than {options.min_frames}"
     if info.frames > options.max_frames:
         return f"too long: {info.frames} frames, more than {options.max_frames}"
     if other := scan.of_another_machine(sample, info):
@@ -513,14 +534,14 @@ def _unwanted(sample: Sample, info: VideoInfo, options: Options, clean: bool) ->
     if clean and NOT_2D in noted:
         return "not a sector: its regions are M-mode or spectral Doppler"
     if VARIABLE_RATE in noted:
-        return "variable frame rate: frames are not equally far apart"
+        return "variable frame rate: the time between frames varies"
     if not (info.fps or sample.fps or sample.still or options.default_fps):
-        return "no frame rate: the file tells none; --default_fps would stand for it"
+        return "no frame rate: the file does not state one; set --default_fps to use the file"
     return ""
 
 
-def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:
-    """The plan as a table: shards of each split, in an order that tells nothing."""
+def _assigned_to_shards(recordings: Sequence[Recording], options: Options) -> list[dict[str, Any]]:
+    """The plan as a table: each split in shards, ordered by hashes, which reveal nothing."""
     table = []
     for split, members in sorted(_by_split(recordings).items()):
         members.sort(key=lambda r: (hashlib.sha256(os.fsencode(r.id)).digest(), r.path))
@@ -529,7 +550,7 @@ def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str,
             name = shards.shard_name(split, place // options.shard_videos, count)
             row = dataclasses.asdict(recording)
             targets, classes = row.pop("targets"), row.pop("classes")
-            # Paths may be any bytes; tables hold texts.
+            # A path may be any bytes, and a text column must be UTF-8.
             path = os.fsencode(recording.path)
             names, values = list(targets), list(targets.values())
             row |= {"path": path, "shard": name, "names": names, "values": values}
@@ -539,7 +560,7 @@ def _placed(recordings: Sequence[Recording], options: Options) -> list[dict[str,
 
 
 def planned(work: Work, name: str) -> Shard:
-    """The shard of that name, from the plan on disk."""
+    """Reads the shard of this name from the plan on disk."""
     rows = pq.read_table(work.private / _PLAN, filters=[("shard", "=", name)]).to_pylist()
     (shard,) = _as_shards(rows)
     return shard
@@ -558,7 +579,7 @@ def _as_shards(table: Iterable[dict[str, Any]]) -> list[Shard]:
         name = row.pop("shard")
         down, right = row.pop("spacing")
         targets = dict(zip(row.pop("names"), row.pop("values"), strict=True))
-        # Plans of earlier versions have none.
+        # Plans of earlier versions have no classes.
         texts = zip(row.pop("class_names", ()), row.pop("class_values", ()), strict=True)
         path = os.fsdecode(row.pop("path"))
         recording = Recording(

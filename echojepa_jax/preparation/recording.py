@@ -1,7 +1,8 @@
-"""From one recording to one record of prepared shards: crop, blacken, resize, JPEG.
+"""Turns one recording into one record of a prepared set: crops, blackens, resizes, writes JPEGs.
 
-Frames pass through one by one, so that memory does not grow with the length of a recording; a short
-one is decoded once and held, a long one is decoded a second time after its sector is known.
+Frames are processed one by one, so that memory does not grow with the length of a recording. A
+short recording is decoded once and held in memory; a long one is decoded a second time after its
+sector is known.
 """
 
 import dataclasses
@@ -17,18 +18,19 @@ from echojepa_jax.preparation import sector
 from echojepa_jax.preparation.sector import Box, Motion, NoSector, Screens, Sector
 
 JPEG_QUALITY = 95
-_HELD_BYTES = 2**28  # of decoded frames
-_LOOKED_AT = 64  # frames, evenly spaced, that tell the sector and whether there are colours
-# Differences of colour channels: coding a grey picture makes smaller ones, and fewer.
+_MAX_HELD_BYTES = 2**28  # decoded frames of one recording that may stay in memory
+_SAMPLED_FRAMES = 64  # evenly spaced frames in which the sector and colours are searched
+# A picture is coloured if more than this share of its pixels have channels that differ by more than
+# so many grey levels. Coding a grey picture makes smaller and fewer differences.
 _COLOUR_LEVELS, _COLOUR_SHARE = 32, 0.002
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A video to prepare. `id`, `patient` and `study` are what the record will say.
+    """A video to prepare; `id`, `patient` and `study` are the values that the record will contain.
 
-    clean: keep the ultrasound sector only. trusted: what `path` decodes to is an ultrasound region
-    already, by its header.
+    clean: make everything outside the ultrasound sector black.
+    trusted: the header states that the frames of `path` show an ultrasound region and nothing else.
     """
 
     path: str
@@ -48,34 +50,34 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A record, and what the index says of it."""
+    """A record as bytes, and its row of the index."""
 
     record: bytes
     facts: dict[str, Any]
 
 
 def encode(recording: Recording, size: int) -> Encoded:
-    """The record of a recording.
+    """Returns the record of a recording.
 
     Args:
-      size: of the square frames: the longer side is brought down to it, the shorter one padded with
-        black. Smaller pictures are padded to squares and never enlarged.
+      size: side of the square frames in pixels: the longer side is scaled down to it, and the
+        shorter side padded with black. Smaller pictures are padded, never enlarged.
 
     Raises:
-      UnreadableVideo: it does not decode, wholly.
-      NoSector: it shows no ultrasound sector, or another screen as well.
+      UnreadableVideo: a frame does not decode.
+      NoSector: the recording shows no ultrasound sector, or also another screen.
     """
     ids = range(recording.frames)
-    looked_at = ids[:: max(1, -(-recording.frames // _LOOKED_AT))]
+    sampled = ids[:: max(1, -(-recording.frames // _SAMPLED_FRAMES))]
     first = next(decode.frames(recording.path, [0]))
     held = None
-    if recording.frames * first.nbytes <= _HELD_BYTES:
+    if recording.frames * first.nbytes <= _MAX_HELD_BYTES:
         held = list(decode.frames(recording.path, ids))
-        sample: Iterable[np.ndarray] = (held[k] for k in looked_at)
+        sample: Iterable[np.ndarray] = (held[k] for k in sampled)
     else:
-        sample = decode.frames(recording.path, looked_at)
+        sample = decode.frames(recording.path, sampled)
     height, width = first.shape[:2]
-    found, coloured = _look(sample, recording)
+    found, coloured = _sector_and_colours(sample, recording)
     box: Box = found.box if found else (0, 0, height, width)
     cut = _Cut(box, found.mask() if found else None, size, coloured)
     frames = held if held is not None else decode.frames(recording.path, ids)
@@ -83,7 +85,7 @@ def encode(recording: Recording, size: int) -> Encoded:
     jpegs = list(cut.jpegs(frames, Screens(corners, (cut.side, cut.side)) if found else None))
     if len(jpegs) != recording.frames:
         raise UnreadableVideo(
-            f"truncated: {recording.frames} frames were counted, {len(jpegs)} decode"
+            f"truncated: the scan counted {recording.frames} frames, {len(jpegs)} decode"
         )
     facts: dict[str, Any] = {
         "id": recording.id,
@@ -117,19 +119,21 @@ def encode(recording: Recording, size: int) -> Encoded:
     return Encoded(video_record.pack(features), facts)
 
 
-def _look(frames: Iterable[np.ndarray], recording: Recording) -> tuple[Sector | None, bool]:
-    """The sector, if only it shall be kept, and whether what is kept has colours."""
+def _sector_and_colours(
+    frames: Iterable[np.ndarray], recording: Recording
+) -> tuple[Sector | None, bool]:
+    """The sector (None unless `recording.clean`), and whether the kept pixels have colours."""
     motion, spread = Motion(), None
     for frame in frames:
         if frame.shape[2] == 3:
             grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-            # Three differences of two channels each are quicker than a maximum over an axis.
+            # Three differences of two channels are faster than a maximum over an axis.
             red, green, blue = cv2.split(frame)
             colours = cv2.max(cv2.absdiff(red, green), cv2.absdiff(green, blue))
             colours = cv2.max(colours, cv2.absdiff(red, blue))
         else:
             grey, colours = frame[..., 0], np.zeros(frame.shape[:2], np.uint8)
-        motion.see(grey)
+        motion.add(grey)
         spread = colours if spread is None else cv2.max(spread, colours)
     assert spread is not None, "there is a frame"
     found = None
@@ -141,7 +145,7 @@ def _look(frames: Iterable[np.ndarray], recording: Recording) -> tuple[Sector | 
 
 
 class _Cut:
-    """Cuts, blackens, resizes and codes the frames of one recording."""
+    """Crops, blackens, resizes and codes the frames of one recording."""
 
     def __init__(self, box: Box, mask: np.ndarray | None, size: int, coloured: bool) -> None:
         top, left, height, width = box
@@ -155,15 +159,24 @@ class _Cut:
         self._offset = (self.side - self._size[0]) // 2, (self.side - self._size[1]) // 2
 
     def jpegs(self, frames: Iterable[np.ndarray], screens: Screens | None) -> Iterator[bytes]:
-        """Yields coded frames; raises NoSector where the screen changes, if that is looked at."""
+        """Yields the coded frames.
+
+        Args:
+          screens: looks for a change of the screen; None = do not check.
+
+        Raises:
+          NoSector: the screen changes.
+        """
         for k, frame in enumerate(frames):
             picture = self._picture(frame)
             if screens and screens.changes(picture):
-                raise NoSector(f"another screen: frame {k} has nothing in common with that before")
+                raise NoSector(
+                    f"another screen: frame {k} has nothing in common with the frame before it"
+                )
             yield _jpeg(picture)
 
     def moved(self, corners: np.ndarray) -> np.ndarray:
-        """Corners of the sector in the stored frames: int32 [C, 2], x and y."""
+        """The corners of the sector in the stored frames: int32 [C, 2], x and y in pixels."""
         top, left = self._offset
         return sector.scaled(corners, self._box, self._size) + np.array([left, top], np.int32)
 
@@ -185,7 +198,7 @@ class _Cut:
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    # Doppler's colours change from pixel to pixel: none are shared between neighbours.
+    # The colours of Doppler change from pixel to pixel, so chroma is not subsampled.
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     _, coded = cv2.imencode(
         ".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *sampling * (picture.ndim == 3)]

@@ -1,9 +1,9 @@
-"""Where the ultrasound sector lies in a recording, judged by what moves; and blackening the rest.
+"""Finds the ultrasound sector of a recording by its motion.
 
-Speckle changes from frame to frame, text and scales do not, or once in a while. Pixels that change
-again and again lie densely in the sector, thinly along an ECG's trace; the largest dense piece is
-the sector. Its convex hull, a little widened, is kept. Another screen in between, such as a page
-of a patient's data, is told by what it does to the picture as a whole.
+Speckle changes from frame to frame; text and scales change rarely or never. Pixels that change
+often are dense in the sector and sparse along the trace of an ECG, so the largest dense piece is
+the sector. Its convex hull, widened a little, is kept. Another screen within the recording, such as
+a page of patient data, is detected because it changes the picture as a whole.
 """
 
 import dataclasses
@@ -16,24 +16,25 @@ import numpy as np
 Box = tuple[int, int, int, int]
 """top, left, height, width in pixels"""
 
-CHANGE = 10  # grey levels by which a pixel must change to count; coding noise changes fewer
-# How often a pixel must change (but for the shortest recordings), and by how many grey levels: what
-# appears and goes twice changes four times.
-_AGAIN, _STEP = 5, 5
-_WINDOW = 1 / 24  # of the longer side: over this square the share of changing pixels is taken
-_DENSE = 0.25  # share of changing pixels in that square
-_MARGIN = 1 / 50  # of the longer side, by which the hull is widened
-_SMALLEST = 0.04  # share of the frame that a sector covers at least
-# Pictures of hearts that follow each other, and even every fourth of them, are correlated by 0.77
-# or more at this size, with a page of text by 0.3 at most (phantom and DICOMs that packages ship);
-# those of one brightness are not asked.
+CHANGE = 10  # grey levels by which a moving pixel changes in all; coding noise changes it by fewer
+# A moving pixel changes this often (less often in very short recordings), each time by so many grey
+# levels. An overlay that appears and disappears twice changes four times.
+_MIN_STEPS, _STEP = 5, 5
+_WINDOW = 1 / 24  # share of the longer side: the square in which changing pixels are counted
+_DENSE = 0.25  # share of the pixels in that square that change
+_MARGIN = 1 / 50  # share of the longer side by which the hull is widened
+_SMALLEST = 0.04  # smallest share of the frame that a sector covers
+# Screens are compared as thumbnails of this side (pixels). Thumbnails of a heart that follow each
+# other, even at every fourth frame, have a correlation of 0.77 or more; a heart and a page of text
+# have 0.3 at most (measured on the phantom and on DICOMs that packages ship). A thumbnail whose
+# grey levels have a standard deviation below _BLANK is not compared.
 _THUMB, _ALIKE, _BLANK = 24, 0.5, 2.0
-# A rectangle of data is an M-mode or a spectral Doppler; a fan leaves its upper corners empty.
+# M-mode and spectral Doppler fill a rectangle; a sector leaves its upper corners empty.
 _FULL_AREA, _FULL_TOP = 0.93, 0.85
 
 
 class NoSector(Exception):
-    """A recording that shows no sector, or something else as well; str(e) is "kind: details"."""
+    """A recording shows no sector, or also another screen; str(e) is "category: details"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sector:
 
     @property
     def box(self) -> Box:
-        """The smallest rectangle that holds it."""
+        """The smallest rectangle that contains the sector."""
         left, top, width, height = cv2.boundingRect(self.corners)
         return top, left, height, width
 
@@ -71,13 +72,13 @@ class Motion:
         self._before: Any = None
         self._lowest: Any = None
         self._highest: Any = None
-        # Of the steps from frame to frame: the largest, and how many are no noise.
+        # For each pixel: the largest step from frame to frame, and how many steps exceed the noise.
         self._largest: Any = None
         self._steps: Any = None
         for frame in frames:
-            self.see(frame)
+            self.add(frame)
 
-    def see(self, frame: np.ndarray) -> None:
+    def add(self, frame: np.ndarray) -> None:
         """Takes the next frame into account."""
         if not self._frames:
             self._lowest, self._highest = frame.copy(), frame.copy()
@@ -92,21 +93,21 @@ class Motion:
         self._frames += 1
 
     def moving(self) -> np.ndarray:
-        """float32 [H, W]: 1 where pixels change, slowly or again and again."""
+        """float32 [H, W]: 1 where a pixel changes slowly or repeatedly, else 0."""
         changes = cv2.subtract(self._highest, self._lowest)
         slowly = self._largest < changes / 2
-        again = self._steps >= max(1, min(_AGAIN, self._frames - 2))
-        return ((changes > CHANGE) & (slowly | again)).astype(np.float32)
+        repeatedly = self._steps >= max(1, min(_MIN_STEPS, self._frames - 2))
+        return ((changes > CHANGE) & (slowly | repeatedly)).astype(np.float32)
 
 
 def find(motion: Motion, *, any_shape: bool = False) -> Sector:
-    """The sector of a recording.
+    """Finds the sector of a recording.
 
     Args:
-      any_shape: rectangles are welcome too, because the header says that this is a 2-D picture.
+      any_shape: accept rectangles too, because the header states that this is a 2-D picture.
 
     Raises:
-      NoSector: hardly anything moves, or what moves has not the shape of a sector.
+      NoSector: hardly anything moves, or the moving part does not have the shape of a sector.
     """
     changes = motion.moving()
     height, width = changes.shape
@@ -117,7 +118,7 @@ def find(motion: Motion, *, any_shape: bool = False) -> Sector:
     if count < 2:
         raise NoSector("not a sector: nothing moves")
     largest = 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
-    # Blurring has widened the piece: only what really changed in it counts.
+    # Blurring has widened the piece: only pixels that change count.
     inside = (labels == largest) & (changes > 0)
     points = cv2.findNonZero(inside.astype(np.uint8))
     hull = cv2.convexHull(points)
@@ -125,7 +126,7 @@ def find(motion: Motion, *, any_shape: bool = False) -> Sector:
         raise NoSector("not a sector: hardly anything moves")
     exact = Sector(hull[:, 0], (height, width))
     if not any_shape and _is_rectangle(exact):
-        raise NoSector("not a sector: it fills a rectangle, as M-mode and spectral Doppler do")
+        raise NoSector("not a sector: motion fills a rectangle, as in M-mode and spectral Doppler")
     return _widened(exact, max(1, round(side * _MARGIN)))
 
 
@@ -144,11 +145,11 @@ def _widened(sector: Sector, margin: int) -> Sector:
 
 
 class Screens:
-    """Tells when a recording changes to another picture altogether.
+    """Detects when a recording changes to another screen.
 
     Args:
-      corners: of the sector in the pictures, which is what is looked at.
-      size: height and width of the pictures.
+      corners: corners of the sector, int32 [C, 2] (x, y); only pixels inside it are compared.
+      size: height and width of the pictures in pixels.
     """
 
     def __init__(self, corners: np.ndarray, size: tuple[int, int]) -> None:
@@ -158,11 +159,11 @@ class Screens:
         self._before: np.ndarray | None = None
 
     def changes(self, picture: np.ndarray) -> bool:
-        """Whether this picture, uint8 [H, W] or [H, W, 3], is another one than that before it.
+        """Whether this picture, uint8 [H, W] or [H, W, 3], shows another screen than the last one.
 
-        Pictures of one brightness, such as black ones, are passed over.
+        Pictures of uniform brightness, such as black ones, are skipped.
         """
-        # The mean of the channels: a saturated colour of Doppler is not as bright as a white page.
+        # The mean of the channels: a saturated Doppler colour is less bright than a white page.
         grey = picture if picture.ndim == 2 else picture.mean(axis=2).astype(np.uint8)
         now = _thumb(grey)[self._inside].astype(np.float32)
         if not len(now) or now.std() < _BLANK:
@@ -179,7 +180,10 @@ def _thumb(grey: np.ndarray) -> np.ndarray:
 
 
 def scaled(corners: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Corners in a picture that shows `box` at `size` (height, width); int32 [C, 2]."""
+    """Maps corners of the frame to a picture that shows `box` at `size` (height, width).
+
+    corners: [C, 2], x and y. Returns int32 [C, 2].
+    """
     top, left, height, width = box
     moved = (corners - (left, top) + 0.5) * (size[1] / width, size[0] / height) - 0.5
     return np.rint(moved).astype(np.int32)

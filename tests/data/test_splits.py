@@ -129,7 +129,7 @@ def test_a_source_without_splits_gets_those_of_preparation(caplog, tmp_path):
     assert all(len({s.split for s in found if s.patient == f"p{k}"}) == 1 for k in range(100))
     assert {s.split for s in found} == {"train", "val", "test"}
     counts = Counter(s.split for s in found[:300])
-    assert f"csv:t has no splits; they are made by patient: train {counts['train']} videos" in (
+    assert f"csv:t has no splits and is split by patient: train {counts['train']} videos" in (
         caplog.text
     )
     assert "unknown" not in caplog.text
@@ -139,7 +139,7 @@ def test_too_few_patients_for_a_split_are_a_sentence():
     samples = [Sample(f"{k}", f"/v/{k}", "csv:t", patient="q") for k in range(5)]
     (name,) = {sample.split for sample in splits.divided(samples, {"train"})}
     assert name == "train"
-    with pytest.raises(UserError, match=r"train 5 videos, .* 'test' is empty: write a column"):
+    with pytest.raises(UserError, match=r"train 5 videos, .* leaves 'test' empty: give the splits"):
         splits.divided(samples, {"train", "test"})
 
 
@@ -208,7 +208,7 @@ def test_a_patient_of_two_sources_comes_to_one_split(cine):
     found = splits.divided(given, {"val"})
     assert [s.split for s in found] == ["val"] * 63 + ["train"] * 57
     torn = [dataclasses.replace(s, split=f"fold{k}") for k, s in enumerate(samples[:2])]
-    with pytest.raises(UserError, match=r"^Patient dicom:a#0.dcm is both in split 'fold0'"):
+    with pytest.raises(UserError, match=r"^patient dicom:a#0.dcm is in split 'fold0'"):
         splits.divided(torn, {"fold0"})
 
 

@@ -15,7 +15,7 @@ def test_sources_say_units_and_must_not_differ():
     known, same, none = sample("one", rvsp="mmHg"), sample("two", RVSP="mmhg"), sample("three")
     assert unit_of([known, same, none], "rvsp") == "mmHg"
     assert unit_of([none], "rvsp") == ""
-    with pytest.raises(UserError, match=r"'rvsp' is in mmHg in one, and in kPa in four: convert"):
+    with pytest.raises(UserError, match=r"'rvsp' is in mmHg in one, but in kPa in four: convert"):
         unit_of([known, none, sample("four", rvsp="kPa")], "rvsp")
 
 

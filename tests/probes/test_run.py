@@ -489,7 +489,7 @@ def test_a_table_without_splits_gets_some_by_patient(lvef, table, tmp_path, capl
     ("rows", "changes", "sentence"),
     [
         ({"row0": {"ef": ""}}, {}, "1 of 20 videos have no label 'ef'"),
-        ({"row0": {"split": "test"}}, {}, r"Patient .* is both in split"),
+        ({"row0": {"split": "test"}}, {}, r"patient .* is in split"),
         ({}, {"task__target": "rvsp"}, "20 of 20 videos have no label 'rvsp'"),
         ({}, {"data__test_split": "holdout"}, r"'data\.test_split' is 'holdout'"),
         ({}, {"head__heads": 5}, r"'head\.heads' is 5, which does not divide"),

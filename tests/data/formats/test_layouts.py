@@ -360,7 +360,7 @@ def test_mimic_files_elsewhere_are_refused(mimic, tmp_path):
     (mimic / "echo-record-list.csv").write_text("\n".join(lines))
     out = tmp_path / "shards"
     prepared(f"mimic_iv_echo:{mimic}", out, Options(size=64, sector="never"))
-    assert left_out(out)["secret.dcm"] == "unsafe name: it leads out of the data set"
+    assert left_out(out)["secret.dcm"] == "unsafe name: it leads out of the data set's folder"
 
 
 @pytest.mark.parametrize(
