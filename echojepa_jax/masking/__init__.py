@@ -1,1 +1,1 @@
-"""Which tokens the context encoder sees and which the predictor must predict."""
+"""Masks: the tokens that the context encoder sees, and those that the predictor predicts."""

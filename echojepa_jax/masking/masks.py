@@ -1,4 +1,4 @@
-"""A mask of either kind: multi-block for embeddings (V-JEPA), or of a fixed ratio (VideoMAE)."""
+"""One interface to both kinds of masks: multi-block (V-JEPA), and of a fixed ratio (VideoMAE)."""
 
 import numpy as np
 
@@ -8,19 +8,22 @@ Mask = multiblock.MaskSpec | ratio.RatioMask
 
 
 def check_mask(mask: Mask, grid: tuple[int, int, int]) -> None:
-    """Raises UserError if the mask can hardly leave and hide as many tokens as it says.
+    """Checks that a mask can have its numbers of visible and hidden tokens on a grid.
 
     Args:
       grid: (T', Hp, Wp).
+
+    Raises:
+      UserError: the numbers are impossible or hardly possible.
     """
     if isinstance(mask, multiblock.MaskSpec):
-        multiblock.check(mask, grid)  # the other kind was made for its grid
+        multiblock.check(mask, grid)  # a RatioMask was made for its grid, and needs no check
 
 
 def hidden_tokens(
     mask: Mask, grid: tuple[int, int, int], seed: int, spec_index: int, step: int, position: int
 ) -> np.ndarray:
-    """All that a mask hides of a clip, kept as a target or not.
+    """All tokens of a clip that a mask hides, also those that are not used as targets.
 
     The arguments are those of `sample_mask`.
 
@@ -38,11 +41,15 @@ def hidden_tokens(
 def sample_mask(
     mask: Mask, grid: tuple[int, int, int], seed: int, spec_index: int, step: int, position: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The visible and the hidden ids of one clip, int32, ascending, as many as the mask says.
+    """Draws the mask of one clip.
 
     Args:
-      grid: (T', Hp, Wp). spec_index: number of the mask, if a step has several.
-      position: of the clip in the global batch.
+      grid: (T', Hp, Wp).
+      spec_index: number of the mask specification, if a step has several.
+      position: position of the clip in the global batch.
+
+    Returns:
+      Context ids int32 [context_tokens] and target ids int32 [target_tokens], both ascending.
     """
     if isinstance(mask, ratio.RatioMask):
         return ratio.sample(mask, grid, seed, spec_index, step, position)

@@ -1,15 +1,15 @@
-"""Multi-block tube masks with static lengths: which tokens are context, which are targets.
+"""Multi-block tube masks with static lengths: choose the context tokens and the target tokens.
 
 A clip is a grid of T' x Hp x Wp tokens, numbered time-major: `id = (t * Hp + h) * Wp + w`. A mask
-hides a few rectangles of the frame for the whole duration of the clip (tubes, temporal scale 1):
-hidden tokens are targets, the rest is context (V-JEPA, Bardes et al. 2024, section 3.2; sizes and
-positions as in V-JEPA 2).
+hides a few rectangles of the frame for the whole duration of the clip (tubes, temporal scale 1).
+Hidden tokens are targets, the others are context (V-JEPA, Bardes et al. 2024, section 3.2; sizes
+and positions as in V-JEPA 2).
 
-The original cuts all clips of a batch to the shortest one, so its lengths change at almost every
-step and an XLA program would be compiled again each time. Here every clip has exactly
-`context_tokens` and `target_tokens` ids: positions that leave too few of either are drawn again,
-and of more a subset is kept. Everything is a pure function of (seed, specification, step, position
-in the global batch), and only NumPy is needed.
+The original code cuts the ids of all clips in a batch to the shortest list, so lengths change at
+almost every step, and XLA would compile a new program each time. Here every clip has exactly
+`context_tokens` and `target_tokens` ids: block positions that leave too few of either are drawn
+again, and of too many ids a subset is kept. Masks are a pure function of (seed, specification,
+step, position in the global batch), and need NumPy only.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ import numpy as np
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
-# Start-up demands that at least one draw in 20 is usable for every block size; 1,000 tries then
-# fail once in 1e22.
+# `check` demands that at least one draw in 20 is usable for every block size; then 1,000 tries fail
+# with a probability of 1e-22.
 MAX_TRIES = 1000
 MIN_USABLE_SHARE = 0.05
 CHECK_DRAWS = 1000
@@ -35,11 +35,11 @@ class MaskSpec:
 
     blocks: number of rectangles, all of one size; they may overlap.
     scale: area of one rectangle as a share of the frame, in (0, 1).
-    context_tokens, target_tokens: static lengths per clip, counted over all T' time steps.
-    aspect: range of height / width of the rectangles, uniform.
-    keep: which tokens stay when a clip has more than asked for: "random" is a uniform subset,
-        unbiased in time; "raster" the first ids, hence the earliest ones in time, which is what the
-        released weights were trained on.
+    context_tokens, target_tokens: static numbers of ids per clip, over all T' time steps.
+    aspect: range of height / width of the rectangles, drawn uniformly.
+    keep: the ids to keep when a clip has too many: "random" = a uniform subset, unbiased in time;
+        "raster" = the first ids, which are the earliest in time (the released weights were trained
+        this way).
     """
 
     blocks: int
@@ -53,24 +53,25 @@ class MaskSpec:
 def block_size(
     spec: MaskSpec, grid_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Draw the height and width in tokens that all blocks of one step share."""
+    """Draw the height and width in tokens of all blocks of a step."""
     return _size(spec, grid_hw, rng.uniform(*spec.aspect))
 
 
 def visible_map(
     spec: MaskSpec, grid_hw: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw block positions, uniform over all that fit: bool [Hp, Wp], True = visible, never empty.
+    """Draw block positions uniformly: bool [Hp, Wp], True = visible, at least one token.
 
-    Raises UserError when the blocks hide the whole frame again and again.
+    Raises:
+      UserError: the blocks hide the whole frame in every try.
     """
     for _ in range(MAX_TRIES):
         visible = _draw(spec, grid_hw, size, rng)
         if visible.any():
             return visible
     raise UserError(
-        f"Mask {_name(spec)} hides all of a {_by(grid_hw)} frame: use a smaller `scale` or fewer "
-        "`blocks`."
+        f"mask {_name(spec)} hides the whole {_by(grid_hw)} frame: use a smaller 'scale' or fewer "
+        "'blocks'"
     )
 
 
@@ -84,11 +85,14 @@ def sample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of one clip, ascending: int32 [context_tokens] and int32 [target_tokens].
 
-    grid is (T', Hp, Wp). The block size depends on (seed, spec_index, step) alone, so the clips of
-    a step share it; the block positions and the subset that is kept depend on `position` in the
-    global batch too.
-    Raises UserError when no draw leaves enough tokens, which `check` finds out before the first
-    step.
+    The block size depends on (seed, spec_index, step) alone, so all clips of a step have the same
+    size. Block positions and the kept subset also depend on `position` in the global batch.
+
+    Args:
+      grid: (T', Hp, Wp).
+
+    Raises:
+      UserError: no draw leaves enough tokens; `check` reports this before the first step.
     """
     visible, rng = _drawn(spec, grid, seed, spec_index, step, position)
     return (
@@ -105,9 +109,10 @@ def blocks(
     step: int,
     position: int,
 ) -> np.ndarray:
-    """Return the whole blocks from which `sample` keeps targets: bool [Hp, Wp], True = hidden.
+    """Return all tokens inside the blocks of `sample`: bool [Hp, Wp], True = hidden.
 
-    The blocks are the same in all frames of the clip. Arguments and errors are those of `sample`.
+    `sample` keeps a subset of them as targets. The blocks are the same in all frames of the clip.
+    Arguments and errors are those of `sample`.
     """
     visible, _ = _drawn(spec, grid, seed, spec_index, step, position)
     return ~visible.reshape(grid[1:])
@@ -121,7 +126,7 @@ def _drawn(
     step: int,
     position: int,
 ) -> tuple[np.ndarray, np.random.Generator]:
-    """Return bool [Hp * Wp], True where no block lies, and the generator that draws what stays."""
+    """Return bool [Hp * Wp], True = visible, and the generator that draws the kept subsets."""
     grid_hw = grid[1:]
     size = block_size(spec, grid_hw, generator(seed, "mask size", spec_index, step))
     rng = generator(seed, "mask", spec_index, step, position)
@@ -131,16 +136,16 @@ def _drawn(
         if low <= np.count_nonzero(visible) <= high:
             return visible, rng
     raise UserError(
-        f"Mask {_name(spec)} cannot leave context_tokens={spec.context_tokens} and "
+        f"mask {_name(spec)} cannot give context_tokens={spec.context_tokens} and "
         f"target_tokens={spec.target_tokens} with blocks of {_by(size)} tokens on a "
-        f"{_by(grid)} grid: lower one of the two."
+        f"{_by(grid)} grid: lower one of the two numbers"
     )
 
 
 def possible_sizes(spec: MaskSpec, grid_hw: tuple[int, int]) -> dict[tuple[int, int], float]:
-    """Return every block size that the aspect range can give, with its probability.
+    """Return every block size (height, width) that the aspect range gives, with its probability.
 
-    Height and width are step functions of the aspect ratio, so the range falls into intervals of
+    Height and width are step functions of the aspect ratio, so the range consists of intervals of
     constant size.
     """
     low, high = spec.aspect
@@ -157,29 +162,33 @@ def possible_sizes(spec: MaskSpec, grid_hw: tuple[int, int]) -> dict[tuple[int, 
 
 @functools.cache
 def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
-    """Raise UserError, naming field and largest usable values, unless every block size works.
+    """Check a mask specification before the first step, in less than a second.
 
-    A block size works when at least one draw in 20 leaves enough visible and enough hidden tokens;
-    the share is measured on 1,000 draws per size (less than a second in all).
+    Every block size must leave enough visible and enough hidden tokens in at least one draw of 20,
+    measured on 1,000 draws.
+
+    Raises:
+      UserError: a value is impossible, or a number of tokens too large; the message names the field
+        and the largest usable value.
     """
     low, high = spec.aspect
     if spec.blocks < 1 or spec.context_tokens < 1 or spec.target_tokens < 1:
         raise UserError(
-            f"Mask {_name(spec)}: `blocks`, `context_tokens` and `target_tokens` must be at least "
-            f"1, not {spec.blocks}, {spec.context_tokens} and {spec.target_tokens}."
+            f"mask {_name(spec)}: 'blocks', 'context_tokens' and 'target_tokens' must be at least "
+            f"1, not {spec.blocks}, {spec.context_tokens} and {spec.target_tokens}"
         )
     if not 0 < spec.scale < 1:
-        raise UserError(f"Mask {_name(spec)}: `scale` must lie between 0 and 1, both excluded.")
+        raise UserError(f"mask {_name(spec)}: 'scale' must be greater than 0 and less than 1")
     if not 0 < low <= high:
-        raise UserError(f"Mask {_name(spec)}: `aspect` must be two ascending positive numbers.")
+        raise UserError(f"mask {_name(spec)}: 'aspect' must be two ascending positive numbers")
     if spec.keep not in ("random", "raster"):
         raise UserError(
-            f'Mask {_name(spec)}: `keep` must be "random" or "raster", not "{spec.keep}".'
+            f"mask {_name(spec)}: 'keep' must be 'random' or 'raster', not {spec.keep!r}"
         )
     if _area(spec, grid[1:]) < 1:
         raise UserError(
-            f"Mask {_name(spec)}: a block is smaller than one token on a {_by(grid[1:])} grid: "
-            "use a larger `scale` or a larger crop."
+            f"mask {_name(spec)}: a block is smaller than one token on a {_by(grid[1:])} grid: "
+            "use a larger 'scale' or larger clips"
         )
     _check_lengths(spec, grid)
 
@@ -195,13 +204,13 @@ def _check_lengths(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
     for size in possible_sizes(spec, grid_hw):
         if 0 in size or math.prod(size) == tokens:
             raise UserError(
-                f"Mask {_name(spec)}: a block of {_by(size)} tokens is impossible on a "
-                f"{_by(grid_hw)} grid: use another `scale`, a narrower `aspect` or a larger crop."
+                f"mask {_name(spec)}: a block of {_by(size)} tokens is impossible on a "
+                f"{_by(grid_hw)} grid: use another 'scale', a narrower 'aspect' or larger clips"
             )
         rng = generator(0, "mask check")
         visible = np.sort([_draw(spec, grid_hw, size, rng).sum() for _ in range(CHECK_DRAWS)])
         usable &= bool(np.count_nonzero((visible >= fewest) & (visible <= most)) >= needed)
-        # What `needed` of the draws still give, once the other length is satisfied.
+        # The largest numbers that `needed` draws give while they satisfy the other number.
         with_targets, with_context = visible[visible <= most], visible[visible >= fewest]
         context = min(context, with_targets[-needed] if len(with_targets) >= needed else 0)
         targets = min(
@@ -211,9 +220,9 @@ def _check_lengths(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
         ways = [f"context_tokens={context * frames}"] if context else []
         ways += [f"target_tokens={targets * frames}"] if targets else []
         raise UserError(
-            f"Mask {_name(spec)} can hardly leave context_tokens={spec.context_tokens} and "
+            f"mask {_name(spec)} can hardly give context_tokens={spec.context_tokens} and "
             f"target_tokens={spec.target_tokens} on a {_by(grid)} grid: "
-            + (f"use at most {' or '.join(ways)}." if ways else "lower both.")
+            + (f"use at most {' or '.join(ways)}" if ways else "lower both numbers")
         )
 
 
@@ -232,7 +241,7 @@ def _size(spec: MaskSpec, grid_hw: tuple[int, int], aspect: float) -> tuple[int,
 def _draw(
     spec: MaskSpec, grid_hw: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Return bool [Hp, Wp], True where no block lies; may be empty."""
+    """Return bool [Hp, Wp], True = outside all blocks; possibly no token."""
     (rows, columns), (height, width) = grid_hw, size
     visible = np.ones((rows, columns), bool)
     tops = rng.integers(rows - height + 1, size=spec.blocks).tolist()
@@ -243,7 +252,7 @@ def _draw(
 
 
 def _visible_range(spec: MaskSpec, grid: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the smallest and largest number of visible tokens per frame that give both lengths."""
+    """Return the smallest and the largest usable number of visible tokens per frame."""
     frames, rows, columns = grid
     return -(-spec.context_tokens // frames), rows * columns - -(-spec.target_tokens // frames)
 

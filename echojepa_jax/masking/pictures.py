@@ -1,6 +1,6 @@
-"""Pictures of clips and their masks: which tokens are seen, and which ones are predicted.
+"""Pictures of clips and their masks, for the report and TensorBoard.
 
-The report and TensorBoard show them.
+They show which tokens the context encoder sees, and which ones the predictor predicts.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ import numpy as np
 
 
 class Tint(NamedTuple):
-    """What covers the pixels of a token: a colour (red, green, blue), and its opacity, 0 to 1."""
+    """The tint of a token: a colour (red, green, blue), and its opacity from 0 to 1."""
 
     colour: tuple[int, int, int]
     opacity: float
 
 
-# A target keeps some of its picture. What is not used fades: visible tokens into a slate, which
-# differs from the black around an ultrasound sector, and hidden ones into a dark orange.
+# Targets stay partly visible. Unused tokens fade: visible ones to slate, which differs from the
+# black around an ultrasound sector, and hidden ones to dark orange.
 TARGET = Tint((230, 159, 0), 0.65)
 HIDDEN = Tint((96, 66, 0), 0.75)
 CONTEXT = Tint((0, 0, 0), 0.0)
@@ -27,11 +27,11 @@ VISIBLE = Tint((58, 68, 84), 0.72)
 MAX_FRAMES = 8
 MAX_SIDE = 128
 GAP = 3
-GAP_COLOUR = (138, 148, 160)  # differs from light and dark pages
+GAP_COLOUR = (138, 148, 160)  # visible on light and on dark pages
 
 
 def strips(examples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The frames of example clips side by side: as they are, and under each mask.
+    """The frames of example clips side by side, without a mask and with each mask.
 
     Args:
       examples: "clips" uint8 [N, T, H, W, 3], "grid" (T', Hp, Wp), "mask_names" [M], and for each
@@ -58,12 +58,12 @@ def strips(examples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def paint(
     clip: np.ndarray, blocks: np.ndarray, context_ids: np.ndarray, target_ids: np.ndarray
 ) -> np.ndarray:
-    """Marks the tokens of a clip: used or not, visible or inside a block.
+    """Tints the tokens of a clip: context, target, and unused visible or hidden tokens.
 
     Args:
       clip: uint8 [T, H, W, 3].
       blocks: bool [T', Hp, Wp], True = hidden; tokens are numbered `(t * Hp + h) * Wp + w`.
-      context_ids, target_ids: [Kc], [Kt]: the tokens that are kept outside and inside the blocks.
+      context_ids, target_ids: [Kc], [Kt], the tokens that are used.
 
     Returns:
       uint8 [T, H, W, 3].

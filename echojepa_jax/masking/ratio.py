@@ -1,9 +1,9 @@
-"""Masks of a fixed share of the tokens, as VideoMAE has them: tubes, or tokens at random.
+"""Masks that hide a fixed share of the tokens, as in VideoMAE: tubes, or random tokens.
 
-A tube mask hides the same places of the frame for the whole clip. A random one hides tokens
-anywhere in space and time, which is the easier task: what is hidden now was often visible a moment
-before. Every clip hides the same number of tokens. Everything is a pure function of (seed,
-specification, step, position in the global batch), and only NumPy is needed.
+A tube mask hides the same places of the frame for the whole clip. A random mask hides tokens
+anywhere in space and time, which is an easier task, because the same place is often visible a
+moment before. Every clip hides the same number of tokens. Masks are a pure function of (seed,
+specification, step, position in the global batch), and need NumPy only.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ KINDS = TUBE, RANDOM = "tube", "random"
 
 @dataclasses.dataclass(frozen=True)
 class RatioMask:
-    """A mask of one kind on grids of one size.
+    """A mask for grids of one size.
 
-    kind: one of `KINDS`. context_tokens, target_tokens: visible and hidden tokens of a clip.
+    kind: one of `KINDS`. context_tokens, target_tokens: numbers of visible and hidden tokens.
     """
 
     kind: str
@@ -30,21 +30,21 @@ class RatioMask:
 
 
 def ratio_mask(kind: str, ratio: float, grid: tuple[int, int, int]) -> RatioMask:
-    """The mask that hides `ratio` of a frame's places (tube) or of a clip's tokens (random).
+    """The mask that hides the share `ratio` of a frame's places (tube) or a clip's tokens (random).
 
     Args:
-      ratio: between 0 and 1; what it hides is rounded down.
+      ratio: between 0 and 1; the number of hidden tokens is rounded down.
       grid: (T', Hp, Wp).
 
     Raises:
-      UserError: it hides nothing, or leaves nothing.
+      UserError: the mask hides no token, or all of them.
     """
     frames, tokens = grid[0], math.prod(grid)
     hidden = frames * int(ratio * (tokens // frames)) if kind == TUBE else int(ratio * tokens)
     if not 0 < hidden < tokens:
         raise UserError(
             f"a {kind} mask of {ratio:g} hides {hidden} of {tokens} tokens: choose a ratio that "
-            "hides some and leaves some"
+            "hides some tokens, but not all"
         )
     return RatioMask(kind, tokens - hidden, hidden)
 
@@ -57,9 +57,9 @@ def sample(
     step: int,
     position: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of one clip, ascending: int32 [context_tokens] and int32 [target_tokens].
+    """Returns the ids of one clip, ascending: int32 [context_tokens] and int32 [target_tokens].
 
-    grid is (T', Hp, Wp), the one that the mask was made for.
+    grid: (T', Hp, Wp), the grid for which the mask was made.
     """
     rng = generator(seed, "mask", spec_index, step, position)
     frames, tokens = grid[0], math.prod(grid)

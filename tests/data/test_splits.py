@@ -111,7 +111,7 @@ def test_patients_from_names(pattern, patients):
 
 
 def test_names_do_not_overrule_a_source_that_names_patients():
-    with pytest.raises(UserError, match="names patients itself"):
+    with pytest.raises(UserError, match="names the patients"):
         splits.patients_from("^(a)", listed("a.avi", "b.avi", patient="p"))
 
 
@@ -226,7 +226,7 @@ def test_copies_do_not_come_to_two_splits(cine, caplog):
     assert len(by_content) == 30
     assert all(len(parts) == 1 for parts in by_content.values())
     lost = len(samples) - len(found)
-    assert f"{lost} videos show the same pictures as a video of another split" in caplog.text
+    assert f"{lost} videos are rejected, because they show the same pictures" in caplog.text
     given = [dataclasses.replace(s, split="test") if s.source == "dicom:b" else s for s in samples]
     found = splits.divided(given, {"test"})
     assert sum(sample.source == "dicom:b" for sample in found) == 30

@@ -1,1 +1,1 @@
-"""Samples into batches of clips: which frames, which part of the picture, by which workers."""
+"""Clips: chooses frames and crops of the samples, and builds batches in worker processes."""

@@ -1,9 +1,9 @@
-"""Degraded videos, for tests of robustness: acoustics, gain, speckle smoothing and lost frames.
+"""Degrades videos for tests of robustness: acoustics, gain, speckle smoothing and lost frames.
 
 A perturbation is a pure function of the frames and of the video's name, so it is the same on every
-machine and in every order. What is random about it (the place of a shadow, the noise of haze) is
-drawn once for a video, and is the same at all severities. Pixels are changed at the file's own
-size, before anything is resized or cropped.
+machine and in every order. Its random part (the place of a shadow, the noise of haze) is drawn once
+for each video, and is the same at all severities. Pixels are changed at the size of the file,
+before resizing and cropping.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ class Perturbation(NamedTuple):
     severity: str
 
     def frames(self, ids: np.ndarray, frames: int, name: str) -> np.ndarray:
-        """The frames that are shown in place of the frames `ids` of a video with `frames` frames.
+        """The frames to show instead of the frames `ids` of a video with `frames` frames.
 
-        Only "dropped_frames" changes them: the last frame that was kept is shown again.
+        Only "dropped_frames" changes them: it repeats the last frame that was not dropped.
         """
         if self.kind != "dropped_frames":
             return ids
         share = _DROPPED[SEVERITIES.index(self.severity)]
-        # A frame is lost at all higher severities as well.
+        # A frame that is lost at one severity is also lost at all higher ones.
         lost = generator(SEED, self.kind, name).random(frames) < share
         lost[0] = False
         last_kept = np.maximum.accumulate(np.where(lost, 0, np.arange(frames)))
@@ -52,9 +52,10 @@ _DROPPED = (0.1, 0.25, 0.5)  # shares of a video's frames
 
 
 def _radial_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
-    """exp(-rate r), r the distance from the centre of the top edge in heights or widths.
+    """exp(-rate r), where r is the distance from the centre of the top edge in heights and widths.
 
-    What made the data of the paper's table (usaugment's DepthAttenuation, no floor).
+    The data of the paper's table were made with this formula (usaugment's DepthAttenuation without
+    a floor).
     """
     rate = (0.75, 1.5, 2.15)[level]
     v, u = _unit_grid(image)
@@ -70,7 +71,7 @@ def _depth_attenuation(image: np.ndarray, level: int, _: np.random.Generator) ->
 
 
 def _shadow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    """1 - s exp(-dx^2 / 2 (sigma W)^2 - dy^2 / 2 (sigma H)^2) around a place of the video."""
+    """1 - s exp(-dx^2 / 2 (sigma W)^2 - dy^2 / 2 (sigma H)^2) around a random place."""
     strength, sigma = ((0.4, 0.15), (0.6, 0.20), (0.8, 0.25))[level]
     height, width = image.shape[1:3]
     x, y = (
@@ -83,9 +84,9 @@ def _shadow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
-    """Adds 0.5 U(0, 1) exp(-(r - radius)^2 / 2 sigma^2): a noisy ring about the top's centre.
+    """Adds 0.5 s U(0, 1) exp(-(r - radius)^2 / 2 sigma^2): a noisy ring around the top centre.
 
-    The noise is one picture for all frames of a video: haze of reverberation stands still.
+    All frames of a video get the same noise, because haze from reverberation does not move.
     """
     strength = (0.25, 0.5, 1.0)[level]
     radius, sigma = rng.uniform(0.2, 0.6), 0.1
@@ -96,18 +97,18 @@ def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _speckle_smoothing(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
-    """A bilateral filter of 5 x 5 pixels: sigma of the distance, sigma of the difference."""
+    """A bilateral filter of 5 x 5 pixels, stronger at higher severities."""
     distance, difference = ((0.7, 0.1), (1.2, 0.3), (2.0, 0.6))[level]
     return np.stack([_bilateral(frame, distance, difference) for frame in image])
 
 
 def _gain(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
-    """Brightness by 4, 8 and 12 dB of a display of 60 dB: bright parts are cut off at white."""
+    """Adds 4, 8 or 12 dB on a display of 60 dB; levels above white are clipped."""
     return image + (image > 0) * np.float32((4, 8, 12)[level] / 60)
 
 
 def _dynamic_range(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
-    """A display of 60 dB that shows 50, 40 and 30 dB: what is darker becomes black."""
+    """Reduces the display from 60 dB to 50, 40 or 30 dB; lower levels become black."""
     shown = np.float32((50, 40, 30)[level] / 60)
     return (image - (1 - shown)) / shown
 
@@ -132,13 +133,13 @@ def _unit_grid(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bilateral(frame: np.ndarray, distance: float, difference: float) -> np.ndarray:
-    """Means of 5 x 5 pixels, weighted by Gaussians of their distance and of their difference.
+    """Means over 5 x 5 pixels, weighted by Gaussians of their distance and of their difference.
 
     Differences are Euclidean over colours. Pixels beyond the border are mirrored.
 
     Args:
       frame: float32 [H, W, C] in 0..1.
-      distance: sigma in pixels. difference: sigma of values.
+      distance: sigma in pixels. difference: sigma in grey levels, 0..1.
     """
     height, width = frame.shape[:2]
     wide = cv2.copyMakeBorder(frame, 2, 2, 2, 2, cv2.BORDER_REFLECT_101).reshape(

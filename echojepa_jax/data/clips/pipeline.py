@@ -1,25 +1,25 @@
 """The input pipeline: from a list of samples to batches of uint8 clips and token ids (Grain).
 
-What a batch holds is a pure function of (seed, step, position in the global batch). Worker
-processes, read threads and hosts only divide the work, so a run resumes from its step alone and on
-any number of hosts.
+The content of a batch is a pure function of (seed, step, position in the global batch). Worker
+processes, read threads and hosts only divide the work, so a run resumes from its step number alone,
+on any number of hosts.
 
-Order. Every source is shuffled anew for each of its epochs, and an epoch visits every sample of the
-source exactly once. Grain's `mix` interleaves the sources in fixed proportions. That gives one
-endless sequence of samples; position p of step s is its element `s * global_batch + p`, and host h
-of H owns the positions from `h * B / H` to `(h + 1) * B / H`.
+Order. Each epoch of a source visits every sample of the source exactly once, in a new random order.
+Grain's `mix` interleaves the sources in fixed proportions. The result is one endless sequence of
+samples: position p of step s is its element `s * global_batch + p`, and host h of H builds the
+positions from `h * B / H` to `(h + 1) * B / H`, where B is the global batch.
 
-Batch, for a host share of B clips and M mask specifications:
+Batch, for a host's share of B clips and M mask specifications:
     clips        uint8 [B, T, size, size, 3]; [B, T, size, size, 1] if all samples are known to be
-                 grey: the device makes three channels of one
-    context_ids  M times int32 [B, Kc]
-    target_ids   M times int32 [B, Kt]
-    sample_ids   int64 [B], row in `samples`; -1 fills up the last batch of an evaluation
-    valid        bool [B]; False: no such sample, or it cannot be decoded; the clip is zeros
-    padded       int32 [B], frames that repeat the last frame of a video that is too short
-    error        str [B], why a sample cannot be decoded, else ""
-    frames       int32 [B], frames that are of the video; only if asked for
-    images       the same of images, clips of one frame; only if asked for
+                 grey, and the device then repeats the channel three times
+    context_ids  M arrays int32 [B, Kc]
+    target_ids   M arrays int32 [B, Kt]
+    sample_ids   int64 [B], row in `samples`; -1 for the empty places in an evaluation's last batch
+    valid        bool [B]; False = no sample, or it cannot be decoded; the clip is then zeros
+    padded       int32 [B], number of frames that repeat the last frame of a too short video
+    error        str [B], the reason why a sample cannot be decoded, else ""
+    frames       int32 [B], number of frames that are not padded; only on request
+    images       a batch of images (clips of one frame) in the same form; only on request
 """
 
 import dataclasses
@@ -44,9 +44,10 @@ ERROR_CHARACTERS = 200
 
 
 class Images(NamedTuple):
-    """Still pictures that every batch holds as well: `global_batch` of them.
+    """Stills that every batch contains beside its clips.
 
-    clip: of one frame. grid: tokens of an image, (1, Hp, Wp).
+    clip: specification of clips of one frame. grid: tokens of an image, (1, Hp, Wp).
+    global_batch: images in each batch, over all hosts.
     """
 
     samples: Sequence[Sample]
@@ -74,14 +75,18 @@ def training_batches(
     workers: int = 0,
     threads: int = 1,
 ) -> Iterator[Batch]:
-    """Yield this host's share of the batches of steps `first_step` to `last_step` (excluded).
+    """Yields this host's share of the batches of steps `first_step` to `last_step` (excluded).
 
-    grid: tokens of a clip, (T', Hp, Wp). weights: share of each source (keys are `Sample.source`);
-    None shuffles all samples together. padded: "masked" adds `frames`. images: adds `images`.
-    workers: processes; 0 builds the batches in this one. threads: read threads per process.
+    Args:
+      grid: tokens of a clip, (T', Hp, Wp).
+      weights: share of each source (keys are `Sample.source`); None shuffles all samples together.
+      padded: "masked" adds `frames` to the batch. images: adds `images` to the batch.
+      workers: worker processes; 0 builds the batches in this process. threads: read threads per
+        process.
 
-    Raises UserError at once for samples, weights or masks that cannot work, and while iterating
-    when a worker dies.
+    Raises:
+      UserError: samples, weights or masks are impossible (raised at once), or a worker dies (raised
+        while iterating).
     """
 
     def maker(
@@ -112,7 +117,7 @@ def training_batches(
     share = _share(global_batch, process_count)
     make = maker(samples, clip, masks, grid, global_batch, seed, weights, padded)
     if images is not None:
-        # Numbers of their own, which do not repeat those of the videos.
+        # Images have their own seed, so that their random numbers do not repeat those of the clips.
         image_seed = int(generator(seed, "images").integers(2**32))
         make_images = maker(
             images.samples,
@@ -144,14 +149,18 @@ def evaluation_batches(
     workers: int = 0,
     threads: int = 1,
 ) -> Iterator[Batch]:
-    """Yield this host's share of batches that hold every sample once, in the order of `samples`.
+    """Yields this host's share of batches that contain every sample once, in order.
 
-    only: bool [samples, clips_per_sample], which of the clips are wanted; None is all.
+    Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video.
+    Frames are resized and cropped at the centre. Empty rows of the last batch have the sample id -1
+    and valid False. A sample that cannot be decoded keeps its place, with valid False and the
+    reason in `error`. There are no masks: the tuples of ids are empty.
 
-    Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video,
-    whole frames resized and cropped at the centre. The rows missing in the last batch have sample
-    id -1 and valid False. A sample that cannot be decoded keeps its place: valid False and its
-    reason in `error`. No masks: the id tuples are empty.
+    Args:
+      only: bool [samples, clips_per_sample], the wanted clips; None = all.
+
+    Raises:
+      UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
     """
     share = _share(global_batch, process_count)
     wanted = np.ones((len(samples), clips_per_sample), bool) if only is None else only
@@ -184,13 +193,19 @@ def example_batches(
     workers: int = 0,
     threads: int = 1,
 ) -> Iterator[Batch]:
-    """Yield this host's share of batches of examples, each of several samples (views).
+    """Yields this host's share of batches of examples, each with the clips of several samples.
 
-    rows: int [steps * global_batch, V], the samples of every example; -1 is none, and a blank clip.
-    augment: random windows and crops as in pretraining; else the clips of `evaluation_batches`.
+    The arrays of a batch have a second axis of S = V * clips_per_sample slots, view by view: clips
+    uint8 [B, S, T, size, size, 3 or 1]; valid, padded, error [B, S]. There are no masks.
 
-    The arrays of a batch have a second axis of V * clips_per_sample slots, view by view: clips
-    uint8 [B, S, T, size, size, 3 or 1]; valid, padded, error [B, S]. No masks.
+    Args:
+      rows: int [steps * global_batch, V], the samples of every example; -1 = no sample (the clip is
+        zeros).
+      augment: draw random windows and crops as in pretraining; else use the clips of
+        `evaluation_batches`.
+
+    Raises:
+      UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
     """
     share = _share(global_batch, process_count)
     make = functools.partial(
@@ -210,32 +225,33 @@ def example_batches(
 def _share(global_batch: int, process_count: int) -> int:
     if global_batch < 1 or global_batch % process_count:
         raise UserError(
-            f"`global_batch`={global_batch} is not a multiple of the {process_count} hosts."
+            f"a global batch of {global_batch} is not a multiple of the {process_count} hosts: "
+            "choose a batch size that is"
         )
     return global_batch // process_count
 
 
 @dataclasses.dataclass(frozen=True)
 class _Videos:
-    """What workers need of the samples, as arrays: half a million travel in 50 MB."""
+    """The facts of the samples that workers need, as arrays: 50 MB for half a million samples."""
 
     paths: np.ndarray  # bytes [n]
     frames: np.ndarray  # int32 [n]
     fps: np.ndarray  # float64 [n]
-    channels: int  # of all clips
+    channels: int  # 1 or 3, the same for all clips
 
     @classmethod
     def of(cls, samples: Sequence[Sample], clip: ClipSpec) -> "_Videos":
         if not samples:
-            raise UserError("There is no sample to read: check the sources and the splits.")
+            raise UserError("there are no samples to read: check the sources and the splits")
         for sample in samples:
             if sample.frames < 1:
                 raise UserError(
-                    f"{sample.path} has not been scanned: its number of frames is unknown."
+                    f"{sample.path} has an unknown number of frames: scan the samples first"
                 )
             if clip.by in NEED_RATE and not sample.fps > 0:
                 raise UserError(
-                    f"{sample.path} tells no frame rate, which data.sample_by={clip.by} needs: "
+                    f"{sample.path} has no frame rate, which data.sample_by={clip.by} needs: "
                     "use stride"
                 )
         return cls(
@@ -254,21 +270,22 @@ def channels_of(samples: Sequence[Sample]) -> int:
 def _order(
     samples: Sequence[Sample], weights: Mapping[str, float] | None, seed: int
 ) -> grain.MapDataset[int]:
-    """Return the endless, random-access sequence of sample rows."""
+    """The endless sequence of sample rows, with random access."""
     rows_of: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
         rows_of.setdefault(sample.source if weights else "", []).append(row)
     if weights:
         if set(weights) != set(rows_of):
             raise UserError(
-                f"`weights` must name the sources that have samples, {sorted(rows_of)}, "
-                f"not {sorted(weights)}."
+                f"'data.weights' names the sources {sorted(weights)}: name those with samples, "
+                f"{sorted(rows_of)}"
             )
         if min(weights.values()) <= 0:
             raise UserError(
-                "`weights` must be positive: leave out a source that shall not be used."
+                "'data.weights' must be positive: remove sources that you do not want to use"
             )
-    # The place of a source enters the seed, not its name: moving a data set keeps the order.
+    # The seed depends on the position of a source, not on its name, so moving a data set does not
+    # change the order.
     sources = [
         grain.MapDataset.source(np.array(rows))
         .shuffle(seed=int(generator(seed, "order", place).integers(2**32)))
@@ -322,9 +339,9 @@ def _part_with_images(
     videos: int,
     images: int,
 ) -> Batch:
-    """Build clips as `make_videos` does, and as large a part of this host's images.
+    """Build clips as `make_videos` does, and the same fraction of this host's images.
 
-    videos, images: of this host in a step.
+    videos, images: numbers of clips and images that this host builds in a step.
     """
     first, last = (place * images // videos for place in (offset, offset + count))
     batch = make_videos(step, offset, count)
@@ -345,7 +362,7 @@ def _evaluation_part(
 ) -> Batch:
     """Build the `count` clips of a step that start at `offset` in this host's share.
 
-    clips: int [n, 2], sample and number in it of every clip.
+    clips: int [n, 2], the sample of every clip, and the number of the clip in it.
     """
     batch = _blank(count, clip, videos.channels)
     first = step * global_batch + first_position + offset
@@ -407,7 +424,7 @@ def _fill(
     rng: np.random.Generator | None,
     part: tuple[int, int],
 ) -> None:
-    """Write the clip of sample `row` to place i of the batch; `rng` None is for evaluation."""
+    """Write the clip of sample `row` to place i of the batch; rng = None makes evaluation clips."""
     batch["sample_ids"][i] = row
     ids, padded = clip_frame_ids(
         int(videos.frames[row]),

@@ -1,8 +1,8 @@
-"""Moving batches to the devices ahead of the training step.
+"""Moves batches to the devices ahead of the training step.
 
-One background thread takes batches from the pipeline and starts their transfer, so that the next
-batch is already on the device when a step ends. The time the consumer spends waiting is measured:
-it is the part of a step that a faster input pipeline would save.
+A background thread takes batches from the pipeline and starts their transfer, so that the next
+batch is already on the device when a step ends. The time that the caller waits is measured: a
+faster input pipeline would save it.
 """
 
 import collections
@@ -14,26 +14,27 @@ from typing import Any
 import jax
 
 HOST_KEYS = ("sample_ids", "padded", "error")
-"""Leaves for logs and quarantine: they stay NumPy arrays of this host's share."""
+"""Arrays for logs and the file of rejected samples; they stay on the host, as NumPy arrays."""
 
 
 class DeviceBatches(Iterator[dict[str, Any]]):
     """Iterator over batches whose clips, token ids and `valid` are global jax.Arrays.
 
-    batches: this host's shares, from `pipeline.training_batches` or `evaluation_batches`.
-    sharding: of the batch axis, the first one of every array; the hosts' shares together are the
-        global array.
-    ahead: batches kept on the device besides the one in use.
+    `next` raises an error of the pipeline in place of the batch that failed. Use the iterator as a
+    context manager, or call `close`.
 
-    An error of the pipeline is raised by `next` in its turn. Use it as a context manager, or call
-    `close`.
+    Args:
+      batches: this host's shares, from `pipeline.training_batches` or `evaluation_batches`.
+      sharding: sharding of the batch axis, which is the first axis of every array; the shares of
+        all hosts together form the global array.
+      ahead: batches kept on the device besides the one in use.
     """
 
     def __init__(
         self, batches: Iterator[dict[str, Any]], sharding: jax.sharding.Sharding, ahead: int = 2
     ):
         self.wait_seconds = 0.0
-        """Time spent in `next` so far, in seconds; a training loop logs its differences."""
+        """Seconds spent waiting in `next` so far; a training loop logs the differences."""
         self._batches = batches
         self._sharding = sharding
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device-prefetch")
@@ -56,7 +57,7 @@ class DeviceBatches(Iterator[dict[str, Any]]):
         return batch
 
     def close(self) -> None:
-        """Stop the thread and the pipeline behind it; waits for the batch in the making."""
+        """Stops the thread and the pipeline, after the batch that is being built."""
         for future in self._pending:
             future.cancel()
         self._pending.clear()
@@ -72,15 +73,15 @@ class DeviceBatches(Iterator[dict[str, Any]]):
         self.close()
 
     def _load(self) -> dict[str, Any] | None:
-        """Return the next batch with its transfer started, or None at the end."""
+        """Starts the transfer of the next batch and returns it; None at the end."""
         batch = next(self._batches, None)
         if batch is None:
             return None
-        return self._placed(batch)
+        return self._on_devices(batch)
 
-    def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _on_devices(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {
-            key: self._placed(value)
+            key: self._on_devices(value)
             if isinstance(value, dict)
             else value
             if key in HOST_KEYS

@@ -1,8 +1,8 @@
-"""Which frames of a video make a clip.
+"""Chooses the frames of a video that make a clip.
 
-A clip is `length` frames taken at a regular distance from a window of the video. Training draws the
-start of the window at random; evaluation takes the middle, or the middles of equal parts when it
-wants several clips per video.
+A clip is `length` frames at a regular distance from a window of the video. Training draws the start
+of the window at random. Evaluation centres the window in the video or, for several clips per video,
+in equal parts of the video.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ NEED_RATE = ("fps", "duration")
 """Ways of sampling (`by` of `clip_frame_ids`), and those that need the video's frame rate."""
 
 ROUNDING = 1e-6
-"""frames; keeps 2.9999999996 from becoming frame 2"""
+"""Added before rounding down, in frames, so that 2.9999999996 becomes frame 3."""
 KEPT, MASKED = "kept", "masked"
-"""What becomes of tokens that only repeat a short video's last frame, as `data.padded` names it."""
+"""Values of `data.padded`: how to treat tokens that only repeat the last frame of a short video."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
     """How a video becomes a clip.
 
-    frames: frames of a clip. size: height and width of a clip in pixels.
+    frames: number of frames in a clip. size: height and width of a clip in pixels.
     by, value: temporal sampling, see `clip_frame_ids`.
-    area, aspect: random resized crop of training, see `transforms.random_box`.
+    area, aspect: ranges of the random resized crop in training, see `transforms.random_box`.
     """
 
     frames: int = 16
@@ -51,33 +51,39 @@ def clip_frame_ids(
     value: float,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[np.ndarray, int]:
-    """Return the frame numbers of one clip, int32 [length], ascending, and the number held.
+    """Chooses the frames of one clip.
 
-    frames, fps: length and frame rate of the video; fps 0 means that the file does not tell.
-    by, value: what sets the distance between two frames.
-        "fps": the recipe's whole number of frames, `max(1, ceil(fps) // value)`, for about `value`
-            frames a second (V-JEPA 2; 30 fps at value 8 gives a stride of 3, that is 10 fps).
+    A video shorter than the window is used from its first frame, and its last frame is repeated in
+    place of the missing frames.
+
+    Args:
+      frames, fps: number of frames and frame rate of the video; fps 0 = unknown.
+      length: number of frames in the clip.
+      by, value: the rule for the distance between two frames.
+        "fps": `max(1, ceil(fps) // value)` frames, which gives about `value` frames a second (the
+          rule of V-JEPA 2: 30 fps at value 8 gives a distance of 3 frames, which is 10 fps).
         "stride": `value` frames.
-        "duration": `length` frames evenly over `value` seconds at the true frame rate, rounded down
-            to whole frames one by one; it repeats frames where the file has too few a second.
-        "share": `length` frames evenly over a window of `value` times the video, from its first to
-            its last frame, rounded down; 1 is the whole video, which is never too short.
-    rng: draws the start of the window; None takes the centre of part k of n equal parts, `part` =
-        (k, n).
+        "duration": `length` frames are spread evenly over `value` seconds at the true frame rate,
+          each rounded down to a whole frame; frames repeat if the file has too few a second.
+        "share": `length` frames are spread evenly over a window of `value` times the video, from
+          its first to its last frame, each rounded down; 1 = the whole video.
+      rng: draws the start of the window; None centres it in part k of n equal parts of the video.
+      part: (k, n).
 
-    A video shorter than the window is used from its first frame, and its last frame is held where
-    frames are
-    missing: the second result counts those.
-    Raises UserError when the frame rate is needed and unknown, or a value is impossible.
+    Returns:
+      Frame numbers int32 [length], ascending, and how many of them repeat the last frame.
+
+    Raises:
+      UserError: the frame rate is needed and unknown, or a value is impossible.
     """
     if frames < 1 or length < 1 or value <= 0:
         raise UserError(
-            f"A clip of {length} frames by {by}={value:g} from a video of {frames} frames is "
-            "impossible: all three must be positive."
+            f"a clip of {length} frames by {by}={value:g} from a video of {frames} frames is "
+            "impossible: all three numbers must be positive"
         )
     if by in NEED_RATE and not fps > 0:
         raise UserError(
-            f'Sampling by="{by}" needs a frame rate and the file tells none: use by="stride".'
+            f'sampling by="{by}" needs a frame rate, which the file does not state: use by="stride"'
         )
     match by:
         case "fps":
@@ -91,8 +97,8 @@ def clip_frame_ids(
             distance = (window - 1) / max(1, length - 1)
         case _:
             raise UserError(
-                f'Sampling by="{by}" with value={value:g} is unknown: use "fps", "duration", '
-                '"stride" with a whole number, or "share" with one up to 1.'
+                f'sampling by="{by}" with value={value:g} is not possible: use "fps", "duration", '
+                '"stride" with a whole number, or "share" with a number up to 1'
             )
 
     if by != "share":
@@ -110,12 +116,15 @@ def clip_frame_ids(
 
 
 def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: int) -> np.ndarray:
-    """Which clips of a video show the same frames as the clip before them: bool [videos, clips].
+    """Marks the clips of a video that show the same frames as the clip before them.
 
-    All clips of a video are equal if it is not longer than one clip.
+    This happens in short videos: all clips of a video not longer than one clip are equal.
 
     Args:
-      lengths: the number of frames and the frame rate of each video.
+      lengths: number of frames and frame rate of each video.
+
+    Returns:
+      bool [videos, clips].
     """
 
     @functools.cache

@@ -1,7 +1,7 @@
-"""Spatial transforms of a clip: where to cut, and cutting to the model's input size.
+"""Spatial transforms of a clip: choose a box, and resize it to the model's input size.
 
-The recipe augments with one random resized crop for the whole clip and nothing else: left and right
-are anatomy, and grey values are normalised on the device. Pixels stay uint8.
+The only augmentation of the recipe is one random resized crop for the whole clip. There are no
+flips, because left and right are anatomy, and the device normalises grey values. Pixels stay uint8.
 """
 
 import math
@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]
 
 CROP_TRIES = 10
 
-# Clips are made in parallel already: OpenCV's own threads would only compete with them.
+# Clips are made in parallel already, and OpenCV's threads would only compete with that.
 cv2.setNumThreads(0)
 
 
@@ -29,9 +29,9 @@ def random_box(
     """Draw a box inside a frame of height x width pixels.
 
     Its area is uniform in `area` (shares of the frame), its width / height log-uniform in `aspect`,
-    its position uniform (Szegedy et al. 2015, as torchvision's RandomResizedCrop has it). A shape
-    that does not fit is drawn again, 10 times; then the largest centred box with an allowed aspect
-    is taken.
+    its position uniform (Szegedy et al. 2015, as in torchvision's RandomResizedCrop). A shape that
+    does not fit is drawn again, up to 10 times in all; then the largest centred box with an allowed
+    aspect is used.
     """
     log_aspect = math.log(aspect[0]), math.log(aspect[1])
     for _ in range(CROP_TRIES):
@@ -49,7 +49,7 @@ def random_box(
 
 
 def centre_box(height: int, width: int) -> Box:
-    """Return the largest centred square: short side resized and centre cropped, in one step."""
+    """Return the largest centred square, as if the short side were resized, then cropped."""
     side = min(height, width)
     return _centred(height, width, side, side)
 
@@ -57,14 +57,15 @@ def centre_box(height: int, width: int) -> Box:
 def cut(clip: np.ndarray, box: Box, out: np.ndarray) -> None:
     """Resize the `box` of each frame of `clip` [T, H, W, C] into `out` [T, size, size, C], uint8.
 
-    Bilinear without antialiasing, as the original. Frame by frame: OpenCV resizes three interleaved
-    channels about six times faster than the 3 T channels of all frames at once.
+    Bilinear without antialiasing, as in the original code. OpenCV resizes the three interleaved
+    channels of a frame about six times faster than the 3 T channels of all frames at once.
 
     Raises:
-      ValueError: the channels are not as many; OpenCV would leave `out` as it is, and say nothing.
+      ValueError: `clip` and `out` have different numbers of channels; OpenCV would leave `out`
+        unchanged without an error.
     """
     if clip.shape[3] != out.shape[3]:
-        raise ValueError(f"a clip of {clip.shape[3]} channels, where {out.shape[3]} are wanted")
+        raise ValueError(f"a clip has {clip.shape[3]} channels instead of {out.shape[3]}")
     top, left, height, width = box
     size = out.shape[2], out.shape[1]
     for frame, target in zip(clip, out, strict=True):

@@ -1,8 +1,8 @@
-"""Building batches in worker processes (Grain), in order, and never fewer than asked for.
+"""Builds batches in worker processes (Grain), in order, and checks that none is missing.
 
-A host's share of a batch is cut into parts of at most 8 clips. Workers build whole parts, and the
-main process joins the parts of a batch: no worker holds a large batch, and the first batch is as
-quick as the others. Which worker builds what has no influence on the content.
+A host's share of a batch is divided into parts of at most 8 clips. Workers build whole parts, and
+the main process joins the parts of a batch. So no worker holds a large batch, and the first batch
+is as fast as the others. The content does not depend on which worker builds a part.
 """
 
 import functools
@@ -21,7 +21,7 @@ from echojepa_jax.utils.errors import UserError
 PART_CLIPS = 8
 
 Batch = dict[str, Any]
-"""NumPy arrays, tuples of them, or another batch, by name; the first axis is the clip."""
+"""By name: a NumPy array, a tuple of arrays, or another batch; the first axis is the clip."""
 
 
 class MakePart(Protocol):
@@ -33,20 +33,25 @@ class MakePart(Protocol):
 def build(
     make: MakePart, first_step: int, last_step: int, share: int, *, workers: int, threads: int
 ) -> Iterator[Batch]:
-    """Yield the batches, of `share` clips, of steps `first_step` to `last_step` (excluded).
-
-    workers: processes, each gets a pickled copy of `make`; 0 builds in this one. threads: in each.
+    """Yields the batches, of `share` clips each, of steps `first_step` to `last_step` (excluded).
 
     Close the generator to end the workers before the last step.
 
-    Raises UserError when a worker dies, RuntimeError when batches are missing at the end, and
-    whatever `make` raises.
+    Args:
+      workers: worker processes, each of which gets a pickled copy of `make`; 0 builds the batches
+        in this process.
+      threads: read threads in each process.
+
+    Raises:
+      UserError: a worker dies.
+      RuntimeError: batches are missing at the end.
+      Exception: whatever `make` raises.
     """
     missing = last_step - first_step
     if missing <= 0:
         return
     if workers and not flags.FLAGS.is_parsed():
-        # Grain reads its settings from flags, which only a program that uses absl has parsed.
+        # Grain reads its settings from absl flags, which a program without absl has not parsed.
         flags.FLAGS.mark_as_parsed()
     count = max(n for n in range(1, min(share, PART_CLIPS) + 1) if share % n == 0)
     parts = share // count
@@ -66,13 +71,13 @@ def build(
         if "Worker process was terminated" not in str(error):
             raise
         raise UserError(
-            f"A data worker died ({error}): exit code -9 mostly means that memory ran out, -7 that "
-            "/dev/shm is full; use fewer `workers` or make room."
+            f"a data worker died ({error}): exit code -9 usually means that memory ran out, -7 "
+            "that /dev/shm is full; use fewer workers, or free some space"
         ) from error
     finally:
         iterator.close()
     if missing:
-        raise RuntimeError(f"The input pipeline ended {missing} batches early.")
+        raise RuntimeError(f"the input pipeline ended {missing} batches early")
 
 
 def _make_part(index: int, make: MakePart, parts: int, count: int) -> Batch:
@@ -81,7 +86,7 @@ def _make_part(index: int, make: MakePart, parts: int, count: int) -> Batch:
 
 
 def _join(parts: Sequence[Batch]) -> Batch:
-    """Concatenate the parts of a batch into ordinary arrays, which frees the shared memory."""
+    """Concatenates the parts of a batch into ordinary arrays, which frees the shared memory."""
     return {key: _joined([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -94,7 +99,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leave signals to the main process, which alone decides when a worker ends; keep memory."""
+    """Ignores signals, because only the main process decides when a worker ends; keeps memory."""
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -283,7 +283,7 @@ def test_f03_padding_is_counted(samples):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"frames": 0}, "scanned"), ({"fps": 0.0}, "use stride")],
+    [({"frames": 0}, "scan the samples"), ({"fps": 0.0}, "use stride")],
 )
 def test_samples_that_cannot_be_sampled_are_refused_at_once(samples, change, message):
     broken = [*samples[:2], dataclasses.replace(samples[2], **change)]
@@ -293,11 +293,11 @@ def test_samples_that_cannot_be_sampled_are_refused_at_once(samples, change, mes
 
 
 def test_impossible_divisions_and_masks_are_refused_before_iterating(samples):
-    with pytest.raises(UserError, match="global_batch"):
+    with pytest.raises(UserError, match="global batch"):
         pipeline.evaluation_batches(samples, clip=CLIP, global_batch=3, process_count=2)
     with pytest.raises(UserError, match="context_tokens"):
         training(samples, masks=(MaskSpec(2, 0.2, 32, 6),))
-    with pytest.raises(UserError, match="no sample"):
+    with pytest.raises(UserError, match="no samples"):
         training([])
 
 
