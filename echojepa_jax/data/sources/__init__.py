@@ -1,6 +1,6 @@
-"""Data sources: a source "<kind>:<path>" is read by the file of this folder that knows the kind.
+"""Data sources: a source is "<kind>:<path>", and each kind has a reader in this folder.
 
-The folder of a prepared set says itself what it is, so its path alone is a source as well.
+The path of a prepared set alone is a source as well, because its files identify it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from echojepa_jax.data.shards import is_prepared
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import as_unicode, shown
 
-# Files of this folder by the kind they read; each is imported when it is asked for.
+# Modules of this folder by the kind they read; each is imported on first use.
 _READERS = {
     "videos": "videos",
     "list": "lists",
@@ -30,13 +30,13 @@ _READERS = {
 
 
 def kind_of(source: str) -> str:
-    """The kind of a source that can be read."""
+    """The kind of a source; the path of a prepared set has the kind "shards"."""
     kind = source.partition(":")[0]
     return kind if kind in _READERS else "shards"
 
 
 def read_source(source: str) -> list[Sample]:
-    """The samples of a source such as "videos:/data/clips", not scanned yet.
+    """Lists the samples of a source such as "videos:/data/clips", without measuring their files.
 
     Raises:
       UserError: the kind is unknown, or the reader cannot read the path.
@@ -47,8 +47,8 @@ def read_source(source: str) -> list[Sample]:
     if kind not in _READERS or not path:
         kinds = ", ".join(_READERS)
         raise UserError(
-            f"Source {source!r} is no folder of prepared shards, and must otherwise be "
-            f"'<kind>:<path>' with a kind of: {kinds}."
+            f"source {source!r} is neither a prepared set nor '<kind>:<path>': use one of these "
+            f"kinds: {kinds}"
         )
     return _read(kind, path, source)
 
@@ -56,15 +56,15 @@ def read_source(source: str) -> list[Sample]:
 def _read(kind: str, path: str, source: str) -> list[Sample]:
     module = importlib.import_module(f"{__name__}.{_READERS[kind]}")
     samples: list[Sample] = module.read(path, source)
-    # Prepared sets hold names as text already.
+    # Names in prepared sets are text already.
     return samples if kind == "shards" else list(map(_as_text, samples))
 
 
 def _as_text(sample: Sample) -> Sample:
-    """Names and ids enter tables, so they become text; the path stays what the system knows."""
+    """Turns names and ids into text, because they enter tables; the path stays as it is."""
     ids = sample.patient, sample.study, sample.view, sample.split
     name, texts = shown(sample.name), tuple(map(as_unicode, ids))
-    if (name, texts) == (sample.name, ids):  # as of nearly all
+    if (name, texts) == (sample.name, ids):  # nearly always
         return sample
     patient, study, view, split = texts
     return dataclasses.replace(

@@ -1,6 +1,6 @@
-"""CAMUS: a folder per patient with NIfTI sequences from end-diastole to end-systole, in two views.
+"""CAMUS: one folder per patient, with NIfTI sequences (end diastole to end systole) in two views.
 
-What NIfTI cannot tell is in `Info_2CH.cfg` and `Info_4CH.cfg`: frame rate, ejection fraction, age.
+`Info_2CH.cfg` and `Info_4CH.cfg` contain what NIfTI lacks: frame rate, ejection fraction and age.
 """
 
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per patient and view, whether its sequence is there or not.
+    """One sample per patient and view, even if its sequence is missing.
 
     Raises:
-      UserError: there are no patients, a list of splits is missing, or a value is no number.
+      UserError: there are no patients, a list of splits is missing, or a value is not a number.
     """
     root = os.path.abspath(os.path.expanduser(path))
     inner = os.path.join(root, "database_nifti")
@@ -34,13 +34,13 @@ def read(path: str, source: str) -> list[Sample]:
     )
     if not patients:
         raise UserError(
-            f"Source {source!r}: there is no folder patient0001 or the like in {folder}."
+            f"source {source!r} has no folder such as patient0001 in {folder}: check the path"
         )
     splits = _splits(root, os.path.dirname(folder))
     if without := sum(patient not in splits for patient in patients):
         log.warning(
-            "%s: %d of %d patients have no split, for want of database_split/ beside the patients' "
-            "folder or of their names in its lists",
+            "%s: %d of %d patients have no split: copy database_split/ beside the patients' folder "
+            "and check that its lists name them",
             *(source, without, len(patients)),
         )
     samples = []
@@ -62,12 +62,14 @@ def read(path: str, source: str) -> list[Sample]:
                 )
             )
     if without := sum("ef" not in sample.targets for sample in samples):
-        log.warning("%s: %d of %d sequences have no EF in their cfg", source, without, len(samples))
+        log.warning(
+            "%s: %d of %d sequences have no EF in their cfg file", source, without, len(samples)
+        )
     return samples
 
 
 def _splits(*roots: str) -> dict[str, str]:
-    """The split of each patient; none where the lists were not copied to one of these folders."""
+    """The split of each patient; empty if none of these folders contains the lists."""
     folders = [os.path.join(root, "database_split") for root in roots]
     folder = next(filter(os.path.isdir, folders), None)
     if folder is None:
@@ -79,24 +81,26 @@ def _splits(*roots: str) -> dict[str, str]:
             with open(path, encoding="utf-8-sig") as file:
                 splits.update({line.strip(): split for line in file if line.strip()})
         except OSError as error:
-            raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): copy the list again"
+            ) from error
     return splits
 
 
 def _facts(path: str) -> dict[str, float]:
-    """The numbers of a file of lines "name: value"; texts such as the image quality are left."""
+    """The numbers of a file with lines "name: value"; other values are skipped."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             lines = [line.partition(":") for line in file if line.strip()]
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): copy the file again") from error
     facts = {}
     for key, _, text in lines:
         try:
             value = number(text.strip())
         except ValueError as error:
             if key.strip() in (*_TARGETS, "FrameRate"):
-                raise UserError(f"{key.strip()!r} in {path} is {error}.") from error
+                raise UserError(f"{path}: {key.strip()!r} is {error}; correct it") from error
             continue
         if value is not None:
             facts[key.strip()] = value

@@ -1,9 +1,9 @@
-"""A CSV manifest: a header, then a row per video.
+"""A CSV manifest: a header, then one row per video.
 
-The column `path` is needed; name, patient, study, view and split are understood, in any case. Any
-other column is a label: a number where all its cells are numbers (or empty), else a class. A unit
-may stand behind the name, as in `rvsp [mmHg]`. A row's labels belong to its file alone, so the
-order of rows has no meaning.
+The column `path` is required; name, patient, study, view and split are optional. The case of these
+names does not matter. Every other column is a label: a number if all its cells are numbers (or
+empty), else a class. A unit may follow the name, as in `rvsp [mmHg]`. The order of the rows has no
+meaning.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per row; relative paths start at the manifest's folder.
+    """One sample per row; relative paths start at the folder of the manifest.
 
     Raises:
       UserError: the table cannot be read, has no column `path`, or a row has no path.
@@ -35,13 +35,13 @@ def read(path: str, source: str) -> list[Sample]:
     people = [column for column in columns if _PEOPLE.search(column)]
     if people and "patient" not in columns:
         log.warning(
-            "%s: column %r is not used as the patient; to use it, call it 'patient'",
+            "%s: column %r is not used as the patient; to use it, name it 'patient'",
             path,
             people[0],
         )
     for line, row in table:
         if not row["path"]:
-            raise UserError(f"Line {line} of {path} has an empty column 'path'.")
+            raise UserError(f"{path}: column 'path' is empty in line {line}; fill it in")
     folder = os.path.dirname(path)
     files = [file_of(row["path"], folder) for row in rows]
     return [
@@ -67,10 +67,10 @@ _UNIT = re.compile(r"(?P<name>.*\S)\s*\[(?P<unit>[^\[\]]+)\]")
 def _labels(
     path: str, table: list[tuple[int, dict[str, str]]]
 ) -> tuple[list[dict[str, float]], list[dict[str, str]], dict[str, str]]:
-    """Each row's numbers and its classes, by name, and units; the log names columns of classes.
+    """The numbers and the classes of each row, and the units, by label; logs columns of classes.
 
     Raises:
-      UserError: two columns differ by their units alone.
+      UserError: two columns have the same label and different units.
     """
     targets: list[dict[str, float]] = [{} for _ in table]
     classes: list[dict[str, str]] = [{} for _ in table]
@@ -82,7 +82,8 @@ def _labels(
         name = match["name"] if match else column
         if name in columns:
             raise UserError(
-                f"{path} has two columns for {name!r}: {columns[name]!r} and {column!r}"
+                f"{path} has two columns for the label {name!r}: {columns[name]!r} and {column!r}; "
+                "remove one of them"
             )
         columns[name] = column
         if match:
@@ -94,7 +95,7 @@ def _labels(
             except ValueError:
                 texts.append(f"{name} (line {line})")
                 for labels, (_, cells) in zip(classes, table, strict=True):
-                    # Of a valve, "none" is a grade.
+                    # "none" may be a grade, as of a valve's regurgitation.
                     if not is_missing(cells[column]) or cells[column].lower() == "none":
                         labels[name] = cells[column]
                 break
@@ -103,5 +104,7 @@ def _labels(
                 if value is not None:
                     numbers[name] = value
     if texts:
-        log.info("%s: columns of classes, because they hold text: %s", path, ", ".join(texts))
+        log.info(
+            "%s: labels used as classes, because they contain text: %s", path, ", ".join(texts)
+        )
     return targets, classes, units

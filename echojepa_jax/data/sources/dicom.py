@@ -1,10 +1,10 @@
 """DICOM files without labels: all files of a folder and its subfolders, of a glob, or one file.
 
-Files of other machines than ultrasound are left out; "dicom:/data/archive,modality=US+XA" names
-what is wanted, by the codes of the element Modality, and "modality=any" takes everything.
+Files of other modalities than ultrasound are rejected. "dicom:/data/archive,modality=US+XA" names
+the accepted modalities by the codes of the element Modality; "modality=any" accepts all files.
 
-Patients and studies stay unknown, lest identities from headers reach a log: a study that needs
-them lists its files in a CSV manifest, with pseudonyms.
+Patients and studies stay unknown, so that identities from headers cannot reach a log. To give
+them, list the files in a CSV manifest with pseudonyms.
 """
 
 import os
@@ -14,7 +14,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources import walk
 from echojepa_jax.data.sources.options import split_options
 
-_DIRECTORY = "dicomdir"  # the index of a DICOM medium, which holds no image
+_DIRECTORY = "dicomdir"  # the index of a DICOM medium, which contains no image
 
 
 def read(path: str, source: str) -> list[Sample]:

@@ -1,6 +1,6 @@
-"""EchoNet-Dynamic: `FileList.csv` with a row per video, the videos in `Videos/`.
+"""EchoNet-Dynamic: `FileList.csv` with one row per video, and the videos in `Videos/`.
 
-The set has one video a patient, so the file's name stands for the patient.
+The set has one video per patient, so the file's name is also the name of the patient.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per row of FileList.csv, whether its video is there or not.
+    """One sample per row of FileList.csv, even if its video is missing.
 
     Raises:
       UserError: FileList.csv or one of its columns is missing, or a target is not a number.
@@ -28,7 +28,7 @@ def read(path: str, source: str) -> list[Sample]:
     for line, row in read_rows(table_path, required=["FileName", *_TARGETS, "Split"]):
         name = row["FileName"].removesuffix(".avi")
         if not name:
-            raise UserError(f"Line {line} of {table_path} has an empty column 'FileName'.")
+            raise UserError(f"{table_path}: column 'FileName' is empty in line {line}; fill it in")
         samples.append(
             Sample(
                 name=name,
@@ -55,4 +55,4 @@ def _warn_of_unlisted(root: str, samples: list[Sample]) -> None:
         {f for f in os.listdir(folder) if f.endswith(".avi")} if os.path.isdir(folder) else set()
     )
     if unlisted := len(there - {f"{sample.name}.avi" for sample in samples}):
-        log.warning("%s: %d videos are not in FileList.csv and are left out", folder, unlisted)
+        log.warning("%s: %d videos are not used, as FileList.csv lacks them", folder, unlisted)

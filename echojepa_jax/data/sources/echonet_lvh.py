@@ -1,6 +1,6 @@
-"""EchoNet-LVH: `MeasurementsList.csv` with a row per measurement, videos in `Batch1/` to `Batch4/`.
+"""EchoNet-LVH: `MeasurementsList.csv` with a row per measurement, videos in `Batch1/` to `Batch4`.
 
-A video's label is the mean of what was measured in it: IVSd, LVIDd, LVPWd, LVIDs, in cm.
+The labels of a video are the means of its measurements IVSd, LVIDd, LVPWd and LVIDs in cm.
 """
 
 import logging
@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per video that is measured, whether it is there or not; the view is PLAX.
+    """One sample per measured video, even if its file is missing; the view is PLAX.
 
     Raises:
-      UserError: the table or a column is missing, a value is no number, or a video has two splits.
+      UserError: the table or a column is missing, a value is not a number, or a video has two
+        splits.
     """
     root = os.path.abspath(os.path.expanduser(path))
     table = os.path.join(root, "MeasurementsList.csv")
@@ -31,16 +32,19 @@ def read(path: str, source: str) -> list[Sample]:
         where = f"line {line} of {table}"
         name, split = row["HashedFileName"].removesuffix(".avi"), row["split"].lower()
         if not name:
-            raise UserError(f"Column 'HashedFileName' in {where} is empty.")
+            raise UserError(f"{table}: column 'HashedFileName' is empty in line {line}; fill it in")
         if splits.setdefault(name, split) != split:
-            raise UserError(f"{where}: {name} is in split {split!r} and in {splits[name]!r}.")
+            raise UserError(
+                f"{where}: {name} is in split {split!r}, and in {splits[name]!r} in an earlier "
+                "line; use one split"
+            )
         value = column_number(row, "CalcValue", where)
         if value is not None and row["Calc"].lower() in _UNITS:
             values[name][row["Calc"].lower()].append(value)
     files = _files(root)
     if unlisted := len(set(files) - set(splits)):
         log.warning(
-            "%s: %d videos are not in MeasurementsList.csv and are left out", root, unlisted
+            "%s: %d videos are not used, as MeasurementsList.csv lacks them", root, unlisted
         )
     return [
         Sample(

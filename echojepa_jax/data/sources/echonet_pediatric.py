@@ -1,8 +1,9 @@
-"""EchoNet-Pediatric: a folder per view, each with `FileList.csv` and `Videos/`.
+"""EchoNet-Pediatric: one folder per view, each with `FileList.csv` and `Videos/`.
 
-Splits are folds 0 to 9; which of them validate and test is an option of the source:
-"echonet_pediatric:/data/pediatric,val=1,test=0", several folds as "8+9". Each view has folds of its
-own; ",views=PSAX" reads one view by them. Of both, a patient is where the first view puts it.
+The set has folds 0 to 9. Options of the source choose the folds for validation and test:
+"echonet_pediatric:/data/pediatric,val=1,test=0"; several folds are written as "8+9". Each view has
+its own folds, and ",views=PSAX" reads one view with them. With both views, a patient's split is the
+one of the first view.
 """
 
 import dataclasses
@@ -18,29 +19,31 @@ from echojepa_jax.utils.errors import UserError
 VIEWS = ("A4C", "PSAX")
 _TARGETS = {"EF": "ef", "Age": "age", "Weight": "weight", "Height": "height"}
 _UNITS = {"ef": "%", "age": "years", "weight": "kg", "height": "cm"}
-_INNER = "pediatric_echo_avi"  # some copies have one folder more
+_INNER = "pediatric_echo_avi"  # some copies contain this folder above the views
 
 log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per row of the views' FileList.csv, whether its video is there or not.
+    """One sample per row of the views' FileList.csv, even if its video is missing.
 
     Raises:
-      UserError: no view, a table or a column is missing, or a number or fold is none.
+      UserError: a view, table or column is missing, or a cell is not a number or a fold.
     """
     path, options = split_options(path, {"val": "1", "test": "0", "views": "+".join(VIEWS)}, source)
-    asked = options.pop("views").split("+")
-    if not set(asked) <= set(VIEWS):
+    wanted = options.pop("views").split("+")
+    if not set(wanted) <= set(VIEWS):
         raise UserError(
-            f"Source {source!r}: views must be {' or '.join(VIEWS)}, or {'+'.join(VIEWS)}."
+            f"source {source!r}: 'views' must be {' or '.join(VIEWS)}, or {'+'.join(VIEWS)}"
         )
     root = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(os.path.join(root, _INNER)):
         root = os.path.join(root, _INNER)
-    views = [view for view in asked if os.path.isdir(os.path.join(root, view))]
+    views = [view for view in wanted if os.path.isdir(os.path.join(root, view))]
     if not views:
-        raise UserError(f"Source {source!r}: there is no folder {' or '.join(asked)} in {root}.")
+        raise UserError(
+            f"source {source!r} has no folder {' or '.join(wanted)} in {root}: check the path"
+        )
     splits = _splits(options, source)
     samples = []
     for view in views:
@@ -51,7 +54,8 @@ def read(path: str, source: str) -> list[Sample]:
             fold = column_number(row, "Split", where)
             if not name or fold is None or fold not in range(10):
                 raise UserError(
-                    f"Columns 'FileName' and 'Split' in {where} need a name and 0 to 9."
+                    f"{table}: line {line} must have a name in 'FileName' and a fold, 0 to 9, in "
+                    "'Split'"
                 )
             values = {
                 target: column_number(row, column, where)
@@ -79,26 +83,26 @@ def _splits(options: dict[str, str], source: str) -> dict[int, str]:
         for fold in folds.split("+"):
             if not fold.isdecimal() or int(fold) > 9 or int(fold) in splits:
                 raise UserError(
-                    f"Source {source!r}: {name}={folds} must be folds from 0 to 9 joined by '+', "
-                    "none of them used twice."
+                    f"source {source!r}: {name}={folds} must be folds from 0 to 9 joined by '+', "
+                    "each used only once"
                 )
             splits[int(fold)] = name
     return splits
 
 
 def _with_patients(samples: list[Sample]) -> list[Sample]:
-    """The name up to its last dash stands for the patient, unless folds of a view say otherwise."""
+    """Names patients after files up to the last dash, unless the folds contradict this."""
     in_view: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in samples:
         in_view[sample.view, _stem(sample.patient)].add(sample.split)
     if apart := [stem for (_, stem), found in in_view.items() if len(found) > 1]:
         log.warning(
-            "names of EchoNet-Pediatric do not tell patients (%d, such as %s, are in several "
-            "splits of one view): each video is one by itself",
+            "EchoNet-Pediatric: file names do not identify patients, because %d of them, such as "
+            "%s, are in several splits of one view: each video counts as its own patient",
             *(len(apart), apart[0]),
         )
         return samples
-    # Of both views, or one person could be learnt from in one and tested in the other.
+    # One split for both views, or a patient could be in train with one and in test with the other.
     split_of: dict[str, str] = {}
     moved = set()
     for (_, stem), (split,) in in_view.items():
@@ -106,8 +110,8 @@ def _with_patients(samples: list[Sample]) -> list[Sample]:
             moved.add(stem)
     if moved:
         log.warning(
-            "EchoNet-Pediatric: %d of %d patients, such as %s, have other splits in one view than "
-            "in the other; theirs in %s counts (',views=PSAX' reads one view by its own)",
+            "EchoNet-Pediatric: %d of %d patients, such as %s, have different splits in the two "
+            "views; their splits in %s are used (',views=PSAX' reads one view with its own splits)",
             *(len(moved), len(split_of), min(moved), samples[0].view),
         )
     return [

@@ -1,8 +1,8 @@
-"""The original code's lists: no header, one `path label` a line, parted by the last space.
+"""The lists of the original code: no header; each line is `path label`, split at the last space.
 
-As the original reads them, paths may be in quotes, and `path::label` is the same. Labels are often
-z-scored regression targets, so they stay the numbers they are (the original cut them to integers).
-Lists of studies, with several paths on a line, are for multiview_lists.py.
+As in the original code, paths may be in quotes, and `path::label` is allowed too. Labels are often
+z-scored regression targets, so they stay floating-point numbers (the original code truncated them
+to integers). multiview_lists.py reads lists of studies, with several paths per line.
 """
 
 import logging
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per line, with the target "label" where the line ends in a number.
+    """One sample per line, with the target "label" if the line ends in a number.
 
-    Paths may hold spaces; relative ones start at the list's folder. Lines that begin with "#" are
-    comments, unless there is a file of that name.
+    Paths may contain spaces; relative paths start at the folder of the list. Lines that begin with
+    "#" are comments, unless a file with that name exists.
 
     Raises:
       UserError: the list cannot be read.
@@ -41,12 +41,12 @@ def read(path: str, source: str) -> list[Sample]:
         targets = {} if value is None else {"label": value}
         samples.append(Sample(name=name, path=file, source=source, targets=targets))
     if words:
-        log.warning("%s: %d labels are not numbers and are not used", path, words)
+        log.warning("%s: %d labels are ignored, because they are not numbers", path, words)
     return samples
 
 
 def _entry(line: str, folder: str) -> tuple[str, str]:
-    """Split a line into its path and its label, "" where it has none."""
+    """Split a line into its path and its label; the label is "" if there is none."""
     if is_quoted(line):
         file, *rest = split_line(line)
         return file, rest[0] if rest else ""
@@ -68,12 +68,12 @@ def _by_space(line: str) -> tuple[str, str, str]:
 
 
 def _bare(line: str) -> str:
-    """A line without a comment at its end."""
+    """The line without a comment at its end."""
     return line.rpartition(" #")[0] or line
 
 
 def _number(text: str) -> float | None:
-    """A number, None for any other text."""
+    """The number in a text; None if the text is not a number."""
     try:
         return number(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""MIMIC-IV-Echo: DICOMs listed in `echo-record-list.csv`, labels from structured measurements.
+"""MIMIC-IV-Echo: DICOM files listed in `echo-record-list.csv`; labels from structured measurements.
 
-"mimic_iv_echo:/data/mimic-iv-echo,rules=my_rules.json,views=echoview.csv": rules for the labels
-(see mimic_targets.py) and a table of views are optional. The set has no splits: preparation makes
+"mimic_iv_echo:/data/mimic-iv-echo,rules=my_rules.json,views=echoview.csv": the rules for labels
+(see mimic_targets.py) and the table of views are optional. The set has no splits; preparation makes
 them.
 """
 
@@ -17,7 +17,7 @@ from echojepa_jax.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 _RECORDS, _STUDIES = "echo-record-list.csv", "echo-study-list.csv"
-# Both spellings are found.
+# Copies of the set use either spelling.
 _MEASUREMENTS = [
     f"structured{dash}measurement{kind}" for dash in "-_" for kind in (".csv", ".csv.gz")
 ]
@@ -25,7 +25,7 @@ _FILE_COLUMNS = ("dicom_filepath", "path", "file")
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per DICOM that is listed, whether it is there or not.
+    """One sample per listed DICOM file, even if the file is missing.
 
     Raises:
       UserError: a table or a column is missing, or the rules are wrong.
@@ -39,17 +39,20 @@ def read(path: str, source: str) -> list[Sample]:
     views = _views(options["views"])
     names = {os.path.splitext(os.path.basename(row["dicom_filepath"]))[0] for _, row in rows}
     if views and not views.keys() & names:
-        raise UserError(f"{options['views']} names none of the {len(rows)} files of {table}.")
+        raise UserError(
+            f"{options['views']} contains none of the {len(rows)} files of {table}: check that it "
+            "belongs to this set"
+        )
     if views:
-        log.info("%s: views of %d of %d files", source, len(views.keys() & names), len(names))
+        log.info("%s: %d of %d files have a view", source, len(views.keys() & names), len(names))
     samples = []
     for line, row in rows:
         file = row["dicom_filepath"]
         if not file:
-            raise UserError(f"Line {line} of {table} has an empty column 'dicom_filepath'.")
+            raise UserError(f"{table}: column 'dicom_filepath' is empty in line {line}; fill it in")
         name = os.path.splitext(os.path.basename(file))[0]
         if ".." in file.split("/"):
-            name = file  # which is refused, as what leads out of any set
+            name = file  # preparation rejects names that lead out of the data set's folder
         samples.append(
             Sample(
                 name=name,
@@ -66,11 +69,18 @@ def read(path: str, source: str) -> list[Sample]:
 
 
 def _labels(root: str, rules: mimic_targets.Rules, named: str) -> dict[str, dict[str, float]]:
-    """The targets of each study; none where the measurements were not copied, unless asked for."""
-    there = [name for name in _MEASUREMENTS if os.path.exists(os.path.join(root, name))]
-    if not there:
+    """The targets of each study; empty if the table of measurements is missing.
+
+    Raises:
+      UserError: the table is missing, but the source names rules; or it cannot be read.
+    """
+    present = [name for name in _MEASUREMENTS if os.path.exists(os.path.join(root, name))]
+    if not present:
         if named:
-            raise UserError(f"There are no measurements in {root}: {_MEASUREMENTS[0]} is missing.")
+            raise UserError(
+                f"{os.path.join(root, _MEASUREMENTS[0])} is missing, but the source names rules "
+                "for it: copy the table there, or remove ',rules='"
+            )
         return {}
     columns = ["subject_id", "study_id", "study_datetime"]
     studies = [
@@ -78,12 +88,12 @@ def _labels(root: str, rules: mimic_targets.Rules, named: str) -> dict[str, dict
             study=row["study_id"],
             patient=row["subject_id"],
             time=row["study_datetime"],
-            # A program that writes missing numbers makes others of them: "900.0".
+            # Tables with missing ids may contain ids as floating-point numbers: "900.0".
             measurement=_id(row.get("measurement_id", "")),
         )
         for _, row in read_rows(os.path.join(root, _STUDIES), required=columns)
     ]
-    return mimic_targets.labels(os.path.join(root, there[0]), studies, rules)
+    return mimic_targets.labels(os.path.join(root, present[0]), studies, rules)
 
 
 def _id(text: str) -> str:
@@ -91,12 +101,14 @@ def _id(text: str) -> str:
 
 
 def _views(path: str) -> dict[str, str]:
-    """The view of each file, by its name, from a table such as ECHOVIEW's."""
+    """The view of each file by its name, from a table such as that of ECHOVIEW."""
     if not path:
         return {}
     table = os.path.abspath(os.path.expanduser(path))
     rows = read_rows(table, required=["view"])
     column = next((name for name in _FILE_COLUMNS if rows and name in rows[0][1]), None)
     if column is None:
-        raise UserError(f"{table} needs one of the columns {', '.join(_FILE_COLUMNS)}.")
+        raise UserError(
+            f"{table} has no column with file names: add one of {', '.join(_FILE_COLUMNS)}"
+        )
     return {os.path.splitext(os.path.basename(row[column]))[0]: row["view"] for _, row in rows}

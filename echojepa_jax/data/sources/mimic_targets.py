@@ -1,18 +1,19 @@
-"""Labels of MIMIC-IV-Echo's studies from its structured measurements, by rules users may write.
+"""Labels of the studies of MIMIC-IV-Echo from its structured measurements, by rules.
 
-The table has a row per measurement, tens of millions of them, from two reporting systems that call
-the same thing by different names. A rule names the measurements that give a target, the best first:
+The table has tens of millions of rows, one per measurement, from two reporting systems with
+different names for the same measurement. Users may write their own rules. A rule names the
+measurements that give a target, the best first:
 
     {"window_days": 2,
      "targets": {"lvef": {"first_of": ["biplane_lvef", ["lvef", "lvef_upper"]],
                           "range": [5, 95], "unit": "%"}}}
 
-Names in a list of their own are the ends of a range: their mean is taken, or the one that is there.
-"test_types": ["tte"] beside the targets keeps to rows of these types.
+Names in an inner list are the two ends of a range: the target is their mean, or the one that
+exists. "test_types": ["tte"] beside "targets" restricts the rules to rows of these types.
 
-A study is joined through its measurement_id; where it has none, each rule takes the nearest in time
-of its patient's measurements that it can use, at most `window_days` away. Results are texts: "55",
-"55 %" and "50-55" (of which the middle is taken) are numbers, ">55" and words are not.
+A study is joined by its measurement_id. If it has none, each rule uses the patient's nearest usable
+measurement in time, at most `window_days` away. Results are texts: "55", "55 %" and "50-55" (its
+middle) count as numbers; ">55" and words do not.
 """
 
 import dataclasses
@@ -33,9 +34,9 @@ from echojepa_jax.data.sources.tables import is_missing
 from echojepa_jax.utils.errors import UserError, first_line
 
 _NEEDED = ("subject_id", "measurement_id", "measurement_datetime", "measurement", "result")
-_TYPE, _UNIT = "test_type", "unit"  # columns that not every rule needs
-_BLOCK_BYTES = 2**24  # read at a time
-_EXAMPLE = 20  # characters of a result that is quoted
+_TYPE, _UNIT = "test_type", "unit"  # optional columns
+_BLOCK_BYTES = 2**24  # bytes read at once
+_EXAMPLE = 20  # characters of a result that a warning quotes
 _NUMBER, _AFTER = r"(\d+(?:\.\d*)?)", r"\s*(?:%|mm\s?hg|cm|ml)?\s*"
 _PLAIN = re.compile(rf"\s*(-?{_NUMBER}){_AFTER}", re.IGNORECASE)
 _RANGE = re.compile(
@@ -47,9 +48,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How a target is found: the first of these measurements with a number within the range.
+    """How to find a target: the first of these measurements with a number in the range.
 
-    first_of: names of measurements; the mean of several that stand together is taken.
+    first_of: groups of names of measurements; the value is the mean over a group.
+    low, high: the range of plausible values, in `unit`.
     """
 
     target: str
@@ -61,9 +63,10 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """All rules, and how far in time a study may be from measurements that do not name it.
+    """All rules.
 
-    test_types: of the rows that count, in lower case; () = all.
+    window_days: the largest distance in time between a study and its measurements.
+    test_types: types of the rows to use, in lower case; () = all.
     """
 
     targets: tuple[Rule, ...]
@@ -77,7 +80,10 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a study is joined by: its time in ISO 8601, its measurement's id; "" = unknown."""
+    """The facts that join a study to measurements; "" = unknown.
+
+    time: in ISO 8601. measurement: the id of the study's measurement.
+    """
 
     study: str
     patient: str
@@ -86,10 +92,10 @@ class Study:
 
 
 def read_rules(path: str) -> Rules:
-    """Rules from a JSON file; "" stands for those that come with this program.
+    """Reads rules from a JSON file; "" = the rules that come with this program.
 
     Raises:
-      UserError: the file cannot be read, or names the field that is wrong.
+      UserError: the file cannot be read, or a field is missing or wrong.
     """
     path = path or os.path.join(os.path.dirname(__file__), "mimic_iv_echo.json")
     try:
@@ -102,11 +108,13 @@ def read_rules(path: str) -> Rules:
         types = tuple(kind.lower() for kind in types)
         return Rules(rules, float(text["window_days"]), types)
     except OSError as error:
-        raise UserError(f"The rules {path} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"the rules {path} cannot be read ({error.strerror}): check ',rules='"
+        ) from error
     except KeyError as error:
-        raise UserError(f"The rules {path} lack the field {error}.") from error
+        raise UserError(f"the rules {path} lack the field {error}: add it") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"The rules {path} are wrong: {error}.") from error
+        raise UserError(f"the rules {path} are wrong: {error}") from error
 
 
 def _rule(target: str, fields: Mapping[str, Any]) -> Rule:
@@ -114,13 +122,15 @@ def _rule(target: str, fields: Mapping[str, Any]) -> Rule:
     groups = [[entry] if isinstance(entry, str) else entry for entry in fields["first_of"]]
     named = all(group and all(isinstance(name, str) for name in group) for group in groups)
     if not groups or not named or not low < high:
-        raise ValueError(f"{target}: first_of must name measurements, and range be two numbers")
+        raise ValueError(
+            f"{target}: first_of must name measurements, and range must be two ascending numbers"
+        )
     first_of = tuple(tuple(name.lower() for name in group) for group in groups)
     return Rule(target, first_of, low, high, str(fields["unit"]))
 
 
 def number(text: str) -> float | None:
-    """The number that a result states, None if it states none."""
+    """The number in the text of a result; None if it contains none."""
     if match := _PLAIN.fullmatch(text):
         return float(match[1])
     if match := _RANGE.fullmatch(text):
@@ -129,21 +139,21 @@ def number(text: str) -> float | None:
 
 
 def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[str, float]]:
-    """The targets of each study that has any; how many each rule gave goes to the log.
+    """The targets of each study that has any; logs how many studies each rule found.
 
     Args:
-      path: the table, as CSV or gzipped CSV.
+      path: the table, a CSV file or a gzipped one.
 
     Raises:
-      UserError: it cannot be read, or a column is missing.
+      UserError: the table cannot be read, or a column is missing.
     """
     wanted = sorted({name for rule in rules.targets for group in rule.first_of for name in group})
-    # By measurement: all numbers of each name. By patient: when which measurement was made.
+    # By measurement id: all numbers of each name. By patient: the time of each measurement id.
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     times: dict[str, dict[str, str]] = defaultdict(dict)
     seen: Counter[str] = Counter()
     units: dict[str, Counter[str]] = defaultdict(Counter)
-    words: dict[str, Counter[str]] = defaultdict(Counter)  # results that state no number
+    words: dict[str, Counter[str]] = defaultdict(Counter)  # results without a number
     for part in _batches(path, wanted, rules.test_types, seen):
         if _UNIT in part.schema.names:
             for name, unit in zip(
@@ -168,14 +178,14 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
                 name, value = match
                 found.setdefault(study.study, {})[rule.target] = value
                 given[rule.target][name] += 1
-    _tell(given, len(studies), rules, seen)
+    _log_found(given, len(studies), rules, seen)
     for name, texts in words.items():
         examples = ", ".join(repr(text[:_EXAMPLE]) for text, _ in texts.most_common(3))
-        log.warning("%s: %d results are no numbers, such as %s", name, texts.total(), examples)
+        log.warning("%s: %d results are not numbers, such as %s", name, texts.total(), examples)
     for name, counts in units.items():
         if len(set(counts) - {""}) > 1:
             log.warning(
-                "%s has several units, which rules do not tell apart: %s", name, dict(counts)
+                "%s has several units, which the rules treat as one: %s", name, dict(counts)
             )
     return found
 
@@ -183,15 +193,19 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
 def _batches(
     path: str, wanted: Sequence[str], types: Sequence[str], seen: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of wanted measurements and test types; `seen` counts all by name."""
+    """Yields the rows of the wanted measurements and test types; counts all rows by name in `seen`.
+
+    Raises:
+      UserError: the table cannot be read, or a column is missing.
+    """
     names = pa.array(wanted)
-    there = _columns(path)
+    present = _columns(path)
     needed = [*_NEEDED, *([_TYPE] if types else ())]
-    if lacking := [column for column in needed if column not in there]:
+    if lacking := [column for column in needed if column not in present]:
         raise UserError(
-            f"The table {path} lacks the columns {', '.join(lacking)}; it has {', '.join(there)}."
+            f"the table {path} lacks the columns {', '.join(lacking)}; it has {', '.join(present)}"
         )
-    columns = [*needed, *([_UNIT] if _UNIT in there else ())]
+    columns = [*needed, *([_UNIT] if _UNIT in present else ())]
     try:
         reader = csv.open_csv(
             path,
@@ -199,7 +213,7 @@ def _batches(
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
                 include_columns=columns,
-                # Bytes first: one odd character of a free text is no reason to stop.
+                # Read as bytes, because one invalid character in a free text must not be an error.
                 column_types=dict.fromkeys(columns, pa.binary()),
                 strings_can_be_null=False,
             ),
@@ -216,11 +230,13 @@ def _batches(
                     keep = pc.and_(keep, pc.is_in(kind, value_set=pa.array(types)))
                 yield batch.filter(keep)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"The table {path} cannot be read: {first_line(error)}.") from error
+        raise UserError(
+            f"the table {path} cannot be read ({first_line(error)}): copy it again"
+        ) from error
 
 
 def _as_text(raw: pa.RecordBatch) -> pa.RecordBatch:
-    """Columns of bytes as texts; what is no UTF-8 becomes a question mark."""
+    """Decodes columns of bytes; invalid UTF-8 becomes the replacement character."""
 
     def text(column: pa.Array) -> pa.Array:
         try:
@@ -235,21 +251,23 @@ def _columns(path: str) -> list[str]:
     """The columns of a table.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the table cannot be read.
     """
     try:
         with csv.open_csv(path) as reader:
             return list(reader.schema.names)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"The table {path} cannot be read: {first_line(error)}.") from error
+        raise UserError(
+            f"the table {path} cannot be read ({first_line(error)}): copy it again"
+        ) from error
 
 
 def _near(study: Study, times: Mapping[str, Mapping[str, str]], rules: Rules) -> list[str]:
-    """The measurements of the study's patient that are near in time, the nearest first."""
+    """The patient's measurements within the time window of the study, the nearest first."""
     when = _time(study.time)
     window = np.timedelta64(round(rules.window_days * 86400), "s")
     made = {name: _time(text) for name, text in times.get(study.patient, {}).items()}
-    # What has no time compares as false.
+    # A measurement without a time (NaT) compares as false.
     away = {name: abs(time - when) for name, time in made.items() if abs(time - when) <= window}
     return sorted(away, key=lambda name: (away[name], name))
 
@@ -262,34 +280,34 @@ def _time(text: str) -> np.datetime64:
 
 
 def _first(values: Mapping[str, Sequence[float]], rule: Rule) -> tuple[str, float] | None:
-    """The first measurement of a rule with numbers in range, and their mean."""
+    """The first group of a rule with numbers in the range, and the mean of these numbers."""
     for group in rule.first_of:
         means = []
         for name in group:
             good = [value for value in values.get(name, ()) if rule.low <= value <= rule.high]
             means += [sum(good) / len(good)] if good else []
         if means:
-            return _called(group), sum(means) / len(means)
+            return _group_name(group), sum(means) / len(means)
     return None
 
 
-def _called(group: Sequence[str]) -> str:
+def _group_name(group: Sequence[str]) -> str:
     return "+".join(group)
 
 
-def _tell(
+def _log_found(
     given: Mapping[str, Counter[str]], studies: int, rules: Rules, seen: Counter[str]
 ) -> None:
     for rule in rules.targets:
         counts = given[rule.target]
-        parts = ", ".join(f"{_called(g)} {counts[_called(g)]:,}" for g in rule.first_of)
+        parts = ", ".join(f"{_group_name(g)} {counts[_group_name(g)]:,}" for g in rule.first_of)
         log.info("%s: %d of %d studies (%s)", rule.target, counts.total(), studies, parts)
         if not counts:
             parts_of_names = [name for group in rule.first_of for name in group]
             alike = [name for name in seen if any(part in name for part in parts_of_names)]
             alike += [name for name in seen if rule.target in name and name not in alike]
             log.warning(
-                "%s: no study has any of these; measurements with such names: %s",
+                "%s: no study has any of these measurements; measurements with similar names: %s",
                 rule.target,
                 ", ".join(sorted(alike)[:10]) or "none",
             )

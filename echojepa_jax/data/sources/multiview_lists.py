@@ -1,7 +1,7 @@
-"""The original code's lists of studies: `path path ... label` on a line, "MISS" for a missing view.
+"""The original code's lists of studies: lines `path path ... label`; "MISS" is a missing view.
 
-"list_multiview:/data/train.txt,views=A4C+PLAX" names the views by position. A path with spaces is
-in quotes, or the line is `path::path::label`.
+"list_multiview:/data/train.txt,views=A4C+PLAX" names the views by position. Paths with spaces must
+be in quotes, or the line must be `path::path::label`.
 """
 
 import os
@@ -15,12 +15,12 @@ _MISSING = "MISS"
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per path that is not missing; a line is a study, its last word the label.
+    """One sample per path that is not missing; a line is a study, and its last word is the label.
 
-    A study is named by its files, so that lines may be added anywhere.
+    A study is named after its files, so that lines may be added anywhere.
 
     Raises:
-      UserError: the list cannot be read, lines differ in length, or a label is no number.
+      UserError: the list cannot be read, lines differ in length, or a label is not a number.
     """
     path, options = split_options(path, {"views": ""}, source)
     path = os.path.abspath(os.path.expanduser(path))
@@ -32,15 +32,20 @@ def read(path: str, source: str) -> list[Sample]:
         try:
             label = number(last)
         except ValueError as error:
-            raise UserError(f"Line {line} of {path} does not end in a label: {error}.") from error
+            raise UserError(
+                f"{path}: line {line} does not end in a label: {error}; write a number or 'nan'"
+            ) from error
         views = views or [f"view{k}" for k in range(1, len(files) + 1)]
         if len(files) != len(views):
             raise UserError(
-                f"Line {line} of {path} names {len(files)} videos for {len(views)} views."
+                f"{path}: line {line} names {len(files)} videos for {len(views)} views; write "
+                "'MISS' in place of a missing view"
             )
         study = " ".join(file for file in files if file != _MISSING)
         if study and study in lines:
-            raise UserError(f"Lines {lines[study]} and {line} of {path} name the same videos.")
+            raise UserError(
+                f"{path}: lines {lines[study]} and {line} name the same videos; remove one of them"
+            )
         lines[study] = line
         entries += [
             (study, view, *file_of(file, folder), label)

@@ -1,4 +1,4 @@
-"""Options behind the path of a source: "camus:/data/CAMUS,key=value"."""
+"""Options after the path of a source: "camus:/data/CAMUS,key=value"."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from echojepa_jax.utils.errors import UserError
 def split_options(
     path: str, defaults: Mapping[str, str], source: str
 ) -> tuple[str, dict[str, str]]:
-    """The path itself, and the options, given or by default.
+    """Splits a source's path from its options; options that are not given have their defaults.
 
-    What stands behind a comma is an option if it is a word and an equals sign, and there is nothing
-    of that name; any other comma is part of the path.
+    Text after a comma is an option if it starts with a word and an equals sign, and no file has
+    that name; every other comma is part of the path.
 
     Raises:
       UserError: an option is unknown.
@@ -26,6 +26,8 @@ def split_options(
         path = before
         if key not in defaults:
             known = ", ".join(f"{name}={value}" for name, value in defaults.items())
-            raise UserError(f"Source {source!r} has no option {key!r}; there is: {known}.")
+            raise UserError(
+                f"source {source!r} has no option {key!r}: the options with defaults are {known}"
+            )
         options[key] = value
     return path, options

@@ -1,7 +1,7 @@
-"""Reads the phantom, the embedded data set, generating it on first use.
+"""The phantom, the built-in data set, which is generated on first use.
 
-The source "phantom:adult,patients=100,views=2,seed=0" names the population, then any of the keys;
-"stills=1" gives the first frame of every video as a PNG file instead.
+The source "phantom:adult,patients=100,views=2,seed=0" names the population, then any of the keys.
+"stills=1" gives the first frame of every video as a PNG file instead of the video.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read(path: str, source: str) -> list[Sample]:
     """The samples of the phantom described by `path`: "<population>[,key=value]...".
 
     Raises:
-        UserError: an unknown population or key, or a value that is no whole number or out of range.
+        UserError: a population or key is unknown, or a value is not a whole number or out of range.
     """
     population, *pairs = (part.strip() for part in path.split(","))
     options = _options(pairs, source)
@@ -40,7 +40,7 @@ def _options(pairs: list[str], source: str) -> dict[str, int]:
         key, _, value = pair.partition("=")
         if key not in DEFAULTS or not value.isdecimal():
             allowed = ", ".join(f"{name}=<whole number>" for name in DEFAULTS)
-            raise UserError(f"In source {source!r}, {pair!r} is not one of {allowed}.")
+            raise UserError(f"source {source!r}: {pair!r} must be one of {allowed}")
         options[key] = int(value)
     return options
 
@@ -65,7 +65,7 @@ def _sample(listed: dict[str, str], studied: dict[str, str], path: Path, source:
             "edv": float(listed["EDV"]),
             "heart_rate": float(studied["HeartRate"]),
         },
-        # cm in the table, as everything of the phantom's geometry
+        # The table has cm, as all of the phantom's geometry.
         spacing=(10 * float(studied["PixelSpacing"]),) * 2,
         units={"ef": "%", "esv": "ml", "edv": "ml", "heart_rate": "beats/min"},
     )

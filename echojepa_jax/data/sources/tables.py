@@ -1,4 +1,4 @@
-"""Read a CSV file with a header, and say exactly what is wrong with one that cannot be read."""
+"""Reads CSV files with a header and text lists, with exact errors for files that are wrong."""
 
 import csv
 import logging
@@ -14,7 +14,7 @@ from echojepa_jax.utils.file_names import as_unicode, shown
 log = logging.getLogger(__name__)
 
 _AS_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
-# A part of a line in quotes, with a gap or nothing on both sides.
+# A quoted part of a line, with a separator or nothing on both sides.
 _QUOTED = re.compile(r"""(?<![^\s:])(?:"(?:[^"]|"")*"|'(?:[^']|'')*')(?=\s|::|$)""")
 _MISSING = {"", "na", "n/a", "nan", "none", "null"}
 
@@ -22,25 +22,30 @@ _MISSING = {"", "na", "n/a", "nan", "none", "null"}
 def read_rows(
     path: str, required: Sequence[str], any_case: Collection[str] = ()
 ) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file as (line number, {column: text}); spaces around texts are dropped.
+    """The rows of a CSV file as (line number, {column: text}), without spaces around texts.
 
     Args:
       any_case: columns (in lower case) whose names may be written in any case.
 
     Raises:
-      UserError: no such file, not CSV, a row longer than the header, or a required column missing.
+      UserError: the file is missing or not CSV, a row is longer than the header, or a required
+        column is missing.
     """
     try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        # utf-8-sig, because spreadsheets write a byte order mark before the first column's name.
         with open(path, newline="", **_AS_TEXT) as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
         _check_text(path, [cell for _, cells in [(1, header), *lines] for cell in cells])
     except OSError as error:
-        raise UserError(f"The table {path} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"the table {path} cannot be read ({error.strerror}): check the path"
+        ) from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"The table {path} is no CSV file in UTF-8: {error}.") from error
+        raise UserError(
+            f"the table {path} is not a CSV file in UTF-8 ({error}): export it as one"
+        ) from error
     header = [
         name.lower() if name.lower() in any_case and name.lower() not in header else name
         for name in header
@@ -48,16 +53,16 @@ def read_rows(
     found = ", ".join(header) or "nothing"
     for column in required:
         if column not in header:
-            raise UserError(f"Column {column!r} is missing in {path}; its header has: {found}.")
+            raise UserError(f"{path} has no column {column!r}: add it; the header has {found}")
     if len(set(header)) < len(header):
-        raise UserError(f"A column stands twice in the header of {path}: {found}.")
+        raise UserError(f"{path} has two columns with the same name: rename one; it has {found}")
     for line, cells in lines:
         if len(cells) > len(header):
             raise UserError(
-                f"Line {line} of {path} has {len(cells)} cells, its header {len(header)}: put "
-                "texts with commas in double quotes."
+                f"{path}: line {line} has {len(cells)} cells, but the header has {len(header)}; "
+                "put texts that contain commas in double quotes"
             )
-    # A row may end early: columns that it lacks are blank.
+    # A row may be shorter than the header: its missing cells are blank.
     blank = dict.fromkeys(header, "")
     return [
         (line, blank | dict(zip(header, cells, strict=False)))
@@ -67,41 +72,43 @@ def read_rows(
 
 
 def read_lines(path: str) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, with their numbers; spaces around them are dropped.
+    """The lines of a text that are not blank, with their numbers, without spaces around them.
 
     Raises:
-      UserError: no such file, or no text.
+      UserError: the file is missing, or not a text.
     """
     try:
         with open(path, **_AS_TEXT) as file:
             lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
         _check_text(path, [line for _, line in lines])
     except OSError as error:
-        raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"the list {path} cannot be read ({error.strerror}): check the path"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"The list {path} is no text in UTF-8: {error}.") from error
+        raise UserError(
+            f"the list {path} is not a text in UTF-8 ({error}): save it as one"
+        ) from error
     return [(number, line) for number, line in lines if line]
 
 
 def _check_text(path: str, texts: Sequence[str]) -> None:
-    """Warns of bytes that are no UTF-8: names of files may have some.
+    """Warns about bytes that are not UTF-8, which file names may contain.
 
     Raises:
-      UnicodeDecodeError: it is no text at all.
+      UnicodeDecodeError: the file is not a text.
     """
     if any("\0" in text for text in texts):
-        raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "it holds zeros")
+        raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "it contains zero bytes")
     if odd := sum(text != as_unicode(text) for text in texts):
-        log.warning(
-            "%s: %d texts are not UTF-8; their bytes are kept as they are", shown(path), odd
-        )
+        log.warning("%s: %d texts are not UTF-8; their bytes are kept", shown(path), odd)
 
 
 def list_lines(path: str) -> list[tuple[int, str]]:
-    """`read_lines` of a list of files, without comments: lines that begin with "#".
+    """`read_lines` of a list of files, without comments (lines that begin with "#").
 
     Raises:
-      UserError: no such file, or no text.
+      UserError: the file is missing, or not a text.
     """
     folder = os.path.dirname(path)
     kept, comments = [], 0
@@ -111,20 +118,20 @@ def list_lines(path: str) -> list[tuple[int, str]]:
         else:
             kept.append((number, line))
     if comments:
-        log.info("%s: %d lines begin with # and are comments", shown(path), comments)
+        log.info("%s: skipped %d comments (lines that begin with #)", shown(path), comments)
     return kept
 
 
 def _names_a_file(line: str, folder: str) -> bool:
-    """Whether there is a file that is called so, although it looks like a comment."""
+    """Whether a line that looks like a comment is the name of an existing file."""
     names = (line, line.rsplit(maxsplit=1)[0], split_line(line)[0])
     return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
 def split_line(line: str) -> list[str]:
-    """The parts of a line of a list, between spaces, or between "::" where that stands in it.
+    """Splits a line of a list at "::" if it contains that, else at spaces.
 
-    A part may be in single or double quotes, in which a quote is written twice.
+    A part may be in single or double quotes; inside, the quote is doubled.
     """
     apart = re.compile(r"\s*::\s*" if "::" in _QUOTED.sub("", line) else r"\s+")
     parts, place = [], 0
@@ -144,35 +151,35 @@ def split_line(line: str) -> list[str]:
 
 
 def is_quoted(line: str) -> bool:
-    """Whether a line begins with a part in quotes."""
+    """Whether a line begins with a quoted part."""
     return _QUOTED.match(line) is not None
 
 
 def column_number(row: dict[str, str], column: str, where: str) -> float | None:
-    """The number in a column of a row, None if it is empty.
+    """The number in a column of a row; None if the cell is empty.
 
     Args:
-      where: how an error calls the row.
+      where: description of the row in an error, such as "line 3 of FILE".
 
     Raises:
-      UserError: it is no number.
+      UserError: the cell is not a number.
     """
     try:
         return number(row[column])
     except ValueError as error:
-        raise UserError(f"Column {column!r} in {where} is {error}.") from error
+        raise UserError(f"{where}: column {column!r} is {error}; correct the cell") from error
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says that there is nothing: "", "nan", "n/a"."""
+    """Whether a cell stands for a missing value: "", "nan", "n/a"."""
     return text.lower() in _MISSING
 
 
 def number(text: str) -> float | None:
-    """The number that a cell holds, None for an empty one ("", "nan", "n/a").
+    """The number in a cell; None for a missing value ("", "nan", "n/a").
 
     Raises:
-      ValueError: it is neither, or infinite.
+      ValueError: the cell is not a number, or infinite.
     """
     if is_missing(text):
         return None
@@ -180,18 +187,18 @@ def number(text: str) -> float | None:
         value = float(text)
     except ValueError as error:
         raise ValueError(f"not a number: {text!r}") from error
-    if "_" in text or not math.isfinite(value):  # Python reads "1_2" as 12; a table means a name
+    if "_" in text or not math.isfinite(value):  # Python reads "1_2" as 12; in a table it is a name
         raise ValueError(f"not a number: {text!r}")
     return value
 
 
 def file_of(text: str, folder: str) -> tuple[str, str]:
-    """Name and absolute path of a file that a table in `folder` lists.
+    """The name and the absolute path of a file that a table in `folder` lists.
 
-    The name is the path below that folder, or, of a file elsewhere, what the table says, with
-    words in place of "../" and "/" at its start: whatever else is listed, now or later, a video
-    keeps its name, and with it split and pseudonym, and tables with relative paths may be moved
-    with their files.
+    The name is the path below that folder. For a file elsewhere it is the path in the table, with
+    the words "up" and "root" in place of "../" and "/" at its start. So the name of a video, and
+    with it split and pseudonym, does not depend on the other rows, and a table with relative paths
+    may be moved together with its files.
     """
     path = os.path.normpath(os.path.join(folder, text))
     if path.startswith(os.path.join(folder, "")):

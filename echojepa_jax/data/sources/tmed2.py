@@ -1,8 +1,8 @@
-"""TMED-2: single PNG pictures with their view and the severity of aortic stenosis.
+"""TMED-2: PNG stills with their view and the severity of aortic stenosis.
 
-Splits are in the set's own tables: "tmed2:/data/TMED2,table=DEV479/TMED2_fold0_labeledpart.csv",
-followed by ",task=diagnosis" if wanted, takes the column of that table whose name begins with the
-task ("view" if none is named) and ends in "split".
+Splits are in tables of the set: "tmed2:/data/TMED2,table=DEV479/TMED2_fold0_labeledpart.csv" uses
+the column of that table whose name begins with the task and ends in "split". The task is "view"
+unless another one is given, as in ",task=diagnosis".
 """
 
 import logging
@@ -16,7 +16,7 @@ from echojepa_jax.data.sources.tables import read_rows
 from echojepa_jax.utils.errors import UserError
 
 _LABELS = "labels_per_image.csv"
-# None, early and significant stenosis, as the set's authors group the grades.
+# 0 = none, 1 = early, 2 = significant, as the authors of the set group the grades.
 STENOSIS = {
     "no_as": 0.0,
     "mild_as": 1.0,
@@ -32,10 +32,10 @@ _UNKNOWN = {"", "not_provided", "unknown", "na", "nan"}
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per labelled picture, whether it is there or not.
+    """One sample per labelled picture, even if its file is missing.
 
     Raises:
-      UserError: a table or a column is missing, or a diagnosis is none that is known.
+      UserError: a table or a column is missing, or a diagnosis is unknown.
     """
     path, options = split_options(path, {"table": "", "task": "view"}, source)
     root = os.path.abspath(os.path.expanduser(path))
@@ -46,8 +46,8 @@ def read(path: str, source: str) -> list[Sample]:
     found = sum(_stem(row["query_key"]) in splits for _, row in rows)
     if options["table"] and not found:
         raise UserError(
-            f"{options['table']} has splits of none of the {len(rows)} pictures of {table}: are "
-            "its query_key the same?"
+            f"{options['table']} has no split for any of the {len(rows)} pictures of {table}: "
+            "check that both tables use the same 'query_key'"
         )
     if options["table"]:
         log.info("%s: %d of %d pictures have a split", source, found, len(rows))
@@ -79,21 +79,24 @@ def _pictures(root: str) -> dict[str, list[str]]:
 
 
 def _picture(files: dict[str, list[str]], row: dict[str, str], root: str, where: str) -> str:
-    """The file of a row: in the folder that it names, where several have a file of that name.
+    """The file of a row; of several files with its name, the one in the folder that the row names.
 
     Raises:
-      UserError: it is not told which one.
+      UserError: several files fit.
     """
     inner = row.get("SourceFolder", "").strip("/")
     found = files.get(_stem(row["query_key"]), [os.path.join(root, row["query_key"])])
     named = [f for f in found if inner and os.path.dirname(f).endswith(f"/{inner}")] or found
     if len(named) > 1:
-        raise UserError(f"{where} means one of {len(named)} files: {', '.join(sorted(named))}.")
+        raise UserError(
+            f"{where} fits {len(named)} files ({', '.join(sorted(named))}): name its folder in a "
+            "column 'SourceFolder'"
+        )
     return named[0]
 
 
 def _stem(key: str) -> str:
-    """Tables name pictures with and without ".png"."""
+    """A picture's name without ".png", which some tables include."""
     return os.path.splitext(key)[0]
 
 
@@ -106,14 +109,14 @@ def _splits(root: str, options: dict[str, str]) -> dict[str, str]:
     chosen = [name for name in columns if name.lower().startswith(options["task"])]
     if len(chosen) != 1:
         raise UserError(
-            f"{table} has no single column of splits for task={options['task']}; those that end in "
-            f"'split' are: {', '.join(columns) or 'none'}."
+            f"{table} must have exactly one column of splits for task={options['task']}; its "
+            f"columns that end in 'split' are: {', '.join(columns) or 'none'}"
         )
     return {_stem(row["query_key"]): row[chosen[0]].lower() for _, row in rows}
 
 
 def _patient(key: str) -> str:
-    """Pictures are named PATIENTsSTUDY_NUMBER.png."""
+    """The patient in a picture's name, which is PATIENTsSTUDY_NUMBER.png."""
     match = re.match(r"(\d+)s\d+_", key)
     return match[1] if match else _stem(key)
 
@@ -124,5 +127,5 @@ def _targets(diagnosis: str, where: str) -> dict[str, float]:
         return {}
     if text not in STENOSIS:
         known = ", ".join(STENOSIS)
-        raise UserError(f"Column 'diagnosis_label' in {where} is {diagnosis!r}, none of {known}.")
+        raise UserError(f"{where}: column 'diagnosis_label' is {diagnosis!r}; use one of {known}")
     return {"stenosis": STENOSIS[text]}

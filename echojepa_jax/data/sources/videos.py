@@ -5,7 +5,7 @@ from echojepa_jax.data.sources import walk
 
 
 def read(path: str, source: str) -> list[Sample]:
-    """One sample per file, named by its path below the folder; the scan tells videos from others.
+    """One sample per file, named by its path below the folder; the scan rejects other files.
 
     Raises:
       UserError: there is no such folder or file.

@@ -1,4 +1,4 @@
-"""Find the files that a path means: a folder with all below it, a glob, or one file."""
+"""Finds the files of a path: all files below a folder, those that match a glob, or one file."""
 
 import fnmatch
 import glob
@@ -13,12 +13,13 @@ SIDE_FILES = (".csv", ".txt", ".json", ".md")
 def find(path: str, source: str) -> dict[str, str]:
     """The absolute paths of the files, by name: the path below the folder or the glob's fixed part.
 
-    A folder or glob gives every file but hidden ones and tables or texts (`SIDE_FILES`), sorted;
-    whether it is a video is for the scan to say. Links to folders are followed, each folder once.
-    A folder below that cannot be read stands for its files, so that the scan counts and names it.
+    A folder or glob gives all files in sorted order, except hidden files and tables or texts
+    (`SIDE_FILES`); the scan decides whether they are videos. Links to folders are followed, but no
+    folder is visited twice. A subfolder that cannot be read is listed in place of its files, so
+    that the scan counts and reports it.
 
     Raises:
-      UserError: nothing is there, or the folder itself cannot be read.
+      UserError: there are no files, or the folder itself cannot be read.
     """
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
@@ -27,7 +28,7 @@ def find(path: str, source: str) -> dict[str, str]:
     elif os.path.exists(path):
         return {os.path.basename(path): path}
     elif not glob.has_magic(path):
-        raise UserError(f"Source {source!r} names no video: there is no {path}.")
+        raise UserError(f"source {source!r} has no videos, because {path} does not exist: check it")
     else:
         root = _fixed_part(path)
         pattern = os.path.relpath(path, root)
@@ -36,7 +37,7 @@ def find(path: str, source: str) -> dict[str, str]:
     files = [file for file in files if not file.lower().endswith(SIDE_FILES)]
     files = sorted([*files, *unreadable])
     if not files:
-        raise UserError(f"Source {source!r} names no video: there is no file in {path}.")
+        raise UserError(f"source {source!r} has no videos, because {path} has no files: check it")
     return {os.path.relpath(file, root): file for file in files}
 
 
@@ -45,10 +46,10 @@ def _walk(
 ) -> tuple[list[str], list[str]]:
     """The files below `root`, and the folders that cannot be read.
 
-    A folder reached twice, as by a loop of links, counts once.
+    A folder that is reached twice, as in a loop of links, counts once.
 
     Args:
-      pattern: parts of a glob: only folders in which it could match something are looked into.
+      pattern: parts of a glob: only folders that may contain a match are visited.
     """
     files: list[str] = []
     seen: set[str] = set()
@@ -56,7 +57,9 @@ def _walk(
 
     def note(error: OSError) -> None:
         if error.filename == root:
-            raise UserError(f"Source {source!r}: {root} cannot be read ({error.strerror}).")
+            raise UserError(
+                f"source {source!r} cannot be read, because of {root}: {error.strerror}"
+            )
         unreadable.append(error.filename)
 
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
@@ -72,22 +75,22 @@ def _walk(
 
 
 def _leads_on(folder: str, name: str, pattern: tuple[str, ...] | None, level: int) -> bool:
-    """Whether a folder in `folder`, which is so many levels below the root, may hold a match."""
+    """Whether the folder `name` may contain a match; `folder` is `level` levels below the root."""
     if name.startswith("."):
         return False
     if pattern is None:
         return True
-    if "**" in pattern[: level + 1]:  # which follows no links
+    if "**" in pattern[: level + 1]:  # "**" does not follow links
         return not os.path.islink(os.path.join(folder, name))
     return level < len(pattern) - 1 and fnmatch.fnmatchcase(name, pattern[level])
 
 
 def _matches(root: str, pattern: str, source: str) -> list[str]:
-    """The files below `root` that a glob matches, hidden ones left out; "**" follows no links."""
+    """The files below `root` that a glob matches, not hidden ones; "**" does not follow links."""
     try:
         found = [file.relative_to(root) for file in Path(root).glob(pattern) if file.is_file()]
     except ValueError as error:  # such as "**" beside other characters
-        raise UserError(f"Source {source!r} is not a valid glob: {error}.") from error
+        raise UserError(f"source {source!r} is not a valid glob: {error}") from error
     return [
         os.path.join(root, file)
         for file in found
