@@ -97,7 +97,7 @@ def test_f06_patient_in_two_splits(folder, numbered):
             load(both, split=split)
     one = table(folder, "0.avi,jane,train\n", "train.csv")
     other = table(folder, "1.avi,jane,test\n", "test.csv")
-    with pytest.raises(UserError, match=r"^Patient jane .*train\.csv.*test\.csv"):
+    with pytest.raises(UserError, match=r"^patient jane .*train\.csv.*test\.csv"):
         load(one, other)
 
 

@@ -45,7 +45,7 @@ def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
     mode[:, 20:280, 10:390] = rng.integers(0, 200, (20, 260, 380))  # an M-mode scrolls everywhere
     with pytest.raises(NoSector, match="rectangle"):
         sector.find(Motion(mode))
-    assert sector.find(Motion(mode), any_shape=True).box[2] > 250, "if the header says so"
+    assert sector.find(Motion(mode), any_shape=True).box[2] > 250, "if the header states so"
     patch = mode[:, 30:150, 30:190].copy()
     patch[:, :, 24:] = 0
     patch[:, 24:] = 0

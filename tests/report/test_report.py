@@ -173,7 +173,7 @@ def fill(workdir: Path) -> None:
     (workdir / "manifest.json").write_text(json.dumps(manifest))
     write_lines(workdir / "metrics.jsonl", training_lines(rng))
     line = {"stage": "scan", "source": "videos:/home/jo/clips"}
-    short = "truncated: header says 60 frames, file holds"
+    short = "truncated: header states 60 frames, file holds"
     write_lines(
         workdir / "quarantine.jsonl",
         [
@@ -252,7 +252,7 @@ def test_the_run_in_words_and_everything_recorded_folded_away(page: str) -> None
 def test_quarantine_is_counted_by_file_and_reason(page: str) -> None:
     text = text_of(page)
     assert (
-        "2 before the first step cannot be used truncated header says 60 frames, file holds 41"
+        "2 before the first step cannot be used truncated header states 60 frames, file holds 41"
         in text
     )
     assert f"1 before the first step single image a single frame {DASH}" in text

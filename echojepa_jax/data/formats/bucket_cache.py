@@ -1,8 +1,8 @@
-"""Shards in buckets: copied to the cache when they are first needed, and the next ones ahead.
+"""Shards in buckets: copies each shard to the cache when it is first needed, and the others ahead.
 
-A training order visits all shards of a set in turn and again in every epoch, so whole files are
-copied, each once for all processes of a machine. The cache must have room for them. A set that was
-prepared anew under the same name is copied anew.
+Training visits all shards of a set in every epoch, so whole files are copied, each once for all
+processes of a machine. The cache must have room for them. A set that was prepared again under the
+same name is copied again.
 """
 
 import functools
@@ -17,9 +17,9 @@ from echojepa_jax.utils.files import held, whole
 
 
 def local(path: str) -> str:
-    """A file of this machine with the content of `path`; a file in a bucket is copied first.
+    """A local file with the content of `path`; a file in a bucket is copied first.
 
-    The files after it in its folder then follow in the background.
+    The other shards of its folder are then copied in the background.
 
     Raises:
       UserError: the bucket's driver is missing, or the file cannot be copied.
@@ -37,7 +37,7 @@ def _copied(path: str) -> str:
     if target.exists():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Of all processes that want it, one copies and the others wait.
+    # One process copies the file, and the others wait for it.
     lock = target.with_name(f"{name}.lock")
     lock.touch()
     with held(lock):
@@ -52,7 +52,7 @@ def _copied(path: str) -> str:
 
 @functools.cache
 def _version(folder: str) -> str:
-    """A name for a set as it is now: its description tells the checksum of its index."""
+    """A name for the present version of a set: its prepared.json contains the index's checksum."""
     path = f"{folder}/prepared.json"
     with buckets.explained(path, "cannot be read"):
         made = epath.Path(path).read_bytes()
@@ -61,7 +61,7 @@ def _version(folder: str) -> str:
 
 @functools.cache
 def _read_ahead(folder: str) -> None:
-    """Starts to copy all shards of a folder, once a process."""
+    """Starts to copy all shards of a folder, once per process."""
 
     def copy_all() -> None:
         for file in sorted(epath.Path(folder).iterdir(), key=str):

@@ -1,7 +1,7 @@
-"""Tell a video container from a file's own bytes, and whether the file holds all of it.
+"""Recognises the container of a video by its bytes, and checks that the file is complete.
 
-FFmpeg guesses formats from names as well as content, follows playlists, and reads a cut-off file as
-a short one; a data set needs neither guess.
+FFmpeg also guesses formats from names, follows playlists, and reads a truncated file as a short
+video. None of this is acceptable for a data set.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from echojepa_jax.data.formats.video_info import UnreadableVideo, first_bytes
 
 _QUICKTIME_ATOMS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-# Videos that are not read, by how they begin.
+# The first bytes of videos that are not supported.
 _OTHERS = {
     b"0&\xb2u": "WMV",
     b"\0\0\1": "MPEG",
@@ -25,7 +25,7 @@ def container_format(path: str) -> str:
     """FFmpeg's name of the container: "avi", "mov" (MP4 too), "matroska" (WebM too) or "gif".
 
     Raises:
-      UnreadableVideo: another one, or no video, or no file.
+      UnreadableVideo: the file is missing, not a video, or has another container.
     """
     head = first_bytes(path)
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
@@ -43,10 +43,13 @@ def container_format(path: str) -> str:
 
 
 def check_complete(path: str, container: str) -> None:
-    """Raise UnreadableVideo where the container's own structure runs past the end of the file.
+    """Checks that the structure of a container ends within the file.
 
-    AVI counts its frames in a header, MP4 and MOV in an index that recorders write last: the frames
-    are for the decoder to count, but header and index must be there.
+    AVI has the number of frames in a header, MP4 and MOV in an index that recorders write last.
+    This function checks that header and index exist; the decoder counts the frames.
+
+    Raises:
+      UnreadableVideo: the file is truncated.
     """
     if container == "avi" and not _reaches_frames(path):
         raise UnreadableVideo("truncated: the file ends before its first frame")
@@ -70,7 +73,7 @@ def is_whole_riff(path: str) -> bool:
 
 
 def _reaches_frames(path: str) -> bool:
-    """Whether an AVI goes on to its list of frames ("movi")."""
+    """Whether an AVI contains its list of frames ("movi")."""
     position, end = 12, os.path.getsize(path)
     with open(path, "rb") as file:
         while position < end:
@@ -84,7 +87,7 @@ def _reaches_frames(path: str) -> bool:
 
 
 def _atoms(path: str) -> set[bytes]:
-    """The types of a QuickTime file's top-level atoms, as far as they are whole."""
+    """The types of the top-level atoms of a QuickTime file that are complete."""
     types, position, end = set(), 0, os.path.getsize(path)
     with open(path, "rb") as file:
         while position < end:
@@ -100,7 +103,7 @@ def _atoms(path: str) -> set[bytes]:
 
 
 def _segment_end(path: str) -> int:
-    """The byte where a Matroska file's segment ends; 0 where a live recorder left it open."""
+    """The byte where the segment of a Matroska file ends; 0 if a live recorder left it open."""
     with open(path, "rb") as file:
         head = file.read(4096)
     start, size = _variable_int(head, 4)
@@ -121,21 +124,21 @@ def _variable_int(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _is_whole_gif(path: str) -> bool:
-    """Whether the blocks of a GIF lead to its end mark; what follows that does not matter."""
+    """Whether the blocks of a GIF reach its end mark; bytes after the mark do not matter."""
     with open(path, "rb") as file:
         _skip_colours(file, file.read(13)[10:11])
         while (kind := file.read(1)) in (b"!", b",", b"\0"):
-            if kind == b"\0":  # fills up
+            if kind == b"\0":  # padding
                 continue
-            if kind == b",":  # a picture: its place, and perhaps colours of its own
+            if kind == b",":  # a picture: its position, and perhaps its own colours
                 _skip_colours(file, file.read(9)[8:9])
-            file.read(1)  # the label of an extension, or how a picture is coded
+            file.read(1)  # the label of an extension, or the code size of a picture
             while size := file.read(1).strip(b"\0"):
                 file.seek(size[0], 1)
         return kind == b";"
 
 
 def _skip_colours(file: BinaryIO, flags: bytes) -> None:
-    """Skips the table of colours that follows if `flags`, a byte of a GIF, says so."""
+    """Skips the colour table that follows if the byte `flags` states that there is one."""
     if flags and flags[0] & 0x80:
         file.seek(3 << (flags[0] & 7) + 1, 1)

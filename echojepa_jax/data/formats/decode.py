@@ -1,8 +1,8 @@
-"""The one door to pixels: measure a file, or decode chosen frames of it, whatever its format.
+"""Measures a file of any format, or decodes some of its frames; all pixels are read through here.
 
-Content decides, not the name: DICOM by its first bytes or a .dcm name, NIfTI by its name, a PNG or
-JPEG picture by its first bytes, a record of prepared shards by the form of its path, a video
-otherwise.
+The format is recognised by content: DICOM by its first bytes or a .dcm name, NIfTI by its name, a
+PNG or JPEG picture by its first bytes, and a record of a prepared set by the form of its path. Any
+other file is treated as a video.
 """
 
 import hashlib
@@ -28,21 +28,22 @@ __all__ = [
 
 
 def probe(path: str) -> VideoInfo:
-    """The facts of a file: all its frames are counted, the first one is decoded.
+    """Measures a file: counts all its frames, and decodes the first one.
 
     Raises:
-      UnreadableVideo: there is no such video, or not all of it.
+      UnreadableVideo: the file is missing, incomplete, damaged or not supported.
     """
     return _format_of(path).probe(path)
 
 
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the frames `ids` (ascending, none twice) as uint8 [H, W, 3], one after the other.
+    """Yield the frames `ids` (ascending, none twice) as uint8 [H, W, 3], one by one.
 
-    DICOM frames are cropped to their ultrasound region. No frame is ever replaced by another.
+    Frames of a prepared set are [H, W, 1] if they are grey. DICOM frames are cropped to their
+    ultrasound region. A missing frame is an error, and never replaced by another one.
 
     Raises:
-      UnreadableVideo: the file is missing or damaged, or holds fewer frames than asked for.
+      UnreadableVideo: the file is missing or damaged, or has fewer frames.
     """
     shape = None
     for image in _format_of(path).frames(path, ids):
@@ -56,7 +57,7 @@ def decode(path: str, frame_ids: np.ndarray, *, grey: bool = False) -> np.ndarra
     """Decode the frames `frame_ids` [T] (ascending, may repeat) to RGB uint8 [T, H, W, 3].
 
     Args:
-      grey: the pictures are known to be grey (`Sample.grey`): one channel, [T, H, W, 1].
+      grey: the pictures are known to be grey (`Sample.grey`): return one channel, [T, H, W, 1].
 
     Raises:
       UnreadableVideo: see `frames`.
@@ -72,15 +73,15 @@ def stacked(images: list[np.ndarray], rows: np.ndarray, *, grey: bool) -> np.nda
         images = [image[..., :1] for image in images]
     elif images[0].shape[2] == 1:
         images = [np.repeat(image, 3, axis=2) for image in images]
-    # Most clips ask for no frame twice.
+    # Most clips contain no frame twice, and need no copy of the list.
     return np.stack(images if len(images) == len(rows) else [images[row] for row in rows])
 
 
 def content(path: str, limit: int | None = None) -> str:
-    """SHA-256 of the coded pictures: the same for copies whose names and headers differ.
+    """SHA-256 of the coded pictures; it is the same for copies with other names and headers.
 
     Args:
-      limit: after so many bytes at least, no more are read.
+      limit: stop reading after at least so many bytes; None = read all.
 
     Raises:
       UnreadableVideo: the file cannot be read.
@@ -97,7 +98,7 @@ def content(path: str, limit: int | None = None) -> str:
 
 
 def identity(path: str) -> tuple[str, str]:
-    """The patient and the study that a file's header names, "" for formats that name none.
+    """The patient and the study in a file's header; "" in formats without them.
 
     Raises:
       UnreadableVideo: the file cannot be read.
@@ -106,7 +107,7 @@ def identity(path: str) -> tuple[str, str]:
 
 
 def is_dicom(path: str) -> bool:
-    """Whether a file is DICOM, by its mark or its name.
+    """Whether a file is DICOM, by its first bytes or its name.
 
     Raises:
       UnreadableVideo: the file cannot be read.

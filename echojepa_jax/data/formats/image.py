@@ -1,4 +1,4 @@
-"""Single pictures: PNG and JPEG files, through OpenCV. A data set of stills has nothing else."""
+"""Stills: PNG and JPEG files, read with OpenCV."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,10 +32,10 @@ def probe(path: str) -> VideoInfo:
 
 
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the one frame as RGB uint8 [H, W, 3].
+    """Yield the only frame as RGB uint8 [H, W, 3].
 
     Raises:
-      UnreadableVideo: it does not decode, or a later frame is asked for.
+      UnreadableVideo: it does not decode, or `ids` contains a later frame.
     """
     if ids[-1] > 0:
         raise fewer_frames(1, ids[-1])
@@ -50,7 +50,7 @@ def coded(path: str) -> Iterator[bytes]:
 def _read(path: str) -> np.ndarray:
     data = Path(path).read_bytes()
     if data.startswith(_PNG):
-        # The first chunk tells the size: a damaged one would ask for any amount of memory.
+        # The first chunk contains the size, and a damaged one could demand any amount of memory.
         check_size(int.from_bytes(data[20:24]), int.from_bytes(data[16:20]))
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

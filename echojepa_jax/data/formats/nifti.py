@@ -1,7 +1,7 @@
-"""Sequences in NIfTI files (CAMUS), through nibabel: grey volumes [x, y, time].
+"""Sequences in NIfTI files (CAMUS), read with nibabel: grey arrays [x, y, time].
 
-A NIfTI's first axis runs to the right and its second one down, so frames are transposed. The time
-between frames is in the header for few sets; CAMUS tells it beside the file.
+The first axis of NIfTI points to the right and its second axis down, so frames are transposed. Few
+sets have the time between frames in the header; CAMUS has it in a file beside the sequence.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from echojepa_jax.data.formats.video_info import (
 
 
 def probe(path: str) -> VideoInfo:
-    """The facts of a sequence; the first frame is decoded, and with gzip that reads all.
+    """The facts of a sequence; reads the last frame, because a truncated file ends before it.
 
     Raises:
-      UnreadableVideo: not NIfTI, truncated, or no grey sequence.
+      UnreadableVideo: the file is not NIfTI, truncated, or not a grey sequence.
     """
     with _opened(path) as image:
         width, height, count = image.shape
-        for _ in _frames(image, [count - 1]):  # a truncated file ends before its last frame
+        for _ in _frames(image, [count - 1]):
             pass
         right, down, seconds = (float(zoom) for zoom in image.header.get_zooms())
-        # Without a unit of time the third step is a default of whoever wrote the file.
+        # Without a unit of time, the third step is a default of the program that wrote the file.
         timed = image.header.get_xyzt_units()[1] == "sec" and 0 < seconds < 1
     return VideoInfo(count, 1 / seconds if timed else 0.0, height, width, spacing=(down, right))
 
@@ -82,10 +82,10 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 def _frames(image: Any, ids: Sequence[int]) -> Iterator[np.ndarray]:
-    # All at once: a compressed file can only be read from its start.
+    # Read at once, because a compressed file can only be read from its start.
     volume = np.asarray(image.dataobj[..., ids[0] : ids[-1] + 1])
-    if not (volume.min() >= 0 and volume.max() <= 255):  # so that NaN is one as well
-        raise UnreadableVideo("unsupported: NIfTI pixels outside of 0 to 255")
+    if not (volume.min() >= 0 and volume.max() <= 255):  # in this form, NaN is rejected too
+        raise UnreadableVideo("unsupported: NIfTI pixels outside 0 to 255")
     for k in ids:
         plane = np.ascontiguousarray(volume[..., k - ids[0]].T)
         yield np.repeat(np.rint(plane).astype(np.uint8)[..., None], 3, axis=2)

@@ -1,9 +1,9 @@
-"""Exact frames of AVI, MP4, MOV, MKV, WebM and GIF files, through PyAV.
+"""Exact frames of AVI, MP4, MOV, MKV, WebM and GIF files, read with PyAV.
 
-Frame k is the k-th frame that a player shows, edit lists and quarter turns included. Codecs that
-code every frame by itself (Motion JPEG) decode the wanted packets alone; all others decode in order
-from the start, because a seek is exact only where the stream's references are known, and gains
-little on clips.
+Frame k is the k-th frame that a player shows, with edit lists and quarter turns applied. For codecs
+that code every frame separately (Motion JPEG), only the wanted packets are decoded. All other
+videos are decoded in order from the start, because a seek is exact only if the references of the
+stream are known, and saves little time on clips.
 """
 
 import contextlib
@@ -39,35 +39,35 @@ from echojepa_jax.data.formats.video_info import (
     possible_rate,
 )
 
-# Codecs with one packet for each frame: if fewer frames decode, some need frames that are missing.
-# Other codecs hide or pack frames (VP8, DivX).
+# Codecs with one packet per frame: if fewer frames decode, some depend on missing frames. Other
+# codecs hide frames or pack several into a packet (VP8, DivX).
 _PACKETS_ARE_FRAMES = {"h264", "hevc", "vp9", "av1", "gif"}
-# Decoders that show nothing before they have all that it is made of. Others begin with whatever
-# comes first, and predict from a picture that is not there.
+# Decoders that output no frame before they have everything it depends on. Others start with the
+# first packet, and predict from a picture that is missing.
 _WAIT_FOR_KEYS = {"h264", "hevc", "mpeg2video"}
-# FFmpeg's words for a codec that it knows by name, or that it has only a part of.
+# FFmpeg's errors for a codec that it knows but cannot decode, or can decode only in part.
 _UNSUPPORTED = (
     *(av.error.PatchWelcomeError, av.error.NotImplementedError),
     *(av.error.DecoderNotFoundError, av.error.ExperimentalError),
 )
-# What decoders call an error. A Motion JPEG picture that ends too soon would else be half grey.
+# Decoder options. Without this one, a truncated Motion JPEG picture would be half grey.
 _STRICT = {"mjpeg": {"err_detect": "explode"}}
 
-# A title in another encoding than UTF-8 must not reject a video. PyAV 19 no longer asks.
-_OF_TAGS: dict[str, Any] = (
+# A title that is not UTF-8 must not reject a video. PyAV 19 no longer has the option.
+_TAG_OPTIONS: dict[str, Any] = (
     {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
 
 def probe(path: str) -> VideoInfo:
-    """Count the frames of a file.
+    """The facts of a file; counts the frames that decode.
 
-    They are those that decode. Of codecs that code every frame by itself (Motion JPEG), only the
-    first frame is decoded, and packets are counted.
+    For codecs that code every frame separately (Motion JPEG), only the first frame is decoded, and
+    the packets are counted.
 
     Raises:
-      UnreadableVideo: no video, no frames, a frame that does not decode, or fewer frames than the
-        file's header promises.
+      UnreadableVideo: the file is not a video, has no frames, has a frame that does not decode, or
+        has fewer frames than its header states.
     """
     kind = container_format(path)
     check_complete(path, kind)
@@ -94,13 +94,13 @@ def probe(path: str) -> VideoInfo:
                     first = first or frame
                     shown.append(frame.pts)
 
-        # An AVI's repeated frames take a slot and hold no packet; an MP4's edit list hides packets.
-        # Neither is truncation.
+        # Repeated frames of an AVI occupy a slot without a packet, and the edit list of an MP4
+        # hides packets. Neither is truncation.
         held = max(whole, slots) if kind == "avi" else whole
         if stream.frames > held and kind == "mov":
             held = _packets_without_edits(path)
         if stream.frames > held:
-            reason = f"header says {stream.frames} frames, file holds {held}"
+            reason = f"header states {stream.frames} frames, file holds {held}"
             all_there = kind == "avi" and not cut and is_whole_riff(path)
             raise UnreadableVideo(f"{'wrong frame count' if all_there else 'truncated'}: {reason}")
         if cut:
@@ -120,13 +120,13 @@ def probe(path: str) -> VideoInfo:
         if kind == "avi":
             fps *= whole / held
         note = notes(
-            # An AVI has no times, only slots.
+            # An AVI has slots, but no times.
             "" if kind == "avi" or is_regular(times, 1) else VARIABLE_RATE,
             CUT_BETWEEN_KEYS if lost else "",
             SEVERAL_TRACKS if len(_tracks(container)) > 1 else "",
             NON_SQUARE if not is_square(1, float(stream.sample_aspect_ratio or 1)) else "",
             INTERLACED if first.interlaced_frame else "",
-            ODD_ANGLE if orientation.is_odd(first) else "",
+            ODD_ANGLE if orientation.has_odd_angle(first) else "",
         )
         height, width = orientation.upright_size(first)
         return VideoInfo(len(shown), possible_rate(fps), height, width, note)
@@ -136,17 +136,17 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3], upright.
 
     Raises:
-      UnreadableVideo: the file is damaged, or holds fewer frames than asked for.
+      UnreadableVideo: the file is damaged, or has fewer frames.
     """
     with _opened(path, container_format(path)) as (container, stream):
         pick = _frames_alone if stream.codec_context.codec.intra_only else _frames_in_order
-        # threads=1: the pipeline runs one decoder a worker; more threads would only compete.
+        # threads=1, because the pipeline runs one decoder per worker; more threads would compete.
         for frame in pick(container, stream, ids):
             yield orientation.upright(frame.to_ndarray(format="rgb24", threads=1), frame)
 
 
 def coded(path: str) -> Iterator[bytes]:
-    """Yield the bytes of the coded pictures, and none of the container.
+    """Yield the bytes of the coded pictures, without the container.
 
     Raises:
       UnreadableVideo: the file is damaged.
@@ -157,15 +157,15 @@ def coded(path: str) -> Iterator[bytes]:
 
 
 def _begins_late(stream: VideoStream, first: Packet) -> bool:
-    """Whether a stream begins between key pictures, as one does that was cut without coding it."""
+    """Whether a stream begins between key frames, as after a cut without re-encoding."""
     return not (first.is_keyframe or stream.codec_context.codec.intra_only)
 
 
 def _decoded(stream: VideoStream, packet: Packet, k: int, late: bool) -> list[VideoFrame]:
-    """The frames that a packet brings, after `k` others.
+    """The frames that decode from a packet, after `k` earlier frames.
 
     Args:
-      late: the stream begins late: what comes before its first key picture is left out.
+      late: the stream begins between key frames: skip everything before its first key frame.
 
     Raises:
       UnreadableVideo: frame `k` does not decode.
@@ -185,7 +185,7 @@ def _decoded(stream: VideoStream, packet: Packet, k: int, late: bool) -> list[Vi
 def _frames_alone(
     container: InputContainer, stream: VideoStream, ids: Sequence[int]
 ) -> Iterator[VideoFrame]:
-    """Yield the frames `ids`, decoding no other packet."""
+    """Yield the frames `ids`; decodes no other packet."""
     wanted, k = set(ids), 0
     for packet in container.demux(stream):
         if not packet.size or packet.is_corrupt:
@@ -206,13 +206,13 @@ def _frames_alone(
 def _frames_in_order(
     container: InputContainer, stream: VideoStream, ids: Sequence[int]
 ) -> Iterator[VideoFrame]:
-    """Yield the frames `ids`, decoding every frame up to the last of them."""
+    """Yield the frames `ids`; decodes every frame up to the last of them."""
     wanted, k, late = set(ids), 0, None
     for packet in container.demux(stream):
         if late is None:
             late = _begins_late(stream, packet)
         for frame in _decoded(stream, packet, k, late):
-            if frame.is_corrupt:  # even if not wanted: later frames are built from it
+            if frame.is_corrupt:  # an error even if not wanted, as later frames depend on it
                 raise UnreadableVideo(f"damaged: frame {k} does not decode")
             if k in wanted:
                 yield frame
@@ -223,16 +223,16 @@ def _frames_in_order(
 
 
 def _packets_without_edits(path: str) -> int:
-    """The whole video packets in an MP4 or MOV file, those hidden by its edit list included."""
+    """The number of complete packets in an MP4 or MOV file, also those its edit list hides."""
     with _opened(path, "mov", ignore_editlist="1") as (container, stream):
         return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
 
 
 @contextlib.contextmanager
 def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file's video track for one thread; FFmpeg's errors become UnreadableVideo."""
+    """Opens a file's video track for one thread; turns FFmpeg's errors into UnreadableVideo."""
     try:
-        with av.open(path, format=kind, options=options, **_OF_TAGS) as container:
+        with av.open(path, format=kind, options=options, **_TAG_OPTIONS) as container:
             stream = _longest_track(path, kind, container)
             if stream.codec_context is None:
                 raise UnreadableVideo("unsupported: no decoder for the video's codec")
@@ -247,21 +247,21 @@ def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContain
 
 
 def _refused(error: av.error.FFmpegError, problem: str) -> UnreadableVideo:
-    """What is wrong with a file of which FFmpeg says so."""
+    """The reason for an error of FFmpeg."""
     if isinstance(error, _UNSUPPORTED):
         return UnreadableVideo("unsupported: FFmpeg knows this kind of video, but cannot decode it")
     if isinstance(error, av.error.MemoryError):
-        return UnreadableVideo("too large: there is no memory for its frames")
+        return UnreadableVideo("too large: its frames do not fit into memory")
     return UnreadableVideo(f"damaged: {problem}")
 
 
 def _tracks(container: InputContainer) -> list[VideoStream]:
-    """The video tracks but for cover pictures."""
+    """The video tracks, without cover pictures."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def _longest_track(path: str, kind: str, container: InputContainer) -> VideoStream:
-    """The track with the most frames, of equal ones the largest picture: others are previews."""
+    """The track with the most frames, then with the largest picture; the others are previews."""
     tracks = _tracks(container)
     if not tracks:
         cover = ", only a cover picture" if container.streams.video else ""
@@ -269,8 +269,8 @@ def _longest_track(path: str, kind: str, container: InputContainer) -> VideoStre
     if len(tracks) == 1:
         return tracks[0]
     counts: Mapping[int, int] = {track.index: track.frames for track in tracks}
-    if not all(counts.values()):  # not every container counts
-        with av.open(path, format=kind, **_OF_TAGS) as other:
+    if not all(counts.values()):  # some containers do not contain the number of frames
+        with av.open(path, format=kind, **_TAG_OPTIONS) as other:
             packets = other.demux([s for s in other.streams.video if s.index in counts])
             counts = Counter(packet.stream.index for packet in packets if packet.size)
     readable = [track for track in tracks if track.codec_context is not None] or tracks

@@ -1,21 +1,21 @@
-"""One video as a record of prepared shards: a tf.Example with a JPEG for every frame.
+"""One video as a record of a shard: a tf.Example with a JPEG for every frame.
 
-The message is TensorFlow's, so that TFDS and TensorFlow read the shards as well; it is defined here
-once more because neither is needed to train. A record is named "FILE#NUMBER".
+The record is TensorFlow's message, so that TFDS and TensorFlow can read the shards. It is defined
+again here, because training does not need TensorFlow. A record is named "FILE#NUMBER".
 
-    frames            bytes [T]: JPEGs, grey ones of grey videos
+    frames            bytes [T]: JPEGs, with one channel if the video is grey
     id, patient, study, view, content, checksum
                       text; content is the SHA-256 of the source's coded pictures, checksum that of
                       `frames`
-    fps               frames a second at which the video was taken; 0 = unknown
-    height, width     pixels of a frame
+    fps               frames a second; 0 = unknown
+    height, width     size of a frame in pixels
     spacing           mm between pixels, down and right; 0 = unknown
-    sector            x, y, x, y ... corners of the ultrasound sector in pixels; outside of it
-                      everything was made black. Empty: nothing was
+    sector            x, y, x, y ... corners of the ultrasound sector in pixels; everything outside
+                      is black. Empty = frames were not cut to a sector
     target_names, target_values
                       labels that are numbers
     class_names, class_values
-                      labels that are texts; sets that were prepared earlier have none
+                      labels that are texts; sets of earlier versions have none
 """
 
 import functools
@@ -34,7 +34,7 @@ from echojepa_jax.data.formats.video_info import UnreadableVideo, VideoInfo, few
 from echojepa_jax.utils.errors import first_line
 
 SUFFIX = ".array_record"
-# Every feature, and of what its values are.
+# Every feature, and the type of its values.
 KINDS: Mapping[str, type] = {
     **dict.fromkeys(("id", "patient", "study", "view", "content", "checksum"), str),
     "frames": bytes,
@@ -49,7 +49,7 @@ KINDS: Mapping[str, type] = {
     "class_values": str,
 }
 _LATER = ("class_names", "class_values")  # features that records of earlier versions lack
-# Random access: nothing but the record that is asked for is read.
+# Random access: only the requested record is read.
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _OPEN_FILES = 256
 
@@ -78,13 +78,13 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` (ascending, none twice) as uint8 [H, W, 3], or [H, W, 1] if grey.
 
     Raises:
-      UnreadableVideo: no such record, a damaged one, or fewer frames than asked for.
+      UnreadableVideo: the record is missing, damaged, or has fewer frames.
     """
     yield from decode_frames(fetch(path), ids)
 
 
 def decode_frames(record: bytes, ids: Sequence[int]) -> Iterator[np.ndarray]:
-    """The same of a record that was fetched."""
+    """As `frames`, for the bytes of a record."""
     jpegs = _parsed(record).features.feature["frames"].bytes_list.value
     if ids[-1] >= len(jpegs):
         raise fewer_frames(len(jpegs), ids[-1])
@@ -96,7 +96,7 @@ def decode_frames(record: bytes, ids: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def content(path: str) -> str:
-    """What the record says of its source's content: so sets that were prepared again know it too.
+    """The content hash of the source, which stays the same if a prepared set is prepared again.
 
     Raises:
       UnreadableVideo: there is no such record, or it is damaged.
@@ -122,15 +122,15 @@ def fetch(path: str) -> bytes:
     file, _, number = path.rpartition("#")
     try:
         record: bytes = _reader(bucket_cache.local(file)).read([int(number)])[0]
-    # It raises RuntimeError for what is wrong with the file, IndexError for a number too high.
+    # RuntimeError means a missing or damaged file, IndexError a number that is too high.
     except (RuntimeError, IndexError, OSError, ValueError) as error:
         reason = first_line(error, 100)
-        raise UnreadableVideo(f"damaged: the shard does not give this record ({reason})") from error
+        raise UnreadableVideo(f"damaged: the record cannot be read ({reason})") from error
     return record
 
 
 def count(file: str) -> int:
-    """How many records a shard holds; 0 if it cannot be read, as reading one will tell."""
+    """The number of records in a shard; 0 if it cannot be read, which `read` reports."""
     try:
         return int(_reader(file).num_records())
     except (RuntimeError, OSError, ValueError):
@@ -143,7 +143,7 @@ def _reader(file: str) -> ArrayRecordReader:
 
 
 def pack(features: Features) -> bytes:
-    """A record as bytes, the same ones for the same features, which are all of KINDS."""
+    """Packs features, all of those in KINDS, into the bytes of a record, deterministically."""
     example = _Example()
     for name, kind in KINDS.items():
         feature, values = example.features.feature[name], features[name]
@@ -159,10 +159,10 @@ def pack(features: Features) -> bytes:
 
 
 def unpack(record: bytes) -> dict[str, list[Any]]:
-    """The features of a record, by name; those that KINDS does not name are bytes where possible.
+    """The features of a record by name, also those that KINDS does not contain.
 
     Raises:
-      UnreadableVideo: these bytes are no such record.
+      UnreadableVideo: the bytes are not such a record.
     """
     features: dict[str, list[Any]] = {}
     for name, feature in _parsed(record).features.feature.items():
@@ -189,11 +189,11 @@ def _parsed(record: bytes) -> Any:
     try:
         return _Example.FromString(record)
     except DecodeError as error:
-        raise UnreadableVideo("damaged: the record is no video") from error
+        raise UnreadableVideo("damaged: the record is not a video") from error
 
 
 def _define() -> Any:
-    """tf.Example (tensorflow/core/example), in a pool of its own: TensorFlow may be loaded too."""
+    """tf.Example (tensorflow/core/example), in a separate pool, as TensorFlow may be loaded too."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
 

@@ -87,7 +87,7 @@ def test_edit_list_is_honoured(numbered):
     Path(path).write_bytes(data)
     assert decode.probe(path).frames == 20
     assert numbered.read(decode.decode(path, np.arange(20))) == list(range(10, 30))
-    with pytest.raises(UnreadableVideo, match="frame 20 was asked for, file holds 20"):
+    with pytest.raises(UnreadableVideo, match="frame 20 was requested, file holds 20"):
         decode.decode(path, np.array([0, 20]))
 
 
@@ -128,7 +128,7 @@ def test_grey_video_becomes_three_equal_channels(numbered):
 
 def test_more_frames_asked_than_held(numbered):
     for path in (numbered.mjpeg(frames=12), numbered.write("a.mp4", "libx264", 12)):
-        with pytest.raises(UnreadableVideo, match="frame 12 was asked for, file holds 12"):
+        with pytest.raises(UnreadableVideo, match="frame 12 was requested, file holds 12"):
             decode.decode(path, np.array([3, 12]))
 
 
@@ -146,7 +146,7 @@ def test_truncated_motion_jpeg_avi_is_counted(numbered, cut):
     assert promised == 40, "the header promises what the file does not hold"
     with pytest.raises(UnreadableVideo) as error:
         decode.probe(path)
-    assert str(error.value) == f"truncated: header says 40 frames, file holds {whole}"
+    assert str(error.value) == f"truncated: header states 40 frames, file holds {whole}"
     assert numbered.read(decode.decode(path, np.array([0, whole - 1]))) == [0, whole - 1]
     with pytest.raises(UnreadableVideo, match=f"file holds {whole}$"):
         decode.decode(path, np.array([whole]))

@@ -355,7 +355,7 @@ def test_the_slices_of_a_volume_are_not_read_as_a_cine(tmp_path, grey):
 def test_other_machines_are_named(tmp_path, grey, tags, modality):
     info = decode.probe(make(tmp_path / "a.dcm", grey, **tags))
     assert info.modality == modality
-    assert ("not ultrasound, by its header" in info.note) == (modality not in ("US", ""))
+    assert ("which is not ultrasound" in info.note) == (modality not in ("US", ""))
     assert ("names no modality" in info.note) == (modality == "")
 
 
@@ -420,21 +420,21 @@ def test_truncated_pixel_data(tmp_path, grey, colour, cut):
     whole = make(tmp_path / "a.dcm", grey)
     header = Path(whole).stat().st_size - grey.nbytes
     part = cut(whole, (header + 3.5 * 600) / Path(whole).stat().st_size)
-    with pytest.raises(UnreadableVideo, match=r"^truncated: header says 5 frames, file holds 3$"):
+    with pytest.raises(UnreadableVideo, match=r"^truncated: header states 5 frames, file holds 3$"):
         decode.probe(part)
     part = cut(jpegs(tmp_path / "b.dcm", colour, "YBR_FULL_422", False), 0.75)
     with pytest.raises(
-        UnreadableVideo, match=r"^truncated: header says 3 frames, file holds [12]$"
+        UnreadableVideo, match=r"^truncated: header states 3 frames, file holds [12]$"
     ):
         decode.probe(part)
     part = cut(real("examples_ybr_color.dcm"), 0.5)
     for read in (decode.probe, lambda path: decode.decode(path, np.array([0]))):
-        with pytest.raises(UnreadableVideo, match=r"^truncated: header says 30 frames, "):
+        with pytest.raises(UnreadableVideo, match=r"^truncated: header states 30 frames, "):
             read(part)
 
 
 def test_more_frames_asked_than_held(tmp_path, grey):
-    with pytest.raises(UnreadableVideo, match="frame 5 was asked for, file holds 5"):
+    with pytest.raises(UnreadableVideo, match="frame 5 was requested, file holds 5"):
         decode.decode(make(tmp_path / "a.dcm", grey), np.array([0, 5]))
 
 
@@ -467,7 +467,7 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
         "norows.dcm": "incomplete: the header lacks Rows",
         "h264.dcm": "damaged: frame 0 does not decode",
         "jpip.dcm": "unsupported: DICOM transfer syntax JPIP",
-        "wrongsize.dcm": "truncated: header says 5 frames, file holds 4",
+        "wrongsize.dcm": "truncated: header states 5 frames, file holds 4",
         "nophotometric.dcm": "incomplete: the header lacks PhotometricInterpretation",
         "nosigned.dcm": "incomplete: the header lacks PixelRepresentation",
         "text.dcm": "not a video file: ",

@@ -30,7 +30,7 @@ from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.formats.video_info import (
     COLOURS_DIFFER,
     DEPTH_DIFFERS,
-    DEPTH_UNTOLD,
+    DEPTH_UNKNOWN,
     PLANES_DIFFER,
     WINDOW_UNUSED,
     each_note,
@@ -243,7 +243,7 @@ class Case:
 
 
 CASES: list[Case] = []
-OF_PIXELS = {COLOURS_DIFFER, PLANES_DIFFER, DEPTH_DIFFERS, DEPTH_UNTOLD, WINDOW_UNUSED}
+OF_PIXELS = {COLOURS_DIFFER, PLANES_DIFFER, DEPTH_DIFFERS, DEPTH_UNKNOWN, WINDOW_UNUSED}
 
 
 def case(name: str, write: Callable[[Path], Any], **expected: Any) -> None:
@@ -577,11 +577,11 @@ def depth() -> None:
         ("12 bits", deep, stored, GREY3, "", ""),
         ("12 bits in the upper ones", deep << 4, stored | {"HighBit": 15}, GREY3, "", ""),
         ("12 bits that are lower", deep | 1, stored | {"HighBit": 15}, GREY3, DEPTH_DIFFERS, ""),
-        ("12 bits said to be 16", deep, {}, GREY3, DEPTH_UNTOLD, ""),
-        ("10 bits said to be 16", ten, {}, GREY3, DEPTH_UNTOLD, ""),
-        ("10 bits said to be 12", ten, stored, GREY3, DEPTH_UNTOLD, ""),
-        ("8 bits said to be 16", GREY.astype(np.uint16), {}, GREY3, DEPTH_UNTOLD, ""),
-        ("8 bits said to be 12", GREY.astype(np.uint16), stored, GREY3, DEPTH_UNTOLD, ""),
+        ("12 bits said to be 16", deep, {}, GREY3, DEPTH_UNKNOWN, ""),
+        ("10 bits said to be 16", ten, {}, GREY3, DEPTH_UNKNOWN, ""),
+        ("10 bits said to be 12", ten, stored, GREY3, DEPTH_UNKNOWN, ""),
+        ("8 bits said to be 16", GREY.astype(np.uint16), {}, GREY3, DEPTH_UNKNOWN, ""),
+        ("8 bits said to be 12", GREY.astype(np.uint16), stored, GREY3, DEPTH_UNKNOWN, ""),
         ("8 in 16", GREY.astype(np.uint16), {"BitsStored": 8, "HighBit": 7}, GREY3, "", ""),
         ("16 bits", GREY.astype(np.uint16) * 257, {}, GREY3, "", ""),
         ("16 bits said to be 12", GREY.astype(np.uint16) * 257, stored, None, "", "wrong BitsSto"),
@@ -628,9 +628,9 @@ def depth() -> None:
             "",
             "",
         ),
-        ("signed, none below 0", deep.astype(np.int16), {}, GREY3, DEPTH_UNTOLD, ""),
-        ("8 bits, said to be signed 16", GREY.astype(np.int16), {}, GREY3, DEPTH_UNTOLD, ""),
-        ("signed 8 bits in 16", GREY.astype(np.int16) - 128, {}, GREY3, DEPTH_UNTOLD, ""),
+        ("signed, none below 0", deep.astype(np.int16), {}, GREY3, DEPTH_UNKNOWN, ""),
+        ("8 bits, said to be signed 16", GREY.astype(np.int16), {}, GREY3, DEPTH_UNKNOWN, ""),
+        ("signed 8 bits in 16", GREY.astype(np.int16) - 128, {}, GREY3, DEPTH_UNKNOWN, ""),
         ("7 bits", GREY // 2, {"BitsStored": 7, "HighBit": 6}, GREY3, "", ""),
         ("8 bits said to be 7", GREY, {"BitsStored": 7, "HighBit": 6}, GREY3, DEPTH_DIFFERS, ""),
         ("no bits stored", GREY, {"BitsStored": 0}, GREY3, DEPTH_DIFFERS, ""),
@@ -651,7 +651,7 @@ def depth() -> None:
             {"PixelPresentation": "COLOR"},
             None,
             "",
-            "unsupported: a palette for a part of the values",
+            "unsupported: a palette for some of the values only",
         ),
         (
             "inverted with a window",
@@ -679,7 +679,7 @@ def depth() -> None:
         lambda path: coded(path, [rle(f) for f in rgb16], "RGB", RLE, template=rgb16),
         truth=COLOUR,
     )
-    # The depth that a header says of coded pictures, against their own.
+    # The depth that a header states of coded pictures, against their own.
     eight = {"template": GREY.astype(np.uint16)}
     for name, encode, syntax in (
         ("lossless", lossless, LOSSLESS),
@@ -881,7 +881,7 @@ def palettes() -> None:
     case(
         "palette, of pictures with loss",
         lambda path: coded(path, pictures, "PALETTE COLOR", JPEG),
-        reason="unsupported: a palette for pictures that are coded with loss",
+        reason="unsupported: a palette for pictures with lossy compression",
     )
     case(
         "palette, none",
@@ -922,7 +922,7 @@ def fragments() -> None:
         case(
             f"{name}, cut",
             lambda path, a=(files, label, syntax): coded(path, *a, ending="cut"),
-            reason=f"truncated: header says {FRAMES} frames, file holds {FRAMES - 1}",
+            reason=f"truncated: header states {FRAMES} frames, file holds {FRAMES - 1}",
         )
         case(
             f"{name}, odd lengths",
@@ -934,7 +934,7 @@ def fragments() -> None:
             case(
                 f"{name}, said to have {said}",
                 lambda path, a=(files, label, syntax), said=said: coded(path, *a, said=said),
-                reason=f"wrong NumberOfFrames: header says {said} frames, file holds {held}",
+                reason=f"wrong NumberOfFrames: header states {said} frames, file holds {held}",
             )
         case(
             f"{name}, no number of frames",
@@ -962,7 +962,7 @@ def fragments() -> None:
             ),
             reason="damaged: frame 0"
             if syntax == RLE
-            else "wrong Rows and Columns: header says 40",
+            else "wrong Rows and Columns: header states 40",
         )
     case(
         "jpeg, no table at all",
@@ -1047,7 +1047,7 @@ def other_kinds() -> None:
             lambda path, held=held, label=label, samples=samples: make(
                 path, held, label, SamplesPerPixel=samples
             ),
-            reason=f"wrong SamplesPerPixel: header says {samples}, the file holds",
+            reason=f"wrong SamplesPerPixel: header states {samples}, the file holds",
         )
     for samples in (1, 3):
         case(
@@ -1162,12 +1162,12 @@ def videos() -> None:
             case(
                 f"{name}, said to have 6",
                 lambda p, w=write: w(p, said=6),
-                reason=f"truncated: header says 6 frames, file holds {FRAMES}",
+                reason=f"truncated: header states 6 frames, file holds {FRAMES}",
             )
             case(
                 f"{name}, said to have 3",
                 lambda p, w=write: w(p, said=3),
-                reason=f"wrong NumberOfFrames: header says 3 frames, file holds {FRAMES}",
+                reason=f"wrong NumberOfFrames: header states 3 frames, file holds {FRAMES}",
             )
             case(
                 f"{name}, cut", lambda p, w=write: w(p, ending="cut"), reason="truncated: the file"
@@ -1175,7 +1175,7 @@ def videos() -> None:
             case(
                 f"{name} of another size",
                 lambda p, w=write: w(p, template=np.zeros((1, 40, 48, 3), np.uint8)),
-                reason="wrong Rows and Columns: header says 40 x 48, frame 0 has 64 x 96",
+                reason="wrong Rows and Columns: header states 40 x 48, frame 0 has 64 x 96",
             )
 
 
@@ -1271,7 +1271,7 @@ def odd_elements() -> None:
     case(
         "RLE of three planes as grey",
         lambda path: coded(path, [rle(f) for f in COLOUR], "MONOCHROME2", RLE),
-        reason="wrong SamplesPerPixel or BitsAllocated: header says 1 byte",
+        reason="wrong SamplesPerPixel or BitsAllocated: header states 1 byte",
     )
     for name, pack in (("zlib", zlib.compress), ("gzip", gzip.compress), ("nothing", bytes)):
         case(f"deflated by {name}", lambda path, pack=pack: deflated(path, pack), truth=COLOUR)
@@ -1335,7 +1335,7 @@ def floats(path: Path) -> None:
 
 
 def bytes_of_native() -> None:
-    said = f"header says {FRAMES} frames, file holds"
+    said = f"header states {FRAMES} frames, file holds"
     for name, tags, expected in (
         ("a word more", {"PixelData": GREY.tobytes() + bytes(2)}, {"truth": GREY3}),
         (

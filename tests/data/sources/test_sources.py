@@ -194,7 +194,7 @@ def test_lines_of_studies_in_quotes_or_with_colons(tmp_path, line):
 
 def test_labels_that_are_words_are_counted(tmp_path, caplog):
     read_source(f"list:{write(tmp_path / 'l', 'a.avi::one word' + chr(10) + 'b.avi::2')}")
-    assert "1 labels are not numbers" in caplog.text
+    assert "1 labels are ignored, because they are not numbers" in caplog.text
 
 
 ODD_NAMES = [
@@ -462,7 +462,7 @@ def test_echonet_files_and_rows_that_do_not_match(tmp_path, caplog):
         ("FileName,EF,ESV,EDV\n", r"FileList\.csv has no column 'Split': .* EF, ESV, EDV"),
         (HEADER.replace("EF", "ef"), r"has no column 'EF'"),
         (HEADER + "a,high,1,2,,,,,TRAIN\n", r"line 2 of .*FileList\.csv: column 'EF' is"),
-        (HEADER + ",50,1,2,,,,,TRAIN\n", r"Line 2 of .*FileList\.csv has an empty .*'FileName'"),
+        (HEADER + ",50,1,2,,,,,TRAIN\n", r"FileList\.csv: column 'FileName' is empty in line 2"),
     ],
 )
 def test_echonet_table_errors(tmp_path, rows, message):

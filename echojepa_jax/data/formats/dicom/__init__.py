@@ -1,9 +1,9 @@
-"""Exact frames of ultrasound DICOM files, through pydicom, cropped to the ultrasound region.
+"""Exact frames of ultrasound DICOM files, read with pydicom, cropped to the ultrasound region.
 
-Privacy: of the header only the tags listed here are read, so no name, date or id can reach a log;
-for the same reason pydicom's own messages, which quote values, never become a reason. (Preparation
-asks for the ids of patient and study, to hash them at once: `identity`.) The crop removes the
-banner burned into the pixels around the sector.
+Privacy: only the tags listed here are read from the header, so no name, date or id can reach a log.
+For the same reason the messages of pydicom, which quote values, are never shown. Only `identity`
+reads the ids of patient and study, and preparation hashes them at once. The crop removes the banner
+burned into the pixels around the sector.
 """
 
 import contextlib
@@ -56,30 +56,30 @@ _TAGS: list[Any] = [
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate"),
     "FrameIncrementPointer",
 ]
-# What pydicom 3 and its plugins raise on damaged files; found by damaging files at random.
+# The errors of pydicom 3 and its plugins on damaged files; found by damaging files at random.
 _PYDICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(InvalidDicomError, BytesLengthException, struct.error, zlib.error),
 )
-# Transfer syntaxes: pixels as they are, pictures in fragments, and run-length coded ones.
+# Transfer syntaxes: uncompressed pixels, compressed pictures in fragments, and run-length coding.
 _NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.98", ".1.99", ".2"))
 _CODED = tuple(
     f"1.2.840.10008.1.2.4.{k}"
-    for k in (*range(50, 67), 70, 80, 81, 90, 91, *range(201, 204))  # 52 to 66: retired ones too
+    for k in (*range(50, 67), 70, 80, 81, 90, 91, *range(201, 204))  # 52 to 66 include retired ones
 )
 _RLE = "1.2.840.10008.1.2.5"
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
 _TISSUE, _COLOUR_FLOW, _TWO_DIMENSIONAL, _CENTIMETRES = 1, 2, 1, 3
 _SYNTAX = "TransferSyntaxUID"
-_SMALLEST = 0.05  # share of the frame that a picture covers at least
-# Elements without which pixels have no meaning, whatever their coding.
+_SMALLEST = 0.05  # smallest share of the frame that a picture covers
+# Elements that are required to interpret pixels: in general, and of compressed pictures.
 _NEEDED = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation"),
 )
-_NEEDED_OF_CODED = ("Rows", "Columns", "PhotometricInterpretation")
-# Storage classes that are made for another kind of machine, by what follows `_STORAGE`. Those for
-# any picture (secondary captures) and for ultrasound are not here: the element Modality decides.
+_NEEDED_COMPRESSED = ("Rows", "Columns", "PhotometricInterpretation")
+# Storage classes of other modalities, without the prefix `_STORAGE`. For classes of any picture
+# (secondary captures) and of ultrasound, which are not here, the element Modality decides.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _CLASSES = {
     **dict.fromkeys(("1",), "CR"),
@@ -93,13 +93,13 @@ _CLASSES = {
     **dict.fromkeys(("20", "5"), "NM"),
     **dict.fromkeys(("128", "128.1", "130"), "PT"),
 }
-# Echocardiography, colour flow and duplex Doppler: codes of old machines.
+# Retired codes for echocardiography, colour flow and duplex Doppler, written by old machines.
 _RETIRED_ULTRASOUND = ("EC", "CD", "DD")
 _ULTRASOUND_CLASSES = ("3", "3.1", "6", "6.1", "6.2")
 _VOLUME = "6.2"
-_NO_MACHINE = ("", "OT", "SC")  # codes of Modality that name none
-# How the rates of two elements may differ: one is a whole number of frames a second, the other a
-# time of few digits.
+_NO_MODALITY = ("", "OT", "SC")  # values of Modality that do not name a machine
+# Tolerated difference between the rates of two elements, in frames a second and as a share: one may
+# be rounded to whole frames a second, the other be a time with few digits.
 _RATE_LEVELS, _RATE_SHARE = 0.5, 0.05
 
 logging.getLogger("pydicom").propagate = False  # its warnings quote the file's values
@@ -108,7 +108,11 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Header:
-    """What the header says; `rows` and `columns` are the part of the frame to keep."""
+    """The facts of a header.
+
+    rows, columns: the part of the frame to keep.
+    pictures: yields the uncropped frames of ascending ids, uint8 [H, W, 3].
+    """
 
     frames: int
     fps: float
@@ -121,10 +125,11 @@ class _Header:
 
 
 def probe(path: str) -> VideoInfo:
-    """The facts of a DICOM file; all its frames are counted, the first one is decoded.
+    """The facts of a DICOM file; counts all its frames, and decodes the first one.
 
     Raises:
-      UnreadableVideo: not DICOM, no image, truncated, or an encoding that is not supported.
+      UnreadableVideo: the file is not DICOM, has no image, is truncated, or has an unsupported
+        encoding.
     """
     with _opened(path) as (_, header):
         image = next(_images(header, [0]))
@@ -137,7 +142,7 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3], cropped.
 
     Raises:
-      UnreadableVideo: as `probe`, or the file holds fewer frames than asked for.
+      UnreadableVideo: as `probe`, or the file has fewer frames.
     """
     with _opened(path) as (_, header):
         if ids[-1] >= header.frames:
@@ -146,21 +151,24 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def coded(path: str) -> Iterator[bytes]:
-    """Yield the bytes of the coded pictures, and none of the header.
+    """Yield the bytes of the coded pictures, without the header.
 
     Raises:
       UnreadableVideo: as `probe`.
     """
     with _opened(path) as (file, _):
-        # The file stands at the pixel data, which end it.
+        # The position in the file is the pixel data, which are its last element.
         while block := file.read(2**20):
             yield block
 
 
 def identity(path: str) -> tuple[str, str]:
-    """Who is shown and in which examination, "" where the header does not tell.
+    """Patient and study of a DICOM file; "" if the header lacks them.
 
-    These are names of people: hash them before they go anywhere.
+    These may be names of people: hash them before writing them anywhere.
+
+    Raises:
+      UnreadableVideo: the header cannot be read.
     """
     tags = ["PatientID", "PatientName", "StudyInstanceUID"]
     try:
@@ -173,17 +181,17 @@ def identity(path: str) -> tuple[str, str]:
 
 
 def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the frames `ids` as uint8 [H, W, 3]."""
+    """Yield the frames `ids`, cropped, as uint8 [H, W, 3]."""
     for image in header.pictures(ids):
         yield image[header.rows, header.columns]
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
-    """Open a DICOM file and read its header; whatever pydicom raises becomes UnreadableVideo."""
+    """Opens a DICOM file and reads its header; turns pydicom's errors into UnreadableVideo."""
     first = first_bytes(path)
     if not (dicom_dataset.is_marked(first) or dicom_dataset.is_bare(first)):
-        raise UnreadableVideo("not a video file: named .dcm, but it does not begin as DICOM does")
+        raise UnreadableVideo("not a video file: named .dcm, but it does not begin like DICOM")
     stage = "header"
     try:
         with open(path, "rb") as opened:
@@ -196,10 +204,10 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
             else:
                 pixels, start = _pixels(file, dataset)
                 if pixels.by_label:
-                    pixels = dataclasses.replace(pixels, **_judged(*key))
+                    pixels = dataclasses.replace(pixels, **_checked_colours(*key))
                 occurring = functools.partial(_occurring, *key)
-                to_rgb, note = dicom_pixels.shown(dataset, pixels, occurring)
-                pictures = functools.partial(_shown, pixels, to_rgb)
+                to_rgb, note = dicom_pixels.display_map(dataset, pixels, occurring)
+                pictures = functools.partial(_mapped, pixels, to_rgb)
                 note = notes(pixels.note, note)
                 header = _header(dataset, len(pixels.layout.frames), pictures, note)
             file.seek(start)
@@ -210,12 +218,12 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
 
 
 def _reason(error: Exception, stage: str) -> str:
-    """Why pydicom gave up, in words of our own: its message may quote a name."""
+    """The reason for an error of pydicom; does not use its message, which may quote a name."""
     if isinstance(error, OSError) and error.errno:
         return f"unreadable: {os.strerror(error.errno)}"
-    if isinstance(error, NotImplementedError):  # pydicom's, of forms that it does not read
-        return f"unsupported: a DICOM {stage} of this form"
-    # Elements are attributes of a data set, or keys, as tags.
+    if isinstance(error, NotImplementedError):  # pydicom's error for forms that it does not read
+        return f"unsupported: pydicom cannot read this form of DICOM {stage}"
+    # A missing element is an attribute of the data set, or a key (as a tag).
     element = error.name if isinstance(error, AttributeError) else ""
     if isinstance(error, KeyError) and isinstance(error.args[0], int):
         element = keyword_for_tag(error.args[0])
@@ -225,13 +233,13 @@ def _reason(error: Exception, stage: str) -> str:
 
 
 def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
-    """The pictures of a file, which stands at them, and where they begin."""
+    """The pictures of a file, whose position is the pixel data, and the position of these."""
     syntax = dataset.file_meta.get(_SYNTAX)
     if not any(name in dataset for name in _NEEDED):  # a report, a waveform, an index
         raise UnreadableVideo("no frames: the DICOM file holds no image")
     dicom_layout.pixel_data(file)
-    # Coded pictures tell the others themselves.
-    needed = _NEEDED_OF_CODED if syntax in _CODED else _NEEDED
+    # Compressed pictures contain the other facts themselves.
+    needed = _NEEDED_COMPRESSED if syntax in _CODED else _NEEDED
     if missing := [name for name in needed if dataset.get(name) in (None, "")]:
         raise UnreadableVideo(f"incomplete: the header lacks {missing[0]}")
     if syntax not in (None, *_NATIVE, *_CODED, _RLE):
@@ -253,7 +261,7 @@ def _pixels(file: BinaryIO, dataset: pydicom.Dataset) -> tuple[Pixels, int]:
 
 
 def _whole(dataset: pydicom.Dataset, name: str) -> int:
-    """A whole number of the header, 0 where it is absent or empty."""
+    """A whole number of the header; 0 if it is missing or empty."""
     try:
         return int(dataset.get(name) or 0)
     except (TypeError, ValueError) as error:
@@ -261,19 +269,19 @@ def _whole(dataset: pydicom.Dataset, name: str) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _judged(path: str, size: int, changed: int) -> dict[str, Any]:
-    """Fields of `Pixels` after a look at frame 0 of a file of that size and time of change."""
+def _checked_colours(path: str, size: int, changed: int) -> dict[str, Any]:
+    """Fields of `Pixels` that frame 0 may correct; cached by path, size and time of the file."""
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
-        pixels = dicom_pixels.judged(_pixels(file, dataset)[0])
+        pixels = dicom_pixels.checked_colours(_pixels(file, dataset)[0])
     return {"colours": pixels.colours, "planar": pixels.planar, "note": pixels.note}
 
 
 @functools.lru_cache(maxsize=64)
 def _occurring(path: str, size: int, changed: int) -> np.ndarray:
-    """The samples that occur in any frame of a file of that size and time of change, ascending.
+    """The sample values that occur in any frame of a file, ascending.
 
-    All frames are read, once: one scale holds for them all.
+    All frames are read, because they share one scale. Cached by path, size and time of the file.
     """
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
@@ -284,7 +292,7 @@ def _occurring(path: str, size: int, changed: int) -> np.ndarray:
     return np.flatnonzero(counts)
 
 
-def _shown(pixels: Pixels, to_rgb: dicom_pixels.ToRgb, ids: Sequence[int]) -> Iterator[np.ndarray]:
+def _mapped(pixels: Pixels, to_rgb: dicom_pixels.ToRgb, ids: Sequence[int]) -> Iterator[np.ndarray]:
     for k in ids:
         yield to_rgb(dicom_pixels.samples(pixels, k))
 
@@ -292,7 +300,7 @@ def _shown(pixels: Pixels, to_rgb: dicom_pixels.ToRgb, ids: Sequence[int]) -> It
 def _video(
     file: BinaryIO, dataset: pydicom.Dataset
 ) -> tuple[Callable[[Sequence[int]], Iterator[np.ndarray]], int]:
-    """What yields the frames of a video in a DICOM file, and where it begins."""
+    """A function that yields frames of the video in a DICOM file, and the position of the video."""
     missing = [name for name in ("Rows", "Columns") if not dataset.get(name)]
     if missing:
         raise UnreadableVideo(f"incomplete: the header lacks {missing[0]}")
@@ -314,17 +322,23 @@ def _video(
 
 @functools.lru_cache(maxsize=1024)
 def _decoding(path: str, size: int, changed: int) -> int:
-    """How many frames of the video in a DICOM file of that size and time of change decode."""
+    """The number of frames that decode from the video in a DICOM file.
+
+    Cached by path, size and time of the file.
+
+    Raises:
+      UnreadableVideo: no frame decodes, or the header states another number.
+    """
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
         data, _ = dicom_layout.stream(file)
     held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value))
     if not held:
         raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
-    said = _whole(dataset, "NumberOfFrames") or held
-    if held != said:
-        wrong = dicom_layout.truncated if held < said else dicom_layout.wrong_count
-        raise wrong(said, held)
+    stated = _whole(dataset, "NumberOfFrames") or held
+    if held != stated:
+        wrong = dicom_layout.truncated if held < stated else dicom_layout.wrong_count
+        raise wrong(stated, held)
     return held
 
 
@@ -332,7 +346,7 @@ def _header(
     dataset: pydicom.Dataset,
     frames: int,
     pictures: Callable[[Sequence[int]], Iterator[np.ndarray]],
-    of_pixels: str,
+    pixel_note: str,
 ) -> _Header:
     if _storage(dataset) == _VOLUME:
         raise UnreadableVideo("unsupported: an ultrasound volume, whose frames are slices")
@@ -346,7 +360,7 @@ def _header(
         columns=columns,
         note=notes(
             note,
-            of_pixels,
+            pixel_note,
             *timing,
             NON_SQUARE if _non_square(dataset, spacing) else "",
             "" if modality == ULTRASOUND else not_ultrasound(modality),
@@ -358,42 +372,42 @@ def _header(
 
 
 def _modality(dataset: pydicom.Dataset) -> str:
-    """The code of the kind of machine, such as "US" or "XA"; "" where the header does not tell.
+    """The code of the modality, such as "US" or "XA"; "" if the header does not state it.
 
-    What the file is stored as counts first, where that is for one kind of machine only; a file that
-    names no machine is ultrasound if it has regions or is stored as that.
+    A storage class of a single modality decides. Otherwise the element Modality does. A file that
+    states no modality is ultrasound if it has ultrasound regions or a storage class of ultrasound.
     """
     kind = _storage(dataset)
     if kind in _CLASSES:
         return _CLASSES[kind]
-    said = str(dataset.get("Modality") or "").strip().upper()
-    if not re.fullmatch("[A-Z0-9]{0,8}", said):  # no code, and so perhaps a name
-        said = ""
-    if said in _RETIRED_ULTRASOUND:
+    code = str(dataset.get("Modality") or "").strip().upper()
+    if not re.fullmatch("[A-Z0-9]{0,8}", code):  # not a code, so it may be a name
+        code = ""
+    if code in _RETIRED_ULTRASOUND:
         return ULTRASOUND
-    if said not in _NO_MACHINE:
-        return said
-    shown = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")
-    return ULTRASOUND if shown else said
+    if code not in _NO_MODALITY:
+        return code
+    is_ultrasound = kind in _ULTRASOUND_CLASSES or dataset.get("SequenceOfUltrasoundRegions")
+    return ULTRASOUND if is_ultrasound else code
 
 
 def _storage(dataset: pydicom.Dataset) -> str:
-    """The storage class of a file, without what all of them begin with."""
+    """The storage class of a file, without the prefix `_STORAGE`."""
     stored = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
     return str(stored).removeprefix(_STORAGE)
 
 
 def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
-    """Frames a second, and notes on them.
+    """Frames a second (0 = unknown), and notes on the rate.
 
-    From the element that FrameIncrementPointer names, else the time between frames (ms), else the
-    cine or display rate, else 0; the first that a machine can have. Times are written with few
-    digits (33.333), so the rate is rounded to what they can tell.
+    Uses the first plausible rate of: the element that FrameIncrementPointer names, the time between
+    frames (ms), the cine rate, the display rate. Times have few digits (33.333), so the rate is
+    rounded accordingly.
     """
     vector = dataset.get("FrameTimeVector") or ()
     vector = list(vector) if isinstance(vector, Sequence) else []
     frames = _whole(dataset, "NumberOfFrames") or 1
-    # Some write times from the start on, and not from one frame to the next.
+    # Some files contain the times since the first frame instead of those between frames.
     if len(vector) > 3 and (np.diff(vector) > 0).all() and is_regular(vector, 1.0):
         vector = np.diff(vector, prepend=0).tolist()
     later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
@@ -421,7 +435,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
 
 
 def _rate_of(milliseconds: float) -> float:
-    """The rate of frames so far apart; 0 for what no machine makes."""
+    """Frames a second for a time between frames in ms; 0 if it is implausible."""
     return possible_rate(round(1000 / milliseconds, 2)) if milliseconds > 0 else 0.0
 
 
@@ -433,26 +447,29 @@ def _pointed(dataset: pydicom.Dataset) -> list[str]:
 
 
 def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
-    """A positive number of the header; 0 where it is absent, empty or not a number."""
-    try:  # some write decimal commas
+    """A positive number of the header; 0 if it is missing, empty or not a number."""
+    try:  # some files contain decimal commas
         return max(0.0, float(str(dataset.get(keyword) or 0).replace(",", ".")))
     except (TypeError, ValueError):
         return 0.0
 
 
 def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float], str]:
-    """The rows and columns to keep, the distance of pixels (mm, down and right; 0 = unknown), and a
-    note where the whole frame is kept for want of a region.
+    """The part of the frame to keep.
 
-    The largest 2-D region of tissue or colour flow is kept, of equal ones the tissue, or the first:
-    side-by-side regions are two pictures, and their union would hold the text between them. Regions
-    written for another frame size (stale after an export at lower resolution), or too small for a
-    picture, would cut at random, so they are not used.
+    It is the largest 2-D region of tissue or colour flow; of equally large ones the tissue, or the
+    first. Side-by-side regions are two pictures, and their union would contain the text between
+    them. Regions for another frame size (stale after an export at lower resolution), or too small
+    for a picture, are ignored, because they would cut at arbitrary places.
+
+    Returns:
+      Rows and columns to keep; the distance of pixels (mm, down and right; 0 = unknown); and a note
+      if the whole frame is kept because there is no usable region.
     """
     height, width = int(dataset.Rows), int(dataset.Columns)
     regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
     pictures = [region for region in regions if _is_picture(region)]
-    # One pixel of grace: some makers write the corner outside.
+    # One pixel of tolerance, because some makers write the corner just outside the region.
     inside = [
         ((y0, min(y1, height), x0, min(x1, width)), region)
         for (y0, y1, x0, x1), region in zip(map(_box, pictures), pictures, strict=True)
@@ -461,7 +478,7 @@ def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float]
     ]
     if not inside:
         note = STALE_REGION if pictures else NOT_2D if regions else NO_REGION
-        # What a stale region says of distances is for frames of another size.
+        # Distances in a stale region belong to frames of another size.
         spacing = (0.0, 0.0) if regions else _image_spacing(dataset)
         return slice(0, height), slice(0, width), spacing, note
     (y0, y1, x0, x1), region = max(
@@ -482,7 +499,7 @@ def _is_picture(region: pydicom.Dataset) -> bool:
 
 
 def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right, all 0 if one is not told; the named corners are inside."""
+    """Top, bottom, left, right, all 0 if one is missing; DICOM's corners lie inside the region."""
     corners = (f"RegionLocation{name}" for name in ("MinY0", "MaxY1", "MinX0", "MaxX1"))
     top, last_row, left, last_column = (region.get(corner) for corner in corners)
     if None in (top, last_row, left, last_column):
@@ -491,23 +508,23 @@ def _box(region: pydicom.Dataset) -> tuple[int, int, int, int]:
 
 
 def _spacing(region: pydicom.Dataset) -> tuple[float, float]:
-    """mm between pixels of a region, down and right; 0 = it does not tell."""
+    """mm between pixels of a region, down and right; 0 = unknown."""
     units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
     if units != (_CENTIMETRES, _CENTIMETRES):
         return 0.0, 0.0
-    # A negative one counts upwards.
+    # A negative distance counts upwards.
     down, right = (region.get(f"PhysicalDelta{axis}") for axis in "YX")
     return abs(float(down or 0)) * 10, abs(float(right or 0)) * 10
 
 
 def _image_spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """The same for an image without regions."""
+    """mm between pixels of an image without regions, down and right; 0 = unknown."""
     pair = dataset.get("PixelSpacing")
     return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
 
 
 def _non_square(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> bool:
-    """Whether the header says that pixels are higher than wide, or wider than high."""
+    """Whether pixels are not square, by the header."""
     ratio = dataset.get("PixelAspectRatio") or (1, 1)
     pair = spacing if all(spacing) else tuple(map(float, ratio))
     return len(pair) == 2 and not is_square(*pair)

@@ -1,8 +1,8 @@
-"""The header of a DICOM file, however its data set is written.
+"""Reads the header of a DICOM file in all the forms in which data sets are written.
 
-pydicom reads it, and finds out by itself whether it names the types of its elements. Here is what
-pydicom does not do: a byte order that is not that of the transfer syntax, pixels that are deflated
-with the rest, and files that begin with their elements, without the mark "DICM".
+pydicom reads headers with or without the types of elements. This module adds what pydicom does not
+do: a byte order that contradicts the transfer syntax, deflated files with pixels, and files that
+begin with their elements, without the mark "DICM".
 """
 
 import contextlib
@@ -20,27 +20,31 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from echojepa_jax.data.formats.video_info import UnreadableVideo
 
-_MOST_BYTES = 2**31  # of a file that is deflated; more would not fit a worker's memory
-_LARGE = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # elements of pixels
-_META, _FIRST = b"\2\0\0\0UL\4\0", b"\x08\0"  # how the parts of a file begin
+_MAX_INFLATED_BYTES = 2**31  # a larger file would not fit into a worker's memory
+_LARGE = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # the elements with pixels
+_META, _FIRST = b"\2\0\0\0UL\4\0", b"\x08\0"  # first bytes of the meta elements, of the data set
 
 
 def is_marked(head: bytes) -> bool:
-    """Whether a file that starts with these 132 bytes has DICOM's mark, or its meta elements."""
+    """Whether a file with these first 132 bytes has DICOM's mark or its meta elements."""
     return head[128:132] == b"DICM" or head.startswith(_META)
 
 
 def is_bare(head: bytes) -> bool:
-    """Whether a file may begin with a data set, as those of old machines do."""
+    """Whether a file may begin directly with a data set, like files of old machines."""
     return head.startswith(_FIRST)
 
 
 def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO]:
-    """The elements `tags` of the header, and the file that stands at the pixels: `file`, or one in
-    memory.
+    """Reads the elements `tags` of the header.
+
+    Returns:
+      The elements, and a file whose position is the pixel data: `file`, or an inflated copy in
+      memory.
 
     Raises:
-      UnreadableVideo: it is too large. What pydicom and zlib raise: it is damaged.
+      UnreadableVideo: the inflated file is too large.
+      Exception: errors of pydicom and zlib, if the file is damaged.
     """
     start, syntax = _start(file)
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -53,31 +57,33 @@ def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO
     if start and little is not None and little == (syntax == ExplicitVRBigEndian):
         return _elements(file, start, syntax, little, tags), file
     file.seek(0)
-    # Whoever asks has looked at the first bytes.
+    # `force`, because the caller has checked the first bytes.
     found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags), force=True)
     return found, file
 
 
 def _inflated(data: bytes) -> bytes:
-    """What was deflated: bare, as it should be, or in the wrapping of zlib or gzip, or not at all.
+    """Inflates data that are deflated without a header (the standard), with one of zlib or gzip, or
+    not deflated at all.
 
     Raises:
-      UnreadableVideo: it is too large. zlib.error: it is damaged.
+      UnreadableVideo: the result is too large.
+      zlib.error: the data are damaged.
     """
     for wrapping in (-zlib.MAX_WBITS, 32 + zlib.MAX_WBITS):
         inflate = zlib.decompressobj(wrapping)
         with contextlib.suppress(zlib.error):
-            inflated = inflate.decompress(data, _MOST_BYTES)
+            inflated = inflate.decompress(data, _MAX_INFLATED_BYTES)
             if inflate.unconsumed_tail:
                 raise UnreadableVideo("unsupported: more than 2 GB of deflated DICOM")
             return inflated
     if data.startswith(_FIRST):
         return data
-    raise zlib.error("neither bare nor in a wrapping")
+    raise zlib.error("not deflated in a known form")
 
 
 def _start(file: BinaryIO) -> tuple[int, str]:
-    """Where the data set starts, and the transfer syntax; 0 and "" if that is not plain."""
+    """The position of the data set, and the transfer syntax; 0 and "" if they are not clear."""
     file.seek(0)
     file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
     head = file.read(12)

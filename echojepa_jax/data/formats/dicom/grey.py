@@ -1,12 +1,12 @@
-"""Finds from the values of a frame what its three channels are: ultrasound is nearly all grey.
+"""Finds the meaning of a frame's three channels from its values: ultrasound is mostly grey.
 
-Exporters convert pixels and keep old labels, so a header may name wrong colours or a wrong order of
-the channels. A grey picture that is read wrongly is coloured everywhere, and one frame shows this.
+Exporters convert pixels and keep old labels, so a header may state wrong colours or a wrong order
+of the channels. A grey picture that is read wrongly is coloured everywhere, which one frame shows.
 """
 
 import numpy as np
 
-from echojepa_jax.data.formats.dicom.codestream import OPEN, RGB, YCBCR
+from echojepa_jax.data.formats.dicom.codestream import RGB, UNKNOWN, YCBCR
 
 _MOST, _HALF, _FEW = 0.8, 0.5, 0.2  # shares of the pixels
 _LEVELS = 4  # the largest difference between the channels of a grey pixel
@@ -17,14 +17,14 @@ _ENOUGH = 0.02  # the smallest share of textured pixels that gives an answer
 def colours_of(frame: np.ndarray) -> str:
     """The colours in which most pixels of a frame, uint8 [H, W, 3], are grey: RGB or YCBCR.
 
-    OPEN, if that holds for both or for neither.
+    UNKNOWN, if that holds for both or for neither.
     """
     part = frame[::2, ::2].astype(np.int16)
     as_rgb = float((np.ptp(part, axis=-1) <= _LEVELS).mean())
     as_ycbcr = float((np.abs(part[..., 1:] - 128) <= _LEVELS).all(axis=-1).mean())
     if as_rgb > _MOST and as_ycbcr < _FEW:
         return RGB
-    return YCBCR if as_ycbcr > _MOST and as_rgb < _FEW else OPEN
+    return YCBCR if as_ycbcr > _MOST and as_rgb < _FEW else UNKNOWN
 
 
 def is_better(frame: np.ndarray, other: np.ndarray) -> bool:

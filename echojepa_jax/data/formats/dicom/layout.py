@@ -1,7 +1,7 @@
-"""Where the frames of a DICOM file are: found in its bytes, whatever its header says.
+"""Finds the frames of a DICOM file in its bytes, because its header may be wrong.
 
-The data set is not always written as its transfer syntax says, fragments of compressed pictures
-have wrong tables or no end, and uncompressed colours take three bytes a pixel, or two.
+A data set may differ from its transfer syntax, fragments of compressed pictures may have wrong
+tables or no end, and uncompressed colours may take three bytes per pixel, or two.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from echojepa_jax.data.formats.video_info import UnreadableVideo
 _PIXEL_DATA, _ITEM, _END = (0x7FE0, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _FLOATS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
 _UNDEFINED = 0xFFFFFFFF
-_TYPE = re.compile(rb"[A-Z?]{2}")  # the letters of a value representation, or what stands for one
-# Within a fragment, where one picture ends and the next one begins.
+_TYPE = re.compile(rb"[A-Z?]{2}")  # the two letters of a value representation, or "??"
+# The end of a picture and the start of the next one within a fragment.
 _BETWEEN = re.compile(rb"\xff\xd9\0*(?=\xff\xd8\xff|\xff\x4f\xff\x51)")
 _HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
-Piece = tuple[int, int]  # of a file: where it starts, and its number of bytes
+Piece = tuple[int, int]  # a part of a file: its position, and its number of bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """Where pixels are.
+    """The positions of the pixels in a file.
 
-    frames: the pieces of each frame; their bytes follow one another. compressed: as fragments.
-    halved: two pixels share their colours (4:2:2). big_endian: samples of 16 bits are. swapped:
-    samples of 8 bits are in words that are big-endian, from `origin` on.
+    frames: the pieces of each frame, in order. compressed: pixels are compressed in fragments.
+    halved: two pixels share their colours (4:2:2). big_endian: samples of 16 bits are big-endian.
+    swapped: samples of 8 bits are in big-endian words that start at `origin`.
     """
 
     frames: Sequence[Sequence[Piece]]
@@ -46,7 +46,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """What the header says, 0 where it does not tell; `bits` are those allocated."""
+    """The facts of the header, 0 if it lacks them; `bits` is BitsAllocated."""
 
     frames: int
     rows: int
@@ -57,20 +57,22 @@ class Shape:
 
 
 def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tuple[Layout, int]:
-    """The frames in `file`, which stands at the pixel data, and where these begin.
+    """Finds the frames in `file`, whose position is the pixel data.
 
     Args:
-      has_pictures: the transfer syntax is one of pictures that begin with a mark of their own (not
-        RLE).
-      table: the extended offset table, as it is in the file; empty = none.
+      has_pictures: compressed pictures of the transfer syntax begin with their own mark (not RLE).
+      table: the bytes of the extended offset table; empty = none.
+
+    Returns:
+      The layout, and the position of the pixel data.
 
     Raises:
-      UnreadableVideo: there are no pixel data, or not as many frames as the header says.
+      UnreadableVideo: there are no pixel data, or another number of frames than the header states.
     """
     begin, big_endian = pixel_data(file)
     start, length, kind = _head(file, begin, big_endian)
     file.seek(start)
-    # Words of a picture that look like an item are improbable, and then the length is defined.
+    # Uncompressed pixels that look like an item are improbable, and have a defined length.
     tag = _tag(file.read(4))
     if tag in (_ITEM, _END, ()) if length == _UNDEFINED else tag == _ITEM and has_pictures:
         return _fragmented(file, start, shape, has_pictures, table), begin
@@ -81,32 +83,32 @@ def locate(file: BinaryIO, shape: Shape, has_pictures: bool, table: bytes) -> tu
 
 
 def _head(file: BinaryIO, begin: int, big_endian: bool) -> tuple[int, int, bytes]:
-    """Where the value of the element at `begin` starts, its length in bytes, and its type as it is
-    written, b"" if it is not.
+    """The element at `begin`: the position of its value, its length in bytes, and its type (b"" if
+    it is not written).
     """
     endian = ">" if big_endian else "<"
     file.seek(begin + 4)
     rest = file.read(8).ljust(8, b"\0")
     implicit = struct.unpack(f"{endian}I", rest[:4])[0]
     explicit = struct.unpack(f"{endian}I", rest[4:])[0]
-    # A length is even, and the letters of any type of pixels would be an odd one.
+    # Lengths are even, while the letters of a type of pixels would form an odd length.
     if big_endian or (rest[0] % 2 and _TYPE.fullmatch(rest[:2])):
         if rest[2:4] == b"\0\0":
             return begin + 12, explicit, rest[:2]
-        if big_endian or implicit > _size(file):  # types of short values have short lengths
+        if big_endian or implicit > _size(file):  # types of short values have lengths of 2 bytes
             return begin + 8, struct.unpack(f"{endian}H", rest[2:4])[0], rest[:2]
-    # Some write zeros for the type.
+    # Some files contain zeros in place of the type.
     if not implicit and (0 < explicit <= _size(file) - begin - 12 or explicit == _UNDEFINED):
         return begin + 12, explicit, b""
     return begin + 8, implicit, b""
 
 
 def pixel_data(file: BinaryIO) -> tuple[int, bool]:
-    """Where the element of pixel data begins in `file`, which stands at it, and whether it is
-    big-endian.
+    """The position of the pixel data, which is near the position of `file`, and whether the element
+    is big-endian.
 
     Raises:
-      UnreadableVideo: there is none, or it holds floating-point numbers.
+      UnreadableVideo: there are no pixel data, or they are floating-point numbers.
     """
     here = file.tell()
     for position in (here, here - 4, here + 4):
@@ -135,10 +137,10 @@ def read(file: BinaryIO, layout: Layout, k: int) -> bytes:
 
 
 def stream(file: BinaryIO) -> tuple[bytes, int]:
-    """The bytes of all fragments in `file`, which stands at the pixel data, and where these begin.
+    """The bytes of all fragments in `file`, whose position is the pixel data, and this position.
 
     Raises:
-      UnreadableVideo: there are none, or the file ends within one.
+      UnreadableVideo: there are no fragments, or the file ends within one.
     """
     begin, big_endian = pixel_data(file)
     items, ending = _items(file, _head(file, begin, big_endian)[0])
@@ -160,10 +162,10 @@ def beginning(file: BinaryIO, layout: Layout, k: int, size: int) -> bytes:
     return file.read(min(size, held))
 
 
-def wrong_size(said: Sequence[int], k: int, held: Sequence[int]) -> UnreadableVideo:
-    """The error for frame `k` of another height and width than are said."""
+def wrong_size(stated: Sequence[int], k: int, held: Sequence[int]) -> UnreadableVideo:
+    """The error for frame `k` with another height and width than the header states."""
     return UnreadableVideo(
-        f"wrong Rows and Columns: header says {said[0]} x {said[1]}, "
+        f"wrong Rows and Columns: header states {stated[0]} x {stated[1]}, "
         f"frame {k} has {held[0]} x {held[1]}"
     )
 
@@ -177,18 +179,20 @@ def _size(file: BinaryIO) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-def wrong_count(said: int, held: int) -> UnreadableVideo:
-    """The error for another number of frames than is said, where the file is whole."""
-    # Which ones are meant, nobody can tell.
-    return UnreadableVideo(f"wrong NumberOfFrames: header says {said} frames, file holds {held}")
+def wrong_count(stated: int, held: int) -> UnreadableVideo:
+    """The error for a complete file with another number of frames than its header states."""
+    # An error, because it is unclear which frames belong to the video.
+    return UnreadableVideo(
+        f"wrong NumberOfFrames: header states {stated} frames, file holds {held}"
+    )
 
 
-def truncated(said: int, held: int) -> UnreadableVideo:
-    """The error for fewer frames than are said, where the file ends too soon."""
-    return UnreadableVideo(f"truncated: header says {said} frames, file holds {held}")
+def truncated(stated: int, held: int) -> UnreadableVideo:
+    """The error for a truncated file with fewer frames than its header states."""
+    return UnreadableVideo(f"truncated: header states {stated} frames, file holds {held}")
 
 
-# --- pixels as they are ---------------------------------------------------------------------------
+# --- uncompressed pixels --------------------------------------------------------------------------
 
 
 def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list[Piece]], bool]:
@@ -196,11 +200,11 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
     if shape.bits not in (8, 16):
         raise unsupported_bits(shape.bits)
     pixels = shape.rows * shape.columns * (shape.bits // 8)
-    # What the label says of channels, where the number of bytes agrees with it.
+    # The number of channels by the label, which counts if the number of bytes agrees with it.
     labelled = 3 if shape.photometric.startswith(("RGB", "YBR")) else 1
     if labelled != shape.samples and 0 <= length - max(1, shape.frames) * pixels * labelled < 2:
         raise UnreadableVideo(
-            f"wrong SamplesPerPixel: header says {shape.samples}, the file holds {labelled}"
+            f"wrong SamplesPerPixel: header states {shape.samples}, the file holds {labelled}"
         )
     whole = max(1, pixels * shape.samples)
     sizes = {whole: False}
@@ -210,7 +214,7 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
         quartered = shape.frames * (pixels * 3 // 2)
         if shape.photometric == "YBR_PARTIAL_420" and 0 <= length - quartered < 2:
             raise UnreadableVideo("unsupported: uncompressed DICOM pixels of YBR_PARTIAL_420")
-    # The number of bytes, but for one that makes it even, tells which; else the label does.
+    # The number of bytes, without one byte of padding, decides; if none fits, the label does.
     fits = [size for size in sizes if 0 <= length - shape.frames * size < 2]
     if not shape.frames:
         fits = [size for size in sizes if length >= size and length % size < 2]
@@ -235,11 +239,11 @@ def _fragmented(
     if items:
         file.seek(items[0][0])
         begins_picture = file.read(12).startswith(STARTS)
-        if not (has_pictures and begins_picture):  # nobody writes a picture in place of the table
+        if not (has_pictures and begins_picture):  # else the file lacks the table of offsets
             file.seek(items[0][0])
             table = file.read(items[0][1])
             items = items[1:]
-    # Those coded by runs begin with the number of their planes and the place of the first.
+    # Run-length coded frames begin with the number of their planes and the offset of the first.
     planes = struct.pack("<II", shape.samples * shape.bits // 8, 64)
     marks = STARTS if has_pictures else (planes,)
     begun = []
@@ -247,35 +251,36 @@ def _fragmented(
         file.seek(position)
         begun.append(file.read(12).startswith(marks))
     starts = sum(begun)
-    said = shape.frames or starts or len(items)
+    stated = shape.frames or starts or len(items)
     if ending == "cut" or not items:
-        raise truncated(max(1, said), min(starts or len(items), max(1, said) - 1))
-    if has_pictures and not starts and (plain := _native_items(items, said, shape)):
+        raise truncated(max(1, stated), min(starts or len(items), max(1, stated) - 1))
+    if has_pictures and not starts and (plain := _native_items(items, stated, shape)):
         return plain
-    if len(items) == said:
+    if len(items) == stated:
         return Layout([[item] for item in items], True)
-    if has_pictures and len(items) < said:
+    if has_pictures and len(items) < stated:
         pictures = [part for item in items for part in _pictures(file, item)]
-        if len(pictures) == said:
+        if len(pictures) == stated:
             return Layout([[picture] for picture in pictures], True)
-    if starts > said:
-        raise wrong_count(said, starts)
-    if len(items) < said:
+    if starts > stated:
+        raise wrong_count(stated, starts)
+    if len(items) < stated:
         if ending == "other":
-            raise UnreadableVideo(f"damaged: what follows frame {len(items) - 1} is not a fragment")
+            last = len(items) - 1
+            raise UnreadableVideo(f"damaged: the data after frame {last} are not a fragment")
         if ending == "delimiter":
-            raise wrong_count(said, starts or len(items))
-        raise truncated(said, len(items))
+            raise wrong_count(stated, starts or len(items))
+        raise truncated(stated, len(items))
     firsts = [k for k, begins in enumerate(begun) if begins]
-    if starts != said or firsts[0] != 0:
-        firsts = _by_table(items, said, table, extended)
+    if starts != stated or firsts[0] != 0:
+        firsts = _by_table(items, stated, table, extended)
     ends = [*firsts[1:], len(items)]
     return Layout([items[a:b] for a, b in zip(firsts, ends, strict=True)], True)
 
 
 def _native_items(items: Sequence[Piece], frames: int, shape: Shape) -> Layout | None:
-    """The layout of uncompressed pixels in fragments: a frame in each, or all in one; None if they
-    are not.
+    """The layout of uncompressed pixels in fragments, one frame each or all in one; None if the
+    fragments contain something else.
     """
     if shape.bits not in (8, 16) or not shape.samples:
         return None
@@ -289,7 +294,7 @@ def _native_items(items: Sequence[Piece], frames: int, shape: Shape) -> Layout |
 
 
 def _pictures(file: BinaryIO, item: Piece) -> Iterator[Piece]:
-    """Yield the pictures that follow one another in a fragment."""
+    """Yield the pictures in a fragment, in order."""
     start, size = item
     file.seek(start)
     data, begin = file.read(size), 0
@@ -299,8 +304,8 @@ def _pictures(file: BinaryIO, item: Piece) -> Iterator[Piece]:
 
 
 def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:
-    """The items from `start` on, and how they end: at their "delimiter" or at the "end" of the file
-    (or zeros up to it), "cut" in the middle of one, or before something "other".
+    """The items from `start` on, and how they end: "delimiter", "end" (of the file, or zeros up to
+    it), "cut" (the file ends within an item), or "other" (something that is not an item follows).
     """
     size, position = _size(file), start
     items: list[Piece] = []
@@ -308,7 +313,7 @@ def _items(file: BinaryIO, start: int) -> tuple[list[Piece], str]:
         file.seek(position)
         head = file.read(8)
         if items and items[-1][1] % 2 and _tag(head) not in (_ITEM, _END):
-            # An odd length, and then the byte that makes it even.
+            # An odd length does not count the padding byte that follows.
             file.seek(position + 1)
             padded = file.read(8)
             if _tag(padded) in (_ITEM, _END):
@@ -332,7 +337,7 @@ def _tag(head: bytes) -> tuple[int, ...]:
 
 
 def _by_table(items: Sequence[Piece], frames: int, table: bytes, extended: bytes) -> list[int]:
-    """The fragments with which frames begin, by a table of offsets."""
+    """The first fragment of each frame, by a table of offsets."""
     places = {position - items[0][0]: k for k, (position, _) in enumerate(items)}
     for offsets in (
         np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist(),
@@ -344,5 +349,6 @@ def _by_table(items: Sequence[Piece], frames: int, table: bytes, extended: bytes
     if frames == 1:
         return [0]
     raise UnreadableVideo(
-        f"no frames: nothing says which of {len(items)} fragments belong to {frames} frames"
+        f"no frames: it is unclear which of {len(items)} fragments belong to which of {frames} "
+        "frames"
     )

@@ -1,9 +1,10 @@
-"""The colours and depth of DICOM pictures, found from their content.
+"""Finds the colours and the depth of DICOM pictures from their content.
 
 A header describes its pixels, and may be wrong: exporters recompress pictures and keep old labels.
-Compressed pictures hold their own depth and colours (codestream.py). With more than 8 bits and no
-window, the values that occur show how many bits are used. What contradicts the header is noted, and
-what cannot be decided is refused: no picture becomes black, white or teal without a word.
+Compressed pictures contain their own depth and colours (codestream.py). With more than 8 bits and
+no window, the values that occur show how many bits are used. A contradiction to the header gives a
+note, and an undecidable one rejects the file, so that no picture silently becomes black, white or
+teal.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ from rle.rle import decode_frame as decode_rle
 
 from echojepa_jax.data.formats.dicom import codestream, grey
 from echojepa_jax.data.formats.dicom import layout as dicom_layout
-from echojepa_jax.data.formats.dicom.codestream import OPEN, RGB, YCBCR, YCBCR_PARTIAL, Picture
+from echojepa_jax.data.formats.dicom.codestream import RGB, UNKNOWN, YCBCR, YCBCR_PARTIAL, Picture
 from echojepa_jax.data.formats.dicom.layout import Layout, Shape
 from echojepa_jax.data.formats.video_info import (
     COLOURS_DIFFER,
     DEPTH_DIFFERS,
-    DEPTH_UNTOLD,
+    DEPTH_UNKNOWN,
     MAX_FRAME_PIXELS,
     PLANES_DIFFER,
     WINDOW_UNUSED,
@@ -41,7 +42,7 @@ TAGS = [
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
-# What labels say of three channels. JPEG 2000's decoders take RCT and ICT back.
+# The meaning of labels for three channels. Decoders of JPEG 2000 invert RCT and ICT.
 _LABELS = {
     **dict.fromkeys(("RGB", "YBR_RCT", "YBR_ICT"), RGB),
     **dict.fromkeys(("YBR_FULL", "YBR_FULL_422"), YCBCR),
@@ -49,16 +50,18 @@ _LABELS = {
 }
 _OF_ONE_CHANNEL = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OTHER_COLOURS = ("HSV", "ARGB", "CMYK", "XYB")
-_HEAD_BYTES = 4096  # of a picture, which tell its colours
-_DARK = 1 / 8  # of a window: where no value is brighter, or none is darker, the window is another's
+_HEAD_BYTES = 4096  # the first bytes of a picture, which describe its colours
+_DARK = 1 / 8  # share of a window: if all values lie in its darkest or brightest part, it is wrong
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pixels:
     """The pictures of a file as they are stored.
 
-    picture: what the first one says of itself; None if they are not coded, or by RLE. colours: of
-    three channels, for all pictures that do not tell. by_label: the header alone tells them.
+    picture: the description in the first compressed picture; None for uncompressed pixels and RLE.
+    colours: the meaning of three channels, for pictures that do not state it.
+    planar: uncompressed channels follow one another, instead of being interleaved.
+    by_label: `colours` comes from the header alone.
     """
 
     file: BinaryIO
@@ -72,7 +75,7 @@ class Pixels:
 
     @property
     def bits(self) -> int:
-        """Of a sample, as it is stored."""
+        """Bits of a stored sample."""
         return self.picture.bits if self.picture else self.shape.bits
 
     @property
@@ -81,12 +84,12 @@ class Pixels:
 
 
 def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shape) -> Pixels:
-    """What is known of the pictures before they are decoded.
+    """Describes the pictures of a file before they are decoded.
 
     Raises:
-      UnreadableVideo: no decoder reads them, or they are not those that the header describes.
+      UnreadableVideo: no decoder reads them, or the header describes other pictures.
     """
-    label = _LABELS.get(shape.photometric, OPEN)
+    label = _LABELS.get(shape.photometric, UNKNOWN)
     planar = int(dataset.get("PlanarConfiguration") or 0) == 1
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not layout.compressed or syntax == pydicom.uid.RLELossless:
@@ -96,7 +99,7 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
             raise dicom_layout.unsupported_bits(shape.bits)
         if shape.samples == 3:
             _check_label(shape.photometric)
-            odd = label == OPEN or shape.photometric in ("YBR_RCT", "YBR_ICT")
+            odd = label == UNKNOWN or shape.photometric in ("YBR_RCT", "YBR_ICT")
         else:
             odd = shape.photometric not in _OF_ONE_CHANNEL
         note = COLOURS_DIFFER if odd else ""
@@ -112,26 +115,26 @@ def opened(file: BinaryIO, layout: Layout, dataset: pydicom.Dataset, shape: Shap
         raise dicom_layout.unsupported_bits(picture.bits)
     colours, note, by_label = RGB, "", False
     if picture.channels == 3:
-        told = picture.colours or _told_by_another(file, layout)
+        stated = picture.colours or _stated_by_another(file, layout)
         assumed = label
         if picture.with_loss and (shape.photometric != "RGB"):
-            assumed = YCBCR  # of full range, as JPEGs are
-        if not (told or assumed):
+            assumed = YCBCR  # JPEGs have the full range
+        if not (stated or assumed):
             _check_label(shape.photometric)
-        colours = told or assumed or RGB
+        colours = stated or assumed or RGB
         right = (colours == RGB) == (label == RGB)
-        note = "" if label != OPEN and right else COLOURS_DIFFER
+        note = "" if label != UNKNOWN and right else COLOURS_DIFFER
         # Some writers apply the colour transform of JPEG 2000 to YCbCr, which is then the result.
-        by_label = not told or (picture.kind == codestream.JPEG_2000 and label == YCBCR)
+        by_label = not stated or (picture.kind == codestream.JPEG_2000 and label == YCBCR)
     elif shape.samples > 1 or shape.photometric not in _OF_ONE_CHANNEL:
         note = COLOURS_DIFFER
     return Pixels(file, layout, shape, picture, colours, planar, note, by_label)
 
 
-def judged(pixels: Pixels) -> Pixels:
-    """The pictures with the colours and the order of channels that frame 0 shows (see grey.py).
+def checked_colours(pixels: Pixels) -> Pixels:
+    """Corrects the colours and the order of channels by the values of frame 0 (see grey.py).
 
-    What the codestream says is not changed.
+    Colours that the codestream states are not changed.
 
     Raises:
       UnreadableVideo: frame 0 does not decode.
@@ -145,31 +148,35 @@ def judged(pixels: Pixels) -> Pixels:
         if grey.is_better(samples(other, 0), frame):
             return dataclasses.replace(other, note=notes(pixels.note, PLANES_DIFFER))
     seen = grey.colours_of(frame)
-    if seen == OPEN or (seen == RGB) == (pixels.colours == RGB):
+    if seen == UNKNOWN or (seen == RGB) == (pixels.colours == RGB):
         return pixels
     return dataclasses.replace(pixels, colours=seen, note=COLOURS_DIFFER)
 
 
 def _check_label(photometric: str) -> None:
-    """Raise UnreadableVideo for three channels that are no colours we know, by a label alone."""
+    """Checks the label of three channels whose colours nothing else states.
+
+    Raises:
+      UnreadableVideo: the label is wrong or not supported.
+    """
     if photometric == "PALETTE COLOR":
         raise UnreadableVideo("wrong PhotometricInterpretation: a palette for three channels")
     if photometric in _OTHER_COLOURS:
         raise UnreadableVideo(f"unsupported: PhotometricInterpretation {photometric}")
-    if photometric not in (*_LABELS, *_OF_ONE_CHANNEL):  # and so perhaps a name
+    if photometric not in (*_LABELS, *_OF_ONE_CHANNEL):  # the message omits it: it may be a name
         raise UnreadableVideo("wrong PhotometricInterpretation: DICOM does not define this value")
 
 
-def _told_by_another(file: BinaryIO, layout: Layout) -> str:
-    """The colours that the first picture tells that tells any: some writers mark one of many."""
+def _stated_by_another(file: BinaryIO, layout: Layout) -> str:
+    """The colours that a later picture states, because some writers mark only one picture."""
     for k in range(1, len(layout.frames)):
         head = dicom_layout.beginning(file, layout, k, _HEAD_BYTES)
         try:
-            if told := codestream.describe(head).colours:
-                return told
+            if stated := codestream.describe(head).colours:
+                return stated
         except codestream.ERRORS:
-            continue  # decoding will say what is wrong with it
-    return OPEN
+            continue  # decoding will report the error
+    return UNKNOWN
 
 
 def _described(data: bytes, k: int) -> Picture:
@@ -182,7 +189,7 @@ def _described(data: bytes, k: int) -> Picture:
 
 
 def samples(pixels: Pixels, k: int) -> np.ndarray:
-    """Frame `k` as it is stored: unsigned [H, W] or [H, W, 3], which are RGB if they have 8 bits.
+    """Frame `k` as it is stored: unsigned [H, W] or [H, W, 3]; channels of 8 bits become RGB.
 
     Raises:
       UnreadableVideo: it does not decode.
@@ -219,11 +226,11 @@ def _decoded(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
 
 
 def _from_rle(shape: Shape, data: bytes, k: int) -> np.ndarray:
-    said, held = shape.samples * shape.bits // 8, int.from_bytes(data[:4], "little")
-    if held != said and held in (1, 2, 3, 6):
+    stated, held = shape.samples * shape.bits // 8, int.from_bytes(data[:4], "little")
+    if held != stated and held in (1, 2, 3, 6):
         raise UnreadableVideo(
-            f"wrong SamplesPerPixel or BitsAllocated: header says {said} bytes a pixel, frame {k} "
-            f"has {held}"
+            f"wrong SamplesPerPixel or BitsAllocated: header states {stated} bytes a pixel, frame "
+            f"{k} has {held}"
         )
     try:
         planes = decode_rle(data, shape.rows * shape.columns, shape.bits, "<")
@@ -242,7 +249,7 @@ def _from_bytes(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
         stored = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
         size = shape.rows, shape.columns
         if layout.halved:
-            # Two brightnesses, then the colours that both pixels share.
+            # The brightness of two pixels, then the colours that both share.
             pairs = stored.reshape(shape.rows, shape.columns // 2, 4)
             luma = pairs[..., :2].reshape(size)
             shared = np.repeat(pairs[..., 2:], 2, axis=1)
@@ -256,37 +263,37 @@ def _from_bytes(pixels: Pixels, data: bytes, k: int) -> np.ndarray:
         raise UnreadableVideo(f"truncated: frame {k} is incomplete") from error
 
 
-# --- from samples to what is shown ----------------------------------------------------------------
+# --- from samples to displayed pixels -------------------------------------------------------------
 
 ToRgb = Callable[[np.ndarray], np.ndarray]
 
 
-def shown(
+def display_map(
     dataset: pydicom.Dataset, pixels: Pixels, occurring: Callable[[], np.ndarray]
 ) -> tuple[ToRgb, str]:
-    """The map from samples to uint8 [H, W, 3], one for all frames, and a note on it.
+    """The map from samples to uint8 [H, W, 3], the same for all frames, and a note on it.
 
     Args:
-      occurring: gives the samples that occur in any frame, ascending; asked for only if needed.
+      occurring: returns the sample values in all frames, ascending; called only if needed.
 
     Raises:
-      UnreadableVideo: the header contradicts the samples, and nothing tells which is right.
+      UnreadableVideo: the header contradicts the samples, and it is unclear which one is right.
     """
     photometric = pixels.shape.photometric
     if photometric == "PALETTE COLOR" and pixels.channels == 1:
         return _palette(dataset, pixels, occurring)
     inverted = photometric == "MONOCHROME1" and pixels.channels == 1
     if pixels.channels == 1 and dataset.get("PixelPresentation") == "COLOR":
-        raise UnreadableVideo("unsupported: a palette for a part of the values")
+        raise UnreadableVideo("unsupported: a palette for some of the values only")
     sign = dataset.get("PixelRepresentation")
     if sign is None and pixels.bits > 8 and pixels.channels == 1:
         raise UnreadableVideo("incomplete: the header lacks PixelRepresentation")
-    signed = sign == 1 and pixels.channels == 1  # there are no colours below black
-    said = _said_bits(dataset, pixels)
-    if pixels.bits == 8 and not signed and (said >= 8 or pixels.picture is not None):
+    signed = sign == 1 and pixels.channels == 1  # colours are never negative
+    stated = _stated_bits(dataset, pixels)
+    if pixels.bits == 8 and not signed and (stated >= 8 or pixels.picture is not None):
         falling = pixels.channels == 1 and _slope(dataset) < 0
         table = np.arange(256)[:: -1 if falling else 1]
-        note = "" if said == 8 else DEPTH_DIFFERS
+        note = "" if stated == 8 else DEPTH_DIFFERS
     else:
         table, note = _levels(dataset, pixels, signed, occurring())
     table = (255 - table if inverted else table).astype(np.uint8)
@@ -305,7 +312,7 @@ def shown(
 def _levels(
     dataset: pydicom.Dataset, pixels: Pixels, signed: bool, present: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    """What each possible sample is shown as, 0 (black) to 255: float [2^16]; and a note."""
+    """The displayed level of each possible sample, 0 (black) to 255: float [2^16]; and a note."""
     stored, shift, note = _stored_bits(dataset, pixels, signed, present)
     raw = np.arange(2**16)
     values = (raw >> shift) & (2**stored - 1)
@@ -315,34 +322,35 @@ def _levels(
     window = _window(dataset) if stored > 8 and pixels.channels == 1 else None
     if window is not None:
         low, high = window
-        darkest, brightest = sorted(window)  # the other way round where the slope is negative
+        darkest, brightest = sorted(window)  # a negative slope reverses them
         edge = _DARK * (brightest - darkest)
         if highest < darkest + edge or lowest > brightest - edge:
             window, note = None, notes(note, WINDOW_UNUSED)
     if window is None:
         bits = _bits(lowest, highest)
-        said = stored - 1 if signed and lowest >= 0 else stored
-        if said <= 8:
-            bits = said
-        # Every value of 12 bits is rare, of 11 usual; but 8 bits are not shown as dark ones of 16.
-        elif bits == 8 or said - bits >= 2:
-            note = notes(note, DEPTH_UNTOLD)
+        stated = stored - 1 if signed and lowest >= 0 else stored
+        if stated <= 8:
+            bits = stated
+        # Pictures rarely use the full range, so one unused bit is normal. But 8 used bits of 16
+        # would be displayed as black.
+        elif bits == 8 or stated - bits >= 2:
+            note = notes(note, DEPTH_UNKNOWN)
         else:
-            bits = said
+            bits = stated
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if lowest < 0 else (0, 2**bits - 1)
         if pixels.channels == 1 and _slope(dataset) < 0:
             low, high = high, low
     return np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255), note
 
 
-def _said_bits(dataset: pydicom.Dataset, pixels: Pixels) -> int:
-    """BitsStored; where it is missing, what the coded picture says."""
-    said = dataset.get("BitsStored")
-    return pixels.bits if said is None else int(said)
+def _stated_bits(dataset: pydicom.Dataset, pixels: Pixels) -> int:
+    """BitsStored; if it is missing, the bits of the pictures."""
+    stated = dataset.get("BitsStored")
+    return pixels.bits if stated is None else int(stated)
 
 
 def _bits(lowest: int, highest: int) -> int:
-    """The bits that hold these values, 8 at least; with a sign if there is one."""
+    """The number of bits for these values, at least 8, including the sign if one is negative."""
     if lowest >= 0:
         return max(8, highest.bit_length())
     return max(8, 1 + max(highest.bit_length(), (-lowest - 1).bit_length()))
@@ -351,28 +359,28 @@ def _bits(lowest: int, highest: int) -> int:
 def _stored_bits(
     dataset: pydicom.Dataset, pixels: Pixels, signed: bool, present: np.ndarray
 ) -> tuple[int, int, str]:
-    """The bits that a sample has, those below them, and a note."""
-    bits, said = pixels.bits, _said_bits(dataset, pixels)
-    stored = said if 1 <= said <= bits else bits
+    """The number of bits of a sample, the number of unused bits below them, and a note."""
+    bits, stated = pixels.bits, _stated_bits(dataset, pixels)
+    stored = stated if 1 <= stated <= bits else bits
     used = int(np.bitwise_or.reduce(present))
     top = int(dataset.get("HighBit") or stored - 1)
     shift = top + 1 - stored if stored <= top + 1 <= bits else 0
-    note = "" if stored == said else DEPTH_DIFFERS
+    note = "" if stored == stated else DEPTH_DIFFERS
     if shift and used & (2**shift - 1):
         if used >= 2**stored:
             raise UnreadableVideo(
-                f"wrong HighBit: header says bits {shift} to {top}, pixels use lower ones as well"
+                f"wrong HighBit: header states bits {shift} to {top}, pixels also use lower ones"
             )
         shift, note = 0, DEPTH_DIFFERS
     if used < 2 ** (stored + shift) or dataset.get(_OVERLAY_BIT):
-        return stored, shift, note  # graphics in the upper bits are none of the picture
+        return stored, shift, note  # graphics in the upper bits do not belong to the picture
     if signed and _is_sign_extended(present >> shift, stored, bits - shift):
         return stored, shift, note
     if bits > 8 and pixels.picture is None:
         raise UnreadableVideo(
-            f"wrong BitsStored: header says {said} bits, pixels use {used.bit_length()}"
+            f"wrong BitsStored: header states {stated} bits, pixels use {used.bit_length()}"
         )
-    return bits, 0, DEPTH_DIFFERS  # as the coded picture says itself
+    return bits, 0, DEPTH_DIFFERS  # the compressed picture states its bits
 
 
 def _is_sign_extended(values: np.ndarray, stored: int, bits: int) -> bool:
@@ -382,9 +390,9 @@ def _is_sign_extended(values: np.ndarray, stored: int, bits: int) -> bool:
 
 
 def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    """The stored values that become black and white by the header.
+    """The stored values that the header maps to black and to white; None without a window.
 
-    It is DICOM's linear window (PS3.3 C.11.2.1.2), taken back through the rescale slope.
+    This is DICOM's linear window (PS3.3 C.11.2.1.2) with the rescale slope inverted.
     """
     centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
     if not (math.isfinite(centre) and width > 1):
@@ -395,12 +403,12 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
 
 
 def _slope(dataset: pydicom.Dataset) -> float:
-    """What stored values are multiplied with: below 0, the highest of them is the darkest."""
+    """The factor for stored values; if it is negative, the largest value is the darkest."""
     return float(dataset.get("RescaleSlope") or 1)
 
 
 def _first(value: object) -> float:
-    """The first of the numbers in an element that may hold several, one or none (then NaN)."""
+    """The first number of an element that may contain several numbers; NaN if it is empty."""
     numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
     return float(numbers[0]) if numbers.size else float("nan")
 
@@ -410,12 +418,14 @@ def _first(value: object) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Table:
-    """A palette's entries of one colour, as many as there are: `said` many, of so many `bits`, of
-    which the first belongs to the index `first`.
+    """The entries of a palette for one colour.
+
+    first: the pixel value of the first entry. count: entries that the descriptor states.
+    bits: bits of an entry that the descriptor states. entries: those in the file.
     """
 
     first: int
-    said: int
+    count: int
     bits: int
     entries: np.ndarray
 
@@ -423,12 +433,12 @@ class _Table:
 def _palette(
     dataset: pydicom.Dataset, pixels: Pixels, occurring: Callable[[], np.ndarray]
 ) -> tuple[ToRgb, str]:
-    """The map of palette indices [H, W] to uint8 [H, W, 3], and a note."""
+    """The map from palette indices [H, W] to uint8 [H, W, 3], and a note."""
     if pixels.picture and pixels.picture.with_loss:
-        raise UnreadableVideo("unsupported: a palette for pictures that are coded with loss")
+        raise UnreadableVideo("unsupported: a palette for pictures with lossy compression")
     signed = dataset.get("PixelRepresentation") == 1
     stored, shift, note = pixels.bits, 0, ""
-    if _said_bits(dataset, pixels) < stored:
+    if _stated_bits(dataset, pixels) < stored:
         stored, shift, note = _stored_bits(dataset, pixels, signed, occurring())
     endian = ">" if pixels.layout.big_endian else "<"
     tables = [_table(dataset, colour, endian, signed) for colour in _COLOURS]
@@ -439,11 +449,11 @@ def _palette(
         channels = []
         for table, levels in colours:
             places = indices
-            if table.first < 0:  # of signed pixels some are below 0, and then entries begin there
+            if table.first < 0:  # signed pixels with entries for negative values
                 sign = 2 ** (stored - 1)
                 places = np.where(places >= sign, places - 2 * sign, places)
-            places = np.clip(places - table.first, 0, table.said - 1)
-            if len(levels) < table.said and places.max() >= len(levels):
+            places = np.clip(places - table.first, 0, table.count - 1)
+            if len(levels) < table.count and places.max() >= len(levels):
                 raise UnreadableVideo(
                     f"wrong palette: pixels use entry {places.max()}, the file holds {len(levels)}"
                 )
@@ -458,27 +468,27 @@ def _table(dataset: pydicom.Dataset, colour: str, endian: str, signed: bool) -> 
     if dataset.get(name) is None:
         raise UnreadableVideo(f"incomplete: the header lacks {name}")
     try:
-        said, first, bits = map(int, dataset[name].value)
+        count, first, bits = map(int, dataset[name].value)
     except (TypeError, ValueError) as error:
         raise UnreadableVideo(f"wrong {name}: it is not three numbers") from error
-    said = (said & 0xFFFF) or 2**16  # 16 bits cannot say 65,536
+    count = (count & 0xFFFF) or 2**16  # 0 stands for 65,536, which does not fit into 16 bits
     first &= 0xFFFF
     if signed and first >= 2**15:
         first -= 2**16
     if data:
-        entries = _entries(data, said, bits, endian)
+        entries = _entries(data, count, bits, endian)
     elif dataset.get(f"Segmented{colour}{_LUT}Data"):
-        every = apply_color_lut(np.arange(first, first + said), dataset)
+        every = apply_color_lut(np.arange(first, first + count), dataset)
         entries = every[..., _COLOURS.index(colour)]
     else:
         raise UnreadableVideo(f"incomplete: the header lacks {colour}{_LUT}Data")
-    return _Table(first, said, bits, entries)
+    return _Table(first, count, bits, entries)
 
 
 def _as_levels(tables: Sequence[_Table]) -> list[np.ndarray]:
-    """The entries of each colour, from 0 to 255: uint8 [N].
+    """The entries of each colour as levels from 0 to 255: uint8 [N].
 
-    Entries of 8 bits are stored in 16 as well, and those of 12 in 16 that are said to be used.
+    Files also contain entries of 8 bits in 16, and of 12 bits whose descriptor states 16.
     """
     wide = [table for table in tables if table.entries.dtype.itemsize > 1]
     if not wide:
@@ -486,7 +496,7 @@ def _as_levels(tables: Sequence[_Table]) -> list[np.ndarray]:
     values = np.concatenate([table.entries for table in wide])
     width = max(8, int(values.max()).bit_length())
     if width > 8 and not (np.any(values % 256) and np.any(values % 257)):
-        width = 16  # 8 bits in the upper byte, or in both
+        width = 16  # 8 bits in the upper byte, or repeated in both bytes
     elif width > 8 and width + 1 >= wide[0].bits > width:
         width = wide[0].bits  # a palette without white
     return [
@@ -498,14 +508,14 @@ def _as_levels(tables: Sequence[_Table]) -> list[np.ndarray]:
 
 
 def _entries(data: bytes, entries: int, bits: int, endian: str) -> np.ndarray:
-    """The entries of one colour, as many as there are.
+    """The entries of one colour that the file contains.
 
-    They take as many bytes as the descriptor says, or, if that is what fits, as it does not say; a
-    byte of filling and an entry that is missing are usual.
+    An entry has the number of bytes that the descriptor states, unless only the other number (of 1
+    and 2) fits the length of the data. A padding byte and one missing entry are common.
     """
-    said = 2 if bits > 8 else 1
-    fits = [n for n in (said, 3 - said) if abs(len(data) - entries * n) <= 2]
-    size = (fits or [said])[0]
+    stated = 2 if bits > 8 else 1
+    fits = [n for n in (stated, 3 - stated) if abs(len(data) - entries * n) <= 2]
+    size = (fits or [stated])[0]
     if size == 1 and endian == ">" and len(data) % 2 == 0:
         data = np.frombuffer(data, ">u2").astype("<u2").tobytes()  # stored in words
     return np.frombuffer(data[: len(data) // size * size], f"{endian}u{size}")[:entries]

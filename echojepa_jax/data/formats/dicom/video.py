@@ -1,4 +1,4 @@
-"""MPEG-2, H.264 and HEVC inside of DICOM: one stream for all frames, through PyAV."""
+"""MPEG-2, H.264 and HEVC streams inside DICOM files, read with PyAV."""
 
 import io
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import numpy as np
 
 from echojepa_jax.data.formats.video_info import UnreadableVideo, check_size
 
-# DICOM's transfer syntaxes, by what follows 1.2.840.10008.1.2.4., and FFmpeg's names for the bare
-# streams, which may be in a container as well.
+# Transfer syntaxes, without the prefix 1.2.840.10008.1.2.4., and FFmpeg's names of the streams. A
+# stream may also be inside a container.
 _BARE = {
     **dict.fromkeys(("100", "100.1", "101", "101.1"), "mpegvideo"),
     **dict.fromkeys(
@@ -21,10 +21,10 @@ SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
 
 
 def frames(data: bytes, syntax: str) -> Iterator[np.ndarray]:
-    """Yield all frames of a stream as RGB uint8 [H, W, 3], as many as decode.
+    """Yield all frames of a stream as RGB uint8 [H, W, 3].
 
     Raises:
-      UnreadableVideo: a frame does not decode, or none does.
+      UnreadableVideo: a frame does not decode, or there is no video.
     """
     k = 0
     try:
@@ -44,7 +44,7 @@ def frames(data: bytes, syntax: str) -> Iterator[np.ndarray]:
 
 
 def _form(data: bytes, syntax: str) -> str:
-    """FFmpeg's name of the container: it would guess from content, and follow playlists."""
+    """FFmpeg's name of the format; named, because FFmpeg's guess would also follow playlists."""
     if data[4:8] == b"ftyp":
         return "mov"
     if data[:1] == b"G" and data[188:189] in (b"G", b""):
