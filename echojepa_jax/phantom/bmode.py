@@ -1,9 +1,9 @@
 """The phantom's probe: turns a moving heart into a B-mode video.
 
 The heart is painted once, at end diastole, on a grid of material coordinates: the amplitude of
-every tissue times a complex Gaussian scatterer field. For each frame the beam grid (depth x angle)
-asks which material lies under it now and samples the painted field there, so that speckle moves
-and deforms with the tissue; then come the point-spread function (fixed in angle: it widens with
+every tissue times a complex Gaussian scatterer field. For each frame, every point of the beam grid
+(depth x angle) samples the painted field at the material that lies there, so that speckle moves and
+deforms with the tissue. Then follow the point-spread function (constant in angle, so it widens with
 depth), envelope detection, gain, log compression and scan conversion.
 """
 
@@ -31,7 +31,7 @@ from echojepa_jax.phantom.motion import Motion
 # Echo levels in dB below full white.
 BLOOD, MUSCLE, FAT, ANNULUS, LEAFLET = -66.0, -25.0, -37.0, -16.0, -15.0
 PERICARDIUM, THIN_RIM = -7.0, -13.0  # outer rim of the LV; of all other chambers
-# Purposes of a scene's random streams; 0 drew the scene itself.
+# Numbers of a scene's random streams; stream 0 draws the scene itself.
 PAINT, ECHOES, GAIN = 1, 2, 3
 
 
@@ -39,8 +39,9 @@ PAINT, ECHOES, GAIN = 1, 2, 3
 class Beams:
     """Samples along the beams.
 
-    x, y: probe coordinates in cm, float32 [depths, angles]. column, row: where in that grid each
-    pixel of the picture lies, float32 [size, size], as cv2.remap takes them.
+    x, y: probe coordinates in cm, float32 [depths, angles].
+    column, row: the position in that grid of each pixel of the picture, float32 [size, size], in
+      the form that cv2.remap takes.
     """
 
     x: np.ndarray
@@ -50,7 +51,7 @@ class Beams:
 
 
 def lay_beams(scene: Scene) -> Beams:
-    """The point spread is set in beam samples, so that a larger picture shows a finer probe."""
+    """The beams of a scene; a larger picture has more samples, hence a finer point spread."""
     depths, angles, wide = int(1.5 * scene.size), int(1.4 * scene.size), scene.patient.half_angle
     r, turn = np.linspace(0, scene.depth, depths)[:, None], np.linspace(-wide, wide, angles)[None]
     across, down = (np.arange(scene.size) - scene.tip[:, None]) * scene.spacing
@@ -71,7 +72,7 @@ def beam_index(
 class Painting:
     """Scatterers in local coordinates at end diastole.
 
-    field: [H, W, 2] (real, imaginary); its element (i, j) lies at (p, q) = origin + pitch * (j, i).
+    field: [H, W, 2] (real, imaginary); element (i, j) lies at (p, q) = origin + pitch * (j, i).
     """
 
     field: np.ndarray
@@ -80,17 +81,17 @@ class Painting:
 
 
 def scatter(amplitude: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fully developed speckle, [H, W] -> [H, W, 2]: many scatterers a cell sum to a Gaussian."""
+    """Fully developed speckle, [H, W] -> [H, W, 2]: a sum of many scatterers, hence Gaussian."""
     noise = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
-    # Band-limited, so that sampling between grid points neither loses power nor decorrelates;
-    # the factor gives white noise of unit amplitude unit power again.
+    # The blur limits the bandwidth, so that sampling between grid points neither loses power nor
+    # decorrelates; the factor restores unit power for white noise of unit amplitude.
     sigma = 0.8
     blurred = cv2.GaussianBlur(noise * amplitude[..., None].astype(np.float32), (0, 0), sigma)
     return blurred * np.float32(sigma * math.sqrt(2 * math.pi))
 
 
 def paint(scene: Scene, beams: Beams) -> Painting:
-    """Paints all that the beams can see, at the beams' own sample distance."""
+    """Paints everything that the beams can reach, with the sample distance of the beams."""
     rng = scene.rng(PAINT)
     p, q = scene.to_local(beams.x, beams.y, REST)
     pitch, margin = scene.depth / beams.x.shape[0], 0.5 * scene.patient.radius
@@ -103,7 +104,7 @@ def paint(scene: Scene, beams: Beams) -> Painting:
 
 def echo_levels(scene: Scene, local: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Echo level of the material in dB, [H, W], on the regular grid `local` [H, W, 2] of (p, q)."""
-    who = scene.patient
+    patient = scene.patient
     p, q = local[..., 0], local[..., 1]
     pitch = float(p[0, 1] - p[0, 0])
     outlines = chambers(scene)
@@ -112,32 +113,37 @@ def echo_levels(scene: Scene, local: np.ndarray, rng: np.random.Generator) -> np
     beyond = away - np.array([wall for _, wall in outlines])[:, None, None]
 
     patches, ripples = _patches(p.shape, 9, rng), _patches(p.shape, 40, rng)
-    rough = who.wall * (0.12 * patches + 0.06 * ripples)
+    rough = patient.wall * (0.12 * patches + 0.06 * ripples)
     outside = cv2.GaussianBlur(beyond.min(0), (0, 0), 1.5) + rough  # distance from the heart
     reach = np.hypot(*np.moveaxis(scene.to_probe(local, REST), -1, 0))
     # Surfaces across the beam reflect; those along it drop out.
     slopes = np.array(np.gradient(outside, pitch)) * np.array(np.gradient(reach, pitch))
     facing = np.abs(slopes.sum(0)).clip(0, 1)
 
-    muscle = MUSCLE + who.muscle + 3 * patches + 2 * ripples - 8 * (1 - facing)
-    surroundings = FAT + 9 * patches + 4 * ripples - 2 * np.clip(outside / who.radius, 0, 4)
+    muscle = MUSCLE + patient.muscle + 3 * patches + 2 * ripples - 8 * (1 - facing)
+    surroundings = FAT + 9 * patches + 4 * ripples - 2 * np.clip(outside / patient.radius, 0, 4)
     level = np.where(outside < 0, muscle, surroundings)
-    rim = np.abs(outside - 0.04 * who.radius) < 0.06 * who.radius
+    rim = np.abs(outside - 0.04 * patient.radius) < 0.06 * patient.radius
     brightest = np.where(beyond.argmin(0) == 0, PERICARDIUM, THIN_RIM)
     shine = brightest - 10 * (reach < 0.5 * scene.depth) - 16 * (1 - facing) + 3 * ripples
     level = np.where(rim, np.maximum(level, shine), level)
-    level = np.where(away[0] < 0.08 * who.radius, level + 6 * facing, level)  # endocardium
+    level = np.where(away[0] < 0.08 * patient.radius, level + 6 * facing, level)  # endocardium
     level = np.where(np.any(blood, axis=0), BLOOD, level)
     for first, second, _ in valves(scene):
         across = (p > first) & (p < second)
-        orifice = across & (np.abs(q - who.length - 0.1 * who.radius) < 0.35 * who.radius)
+        orifice = across & (
+            np.abs(q - patient.length - 0.1 * patient.radius) < 0.35 * patient.radius
+        )
         level = np.where(orifice, BLOOD, level)
         for hinge in (first, second):
-            ring = np.hypot(p - hinge, q - who.length - 0.06 * who.radius) < 0.11 * who.radius
+            ring = (
+                np.hypot(p - hinge, q - patient.length - 0.06 * patient.radius)
+                < 0.11 * patient.radius
+            )
             level = np.where(ring, ANNULUS, level)
     if scene.view == "PSAX":
         for p_share in (-0.56, 0.56):
-            papillary = ellipse(p_share, 0.38, 0.2, 0.2) * who.radius
+            papillary = ellipse(p_share, 0.38, 0.2, 0.2) * patient.radius
             level = np.where(_filled(papillary, local) > 0, muscle, level)
     return level.astype(np.float32)
 
@@ -166,11 +172,11 @@ def envelope(field: np.ndarray) -> np.ndarray:
 
 
 def gain_map(scene: Scene, beams: Beams) -> np.ndarray:
-    """What brightens or darkens a place of the picture for the whole video: dB [depths, angles]."""
+    """Gain of each position, constant over the video: dB [depths, angles]."""
     u = scene.rng(GAIN).uniform
     r = np.hypot(beams.x, beams.y) / scene.depth
     turn = np.linspace(-1, 1, beams.x.shape[1])[None]
-    # Attenuation that the time-gain compensation left over, and its uneven sliders.
+    # Attenuation that the time-gain compensation does not remove, and its uneven sliders.
     level = scene.patient.gain + u(-6, 3) * (r - 0.5)
     level = level + u(0, 3) * np.sin(2 * math.pi * (u(0.5, 1.5) * r + u(0, 1)))
     for side in (-1, 1):  # lung at the sector's edges
@@ -195,13 +201,13 @@ def _drawn_leaflets(scene: Scene, at: Instant, shape: tuple[int, int]) -> np.nda
 
 def echoes(scene: Scene, frames: int) -> Iterator[np.ndarray]:
     """Envelope before gain and compression, one float32 [depths, angles] a frame; 1 = white."""
-    who, rng, beams = scene.patient, scene.rng(ECHOES), lay_beams(scene)
+    patient, rng, beams = scene.patient, scene.rng(ECHOES), lay_beams(scene)
     painting, motion = paint(scene, beams), Motion(scene, beams.x, beams.y)
     depths, angles = beams.x.shape
     r = np.hypot(beams.x, beams.y) / scene.depth
-    clutter = 10 ** (who.haze / 20) * np.exp(-r / 0.1) + np.where(r < 0.02, 0.3, 0)
+    clutter = 10 ** (patient.haze / 20) * np.exp(-r / 0.1) + np.where(r < 0.02, 0.3, 0)
     haze = scatter(clutter, rng)
-    noise = scatter(np.full((2 * depths, 2 * angles), 10 ** (who.noise / 20)), rng)
+    noise = scatter(np.full((2 * depths, 2 * angles), 10 ** (patient.noise / 20)), rng)
     rising = (0.6 + r)[..., None]  # the time-gain compensation amplifies noise with depth
     left, top = (np.float32(bound) for bound in painting.origin)
     per_cm = np.float32(1 / painting.pitch)

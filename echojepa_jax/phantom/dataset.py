@@ -1,13 +1,13 @@
-"""The embedded data set: videos of simulated beating hearts, with known truth, as ordinary files.
+"""The built-in data set: videos of simulated beating hearts with known truth, as ordinary files.
 
-`generate` writes EchoNet-Dynamic's layout (FileList.csv, VolumeTracings.csv, Videos/*.avi) and
-StudyList.csv, which tells patient, study, view, the end-diastolic (ED) and end-systolic (ES) frame,
-heart rate and pixel spacing; so the phantom passes through the same readers and decoder as real
-data. A video is a pure function of (population, seed, patient, view): asking for more patients, or
-for other workers, changes none. The heart is in phantom_heart.py, the probe in phantom_bmode.py.
+`generate` writes the layout of EchoNet-Dynamic (FileList.csv, VolumeTracings.csv, Videos/*.avi) and
+StudyList.csv, which contains patient, study, view, the end-diastolic (ED) and end-systolic (ES)
+frame, heart rate and pixel spacing. So the phantom passes through the same readers and decoder as
+real data. A video is a pure function of (population, seed, patient, view), so the numbers of
+patients and workers do not change it. The heart is in heart.py, the probe in bmode.py.
 
-Redraw the contact sheet: python -c "import cv2; from echojepa_jax.data import phantom;
-cv2.imwrite('docs/phantom.png', phantom.contact_sheet())"
+Redraw the contact sheet: python -c "import cv2; from echojepa_jax.phantom import dataset;
+cv2.imwrite('docs/phantom.png', dataset.contact_sheet())"
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ from echojepa_jax.utils.progress import with_progress
 VERSION = 1  # part of the cache folder's name: raise it whenever the files change
 SPLITS = ("TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "TRAIN", "TRAIN", "TEST", "TRAIN", "TRAIN")
 JPEG_QUALITY = 95
-VIDEOS_A_WORKER = 8  # fewer are rendered sooner than another process starts
-_ABANDONED_SECONDS = 86400  # after which a half-made set is nobody's
-# Headers; the first two are EchoNet-Dynamic's.
+VIDEOS_PER_WORKER = 8  # fewer videos are rendered faster than another process starts
+_ABANDONED_SECONDS = (
+    86400  # an incomplete folder that is older belongs to a process that was killed
+)
+# Headers of the tables; the first two are those of EchoNet-Dynamic.
 FILE_LIST = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
 TRACINGS = "FileName,X1,Y1,X2,Y2,Frame"
 STUDY_LIST = "FileName,Patient,Study,View,EDFrame,ESFrame,HeartRate,PixelSpacing"
@@ -89,21 +91,26 @@ def generate(
 ) -> Path:
     """Writes `patients` patients with `views` of the four views each to the new folder `root`.
 
-    size: side of the pictures in pixels. stills: instead of each video its first frame, as
-    Stills/*.png. workers: processes; None = as many as pay off.
-    The folder appears under its name only when it is complete. Where two processes generate the
-    same folder at once, the first to finish provides it.
+    The folder appears under its name only when it is complete. If two processes generate the same
+    folder at the same time, the first to finish provides it.
+
+    Args:
+      frames: frames of each video. size: side of the pictures in pixels. fps: frames a second.
+      stills: write the first frame of each video as Stills/*.png instead of the video.
+      workers: processes; None = as many as save time.
 
     Raises:
-        UserError: a value is out of range, or `root` already holds files.
+      UserError: a value is out of range, or `root` already contains files.
     """
     root = Path(root)
     _check(population, patients, views, seed, frames, size, fps)
     if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} already holds files: remove it or name another folder.")
+        raise UserError(f"{root} already contains files: remove it, or name another folder")
     people = [draw_patient(population, seed, index) for index in range(patients)]
     scenes = [
-        draw_scene(who, view, size=size, fps=fps) for who in people for view in views_of(who, views)
+        draw_scene(patient, view, size=size, fps=fps)
+        for patient in people
+        for view in views_of(patient, views)
     ]
     what = "stills" if stills else "videos"
     log.info("phantom: generating %d %s of %s into %s", len(scenes), what, population, root)
@@ -127,7 +134,7 @@ def generate(
             _write_csv(partial / "VolumeTracings.csv", TRACINGS, lines)
     except OSError:
         if not (root / "FileList.csv").exists():
-            raise  # else another process has published the same meanwhile
+            raise  # else another process has published the same folder in the meantime
     return root
 
 
@@ -136,29 +143,29 @@ def _check(
 ) -> None:
     if population not in POPULATIONS:
         known = " or ".join(POPULATIONS)
-        raise UserError(f"Unknown phantom population {population!r}: use {known}.")
+        raise UserError(f"the phantom has no population {population!r}: use {known}")
     if patients < 1 or seed < 0 or size < 32 or fps <= 0 or not 1 <= views <= len(VIEWS):
         raise UserError(
-            f"The phantom needs patients >= 1, 1 <= views <= {len(VIEWS)}, seed >= 0, size >= 32 "
+            f"the phantom needs patients >= 1, 1 <= views <= {len(VIEWS)}, seed >= 0, size >= 32 "
             f"and fps > 0, not patients={patients}, views={views}, seed={seed}, size={size}, "
-            f"fps={fps}."
+            f"fps={fps}"
         )
     beat = frames_in_beat(POPULATIONS[population].heart_rate[0], fps)
     if frames < beat:
         raise UserError(
-            f"frames={frames} at fps={fps:g} may not hold a whole heartbeat of population "
-            f"{population}: use frames >= {beat}."
+            f"frames={frames} at fps={fps:g} may be shorter than a heartbeat of population "
+            f"{population}: use frames >= {beat}"
         )
 
 
-def views_of(who: Patient, count: int) -> list[str]:
-    """Each patient starts at the next view, so that all occur equally."""
-    return [VIEWS[(who.index + k) % len(VIEWS)] for k in range(count)]
+def views_of(patient: Patient, count: int) -> list[str]:
+    """The patient's views; each patient starts at the next view, so all are equally common."""
+    return [VIEWS[(patient.index + k) % len(VIEWS)] for k in range(count)]
 
 
-def split_of(who: Patient) -> str:
-    """70/10/20 within every ten patients; the pattern shifts, lest it repeat with the views."""
-    return SPLITS[(who.index + who.index // len(SPLITS)) % len(SPLITS)]
+def split_of(patient: Patient) -> str:
+    """The split: 70/10/20 in every ten patients, shifted so that it does not follow the views."""
+    return SPLITS[(patient.index + patient.index // len(SPLITS)) % len(SPLITS)]
 
 
 def name_of(scene: Scene) -> str:
@@ -166,13 +173,13 @@ def name_of(scene: Scene) -> str:
 
 
 def _mapped(function, items: list, workers: int | None) -> Iterator:
-    """map(function, items), in processes where several pay off."""
+    """map(function, items), in several processes if that saves time."""
     if workers is None:
-        workers = min(os.cpu_count() or 1, len(items) // VIDEOS_A_WORKER)
+        workers = min(os.cpu_count() or 1, len(items) // VIDEOS_PER_WORKER)
     if workers <= 1:
         yield from map(function, items)
         return
-    # Spawned, because forking a process whose JAX threads run can deadlock.
+    # Spawned, because forking a process with running JAX threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker
@@ -211,23 +218,23 @@ def _record(folder: Path, frames: int, scene: Scene) -> None:
 
 
 def _listed(scene: Scene, frames: int) -> list:
-    who, size = scene.patient, scene.size
-    volumes = [f"{v:.4f}" for v in (100 * who.ef, who.edv * (1 - who.ef), who.edv)]
-    return [name_of(scene), *volumes, size, size, f"{scene.fps:g}", frames, split_of(who)]
+    patient, size = scene.patient, scene.size
+    volumes = [f"{v:.4f}" for v in (100 * patient.ef, patient.edv * (1 - patient.ef), patient.edv)]
+    return [name_of(scene), *volumes, size, size, f"{scene.fps:g}", frames, split_of(patient)]
 
 
 def _studied(scene: Scene) -> list:
-    who = scene.patient
+    patient = scene.patient
     rates = [f"{scene.heart_rate:.3f}", f"{scene.spacing:.6f}"]
-    study = f"{who.id}-study"
-    return [name_of(scene), who.id, study, scene.view, scene.ed_frame, scene.es_frame, *rates]
+    study = f"{patient.id}-study"
+    return [name_of(scene), patient.id, study, scene.view, scene.ed_frame, scene.es_frame, *rates]
 
 
 def tracings(scene: Scene) -> Iterator[list]:
     """Rows of VolumeTracings.csv: at ED and at ES the LV's long axis, then its discs, apex first.
 
-    The disc summation over them gives the ejection fraction; in mL it gives the volumes too, but
-    in PSAX, which shows one section of the LV.
+    The disc summation over them gives the ejection fraction, and also the volumes in mL, except in
+    PSAX, which shows only one section of the LV.
     """
     for frame in (scene.ed_frame, scene.es_frame):
         axis, discs = scene.contour(scene.instant(frame))
@@ -244,16 +251,18 @@ def _write_csv(path: Path, header: str, rows: Iterable[list]) -> None:
 
 
 def contact_sheet() -> np.ndarray:
-    """Views down; ED and ES of the weakest and the strongest heart of either population across.
+    """A picture, uint8 [H, W], of ED and ES of the weakest and the strongest heart.
 
-    Returns the picture, uint8 [H, W].
+    Rows are views; columns are populations, hearts and phases.
     """
     tile, line = 168, 15
     columns = []
     for population in POPULATIONS:
-        people = sorted((draw_patient(population, 0, i) for i in range(12)), key=lambda who: who.ef)
-        for who in (people[0], people[-1]):
-            scenes = [draw_scene(who, view, size=112, fps=50.0) for view in VIEWS]
+        people = sorted(
+            (draw_patient(population, 0, i) for i in range(12)), key=lambda patient: patient.ef
+        )
+        for patient in (people[0], people[-1]):
+            scenes = [draw_scene(patient, view, size=112, fps=50.0) for view in VIEWS]
             videos = [render(scene, scene.cycle) for scene in scenes]
             for phase in ("ED", "ES"):
                 columns.append(np.zeros((len(VIEWS) * (tile + line), tile), np.uint8))
@@ -262,7 +271,7 @@ def contact_sheet() -> np.ndarray:
                     picture = cv2.resize(video[frame], (tile, tile), interpolation=cv2.INTER_LINEAR)
                     top = row * (tile + line)
                     columns[-1][top + line : top + line + tile] = picture
-                    text = f"{population} {scene.view} {phase} EF {100 * who.ef:.0f}"
+                    text = f"{population} {scene.view} {phase} EF {100 * patient.ef:.0f}"
                     _label(columns[-1], text, top + line - 4)
     return np.hstack(columns)
 

@@ -1,4 +1,4 @@
-"""The phantom's heart: the patient, the beat of the left ventricle, and where each view shows what.
+"""The phantom's heart: the patient, the beat of the left ventricle, and the geometry of each view.
 
 The left ventricle (LV) contracts by exactly the patient's ejection fraction: with v its volume as
 a share of end diastole, its length scales with v**a and its width with v**((1 - a) / 2), so that
@@ -31,7 +31,7 @@ class Population:
     heart_rate: Range  # beats a minute
     length: Range  # of the LV at end diastole
     aspect: Range  # LV half-width over length
-    wall: Range
+    wall: Range  # thickness
     half_angle: Range  # of the sector
 
 
@@ -62,7 +62,7 @@ class Patient:
     population: str
     seed: int
     index: int
-    ef: float  # a share, not per cent
+    ef: float  # as a share, 0 to 1
     heart_rate: float
     length: float  # of the LV
     radius: float  # of the LV at its widest
@@ -73,7 +73,7 @@ class Patient:
     half_angle: float
     gain: float  # dB
     dynamic_range: float  # dB
-    muscle: float  # echogenicity of the walls against the usual, dB
+    muscle: float  # echogenicity of the walls relative to the mean, dB
     haze: float  # near-field clutter, dB
     noise: float  # of the receiver, dB
 
@@ -85,7 +85,7 @@ class Patient:
     def edv(self) -> float:
         """LV volume at end diastole, mL: disc summation of the long-axis contour.
 
-        A4C, A2C and PLAX show this very contour; PSAX shows one section of it.
+        A4C, A2C and PLAX show this contour; PSAX shows one section of it.
         """
         diameters = 2 * self.radius * lv_profile("A4C", disc_positions())
         return float(np.pi / 4 * (diameters**2).sum() * self.length / DISCS)
@@ -118,7 +118,7 @@ def draw_patient(population: str, seed: int, index: int) -> Patient:
 
 
 def _rng(population: str, seed: int, index: int, view: int, purpose: int) -> np.random.Generator:
-    """Always five words: NumPy takes a shorter list for the same list with zeros at its end."""
+    """A generator from five numbers; NumPy pads a shorter list with zeros, which could collide."""
     return np.random.default_rng([list(POPULATIONS).index(population), seed, index, view, purpose])
 
 
@@ -128,7 +128,10 @@ def disc_positions() -> np.ndarray:
 
 
 def lv_profile(view: str, u: np.ndarray) -> np.ndarray:
-    """Half-width of the LV over its largest at the share `u` of its axis: a bullet, or a circle."""
+    """Half-width of the LV at the share `u` of its axis, relative to its largest half-width.
+
+    The shape is a bullet, or a circle in PSAX.
+    """
     if view == "PSAX":
         return 2 * np.sqrt(np.clip(u * (1 - u), 0, None))
     widest, base = 0.62, 0.74
@@ -145,8 +148,8 @@ def smoothstep(x):
 def emptying(phase: float, systole: float) -> float:
     """Ejected share of the stroke volume at `phase` of the beat, which starts at end diastole.
 
-    It is 0 at phase 0 and 1 at `systole` exactly; the LV then fills in the usual two waves, early
-    and atrial, with a rest between them.
+    It is exactly 0 at phase 0 and 1 at `systole`. Then the LV fills in two waves, early and atrial,
+    with a pause between them.
     """
     if phase <= systole:
         return 0.5 - 0.5 * math.cos(math.pi * phase / systole)
@@ -155,7 +158,7 @@ def emptying(phase: float, systole: float) -> float:
 
 
 def mitral_opening(phase: float, systole: float) -> float:
-    """Opening of the mitral and tricuspid valves, 0 to 1: wide in the two filling waves."""
+    """Opening of the mitral and tricuspid valves, 0 to 1; they open in the two filling waves."""
     filling = max(phase - systole, 0.0) / (1 - systole)
     early = math.sin(math.pi * min(filling / 0.45, 1))
     atrial = math.sin(math.pi * min(max(filling - 0.7, 0) / 0.3, 1))
@@ -184,15 +187,16 @@ REST = Instant(
 class Scene:
     """One video of one patient.
 
-    Probe axes: x to the right, y = depth, from the sector's apex. Local axes: p across the LV and
-    q along it from apex to base, from the LV's apex (in PSAX from its centre).
+    Probe axes: x to the right and y = depth, with the origin at the sector's apex. Local axes: p
+    across the LV and q along it from apex to base, with the origin at the LV's apex (in PSAX, at
+    its centre).
     """
 
     patient: Patient
     view: str
     size: int  # side of the picture, pixels
     fps: float
-    cycle: int  # frames in a beat: whole, so that the label is exact on frames
+    cycle: int  # frames in a beat, a whole number, so that ED and ES lie exactly on frames
     systole: int  # frames from end diastole to end systole
     start: int  # frames since end diastole at the first frame
     tilt: float  # of the q axis against the depth axis
@@ -219,8 +223,10 @@ class Scene:
         return (self.systole - self.start) % self.cycle
 
     def rng(self, purpose: int) -> np.random.Generator:
-        who = self.patient
-        return _rng(who.population, who.seed, who.index, 1 + VIEWS.index(self.view), purpose)
+        patient = self.patient
+        return _rng(
+            patient.population, patient.seed, patient.index, 1 + VIEWS.index(self.view), purpose
+        )
 
     def instant(self, frame: int) -> Instant:
         phase, systole = (frame + self.start) % self.cycle / self.cycle, self.systole / self.cycle
@@ -241,7 +247,7 @@ class Scene:
         )
 
     def contour(self, at: Instant) -> tuple[np.ndarray, np.ndarray]:
-        """Axis of the LV [2, 2], apex first, and of the discs [DISCS, 2, 2]: (x, y) pixels."""
+        """The LV's axis [2, 2], apex first, and its discs [DISCS, 2, 2], as (x, y) in pixels."""
         radius, u = at.width * self.patient.radius, disc_positions()
         top, bottom = 0.0, at.length * self.patient.length
         if self.view == "PSAX":
@@ -259,7 +265,7 @@ class Scene:
         return self.to_probe(local, at) / self.spacing + self.tip
 
     def to_probe(self, local: np.ndarray, at: Instant) -> np.ndarray:
-        """Local (p, q) of the heart now to probe (x, y), both [..., 2]. Rigid: areas stay."""
+        """Maps local (p, q) at an instant to probe (x, y), both [..., 2]; rigid, so areas stay."""
         p, q = local[..., 0] - at.shift[0], local[..., 1] - at.shift[1]
         c, s = math.cos(at.turn + self.tilt), math.sin(at.turn + self.tilt)
         return np.stack([self.origin[0] + c * p + s * q, self.origin[1] - s * p + c * q], -1)
@@ -272,7 +278,7 @@ class Scene:
 
 
 def draw_scene(patient: Patient, view: str, *, size: int, fps: float) -> Scene:
-    """The video of `patient` in `view`: where the probe stands, and the moment it starts."""
+    """Draws the position of the probe and the start of the video of `patient` in `view`."""
     rng = _rng(patient.population, patient.seed, patient.index, 1 + VIEWS.index(view), 0)
     radius, wall = patient.radius, patient.wall
     cycle = frames_in_beat(patient.heart_rate, fps)
@@ -288,7 +294,7 @@ def draw_scene(patient: Patient, view: str, *, size: int, fps: float) -> Scene:
     if view == "PSAX":
         origin = (aside + 0.25 * radius, parasternal)
         depth = parasternal + 2.1 * radius + wall
-    elif view == "PLAX":  # the LV lies, its apex to the left
+    elif view == "PLAX":  # the LV is horizontal, with its apex to the left
         tilt += 1.6
         origin = (aside + 0.7 * radius - patient.length, parasternal)
         depth = parasternal + 2.1 * radius + wall
@@ -313,14 +319,17 @@ def draw_scene(patient: Patient, view: str, *, size: int, fps: float) -> Scene:
 
 
 def frames_in_beat(heart_rate: float, fps: float) -> int:
-    """Whole frames in a beat at this rate; faster rates take no more."""
+    """Whole frames in a beat at this heart rate; the number never grows with the rate."""
     return max(round(60 * fps / heart_rate), 4)
 
 
 def chambers(scene: Scene) -> list[tuple[np.ndarray, float]]:
-    """Local outlines [n, 2] at end diastole with their wall thickness; the LV comes first."""
-    who, view = scene.patient, scene.view
-    radius, wall, base, right = who.radius, who.wall, who.length, who.right_heart
+    """Outlines [n, 2] of the chambers in local axes at end diastole, with their wall thickness.
+
+    The LV comes first.
+    """
+    patient, view = scene.patient, scene.view
+    radius, wall, base, right = patient.radius, patient.wall, patient.length, patient.right_heart
     u = np.linspace(0, 1, 60)
     if view == "PSAX":
         turn = np.linspace(0.78, 1.72, 60) * math.pi
@@ -331,20 +340,23 @@ def chambers(scene: Scene) -> list[tuple[np.ndarray, float]]:
         return [(ellipse(0, 0, radius, radius), wall), (crescent, 0.35 * wall)]
     half = radius * lv_profile(view, u)
     left = (_between(-half, half, u * base), wall)
-    roof = base + 0.12 * radius + who.atrium
+    roof = base + 0.12 * radius + patient.atrium
     if view == "A2C":
-        return [left, (ellipse(0, roof, 0.95 * radius, who.atrium), 0.3 * wall)]
+        return [left, (ellipse(0, roof, 0.95 * radius, patient.atrium), 0.3 * wall)]
     if view == "A4C":
         from_apex = 0.14 + 0.86 * u
         septum = -(radius * lv_profile(view, from_apex) + wall)
         free = septum - 1.15 * right * u**0.6 * (1 - 0.25 * from_apex**6)
         right_atrium = ellipse(
-            -0.95 * radius - 0.8 * right, roof - 0.1 * who.atrium, 0.75 * right, 0.9 * who.atrium
+            -0.95 * radius - 0.8 * right,
+            roof - 0.1 * patient.atrium,
+            0.75 * right,
+            0.9 * patient.atrium,
         )
         return [
             left,
             (_between(septum, free, from_apex * base), 0.4 * wall),
-            (ellipse(0, roof, 0.85 * radius, who.atrium), 0.3 * wall),
+            (ellipse(0, roof, 0.85 * radius, patient.atrium), 0.3 * wall),
             (right_atrium, 0.3 * wall),
         ]
     along = 0.15 + 1.15 * u
@@ -355,7 +367,7 @@ def chambers(scene: Scene) -> list[tuple[np.ndarray, float]]:
         left,
         (_between(septum, free, along * base), 0.35 * wall),
         (aorta + np.array([0, base]), 0.25 * wall),
-        (ellipse(-0.62 * radius, roof, 0.62 * radius, who.atrium), 0.3 * wall),
+        (ellipse(-0.62 * radius, roof, 0.62 * radius, patient.atrium), 0.3 * wall),
     ]
 
 
@@ -365,12 +377,12 @@ def ellipse(p: float, q: float, across: float, along: float) -> np.ndarray:
 
 
 def _between(first: np.ndarray, second: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Outline of what lies between two lines p = first(q) and p = second(q)."""
+    """The outline of the area between the lines p = first(q) and p = second(q)."""
     return np.concatenate([np.stack([first, q], -1), np.stack([second, q], -1)[::-1]])
 
 
 def valves(scene: Scene) -> list[tuple[float, float, bool]]:
-    """Valves in the plane of the base: p of either hinge, and whether it opens in systole."""
+    """Valves in the plane of the base: p of both hinges, and whether they open in systole."""
     radius, right = scene.patient.radius, scene.patient.right_heart
     mitral = (-0.66 * radius, 0.66 * radius, False)
     septum = -(0.74 * radius + scene.patient.wall)
@@ -383,7 +395,7 @@ def valves(scene: Scene) -> list[tuple[float, float, bool]]:
 
 
 def leaflets(scene: Scene, at: Instant) -> list[np.ndarray]:
-    """Valve leaflets now as lines [3, 2] in local coordinates: hinge, belly, free edge."""
+    """Valve leaflets at an instant, as lines [3, 2] in local axes: hinge, belly, free edge."""
     lines = []
     base = at.length * scene.patient.length
     for first, second, systolic in valves(scene):

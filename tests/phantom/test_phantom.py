@@ -367,13 +367,13 @@ def test_200_videos_take_less_than_a_minute_on_two_cores(tmp_path):
 
 def test_files_of_others_are_never_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="already holds files"):
+    with pytest.raises(UserError, match="already contains files"):
         dataset.generate(tmp_path, patients=1, views=1, **TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"population": "fetal"}, "adult or pediatric"),
         ({"patients": 0}, "patients=0"),
@@ -383,8 +383,8 @@ def test_files_of_others_are_never_overwritten(tmp_path):
         ({"frames": 20}, "frames >= 58"),
     ],
 )
-def test_values_out_of_range_are_told(tmp_path, changes, told):
-    with pytest.raises(UserError, match=told):
+def test_values_out_of_range_are_errors(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
         dataset.generate(tmp_path / "set", **{"patients": 1, **changes})
 
 

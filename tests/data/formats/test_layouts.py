@@ -134,7 +134,7 @@ def test_lvh(tmp_path, videos, caplog):
     assert first.units["ivsd"] == "cm"
     assert "1 videos are not used, as MeasurementsList.csv lacks them" in caplog.text
     table(root / "MeasurementsList.csv", "\n".join([header, *rows, f"5,0Xa,IVSd,1,{rest},test"]))
-    with pytest.raises(UserError, match="0Xa is in split 'test' and in 'train'"):
+    with pytest.raises(UserError, match="0Xa is in split 'test', and in 'train'"):
         read_source(f"echonet_lvh:{root}")
 
 
