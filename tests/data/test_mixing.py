@@ -26,7 +26,7 @@ def test_temperature_brings_shares_together():
     assert mixing.weights(settings(2.0), samples(a=16)) is None
 
 
-def test_how_often_each_source_is_seen_is_told():
+def test_the_share_of_each_source_is_described():
     mine = samples(a=16, b=4)
     assert list(mixing.describe_mix(mine, {"a": 4.0, "b": 2.0}, clips=600)) == [
         "a: 66.7% of the clips; its 16 videos are seen 25 times each",

@@ -96,7 +96,7 @@ def test_changed_file_is_measured_again(numbered, tmp_path, probed):
     assert probed == ["a.avi"] * 3
 
 
-def test_damaged_cache_is_no_harm(numbered, tmp_path, probed):
+def test_damaged_cache_lines_are_ignored(numbered, tmp_path, probed):
     samples = [sample(numbered.mjpeg(f"{k}.avi", 3 + k)) for k in range(3)]
     cache = tmp_path / "cache"
     expected = scan(samples, cache_dir=cache, workers=1)

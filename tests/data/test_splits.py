@@ -20,7 +20,7 @@ SALTS = st.binary(min_size=16, max_size=40)
 
 
 @given(st.sets(st.text(min_size=1), min_size=1), st.text(min_size=1), SALTS)
-def test_nobody_changes_sides_when_others_come(names, newcomer, salt):
+def test_a_patient_keeps_its_split_when_others_are_added(names, newcomer, salt):
     before = {name: splits.split_of(name, SHARES, salt) for name in names}
     splits.split_of(newcomer, SHARES, salt)
     assert {name: splits.split_of(name, SHARES, salt) for name in names} == before
@@ -168,7 +168,7 @@ def cine(tmp_path):
     return write
 
 
-def test_headers_tell_whom_a_table_does_not_name(cine, caplog):
+def test_headers_name_patients_that_a_table_does_not_name(cine, caplog):
     """Nobody learns the name: a patient is called by the first of the files."""
     samples = [
         Sample(f"{k}.dcm", cine(f"{k}.dcm", k, f"MRN{k % 2}"), "csv:t", frames=2) for k in range(12)

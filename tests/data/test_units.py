@@ -11,7 +11,7 @@ def sample(source, **units):
     return Sample("a", "/a.avi", source, targets={name: 1.0 for name in units}, units=units)
 
 
-def test_sources_say_units_and_must_not_differ():
+def test_units_of_several_sources_must_agree():
     known, same, none = sample("one", rvsp="mmHg"), sample("two", RVSP="mmhg"), sample("three")
     assert unit_of([known, same, none], "rvsp") == "mmHg"
     assert unit_of([none], "rvsp") == ""

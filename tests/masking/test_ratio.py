@@ -55,6 +55,6 @@ def test_masks_are_uniform_and_depend_on_seed_step_and_position_alone(kind):
 
 
 @pytest.mark.parametrize(("kind", "ratio"), [(TUBE, 0.001), (RANDOM, 0.0001), (TUBE, 1.0)])
-def test_a_mask_that_hides_nothing_or_all_is_refused(kind, ratio):
+def test_a_mask_that_hides_nothing_or_all_is_an_error(kind, ratio):
     with pytest.raises(UserError, match=r"hides .* of 1568 tokens"):
         ratio_mask(kind, ratio, GRID)

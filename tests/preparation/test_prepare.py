@@ -343,7 +343,7 @@ def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
         }
 
 
-def test_files_whose_header_tells_of_no_region_are_counted(archive, tmp_path, caplog):
+def test_files_without_an_ultrasound_region_are_counted(archive, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         prepared(f"dicom:{archive}/doe_jane_[012].dcm", tmp_path / "shards")
     assert "2 files, such as " in caplog.text
@@ -595,7 +595,7 @@ def test_the_other_shards_of_a_bucket_follow_ahead(made, bucket):
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def test_other_options_or_files_are_refused(made, archive, salt, tmp_path):
+def test_other_options_or_files_are_errors(made, archive, salt, tmp_path):
     source = f"dicom:{archive}"
     options = dataclasses.replace(OPTIONS, salt_file=str(salt))
     with pytest.raises(UserError, match=r"was started with another size \(160 there, 64 now\)"):
@@ -648,7 +648,7 @@ def test_labels_that_are_not_there_are_a_sentence(hearts, tmp_path):
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="LV EF"))
 
 
-def test_where_patients_are_unknown_it_is_said_and_names_may_tell_them(hearts, tmp_path, caplog):
+def test_unknown_patients_are_reported_and_names_may_contain_them(hearts, tmp_path, caplog):
     source = f"videos:{hearts}/Videos"
     # Two patients of two views: files that are patients of their own come to several splits.
     options = Options(size=64, sector="never", splits="train:0.5,test:0.5")
@@ -712,7 +712,7 @@ def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(heart
         (["a", "what somebody has written about the patient, at length"], "1 of 2 classes of the"),
     ],
 )
-def test_texts_that_cannot_be_classes_are_refused(hearts, tmp_path, texts, sentence):
+def test_texts_that_cannot_be_classes_are_errors(hearts, tmp_path, texts, sentence):
     table = tmp_path / "table.csv"
     (video, *_) = (hearts / "Videos").glob("*.avi")
     lines = [f'{video},{k},"{text}"' for k, text in enumerate(texts)]

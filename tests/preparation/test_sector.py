@@ -36,7 +36,7 @@ def test_the_sector_alone_is_kept(heart):
     assert not found.mask()[345:].any(), "so is the ECG"
 
 
-def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
+def test_still_pictures_and_rectangles_are_not_sectors(heart):
     still = np.repeat(screen(heart)[:1], 20, axis=0)
     with pytest.raises(NoSector, match="nothing moves"):
         sector.find(Motion(still))
@@ -54,7 +54,7 @@ def test_what_stands_still_or_fills_a_rectangle_is_no_sector(heart):
 
 
 @pytest.mark.parametrize("times", [[(20, 40)], [(10, 20), (30, 40)], [(10, 20), (40, 60)]])
-def test_what_appears_and_goes_is_no_motion(heart, times):
+def test_overlays_that_come_and_go_are_not_motion(heart, times):
     frames = screen(heart)
     without = sector.find(Motion(frames))
     for start, end in times:
@@ -78,7 +78,7 @@ def test_a_page_behind_a_blank_frame_is_noticed(heart):
     assert [k for k, frame in enumerate(frames) if screens.changes(frame)] == [30, 34]
 
 
-def test_a_jet_of_colour_is_no_other_screen(heart):
+def test_a_colour_jet_is_not_another_screen(heart):
     frames = np.repeat(screen(heart)[..., None], 3, axis=3)
     screens = Screens(sector.find(Motion(frames[..., 0])).corners, frames.shape[1:3])
     for frame in frames[20:40]:

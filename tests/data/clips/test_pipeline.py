@@ -215,7 +215,7 @@ def test_sources_are_mixed_by_weight_and_each_has_its_epochs(samples):
 
 
 @pytest.mark.parametrize("weights", [{"videos:a": 1.0}, {"videos:a": 1.0, "videos:b": 0.0}])
-def test_weights_that_miss_a_source_are_refused(samples, weights):
+def test_weights_that_miss_a_source_are_an_error(samples, weights):
     with pytest.raises(UserError, match="weights"):
         training(samples, weights=weights)
 
@@ -285,14 +285,14 @@ def test_f03_padding_is_counted(samples):
     ("change", "message"),
     [({"frames": 0}, "scan the samples"), ({"fps": 0.0}, "use stride")],
 )
-def test_samples_that_cannot_be_sampled_are_refused_at_once(samples, change, message):
+def test_samples_without_frames_or_rate_are_an_error_at_once(samples, change, message):
     broken = [*samples[:2], dataclasses.replace(samples[2], **change)]
     with pytest.raises(UserError, match=message) as caught:
         training(broken, clip=dataclasses.replace(CLIP, by="fps", value=8))
     assert samples[2].path in str(caught.value)
 
 
-def test_impossible_divisions_and_masks_are_refused_before_iterating(samples):
+def test_impossible_divisions_and_masks_are_errors_before_iterating(samples):
     with pytest.raises(UserError, match="global batch"):
         pipeline.evaluation_batches(samples, clip=CLIP, global_batch=3, process_count=2)
     with pytest.raises(UserError, match="context_tokens"):

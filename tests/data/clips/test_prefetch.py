@@ -48,7 +48,7 @@ def test_batches_arrive_in_order_sharded_and_host_leaves_stay(sharding):
     assert live_threads() == []
 
 
-def test_it_works_ahead_but_no_further_than_asked(sharding):
+def test_it_loads_as_many_batches_ahead_as_requested(sharding):
     made = []
 
     def source():

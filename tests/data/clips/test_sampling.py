@@ -136,6 +136,6 @@ def test_an_unknown_frame_rate_names_the_way_out(by):
         {"by": "share", "value": 1.1},
     ],
 )
-def test_impossible_options_are_refused(options):
+def test_impossible_options_are_errors(options):
     with pytest.raises(UserError):
         ids_of(100, 30.0, **options)

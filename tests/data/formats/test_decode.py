@@ -126,7 +126,7 @@ def test_grey_video_becomes_three_equal_channels(numbered):
     assert (video.min(), video.max()) == (30, 220)
 
 
-def test_more_frames_asked_than_held(numbered):
+def test_requests_for_missing_frames_are_errors(numbered):
     for path in (numbered.mjpeg(frames=12), numbered.write("a.mp4", "libx264", 12)):
         with pytest.raises(UnreadableVideo, match="frame 12 was requested, file holds 12"):
             decode.decode(path, np.array([3, 12]))
@@ -212,7 +212,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_bad_files_say_what_is_wrong(tmp_path):
+def test_bad_files_give_the_reason(tmp_path):
     for name, reason in _bad_files(tmp_path).items():
         path = str(tmp_path / name)
         for read in (decode.probe, lambda path: decode.decode(path, np.array([0]))):

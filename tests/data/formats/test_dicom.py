@@ -285,7 +285,7 @@ def test_a_frame_time_with_a_decimal_comma(tmp_path, grey):
     assert decode.probe(str(path)).fps == 30
 
 
-def test_frames_that_are_not_equally_far_apart_are_told(tmp_path, grey):
+def test_frames_at_uneven_times_are_noted(tmp_path, grey):
     for later, note in (([20, 20, 500, 500], VARIABLE_RATE), ([33, 33, 34, 33], NO_REGION)):
         times = [str(time) for time in (0, *later)]
         info = decode.probe(make(tmp_path / "a.dcm", grey, FrameTimeVector=times))
@@ -318,7 +318,7 @@ EVEN, UNEVEN = ["0", *["40"] * 4], ["0", "20", "20", "60", "60"]
         ({"FrameIncrementPointer": 0x00540010}, 25, set()),  # names no times
     ],
 )
-def test_the_element_that_is_pointed_to_tells_the_rate(tmp_path, grey, tags, fps, noted):
+def test_frame_increment_pointer_selects_the_rate(tmp_path, grey, tags, fps, noted):
     info = decode.probe(make(tmp_path / "a.dcm", grey, **{"FrameTimeVector": EVEN} | tags))
     assert info.fps == fps
     assert set(each_note(info.note)) == {NO_REGION, *noted}
@@ -359,7 +359,7 @@ def test_other_machines_are_named(tmp_path, grey, tags, modality):
     assert ("names no modality" in info.note) == (modality == "")
 
 
-def test_dicom_folders_give_ultrasound_unless_asked(tmp_path, grey):
+def test_dicom_folders_give_ultrasound_by_default(tmp_path, grey):
     make(tmp_path / "a" / "us.dcm", grey)
     make(tmp_path / "a" / "xa.dcm", grey, Modality="XA")
     for source, names, reasons in (
@@ -433,7 +433,7 @@ def test_truncated_pixel_data(tmp_path, grey, colour, cut):
             read(part)
 
 
-def test_more_frames_asked_than_held(tmp_path, grey):
+def test_requests_for_missing_frames_are_errors(tmp_path, grey):
     with pytest.raises(UnreadableVideo, match="frame 5 was requested, file holds 5"):
         decode.decode(make(tmp_path / "a.dcm", grey), np.array([0, 5]))
 
@@ -477,7 +477,7 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
     }
 
 
-def test_bad_files_say_what_is_wrong(tmp_path, grey):
+def test_bad_files_give_the_reason(tmp_path, grey):
     for name, reason in _bad_files(tmp_path, grey).items():
         for read in (decode.probe, lambda path: decode.decode(path, np.array([0]))):
             with pytest.raises(UnreadableVideo) as error:

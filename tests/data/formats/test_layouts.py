@@ -351,7 +351,7 @@ def test_mimic(mimic, caplog):
         read_source(f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv")
 
 
-def test_mimic_files_elsewhere_are_refused(mimic, tmp_path):
+def test_mimic_files_outside_the_folder_are_rejected(mimic, tmp_path):
     lines = (mimic / "echo-record-list.csv").read_text().splitlines()
     shutil.copy(mimic / "files/p10/p10/s1/1_0001.dcm", mimic.parent / "secret.dcm")
     lines.append("10,1,2150-06-01 00:00:00,../secret.dcm")
@@ -417,7 +417,7 @@ def test_mimic_rules_are_a_file(mimic, caplog):
             read_source(f"mimic_iv_echo:{mimic},rules={rules}")
 
 
-def test_mimic_says_which_column_is_missing(mimic):
+def test_mimic_names_the_missing_column(mimic):
     table(mimic / "echo-record-list.csv", "subject_id,study_id,file\n")
     with pytest.raises(UserError, match=r"echo-record-list.csv has no column 'dicom_filepath'"):
         read_source(f"mimic_iv_echo:{mimic}")

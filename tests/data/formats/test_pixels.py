@@ -1423,7 +1423,7 @@ def test_half_of_a_jpeg_ls_picture():
 
 
 @pytest.mark.parametrize("name", ["vr_unlike_syntax_b", "vr_unlike_syntax_c"])
-def test_the_data_set_tells_its_vr(name):
+def test_value_representations_are_found_in_the_data_set(name):
     path = FOLDER / f"{name}.dcm"
     truth = np.frombuffer(path.read_bytes()[-12 * 96 * 128 * 3 :], np.uint8)
     video = decode.decode(str(path), np.arange(12))

@@ -84,7 +84,7 @@ def test_quarter_turns_and_mirrors(numbered, right, down, sideways):
         assert differ(expected, by_opencv(path)) < 2
 
 
-def test_other_angles_are_told(numbered):
+def test_other_angles_are_noted(numbered):
     path = numbered.write("a.mp4", "libx264", 3)
     stored = all_frames(path)
     turned(path, QUARTER, QUARTER // 2, -QUARTER // 2, QUARTER)
@@ -93,13 +93,13 @@ def test_other_angles_are_told(numbered):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_pixels_that_are_no_squares_are_told(numbered, name):
+def test_pixels_that_are_not_square_are_noted(numbered, name):
     path = numbered.write(name, "libx264", 3, aspect=(4, 3))
     assert each_note(decode.probe(path).note) == [NON_SQUARE]
     assert decode.probe(numbered.write(name, "libx264", 3, aspect=(1, 1))).note == ""
 
 
-def test_interlaced_frames_are_told(numbered):
+def test_interlaced_frames_are_noted(numbered):
     path = numbered.write("a.mkv", "libx264", 3, **{"x264-params": "tff=1"})
     assert decode.probe(path).note == INTERLACED
 
@@ -145,7 +145,7 @@ def test_the_longest_track_counts(tmp_path, numbered, name, sound):
         assert numbered.read(all_frames(path)) == list(range(first, first + 9))
 
 
-def test_a_cover_picture_is_no_video(tmp_path, numbered):
+def test_a_cover_picture_is_not_a_video(tmp_path, numbered):
     """Music players put a picture of the sleeve into a file as a video stream of its own."""
     cover = cv2.imencode(".jpg", picture(255))[1].tobytes()
     paths = {}
@@ -283,7 +283,7 @@ def test_what_no_decoder_knows_is_not_called_damaged(numbered):
             decode.probe(path)
 
 
-def test_a_header_that_promises_too_much_of_a_whole_file(numbered):
+def test_a_complete_file_with_fewer_frames_than_its_header_states(numbered):
     path = numbered.mjpeg()
     data = bytearray(Path(path).read_bytes())
     for place in (data.index(b"avih") + 24, data.index(b"strh") + 40):

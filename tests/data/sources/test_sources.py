@@ -72,7 +72,7 @@ def test_glob_and_single_file(tree):
     assert names(f"videos:{tree}/b.avi") == ["b.avi"]
 
 
-def test_folders_that_a_glob_does_not_mean_are_not_looked_into(tree, monkeypatch):
+def test_folders_that_a_glob_cannot_match_are_not_visited(tree, monkeypatch):
     """Unreadable ones stand for their files, but only where there could be some."""
     refused = {f"{tree}/lost+found", f"{tree}/a/deep"}
     (tree / "lost+found").mkdir()
@@ -192,7 +192,7 @@ def test_lines_of_studies_in_quotes_or_with_colons(tmp_path, line):
     assert samples[0].study == samples[1].study == "a 1.avi b 2.avi"
 
 
-def test_labels_that_are_words_are_counted(tmp_path, caplog):
+def test_labels_that_are_not_numbers_are_counted(tmp_path, caplog):
     read_source(f"list:{write(tmp_path / 'l', 'a.avi::one word' + chr(10) + 'b.avi::2')}")
     assert "1 labels are ignored, because they are not numbers" in caplog.text
 
@@ -319,7 +319,7 @@ def test_csv(tmp_path, caplog):
     assert "north" not in warnings[0], "a cell may hold what must not reach a log"
 
 
-def test_columns_are_known_in_any_case_and_a_patient_by_another_name_is_told(tmp_path, caplog):
+def test_column_names_ignore_case_and_another_patient_column_is_reported(tmp_path, caplog):
     path = write(tmp_path / "m.csv", "Path,PATIENT,View,Split\na.avi,p,A4C,Test\n")
     (sample,) = read_source(f"csv:{path}")
     assert (sample.patient, sample.view, sample.split) == ("p", "A4C", "test")
@@ -331,7 +331,7 @@ def test_columns_are_known_in_any_case_and_a_patient_by_another_name_is_told(tmp
     )
 
 
-def test_csv_column_with_one_text_cell_is_no_target(tmp_path, caplog):
+def test_csv_column_with_one_text_cell_is_not_a_target(tmp_path, caplog):
     path = write(tmp_path / "m.csv", "path,ef,id\na.avi,50,1_2\nb.avi,fifty,3\n")
     caplog.set_level(logging.INFO)
     samples = read_source(f"csv:{path}")
@@ -347,7 +347,7 @@ def test_csv_none_is_a_class_where_others_are(tmp_path):
     assert [s.targets for s in samples] == [{}, {"x": 3}, {}]
 
 
-def test_csv_column_may_tell_its_unit(tmp_path):
+def test_csv_column_may_contain_its_unit(tmp_path):
     path = write(tmp_path / "m.csv", "path,rvsp [kPa],ef [%],size\na.avi,4.2,55,3\n")
     (sample,) = read_source(f"csv:{path}")
     assert sample.targets == {"rvsp": 4.2, "ef": 55, "size": 3}
