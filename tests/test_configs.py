@@ -130,7 +130,7 @@ def test_a_cooldown_starts_from_a_checkpoint_that_its_pretraining_keeps(name):
         ({"data.std": (0.2, 0.2, 0)}, "three positive numbers"),
         ({"optim.peak_lr": 0.0}, "must be positive"),
         ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
-        ({"masks.small.scale": 1.5}, r"'masks\.small': .*`scale` must lie between 0 and 1"),
+        ({"masks.small.scale": 1.5}, r"'masks\.small': .*'scale' must be greater than 0 and 1"),
         ({"masks.large.context_tokens": 500}, r"'masks\.large': .* use at most context_tokens="),
         ({"data.weights": (0.0,)}, "one positive number"),
         ({"data.sample_by": "stride", "data.sample_value": 1.5}, "a whole number of frames"),
