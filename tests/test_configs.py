@@ -130,7 +130,10 @@ def test_a_cooldown_starts_from_a_checkpoint_that_its_pretraining_keeps(name):
         ({"data.std": (0.2, 0.2, 0)}, "three positive numbers"),
         ({"optim.peak_lr": 0.0}, "must be positive"),
         ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
-        ({"masks.small.scale": 1.5}, r"'masks\.small': .*'scale' must be greater than 0 and 1"),
+        (
+            {"masks.small.scale": 1.5},
+            r"'masks\.small': .*'scale' must be greater than 0 and less than 1",
+        ),
         ({"masks.large.context_tokens": 500}, r"'masks\.large': .* use at most context_tokens="),
         ({"data.weights": (0.0,)}, "one positive number"),
         ({"data.sample_by": "stride", "data.sample_value": 1.5}, "a whole number of frames"),
@@ -164,7 +167,7 @@ def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sent
         ({"images.share": 1.0}, r"'images\.share' is 1\.0, but it must be above 0 and below 1"),
         ({"images.size": 100}, r"'images\.size' .* multiple of model\.patch, 16; .* 96"),
         ({"images.global_batch": 4}, r"'images\.global_batch' .* 8 x 1; the nearest is 8"),
-        ({"images.mask.scale": 2.0}, r"section 'images\.mask': .*`scale`"),
+        ({"images.mask.scale": 2.0}, r"section 'images\.mask': .*'scale'"),
         ({"images.frames": 2}, r"unknown field 'images\.frames'"),
         (
             {"model.family": "v2", "objective.levels": 1, "objective.context_weight": 0.0}
