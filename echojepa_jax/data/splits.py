@@ -134,7 +134,7 @@ class _Person:
 
 
 def _people(samples: Sequence[Sample]) -> list[_Person]:
-    """The person in each video. All videos of a study show the patient that one of them names."""
+    """The person in each video; if one video of a study names the patient, the others follow it."""
     with ThreadPoolExecutor(16) as pool:
         identities = list(pool.map(_identified, samples))
     # Two sources may use the same study names, so the source is part of the key. Study names in

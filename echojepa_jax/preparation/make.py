@@ -128,7 +128,7 @@ def encoded(
 
 
 def write_shard(work: Work, shard: Shard, results: Iterable[Encoded | Failed]) -> None:
-    """Writes a shard, and beside the plan what became of each of its recordings."""
+    """Writes a shard, and in OUT.private the result of each of its recordings."""
     entries: list[dict[str, Any]] = []
 
     def packed() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Measures a file of any format, or decodes some of its frames; all pixels are read through here.
+"""Measures a file of any format, or decodes some of its frames; all pixels are read here.
 
 The format is recognised by content: DICOM by its first bytes or a .dcm name, NIfTI by its name, a
 PNG or JPEG picture by its first bytes, and a record of a prepared set by the form of its path. Any
