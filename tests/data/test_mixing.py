@@ -1,4 +1,4 @@
-"""Shares of several sources, and what is said of them."""
+"""Shares of several sources, and the sentences that describe them."""
 
 from types import SimpleNamespace
 

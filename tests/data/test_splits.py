@@ -213,7 +213,7 @@ def test_a_patient_of_two_sources_comes_to_one_split(cine):
 
 
 def test_copies_do_not_come_to_two_splits(cine, caplog):
-    """Of two people by their ids, or of nobody; those of a source with splits stay."""
+    """Copies with two patient ids, or without ids; those of a source with splits stay."""
     samples = [
         Sample(f"{k}.dcm", cine(f"{side}{k}.dcm", k, f"{side}{k}"), f"dicom:{side}", frames=2)
         for k in range(30)

@@ -1,4 +1,4 @@
-"""Units of labels are what sources say; one name in any case is one label."""
+"""Units of labels come from the sources, and names of labels ignore case."""
 
 import pytest
 

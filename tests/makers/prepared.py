@@ -22,6 +22,6 @@ def prepared(
 
 
 def left_out(out: Path) -> dict[str, str]:
-    """The reason of every file that was left out, by its name."""
+    """The reason for every rejected file, by its name."""
     lines = Work(out).rejected.read_text().splitlines()
     return {Path(line["path"]).name: line["reason"] for line in map(json.loads, lines)}

@@ -1,4 +1,4 @@
-"""The phantom: its known truth, its speckle, its files, and that how they are made is no matter."""
+"""The phantom: its known truth, its speckle, and its files, which do not depend on the workers."""
 
 import collections
 import csv
@@ -113,7 +113,7 @@ def filled(scene, at):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_blood_pool_in_the_picture_follows_the_label(view):
-    """Dark pixels at ED and ES: ED does not tell EF, the change from ED to ES does."""
+    """Dark pixels at ED and ES: their change reveals EF, but ED alone does not."""
     efs = [0.2, 0.35, 0.5, 0.65, 0.75]
     ed_areas, shrinkage, expected = [], [], []
     for ef in efs:

@@ -1,4 +1,4 @@
-"""Preparation: shards that do not depend on how they were made, and hold nobody's name."""
+"""Preparation: shards do not depend on how they were made, and contain no names."""
 
 import dataclasses
 import json
@@ -445,7 +445,7 @@ def test_frame_k_is_frame_k(hearts, tmp_path):
 
 
 def test_one_patient_is_one_whoever_names_the_study(archive, tmp_path):
-    """The header tells the patient wherever the source does not."""
+    """The header names the patient if the source does not."""
     table = tmp_path / "clips.csv"
     files = [archive / f"doe_jane_{k}.dcm" for k in (0, 3, 1)]  # MRN000 twice, MRN001
     rows = [f"{file},exam{k}" for k, file in enumerate(files)]
@@ -774,7 +774,7 @@ def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
 
 
 def test_tables_of_anybody(hearts, tmp_path, caplog):
-    """A phone number is no label, a sentence no view, a path listed twice is kept once."""
+    """Phone numbers are not labels, sentences not views, and a path listed twice is kept once."""
     videos = sorted((hearts / "Videos").glob("*.avi"))
     strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")
     shutil.copy(videos[2], strange)

@@ -1,4 +1,4 @@
-"""The sector is found whatever stands beside it, and what is no sector is told apart."""
+"""The sector is found beside text and scales, and recordings without a sector are detected."""
 
 import cv2
 import numpy as np

@@ -24,7 +24,7 @@ VIDEOS, FRAMES = 10, 12
 
 
 def write_video(path: Path, level: int) -> None:
-    """A flat clip whose grey level, 20 x level + frame number, tells the video and the frame."""
+    """A flat clip whose grey level, 20 x level + frame number, identifies video and frame."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (48, 40))
     for k in range(FRAMES):
         writer.write(np.full((40, 48, 3), 20 * level + k, np.uint8))
@@ -121,7 +121,7 @@ STILLS = 7
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> pipeline.Images:
-    """Six flat pictures in every batch of four videos; the grey level, 30 x number, tells which."""
+    """Six flat pictures in every batch of four videos; the grey level is 30 x number."""
     folder = tmp_path_factory.mktemp("stills")
     stills = []
     for i in range(STILLS):

@@ -1,4 +1,4 @@
-"""Frame k is frame k in every container, and every kind of bad file says what is wrong with it."""
+"""Frame k is frame k in every container, and every kind of bad file gives its reason."""
 
 import os
 import struct
@@ -63,7 +63,7 @@ def test_variable_frame_rate_is_the_mean(numbered):
 
 
 def test_only_the_wanted_packets_of_motion_jpeg_are_decoded(numbered):
-    """A damaged frame that nobody asks for does no harm, which only holds where it is skipped."""
+    """A damaged frame that is not requested does no harm, if the decoder can skip it."""
     path = numbered.mjpeg()
     data = bytearray(Path(path).read_bytes())
     with av.open(path) as container:
@@ -175,7 +175,7 @@ def test_damaged_frames_are_not_decoded_over(numbered):
 
 
 def _bad_files(folder: Path) -> dict[str, str]:
-    """Files that are no video, and the start of what must be said of each."""
+    """Files that are not videos, and the start of the expected reason."""
     (folder / "empty.avi").write_bytes(b"")
     (folder / "text.avi").write_text("these are measurements, not pictures\n" * 20)
     (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
@@ -241,7 +241,7 @@ def test_text_tags_in_another_encoding_do_no_harm(numbered):
 
 
 def test_no_decoder_noise_on_stderr(tmp_path, numbered, cut):
-    """FFmpeg writes to the process's own stderr, so a process of its own shows what it says."""
+    """FFmpeg writes to the stderr of the process, so a separate process captures its messages."""
     names = [str(tmp_path / name) for name in _bad_files(tmp_path)]
     names += [cut(numbered.mjpeg(), 0.6), cut(numbered.write("v.mp4", "libx264"), 0.6)]
     program = (

@@ -439,7 +439,7 @@ def test_requests_for_missing_frames_are_errors(tmp_path, grey):
 
 
 def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
-    """Files by name, with the start of what must be said of each."""
+    """Files by name, with the start of the expected reason."""
     good = make(folder / "good.dcm", grey)
 
     def changed(name: str, change) -> None:

@@ -173,7 +173,7 @@ def jpeg(frame: np.ndarray, sampling: str = "4:4:4", **options: Any) -> bytes:
 
 
 def rgb_jpeg(frame: np.ndarray) -> bytes:
-    """A JPEG whose channels are RGB, without markers that say so."""
+    """A JPEG whose channels are RGB, without markers that state this."""
     return remarked(
         imagecodecs.jpeg8_encode(frame, level=97, colorspace="RGB", outcolorspace="RGB"), b""
     )
@@ -1211,7 +1211,7 @@ def meta_end(data: bytes) -> int:
 
 
 def other_order(path: Path, written: str, said: str) -> None:
-    """A data set in another byte order than its transfer syntax says."""
+    """A data set in another byte order than its transfer syntax states."""
     deep = GREY.astype(np.uint16) * 257
     make(path, deep, syntax=UID(f"1.2.840.10008.{written}"))
     data = path.read_bytes()

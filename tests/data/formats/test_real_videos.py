@@ -70,7 +70,7 @@ def test_quarter_turns_and_mirrors(numbered, right, down, sideways):
     path = numbered.write("a.mp4", "libx264", 3, crf="1")
     stored = all_frames(path)
     a, b, c, d = (0, down, right, 0) if sideways else (right, 0, 0, down)
-    # Every pixel to its place, as the format says: (x, y) to (a x + c y, b x + d y).
+    # Map every pixel as the format specifies: (x, y) to (a x + c y, b x + d y).
     y, x = np.mgrid[: stored.shape[1], : stored.shape[2]]
     to_x, to_y = a * x + c * y, b * x + d * y
     shape = (3, np.ptp(to_y) + 1, np.ptp(to_x) + 1, 3)
@@ -241,7 +241,7 @@ def test_a_video_without_a_key_picture(numbered):
 
 
 def test_a_motion_jpeg_picture_that_ends_too_soon():
-    """Half of frame 7 is there, and closed: decoders make the rest grey and say nothing."""
+    """Frame 7 ends after half of its data: decoders fill the rest with grey without an error."""
     path = str(FOLDER / "mjpeg_frame_half.avi")
     assert decode.probe(path).frames == 24
     with pytest.raises(UnreadableVideo, match=r"^damaged: frame 7 does not decode$"):
@@ -273,7 +273,7 @@ def without_tables(jpeg: bytes) -> bytes:
 
 
 def test_what_no_decoder_knows_is_not_called_damaged(numbered):
-    """Colours in an odd proportion, and a code that nobody has given to a codec."""
+    """Colours in an odd proportion, and a code that belongs to no codec."""
     path = numbered.mjpeg(frames=4)
     data = Path(path).read_bytes()
     for change in ((b"\1\x22\0", b"\1\x44\0"), (b"MJPG", b"XQ7Z")):

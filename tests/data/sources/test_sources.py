@@ -1,4 +1,4 @@
-"""Every kind of source lists what it is told of, with labels joined by row, never by order."""
+"""Every kind of source lists its files, with labels joined by row, never by order."""
 
 import csv
 import io
