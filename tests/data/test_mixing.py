@@ -18,7 +18,7 @@ def settings(temperature=1.0, weights=()):
     return SimpleNamespace(sources=("a", "b"), weights=weights, temperature=temperature)
 
 
-def test_temperature_brings_shares_together():
+def test_a_higher_temperature_makes_shares_more_equal():
     mine = samples(a=16, b=4)
     assert mixing.weights(settings(), mine) is None
     assert mixing.weights(settings(2.0), mine) == pytest.approx({"a": 4.0, "b": 2.0})

@@ -49,7 +49,7 @@ def test_pseudonyms_need_the_salt(name, salt, other):
 
 
 @pytest.mark.parametrize("text", ["", "train", "train:1,val:1", "train:-1,val:2", "a b:1", "x:y"])
-def test_shares_that_make_no_sense(text):
+def test_impossible_shares(text):
     with pytest.raises(UserError, match="--splits="):
         splits.parse(text)
 
@@ -78,7 +78,7 @@ def test_any_record_comes_back(features):
 
 
 @given(st.binary())
-def test_bytes_that_are_no_record(data):
+def test_bytes_that_are_not_a_record(data):
     with pytest.raises(UnreadableVideo, match="damaged"):
         video_record.unpack(data)
 
@@ -135,7 +135,7 @@ def test_a_source_without_splits_gets_those_of_preparation(caplog, tmp_path):
     assert "unknown" not in caplog.text
 
 
-def test_too_few_patients_for_a_split_are_a_sentence():
+def test_too_few_patients_for_a_split_are_an_error():
     samples = [Sample(f"{k}", f"/v/{k}", "csv:t", patient="q") for k in range(5)]
     (name,) = {sample.split for sample in splits.divided(samples, {"train"})}
     assert name == "train"
@@ -143,7 +143,7 @@ def test_too_few_patients_for_a_split_are_a_sentence():
         splits.divided(samples, {"train", "test"})
 
 
-def test_a_study_goes_where_its_patient_goes(caplog):
+def test_a_study_is_in_the_split_of_its_patient(caplog):
     samples = [
         Sample("a", "/v/a", "csv:t", patient="p", study="s"),
         Sample("b", "/v/b", "csv:t", study="s"),

@@ -137,7 +137,7 @@ def test_blood_pool_in_the_picture_follows_the_label(view):
     np.testing.assert_allclose(shrinkage, expected, atol=0.1)
 
 
-def test_ef_is_drawn_wide_and_apart_from_size_rate_and_gain():
+def test_ef_has_a_wide_range_and_is_independent_of_size_rate_and_gain():
     for population, ranges in POPULATIONS.items():
         people = [draw_patient(population, 0, index) for index in range(1000)]
         ef = np.array([100 * who.ef for who in people])
@@ -162,7 +162,7 @@ def test_children_have_smaller_faster_hearts():
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_motion_carries_the_contour_of_now_to_the_contour_of_end_diastole(view):
+def test_motion_maps_the_present_contour_to_the_one_of_end_diastole(view):
     scene = scene_of(view, 0.7)
     at = scene.instant(scene.es_frame)
     _, now = scene.contour(at)
@@ -246,7 +246,7 @@ def test_every_video_holds_the_listed_frames(data_set):
         assert pictures[0].shape == (int(row["FrameHeight"]), int(row["FrameWidth"]), 3)
 
 
-def test_the_file_keeps_the_rendered_picture(data_set):
+def test_the_file_contains_the_rendered_picture(data_set):
     name = rows(data_set / "FileList.csv")[0]["FileName"]
     scene = draw_scene(draw_patient("adult", 0, 0), "A4C", size=TINY["size"], fps=TINY["fps"])
     assert dataset.name_of(scene) == name
@@ -269,7 +269,7 @@ def test_stills_are_the_first_frames(tmp_path, monkeypatch):
     assert [sample.name for sample in found] == [sample.name for sample in samples]
 
 
-def test_same_files_from_processes_and_a_prefix_of_more_patients(data_set, tmp_path):
+def test_files_do_not_depend_on_processes_or_number_of_patients(data_set, tmp_path):
     fewer = dataset.generate(tmp_path / "fewer", patients=3, views=4, workers=2, **TINY)
     whole, part = digests(data_set), digests(fewer)
     videos = [name for name in part if name.endswith(".avi")]
@@ -280,7 +280,7 @@ def test_same_files_from_processes_and_a_prefix_of_more_patients(data_set, tmp_p
         assert (data_set / table).read_text().splitlines()[: len(lines)] == lines
 
 
-def test_seeds_and_populations_are_different_patients(data_set, tmp_path):
+def test_seeds_and_populations_give_different_patients(data_set, tmp_path):
     other_seed = dataset.generate(tmp_path / "seed", patients=2, views=1, seed=1, **TINY)
     children = dataset.generate(
         tmp_path / "children", population="pediatric", patients=2, views=1, **TINY
@@ -365,7 +365,7 @@ def test_200_videos_take_less_than_a_minute_on_two_cores(tmp_path):
     assert time.process_time() - started < 20 / 200 * 60 * 2
 
 
-def test_files_of_others_are_never_overwritten(tmp_path):
+def test_existing_files_are_never_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="already contains files"):
         dataset.generate(tmp_path, patients=1, views=1, **TINY)

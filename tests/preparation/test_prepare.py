@@ -184,7 +184,7 @@ def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
 # --- nobody's name --------------------------------------------------------------------------------
 
 
-def test_names_are_nowhere(made, archive):
+def test_names_appear_nowhere(made, archive):
     for name, data in content(made).items():
         for secret in NAMES:
             assert secret.encode() not in data.upper(), f"{secret} is in {name}"
@@ -331,7 +331,7 @@ def test_verify_finds_text_inside_the_sector(side):
     assert "looks like text" in found
 
 
-def test_prepared_again_a_set_stays_what_it_is(made, tmp_path):
+def test_a_set_that_is_prepared_again_stays_the_same(made, tmp_path):
     out = tmp_path / "again"
     assert "7 videos in" in prepared(f"shards:{made}", out, Options(size=80))
     before, now = shards.about(str(made)), shards.about(str(out))
@@ -350,7 +350,7 @@ def test_files_without_an_ultrasound_region_are_counted(archive, tmp_path, caplo
     assert "no ultrasound region: the whole frame is used, then cut to the sector" in caplog.text
 
 
-def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
+def test_a_recording_with_another_screen_is_rejected(archive, tmp_path):
     folder = tmp_path / "archive"
     folder.mkdir()
     shutil.copy(archive / "doe_jane_0.dcm", folder / "good.dcm")
@@ -364,7 +364,7 @@ def test_a_recording_with_another_screen_is_left_out(archive, tmp_path):
     assert left_out(out) == {"dark.dcm": reason, "bright.dcm": reason}
 
 
-def test_a_folder_that_cannot_be_read_is_one_that_is_left_out(archive, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_rejected(archive, tmp_path, monkeypatch):
     moved = Path(shutil.copytree(archive, tmp_path / "archive"))
     (moved / "locked").mkdir()
     scandir = os.scandir
@@ -444,7 +444,7 @@ def test_frame_k_is_frame_k(hearts, tmp_path):
         assert (other > 4 * noise[1:]).all(), "no frame looks like its neighbour"
 
 
-def test_one_patient_is_one_whoever_names_the_study(archive, tmp_path):
+def test_a_patient_is_one_person_whichever_source_names_the_study(archive, tmp_path):
     """The header names the patient if the source does not."""
     table = tmp_path / "clips.csv"
     files = [archive / f"doe_jane_{k}.dcm" for k in (0, 3, 1)]  # MRN000 twice, MRN001
@@ -620,12 +620,12 @@ def test_other_options_or_files_are_errors(made, archive, salt, tmp_path):
         ({"min_frames": 2000, "max_frames": 3000}, "all 8 files of .* were rejected"),
     ],
 )
-def test_mistakes_are_sentences(archive, tmp_path, options, message):
+def test_mistakes_are_errors_of_one_sentence(archive, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         prepared(f"dicom:{archive}", tmp_path / "out", Options(**options))
 
 
-def test_other_peoples_folders_are_left_alone(hearts, archive, tmp_path):
+def test_folders_with_other_files_are_left_alone(hearts, archive, tmp_path):
     with pytest.raises(UserError, match="contains files that prepare did not write"):
         prepared(f"dicom:{archive}", Path(shutil.copytree(hearts, tmp_path / "mine")))
     short = tmp_path / "salt"
@@ -636,7 +636,7 @@ def test_other_peoples_folders_are_left_alone(hearts, archive, tmp_path):
         prepared(f"echonet_dynamic:{hearts}", tmp_path / "echonet")
 
 
-def test_labels_that_are_not_there_are_a_sentence(hearts, tmp_path):
+def test_missing_labels_are_an_error(hearts, tmp_path):
     source = f"echonet_dynamic:{hearts}"
     with pytest.raises(UserError, match=r"has no label 'EF'; it has edv, ef, esv$"):
         prepared(source, tmp_path / "out", Options(targets="ef,EF"))
@@ -721,7 +721,7 @@ def test_texts_that_cannot_be_classes_are_errors(hearts, tmp_path, texts, senten
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="who"))
 
 
-def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
+def test_splits_flag_with_a_source_that_has_splits_is_an_error(hearts, tmp_path):
     videos = sorted((hearts / "Videos").glob("*.avi"))
     table = tmp_path / "table.csv"
     table.write_text(f"path,split\n{videos[0]},train\n{videos[1]},\n")
@@ -729,7 +729,7 @@ def test_splits_of_a_source_that_gives_some_are_a_sentence(hearts, tmp_path):
         prepared(f"csv:{table}", tmp_path / "out", Options(splits="train:0.9,val:0.1"))
 
 
-def test_a_patient_who_cannot_be_read_is_not_made_up(archive, tmp_path, monkeypatch):
+def test_a_file_whose_patient_cannot_be_read_is_rejected(archive, tmp_path, monkeypatch):
     """Or videos of one patient could come to two splits."""
     in_processes = duplicates.guarded
 
@@ -773,7 +773,7 @@ def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
     assert left_out(out)["2.dcm"].endswith("0.dcm, of another patient")
 
 
-def test_tables_of_anybody(hearts, tmp_path, caplog):
+def test_tables_of_users(hearts, tmp_path, caplog):
     """Phone numbers are not labels, sentences not views, and a path listed twice is kept once."""
     videos = sorted((hearts / "Videos").glob("*.avi"))
     strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")

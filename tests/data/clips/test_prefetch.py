@@ -82,7 +82,7 @@ def test_f21_waiting_is_measured(sharding):
         assert ready.wait_seconds < 0.1
 
 
-def test_errors_arrive_in_their_turn_and_close_the_source(sharding):
+def test_errors_arrive_in_order_and_close_the_source(sharding):
     closed = []
 
     def failing():

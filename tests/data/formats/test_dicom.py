@@ -352,7 +352,7 @@ def test_the_slices_of_a_volume_are_not_read_as_a_cine(tmp_path, grey):
         ({"Modality": "DOE^JANE"}, "US"),  # no code: what it is stored as
     ],
 )
-def test_other_machines_are_named(tmp_path, grey, tags, modality):
+def test_other_modalities_are_named(tmp_path, grey, tags, modality):
     info = decode.probe(make(tmp_path / "a.dcm", grey, **tags))
     assert info.modality == modality
     assert ("which is not ultrasound" in info.note) == (modality not in ("US", ""))

@@ -442,7 +442,7 @@ def test_mimic_names_the_missing_column(mimic):
         ("mimic", "mimic_iv_echo", {"sector": "never"}),
     ],
 )
-def test_each_of_them_is_prepared(request, tmp_path, fixture, kind, changes):
+def test_each_layout_is_prepared(request, tmp_path, fixture, kind, changes):
     source = f"{kind}:{request.getfixturevalue(fixture)}"
     out = tmp_path / "shards"
     prepared(source, out, Options(size=64, **changes))

@@ -1459,7 +1459,7 @@ def test_deep_jpegs_need_the_extra(tmp_path, monkeypatch):
         decode.decode(path, np.array([1]))
 
 
-def test_real_files_that_others_read():
+def test_real_files_that_other_programs_read():
     """With a marker that is too short, and with bytes of filling behind the picture."""
     video = decode.decode(real("SC_rgb_jpeg.dcm"), np.array([0]))
     assert np.ptp(video.astype(int), axis=-1).mean() < 1, "it is white, and not pink"

@@ -272,7 +272,7 @@ def without_tables(jpeg: bytes) -> bytes:
     return jpeg
 
 
-def test_what_no_decoder_knows_is_not_called_damaged(numbered):
+def test_unsupported_pictures_are_not_called_damaged(numbered):
     """Colours in an odd proportion, and a code that belongs to no codec."""
     path = numbered.mjpeg(frames=4)
     data = Path(path).read_bytes()

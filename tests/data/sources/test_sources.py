@@ -57,7 +57,7 @@ def test_dicom_folder_without_its_directory_file(tree):
     assert "DICOMDIR" not in names(f"dicom:{tree}")
 
 
-def test_a_folder_may_be_called_as_an_option(tmp_path):
+def test_a_folder_may_have_the_name_of_an_option(tmp_path):
     write(tmp_path / "a,b=1" / "x.dcm", "")
     for more in ("", "/*.dcm", "/x.dcm"):
         assert names(f"dicom:{tmp_path}/a,b=1{more}") == ["x.dcm"]
@@ -163,7 +163,7 @@ def test_list(tmp_path):
         ("#there.avi 1", "#there.avi", 1),
     ],
 )
-def test_lines_as_the_originals_readers_take_them(tmp_path, line, file, label):
+def test_lines_as_the_original_code_reads_them(tmp_path, line, file, label):
     write(tmp_path / "a::b there.avi", "")
     write(tmp_path / "#there.avi", "")
     text = f"\ufeff# a comment 1\r\n\r\n{line}\r\n  \r\n#another\r\nlast.avi 7\r\n"
