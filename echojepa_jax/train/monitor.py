@@ -125,7 +125,7 @@ class Watch:
         return bool(metrics["stop"])
 
     def measured(self, step: int, values: Values) -> None:
-        """Writes what an evaluator has measured, and warns if it looks like a collapse (F19)."""
+        """Writes the results of an evaluator to the metrics and logs their alarms (F19)."""
         self._writer.write(step, values)
         numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         for alarm in self._judge.line({"step": step, **numbers}).values():

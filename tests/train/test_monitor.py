@@ -28,7 +28,11 @@ def start(tiny, tmp_path):
 
 
 def health_of(rank):
-    return {"effective_rank": rank, "cosine_similarity": 0.5, "relative_error": 0.7}
+    return named(effective_rank=rank, cosine_similarity=0.5, relative_error=0.7)
+
+
+def named(**values):
+    return {f"health/{name}": value for name, value in values.items()}
 
 
 def clips(padded=0, errors=()):
@@ -52,19 +56,19 @@ def metrics(skipped=0, stop=False):
 
 def test_f19_the_rank_is_judged_against_its_best_even_after_a_restart(start, caplog):
     watch = start(0)
-    watch.health(0, health_of(60.0))  # at initialisation: not what counts as best
-    watch.health(20, health_of(20.0))
-    watch.health(30, health_of(15.0))
+    watch.measured(0, health_of(60.0))  # at initialisation: not what counts as best
+    watch.measured(20, health_of(20.0))
+    watch.measured(30, health_of(15.0))
     assert caplog.text == ""
-    watch.health(40, health_of(9.0))
+    watch.measured(40, health_of(9.0))
     assert "at step 40: effective rank 9.0 is less than half of its maximum, 20.0" in caplog.text
     caplog.clear()
     again = start(30)  # what was written after step 30 is forgotten
-    again.health(40, health_of(9.0))
+    again.measured(40, health_of(9.0))
     assert "less than half of its maximum, 20.0" in caplog.text
 
 
-def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp_path, caplog):
+def test_f19_a_sudden_fall_of_the_loss_is_reported_once_with_the_way_back(start, tmp_path, caplog):
     """As the original's authors met it: 0.62, and from one epoch to the next 0.45."""
     rng = np.random.default_rng(0)
     watch = start(0, last_step=1000)
@@ -89,9 +93,9 @@ def test_f19_a_sudden_fall_of_the_loss_is_told_once_with_the_way_back(start, tmp
 def test_f19_the_log_and_the_report_judge_the_same_lines(start, tmp_path, caplog):
     """Step 10 of 100 is the last that is not judged; an alarm ends when its measure does."""
     watch = start(0)
-    bad = {"effective_rank": 20.0, "cosine_similarity": 0.99, "relative_error": 0.7}
+    bad = named(effective_rank=20.0, cosine_similarity=0.99, relative_error=0.7)
     for step, now in ((10, bad), (20, bad), (30, health_of(9.0))):
-        watch.health(step, now)
+        watch.measured(step, now)
     logged = [record.message for record in caplog.records]
     assert [message.partition(": ")[0] for message in logged] == [
         "health at step 20", "health at step 30",
