@@ -102,7 +102,7 @@ def test_probes_are_found_by_their_last_name():
     assert len(set(last)) == len(last)
     with pytest.raises(UserError, match=r"--config=vit_x: .*; the nearest is 'vit_"):
         shipped_configs.find("vit_x")
-    with pytest.raises(UserError, match="is neither a file nor the name of a shipped config"):
+    with pytest.raises(UserError, match="there is no such file"):
         shipped_configs.find("/elsewhere/demo.py")
 
 

@@ -42,8 +42,8 @@ def find(config: str) -> str:
     close = difflib.get_close_matches(wanted, shipped, 1)
     hint = f"; the nearest is {close[0]!r}" if close else ""
     raise UserError(
-        f"--config={config} is neither a file nor the name of a shipped config: there are "
-        f"{', '.join(shipped)}{hint}"
+        f"--config={config}: there is no such file or shipped config{hint}; shipped are "
+        f"{', '.join(shipped)}"
     )
 
 
