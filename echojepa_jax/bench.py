@@ -6,10 +6,11 @@
   python -m echojepa_jax.bench --data --config=configs/vit_l.py --source=videos:/data/clips \\
       --compare=decord
 
-Steps are made on random clips, after warming up. --compare=torch makes PyTorch's step of the same
-sizes in turn with ours (it needs the extra [torch]); with --data, --compare=decord reads the same
-frames of the same files with decord (pip install decord). Every field of the config can be set as
-in training. The step needs only JAX, the model's own libraries and ml_collections.
+Steps are timed on random clips, after some steps that are not timed. --compare=torch runs our step
+and PyTorch's step of the same sizes in turn (it needs the extra [torch]). With --data,
+--compare=decord reads the same frames of the same files with decord (pip install decord). Set any
+field of the config as in training. To measure the step, only JAX, the model's own libraries and
+ml_collections need to be installed.
 """
 
 import os
@@ -24,17 +25,21 @@ from echojepa_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "what to measure: a file, or a shipped config by name: demo",
+    "config to measure: a file, or the name of a shipped config, such as demo",
     sys_argv=command_line.for_config_flags(sys.argv),
 )
-STEPS = flags.DEFINE_integer("steps", 20, "steps to time", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 20, "number of steps to time", lower_bound=1)
 COMPARE = flags.DEFINE_enum(
     "compare", "", ["", "torch", "decord"], "another program to measure in turn"
 )
 OUT = flags.DEFINE_string("out", "", "write all numbers to this JSON file as well")
 DATA = flags.DEFINE_bool("data", False, "measure the input pipeline instead of the step")
-SOURCE = flags.DEFINE_string("source", "", "of --data: 'kind:path'; '' = the config's sources")
-CLIPS = flags.DEFINE_integer("clips", 200, "of --data: clips to make at least", lower_bound=1)
+SOURCE = flags.DEFINE_string(
+    "source", "", "with --data: videos, as 'kind:path'; '' = the config's sources"
+)
+CLIPS = flags.DEFINE_integer(
+    "clips", 200, "with --data: least number of clips to make", lower_bound=1
+)
 
 
 def job() -> str:

@@ -23,13 +23,13 @@ FORMAT = flags.DEFINE_enum(
     "format", "orbax", ["orbax", "safetensors", "torch", "hf"], "format of the new folder"
 )
 IGNORE = flags.DEFINE_multi_string(
-    "ignore", [], "regular expression of entries to leave out; may be repeated"
+    "ignore", [], "regular expression of entries (names of arrays) to leave out; may be repeated"
 )
 HEADS = flags.DEFINE_integer(
-    "heads", 0, "attention heads of the encoder, if the file lacks them; 0 = from its size"
+    "heads", 0, "number of attention heads, if the file lacks it; 0 = that of the encoder's size"
 )
 PREDICTOR_HEADS = flags.DEFINE_integer(
-    "predictor_heads", 0, "the same for the predictor; 0 = from its size"
+    "predictor_heads", 0, "the same for the predictor; 0 = that of its size"
 )
 LIST = flags.DEFINE_bool("list", False, "list the known public files of weights")
 

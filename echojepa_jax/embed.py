@@ -4,8 +4,9 @@
   python -m echojepa_jax.embed --weights=runs/demo --source=phantom:adult,patients=20 \\
       --out=out/phantom --clips=2 --by_study
 
-Weights are a run, an export, or whatever `convert` reads. Clips are cut as the encoder was trained,
-unless flags say otherwise. Started again, finished shards are verified and kept. On several hosts,
+Weights are a run, an export, or anything that `convert` reads. Clips are cut as in the training of
+the encoder, unless you set --frames, --size, --sample_by or --sample_value. If the program was
+interrupted, give the same command again: finished shards are verified and kept. On several hosts,
 give each its number: --host=$SLURM_PROCID --hosts=$SLURM_NTASKS.
 """
 
@@ -13,38 +14,48 @@ from absl import flags
 
 from echojepa_jax import command_line
 
-WEIGHTS = flags.DEFINE_string("weights", None, "the encoder: a run, an export, a file")
+WEIGHTS = flags.DEFINE_string("weights", None, "the encoder: a run, an export, or a file")
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "'kind:path', see docs/your_data.md; may be repeated"
+    "source", [], "videos to embed, as 'kind:path', see docs/your_data.md; may be repeated"
 )
-SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
-OUT = flags.DEFINE_string("out", None, "folder of the embeddings")
-CLIPS = flags.DEFINE_integer("clips", 1, "clips of every video, spread over it")
+SPLIT = flags.DEFINE_string(
+    "split", "", "only this split (train, val or test) of sources that have splits"
+)
+OUT = flags.DEFINE_string("out", None, "folder to write the embeddings to")
+CLIPS = flags.DEFINE_integer("clips", 1, "number of clips of every video, spread over it")
 TOKENS = flags.DEFINE_enum(
-    "tokens", "mean", ["mean", "all"], "all: every token as well, in array_record files"
+    "tokens", "mean", ["mean", "all"], "all: write every token as well, to array_record files"
 )
 BY_STUDY = flags.DEFINE_bool("by_study", False, "write the mean embedding of every study as well")
-FRAMES = flags.DEFINE_integer("frames", 0, "frames of a clip; 0 = as the weights say")
-SIZE = flags.DEFINE_integer("size", 0, "pixels of a clip; 0 = as the weights say")
+FRAMES = flags.DEFINE_integer("frames", 0, "frames of a clip; 0 = as in training")
+SIZE = flags.DEFINE_integer("size", 0, "height and width of a clip in pixels; 0 = as in training")
 SAMPLE_BY = flags.DEFINE_string(
     "sample_by",
     "",
-    "spacing of frames: fps, stride, duration or share; '' = as the weights say",
+    "how frames are spaced: fps, stride, duration or share, see docs/your_data.md; '' = as in "
+    "training",
 )
 SAMPLE_VALUE = flags.DEFINE_float(
-    "sample_value", 0.0, "frames per second, frames, or seconds; 0 = as the weights say"
+    "sample_value", 0.0, "frames per second, frames, seconds, or share; 0 = as in training"
 )
 DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: bfloat16, but float32 on a CPU"
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "of the computation; auto: bfloat16, but float32 on a CPU",
 )
-BATCH = flags.DEFINE_integer("batch", 8, "clips that a device works on at a time")
-SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 1024, "videos of one shard")
-WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads of this one")
+BATCH = flags.DEFINE_integer("batch", 8, "number of clips that a device encodes at a time")
+SHARD_VIDEOS = flags.DEFINE_integer("shard_videos", 1024, "number of videos in one output file")
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "processes that decode videos; 0 = threads of this process"
+)
 MAX_BAD_SHARE = flags.DEFINE_float(
-    "max_bad_share", 0.01, "of files that may be unusable before nothing is done"
+    "max_bad_share", 0.01, "the program stops if a larger share of the files is rejected"
 )
 EXPECT_STILLS = flags.DEFINE_bool(
-    "expect_stills", False, "single-frame files are left out and do not count as unusable"
+    "expect_stills",
+    False,
+    "leave out stills (files with one frame) without counting them as rejected",
 )
 HOST = flags.DEFINE_integer("host", 0, "number of this host, if several share the work")
 HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")

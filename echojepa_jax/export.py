@@ -4,10 +4,10 @@
   python -m echojepa_jax.export --workdir=runs/demo --format=hf --out=out/hf
   python -m echojepa_jax.export --workdir=runs/demo --format=stablehlo --out=out/serve
 
-The new folder contains the arrays, a config.json and a model_card.md. Formats: orbax and
-safetensors (ours), torch (names of V-JEPA 2 or VideoMAE), hf (VJEPA2Model or
-VideoMAEForPreTraining, encoder and predictor), stablehlo (the forward pass as a program, in float32
-and in bfloat16, and its weights).
+The new folder contains the weights, a config.json and a model_card.md. Formats: orbax and
+safetensors (our own names), torch (the names of V-JEPA 2 or VideoMAE), hf (VJEPA2Model or
+VideoMAEForPreTraining of transformers, encoder and predictor), stablehlo (the forward pass as a
+program, in float32 and in bfloat16, and its weights).
 """
 
 import logging
@@ -26,7 +26,7 @@ PART = flags.DEFINE_enum(
     "target",
     ["target", "context", "predictor", "all", "initial"],
     "what to export: the target encoder, the context encoder, the predictor, all three, or the "
-    "target encoder before training (the baseline of probes)",
+    "target encoder before training (the control for probes)",
 )
 STEP = flags.DEFINE_integer("step", -1, "step of the checkpoint; -1 = the latest")
 

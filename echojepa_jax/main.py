@@ -4,10 +4,11 @@
   python -m echojepa_jax.main --config=configs/vit_l.py --workdir=runs/vit_l \\
       --config.data.sources="('videos:/data/clips', 'dicom:/data/mimic')" --config.data.workers=8
 
-The same command continues a run that was stopped, and does nothing if the run is complete. Every
-field of the config can be set by --config.section.field=value. Sources are 'kind:path', such as
-'videos:/data/clips', 'dicom:/data/archive', 'echonet_dynamic:/data/EchoNet-Dynamic' or
-'phantom:adult' (the embedded data set), or folders of prepared sets; docs/your_data.md lists all.
+The same command continues a run that was stopped, and does nothing if the run is complete. Set any
+field of the config with --config.section.field=value. A source says where videos come from, as
+'kind:path': 'videos:/data/clips', 'dicom:/data/archive', 'phantom:adult' (simulated hearts),
+'echonet_dynamic:/data/EchoNet-Dynamic', or the folder of a prepared set (see the program prepare).
+docs/your_data.md lists all kinds.
 """
 
 import logging
@@ -28,15 +29,17 @@ from echojepa_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "config of the training: a file, or the name of a shipped config, such as demo",
+    "config of the training: a file, or the name of a shipped config, such as demo or vit_l",
     sys_argv=command_line.for_config_flags(sys.argv),
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "folder of the run, for checkpoints, metrics and report; or gs://..., s3://...",
+    "folder for all that the run writes: checkpoints, metrics, report; or gs://..., s3://...",
 )
-HOST = flags.DEFINE_integer("host", 0, "number of this host, from 0, if several train together")
+HOST = flags.DEFINE_integer(
+    "host", 0, "number of this host (process of the run), from 0, if several train together"
+)
 HOSTS = flags.DEFINE_integer(
     "hosts",
     0,

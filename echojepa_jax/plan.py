@@ -1,4 +1,4 @@
-"""Plan a training run before anyone pays for the machine: does it fit, and how long will it take?
+"""Plan a training run before you pay for the machine: does it fit, and how long will it take?
 
   python -m echojepa_jax.plan --config=configs/vit_l.py --topology=v5e:8x8 --dearest=10
   python -m echojepa_jax.plan --config=configs/vit_g.py --topology=v5p:4x4x4 --sweep
@@ -6,11 +6,13 @@
   python -m echojepa_jax.plan --config=configs/vit_l.py --gpus=8 --gpu=h100
   python -m echojepa_jax.plan --config=configs/mae_l.py --gpus=8 --compare=configs/vit_l.py
 
-The training step is compiled as it would be there, on any machine: memory and collectives are the
-compiler's, and so is, for TPUs, the account of where the time goes. The extra [tpu] installs the
-compiler for TPUs, `pip install jax-cuda13-plugin nvidia-cuda-nvcc` the one for GPUs. Where that one
-is missing, collectives are those of as many simulated devices, and memory is an estimate. Other
-times are estimates from data sheets.
+Any computer can compile the training step for the named TPUs or GPUs. Memory and collectives (what
+devices send each other) come from the compiled program. For TPUs, the compiler also estimates where
+the time goes. Other times are estimates from data sheets.
+
+The extra [tpu] installs the compiler for TPUs, `pip install jax-cuda13-plugin nvidia-cuda-nvcc` the
+one for GPUs. Without the compiler for GPUs, collectives come from a program for the same number of
+simulated devices, and memory is an estimate.
 """
 
 import json
@@ -29,26 +31,30 @@ from echojepa_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "what to train: a file, or a shipped config by name: demo",
+    "config of the training: a file, or the name of a shipped config, such as vit_l",
     sys_argv=command_line.for_config_flags(sys.argv),
 )
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "", "a TPU slice: v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, v7x:2x2x1"
+    "topology", "", "TPU slice (kind:shape): v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, v7x:2x2x1"
 )
-GPUS = flags.DEFINE_integer("gpus", 0, "a number of GPUs, instead of a topology")
-GPU = flags.DEFINE_enum("gpu", "h100", ["a100", "h100", "h200"], "which GPU")
+GPUS = flags.DEFINE_integer("gpus", 0, "number of GPUs, instead of --topology")
+GPU = flags.DEFINE_enum("gpu", "h100", ["a100", "h100", "h200"], "kind of GPU")
 SWEEP = flags.DEFINE_bool("sweep", False, "find the largest global batch that fits")
 FORWARD = flags.DEFINE_integer(
     "forward", 0, "plan the encoder's forward pass on this many clips, as in embed", 0
 )
 DEAREST = flags.DEFINE_integer("dearest", 0, "list this many of the slowest instructions", 0)
 COMPARE = flags.DEFINE_string(
-    "compare", "", "another config: how many updates of --config equal its whole run"
+    "compare", "", "another config: print how many updates of --config match its whole run"
 )
 MEASURED = flags.DEFINE_list(
-    "measured", [], "two files that bench --out wrote, of --config and of --compare, for the time"
+    "measured",
+    [],
+    "with --compare: two files of `bench --out`, of --config and of --compare, to match the time",
 )
-VIDEOS = flags.DEFINE_integer("videos", 0, "of your data set, to count passes over it")
+VIDEOS = flags.DEFINE_integer(
+    "videos", 0, "number of videos in your data set, to count passes over it"
+)
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
 

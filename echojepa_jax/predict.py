@@ -5,10 +5,10 @@
   python -m echojepa_jax.predict --probe=runs/lvef --source=phantom:pediatric,patients=5 \\
       --out=out/phantom.csv
 
-The table has a line for every file: the value or class, its spread over the clips of the video, the
-mean over the study, and why a file was left out. Probes of several views give a line for every
-study. The same command continues after an interruption. If the files have labels,
-echojepa_jax.probe --eval_only scores a probe on them.
+The table has a line for every file: the predicted number or class, its spread over the clips of the
+video, the mean over the study, and why a file was rejected. Probes of several views write a line
+for every study. The same command continues after an interruption. If the files have labels,
+`python -m echojepa_jax.probe --eval_only` scores a probe on them.
 """
 
 from pathlib import Path
@@ -19,12 +19,18 @@ from echojepa_jax import command_line
 
 PROBE = flags.DEFINE_string("probe", None, "workdir of a finished probe, fine-tuned or not")
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "'kind:path', see docs/your_data.md; may be repeated"
+    "source", [], "files to predict for, as 'kind:path', see docs/your_data.md; may be repeated"
 )
-SPLIT = flags.DEFINE_string("split", "", "only this split of sources that have splits")
+SPLIT = flags.DEFINE_string(
+    "split", "", "only this split (train, val or test) of sources that have splits"
+)
 OUT = flags.DEFINE_string("out", None, "the table to write, a CSV file")
-WEIGHTS = flags.DEFINE_string("weights", "", "where the encoder is now; '' = where it was")
-WORKERS = flags.DEFINE_integer("workers", 0, "processes that decode; 0 = threads of this one", 0)
+WEIGHTS = flags.DEFINE_string(
+    "weights", "", "where the encoder is now; '' = where it was in training"
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "processes that decode videos; 0 = threads of this process", 0
+)
 
 
 def job() -> str:

@@ -7,9 +7,11 @@
   python -m echojepa_jax.prepare --source=dicom:/data/archive --out=/shared/archive \\
       --runner=FlinkRunner --beam_flag=--flink_master=HOST:8081
 
-OUT may be shared. OUT.private must stay private: it records which file became which video. Run the
-same command again to continue after an interruption; once the set is complete, it reports that
-there is nothing to do. Train on the set with --config.data.sources="('shards/archive',)".
+OUT, the folder that --out names, is then a prepared set: shards (files of many videos each), an
+index and summary.html. Read docs/hospital.md before you share it. OUT.private must stay private: it
+records which file became which video. Run the same command again to continue after an interruption;
+once the set is complete, it reports that there is nothing to do. Train on the set with
+--config.data.sources="('shards/archive',)".
 """
 
 import os
@@ -26,7 +28,9 @@ from echojepa_jax import command_line
 # file as well.
 
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "what to prepare: 'kind:path', as in training; each --out takes one source"
+    "source",
+    [],
+    "videos to prepare: 'kind:path', see docs/your_data.md; each --out takes one source",
 )
 OUT = flags.DEFINE_string("out", "", "folder of the prepared set")
 VERIFY = flags.DEFINE_string("verify", "", "check this prepared set, and fail if it is not clean")

@@ -5,10 +5,13 @@
   python -m echojepa_jax.probe --eval_only=runs/lvef --source=phantom:pediatric,patients=50 \\
       --workdir=runs/lvef_pediatric
 
-The second command scores a finished probe on other data, with the scaling of its own training.
-Started again with the same words, a training run continues where it was, and a finished one says
-so; scores go to a new workdir each time. A workdir gets predictions.csv, metrics.json, report.html,
-and after training the head (probe.json, head.safetensors).
+A probe is a small model (a head) on the features of the encoder, trained with labels. The second
+command scores a finished probe on other data, with the scaling of its own training.
+
+If the training of a probe was interrupted, give the same command again: it continues. If it is
+complete, the same command changes nothing. Each scoring needs a new workdir. The workdir contains
+predictions.csv, metrics.json, report.html, and after training the head (probe.json,
+head.safetensors).
 """
 
 import sys
@@ -20,18 +23,23 @@ from ml_collections import ConfigDict, config_flags
 from echojepa_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "what to train: a file, or a shipped config by name: lvef", sys_argv=sys.argv
+    "config",
+    None,
+    "config of the probe: a file, or the name of a shipped config, such as lvef",
+    sys_argv=sys.argv,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for all that this run writes")
 EVAL_ONLY = flags.DEFINE_string("eval_only", None, "workdir of a finished probe to score")
 SOURCE = flags.DEFINE_multi_string(
-    "source", [], "with --eval_only: 'kind:path', see docs/your_data.md; may be repeated"
+    "source",
+    [],
+    "with --eval_only: labelled videos, as 'kind:path', see docs/your_data.md; may be repeated",
 )
 SPLIT = flags.DEFINE_string(
     "split", "", "with --eval_only: only this split of the sources; '' = everything"
 )
 WEIGHTS = flags.DEFINE_string(
-    "weights", "", "with --eval_only: where the encoder is now; '' = where it was"
+    "weights", "", "with --eval_only: where the encoder is now; '' = where it was in training"
 )
 
 
