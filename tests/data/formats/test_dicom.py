@@ -315,6 +315,8 @@ EVEN, UNEVEN = ["0", *["40"] * 4], ["0", "20", "20", "60", "60"]
             {"FrameIncrementPointer": VECTOR, "FrameTimeVector": None, "CineRate": "30"},
             *(30, {NO_POINTED_RATE}),
         ),
+        # There is no other one.
+        ({"FrameIncrementPointer": TIME, "FrameTime": "0", "FrameTimeVector": None}, 0, set()),
         ({"FrameIncrementPointer": 0x00540010}, 25, set()),  # names no times
     ],
 )

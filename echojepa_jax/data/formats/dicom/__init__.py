@@ -430,7 +430,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
     return fps, [
         VARIABLE_RATE if source == "FrameTimeVector" and not even else "",
         RATES_DIFFER if differ or uneven_too or misfit else "",
-        NO_POINTED_RATE if pointed and not taken[pointed[0]] else "",
+        NO_POINTED_RATE if fps and pointed and not taken[pointed[0]] else "",
     ]
 
 
