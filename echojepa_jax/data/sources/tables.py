@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.file_names import as_unicode, shown
+from echojepa_jax.utils.file_names import as_unicode, original, shown
 
 log = logging.getLogger(__name__)
 
@@ -198,8 +198,12 @@ def file_of(text: str, folder: str) -> tuple[str, str]:
     The name is the path below that folder. For a file elsewhere it is the path in the table, with
     the words "up" and "root" in place of "../" and "/" at its start. So the name of a video, and
     with it split and pseudonym, does not depend on the other rows, and a table with relative paths
-    may be moved together with its files.
+    may be moved together with its files. A name that is escaped as in tables that this program
+    writes is found, too.
     """
+    if "\\" in text and not os.path.exists(os.path.join(folder, text)):
+        unescaped = original(text)
+        text = unescaped if os.path.exists(os.path.join(folder, unescaped)) else text
     path = os.path.normpath(os.path.join(folder, text))
     if path.startswith(os.path.join(folder, "")):
         return os.path.relpath(path, folder), path

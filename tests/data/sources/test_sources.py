@@ -237,6 +237,17 @@ def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
     assert "m.csv: 2 texts are not UTF-8" in caplog.text
 
 
+def test_tables_that_name_files_as_our_own_tables_do(tmp_path):
+    for name in (b"M\xfcller.avi", rb"a\xfc.avi"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
+            pass
+    (tmp_path / "m.csv").write_text("path\nM\\xfcller.avi\na\\xfc.avi\na\\\\xfc.avi\nb\\xfc.avi\n")
+    samples = read_source(f"csv:{tmp_path}/m.csv")
+    found = [os.path.basename(os.fsencode(sample.path)) for sample in samples]
+    assert found == [b"M\xfcller.avi", rb"a\xfc.avi", rb"a\xfc.avi", rb"b\xfc.avi"]
+    assert [sample.name for sample in samples[:2]] == [r"M\xfcller.avi", r"a\\xfc.avi"]
+
+
 def test_f15_list_labels_are_not_truncated(tmp_path):
     path = write(tmp_path / "list.txt", "a.avi -0.7312\nb.avi 1.9\n")
     assert [s.targets["label"] for s in read_source(f"list:{path}")] == [-0.7312, 1.9]
