@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from echojepa_jax.data.formats.video_info import (
-    DEPTH_UNTOLD,
+    DEPTH_UNKNOWN,
     UnreadableVideo,
     VideoInfo,
     check_size,
@@ -81,5 +81,5 @@ def _is_whole_jpeg(data: bytes) -> bool:
 def _of_8_bits(image: np.ndarray) -> tuple[np.ndarray, str]:
     """Pixels of 16 bits as uint8, and a note if they use 14 of them or fewer, as DICOM's do."""
     bits = max(8, int(image.max()).bit_length())
-    bits, note = (bits, DEPTH_UNTOLD) if bits <= 14 else (16, "")
+    bits, note = (bits, DEPTH_UNKNOWN) if bits <= 14 else (16, "")
     return np.rint(image * (255 / (2**bits - 1))).astype(np.uint8), note

@@ -6,7 +6,7 @@ import pytest
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
-from echojepa_jax.data.formats.video_info import DEPTH_UNTOLD
+from echojepa_jax.data.formats.video_info import DEPTH_UNKNOWN
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
 GREY[0, 0] = 255
@@ -27,7 +27,7 @@ def test_half_of_a_jpeg_is_damaged(tmp_path, progressive, end):
 
 
 @pytest.mark.parametrize(
-    ("bits", "note"), [(8, DEPTH_UNTOLD), (10, DEPTH_UNTOLD), (12, DEPTH_UNTOLD), (16, "")]
+    ("bits", "note"), [(8, DEPTH_UNKNOWN), (10, DEPTH_UNKNOWN), (12, DEPTH_UNKNOWN), (16, "")]
 )
 def test_png_of_16_bits_uses_those_that_occur(tmp_path, bits, note):
     path = str(tmp_path / "a.png")

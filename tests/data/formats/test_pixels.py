@@ -612,6 +612,14 @@ def depth() -> None:
             "",
         ),
         (
+            "a window for 8 bits",
+            deep,
+            stored | {"WindowCenter": 128, "WindowWidth": 256},
+            GREY3,
+            WINDOW_UNUSED,
+            "",
+        ),
+        (
             "a window of no width",
             deep,
             stored | {"WindowCenter": 0, "WindowWidth": 0},

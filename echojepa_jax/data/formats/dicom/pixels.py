@@ -52,6 +52,7 @@ _OF_ONE_CHANNEL = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OTHER_COLOURS = ("HSV", "ARGB", "CMYK", "XYB")
 _HEAD_BYTES = 4096  # the first bytes of a picture, which describe its colours
 _DARK = 1 / 8  # share of a window: if all values lie in its darkest or brightest part, it is wrong
+_INSIDE = 1 / 8  # share of the values in the file: a window with fewer is for another depth
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -324,7 +325,8 @@ def _levels(
         low, high = window
         darkest, brightest = sorted(window)  # a negative slope reverses them
         edge = _DARK * (brightest - darkest)
-        if highest < darkest + edge or lowest > brightest - edge:
+        inside = (values[present] >= darkest) & (values[present] <= brightest)
+        if highest < darkest + edge or lowest > brightest - edge or inside.mean() < _INSIDE:
             window, note = None, notes(note, WINDOW_UNUSED)
     if window is None:
         bits = _bits(lowest, highest)
