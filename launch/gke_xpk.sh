@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on TPUs of a GKE cluster, through XPK (pip install xpk).
+# Trains on TPUs of a GKE cluster with XPK (pip install xpk).
 #
 #   bash launch/gke_xpk.sh --name=echo --cluster=mine --type=v5litepod-64 --image=REGISTRY/echojepa \
 #       --config=configs/vit_l.py --workdir=gs://bucket/run
 #
-# The image is built by `docker build -f launch/Dockerfile --target=tpu -t REGISTRY/echojepa .` and
-# pushed by you. Other flags: --zone, --project, --priority, --dry_run. Whatever is not understood here
-# goes to the program. Where a pod is taken away or lost, all are started again, and continue.
+# Build the image with `docker build -f launch/Dockerfile --target=tpu -t REGISTRY/echojepa .` and push
+# it. Other flags: --zone, --project, --priority, --dry_run. All remaining flags go to the program. If a
+# pod is preempted or lost, all pods start again and training continues.
 set -euo pipefail
 
 name="" cluster="" type="" image="" zone="" project="" priority=medium dry="" workdir=""
@@ -37,14 +37,14 @@ if [[ -z $name || -z $cluster || -z $type || -z $image ]]; then
   exit 1
 fi
 if [[ $workdir != gs://* && $workdir != s3://* ]]; then
-  echo "error: --workdir must be in a bucket (gs://... or s3://...): pods share no disk" >&2
+  echo "error: --workdir must be in a bucket (gs://... or s3://...): pods do not share a disk" >&2
   exit 1
 fi
 
-# What a pod runs. GKE tells the workers of each other in their environment. XPK sends SIGTERM to this
-# shell alone, which must hand it on and wait while the program saves. XPK starts pods again that end
-# with codes from 127 on: so a program that has saved (0), or has lost another host (75), ends with 143.
-# shellcheck disable=SC2016  # for the pod's shell to expand
+# The script of a pod. GKE describes the workers to each other in their environment. XPK sends SIGTERM
+# only to this shell, which must pass it on and wait while the program saves. XPK restarts pods that end
+# with a code of at least 127: so this script returns 143 if the program saved (0) or lost a host (75).
+# shellcheck disable=SC2016  # the pod's shell expands it
 script="python -m echojepa_jax.main --hosts=0 $(printf '%q ' "${program[@]}")"'> >(tee /tmp/last) & pid=$!
 trap "kill -TERM $pid" TERM
 wait $pid; code=$?

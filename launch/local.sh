@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on this machine: all its devices in one process, or a simulation of several hosts.
+# Trains on this machine: with all its devices in one process, or with several simulated hosts.
 #
 #   bash launch/local.sh --config=configs/demo.py --workdir=runs/demo
 #   HOSTS=2 bash launch/local.sh --config=configs/demo.py --workdir=runs/two   # two processes
 #
 # With HOSTS, every process has DEVICES (4) simulated CPU devices: a rehearsal of a job on several
-# machines, with the same program and the same files. --dry_run (or DRY_RUN=1) prints the commands.
+# machines with the same program and the same files. --dry_run (or DRY_RUN=1) prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,12 +14,12 @@ if [[ $# -eq 0 || $1 == --help || $1 == -h ]]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0"
   exit $(($# == 0 ? 2 : 0))
 fi
-words=()
+arguments=()
 for word in "$@"; do
-  if [[ $word == --dry_run ]]; then DRY_RUN=1; else words+=("$word"); fi
+  if [[ $word == --dry_run ]]; then DRY_RUN=1; else arguments+=("$word"); fi
 done
-set -- "${words[@]}"
-say() {
+set -- "${arguments[@]}"
+print_command() {
   printf '%q ' "$@"
   echo
 }
@@ -27,10 +27,10 @@ say() {
 if [[ $hosts -eq 1 ]]; then
   command=(python -m echojepa_jax.main "$@")
   if [[ -n ${DRY_RUN:-} ]]; then
-    say "${command[@]}"
+    print_command "${command[@]}"
     exit
   fi
-  # In place of this script: signals reach the program itself.
+  # exec replaces this script, so that signals reach the program.
   exec "${command[@]}"
 fi
 
@@ -44,14 +44,14 @@ for ((host = 0; host < hosts; host++)); do
     --hosts="$hosts" --host="$host" --coordinator="127.0.0.1:$port"
   )
   if [[ -n ${DRY_RUN:-} ]]; then
-    say "${command[@]}"
+    print_command "${command[@]}"
   else
     "${command[@]}" &
     processes+=($!)
   fi
 done
 [[ -z ${DRY_RUN:-} ]] || exit 0
-# A signal to this script is one to all hosts: they save, and leave together.
+# A signal to this script goes to all hosts: they save, and end together.
 trap 'kill -TERM "${processes[@]}" 2>/dev/null' TERM INT
 status=0
 for process in "${processes[@]}"; do

@@ -129,7 +129,7 @@ def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path
     training = int((tmp_path / "train.pid").read_text())
     second = line()
     try:
-        assert second.stdout.readline() == "training goes on here: following it\n"
+        assert second.stdout.readline() == "training is still running: following it\n"
     finally:
         (tmp_path / "go").touch()
         os.waitpid(training, 0)
@@ -188,7 +188,7 @@ def test_a_part_of_the_steps():
     ("arguments", "sentence"),
     [
         (["--name=e"], "--name and --type must be given"),
-        (["--name=e", "--type=v4-8", "--do=fly"], "--do=fly is no step"),
+        (["--name=e", "--type=v4-8", "--do=fly"], "--do=fly is not a step"),
         (["--name=e", "--type=v4-8", "--workdir=runs/x"], "--workdir must be in a bucket"),
     ],
 )
