@@ -1,4 +1,4 @@
-"""Options and settings that all tests share."""
+"""Options, settings and fixtures that all tests share."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 from tests import programs
 
-# Before anybody imports jax: eight simulated devices, so that sharded programs can be tested.
+# Set before jax is imported: eight simulated devices, so that sharded programs can be tested.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), programs.QUICK, programs.simulated(8)]
@@ -26,12 +26,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from moto.server import ThreadedMotoServer
 
-import echojepa_jax  # noqa: F401  what it sets for fsspec must be there before fsspec looks
+import echojepa_jax  # noqa: F401  it sets what fsspec reads when it is imported
 from echojepa_jax.phantom.dataset import generate
 from tests.makers.configs import SHRINK
 from tests.makers.recordings import FOLDER, Fixture
 
-# A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C.
+# A shell that starts tests in the background makes them and their processes ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -40,17 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--train-fixture",
         type=Path,
-        help="training steps of the original PyTorch code to be equal to (npz); else those we have",
+        help="recorded training steps of the original code (npz); default: the shipped ones",
     )
     parser.addoption(
         "--probe-fixture",
         type=Path,
         default=FOLDER / "probes_tiny.npz",
-        help="probes of the original PyTorch code to be equal to (npz)",
+        help="recorded probes of the original PyTorch code (npz)",
     )
 
 
-# The longest files first: begun last, one of them would keep one process busy, and the other idle.
+# The longest files come first: a long file at the end would leave the other process idle.
 _LONGEST = ("test_hosts", "test_main", "test_failure_modes", "test_vjepa2", "test_sharded")
 
 
@@ -66,7 +66,7 @@ def probe_fixture(request: pytest.FixtureRequest) -> Fixture:
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """A server of S3 on this machine, for this process and those that it starts."""
+    """An S3 server on this machine, for this process and its child processes."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
@@ -81,7 +81,7 @@ def s3_server():
 
 @pytest.fixture
 def bucket(s3_server, tmp_path, monkeypatch):
-    """An empty bucket, s3://..., and a cache that nothing was copied to."""
+    """An empty bucket, s3://..., with an empty cache."""
     name = f"s3://bucket-{uuid.uuid4()}"
     fsspec.filesystem("s3").mkdir(name)
     monkeypatch.setenv("ECHOJEPA_CACHE", str(tmp_path / "cache"))
@@ -90,14 +90,14 @@ def bucket(s3_server, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of this test run's own: generated videos and scans of files."""
+    """The cache of this test run: generated videos and scans of files."""
     folder = _shared(tmp_path_factory, "cache")
     os.environ["ECHOJEPA_CACHE"] = str(folder)
     return folder
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    """A folder that the processes of this test run have in common (pytest-xdist)."""
+    """A folder that all processes of this test run share (pytest-xdist)."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     (root / name).mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Programs that several tests, or the processes they start, compile are compiled once."""
+    """A cache of compiled programs, so that tests and their processes compile each of them once."""
     settings = {
         "jax_compilation_cache_dir": str(_shared(tmp_path_factory, "compilations")),
         "jax_persistent_cache_min_compile_time_secs": 0,
@@ -118,7 +118,7 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def _changed(config, changes):
-    """The config, shrunken, with further changes by section__field."""
+    """The shrunken config, with further changes by section__field."""
     for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
         *sections, field = name.split(".")
         part = config
@@ -177,7 +177,7 @@ def tiny(runs_of_one_config):
 
 @pytest.fixture(scope="session")
 def tiny_images(runs_of_one_config):
-    """The same with V-JEPA 2.1 on videos and images."""
+    """The same for V-JEPA 2.1 on videos and images."""
     from tests.makers import demo_images
 
     return lambda **changes: _changed(demo_images.get_config(), changes)
@@ -185,7 +185,7 @@ def tiny_images(runs_of_one_config):
 
 @pytest.fixture(scope="session")
 def trained(tiny, tmp_path_factory) -> Path:
-    """A run of `tiny()` that got to its end: to look at, and not to change."""
+    """The workdir of a finished run of `tiny()`; tests must not change it."""
     from echojepa_jax.main import train
 
     workdir = tmp_path_factory.mktemp("trained") / "run"
@@ -195,13 +195,13 @@ def trained(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def finished(trained, tmp_path) -> Path:
-    """A copy of it, to change."""
+    """A copy of `trained` that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "finished"))
 
 
 @pytest.fixture
 def run_main(tmp_path):
-    """Runs the program as a user does, shrunken, in a process of its own with that many devices."""
+    """Runs the shrunken training program as a user does, in a process with simulated devices."""
 
     def run(
         *arguments,

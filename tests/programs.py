@@ -1,4 +1,4 @@
-"""Programs as a user starts them: in processes of their own, with simulated devices."""
+"""Starts programs as a user does: in their own processes, with simulated devices."""
 
 import os
 import socket
@@ -10,11 +10,11 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
 
-# No program of a test needs longer, on the slowest machine.
+# Seconds; no program of a test needs longer, even on the slowest machine.
 TIMEOUT = 400
 
 
-# Nearly all time of the tests goes into compiling small programs: without costly optimisation.
+# Tests spend most of their time compiling small programs: skip the costly optimisations.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
@@ -22,7 +22,7 @@ QUICK = (
 
 
 def simulated(devices: int) -> str:
-    """The flag that makes so many devices of one CPU."""
+    """The flag that makes JAX simulate this many devices on one CPU."""
     return f"--xla_force_host_platform_device_count={devices}"
 
 
@@ -47,7 +47,7 @@ def start(
 
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """Waits for the end of a process, and gives all it said."""
+    """Waits for a process to end; returns its exit code and outputs."""
     out, err = process.communicate(timeout=TIMEOUT)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -58,12 +58,12 @@ def run(program: str, *arguments: str, **settings: Any) -> subprocess.CompletedP
 
 
 def as_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Fields of a config as flags."""
+    """Flags that set these fields of a config."""
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
 def free_port() -> int:
-    """A port that nobody listens to."""
+    """A port that is not in use."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

@@ -1,9 +1,9 @@
-"""How long converting a PyTorch checkpoint takes, and how much memory.
+"""Measures the time and memory of converting a PyTorch checkpoint.
 
   python -m tests.benchmarks.convert vit_giant
 
-Makes a random checkpoint of that size in a temporary folder, converts it to Orbax in a process of
-its own, and prints JSON: bytes of the checkpoint, seconds, and the peak of that process.
+Writes a random checkpoint of that size to a temporary folder, converts it to Orbax in a separate
+process, and prints JSON: bytes of the checkpoint, seconds, and peak memory of that process.
 """
 
 import json
@@ -19,7 +19,7 @@ from echojepa_jax.models.vit import SIZES
 from echojepa_jax.weights.write import write_weights
 from tests.makers.weights import TINY, random_weights
 
-# Linux counts for a program the memory of the one that started it: so a small one does.
+# Linux also counts the memory of the parent process: so a small program starts the conversion.
 _WATCHER = """
 import resource, subprocess, sys
 quiet = subprocess.DEVNULL
@@ -37,9 +37,9 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     command += [f"--to={folder / 'ours'}", f"--heads={shape.heads}"]
     started = time.perf_counter()
     watched = [sys.executable, "-c", _WATCHER, *command]
-    said = subprocess.run(watched, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(watched, capture_output=True, text=True, check=True).stdout
     seconds = time.perf_counter() - started
-    status, kilobytes = map(int, said.split())
+    status, kilobytes = map(int, output.split())
     assert status == 0, f"the conversion failed with {status}"
     return {
         "checkpoint_bytes": checkpoint.stat().st_size,

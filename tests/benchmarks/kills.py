@@ -1,11 +1,11 @@
-"""Kills a run on two hosts at random times, again and again, and asks whether anything was lost.
+"""Kills a run on two hosts at random times, repeatedly, and checks that nothing is lost.
 
   python -m tests.benchmarks.kills --times=30
 
-Each time SIGKILL or SIGTERM goes to one of the two processes, or to both, at a random moment from
-start-up to saving. A run that gets to its end must have the bits of one that nobody touched, and no
-checkpoint may have been damaged; then the next one starts. Takes about half a minute for each time
-on two cores.
+Each time, SIGKILL or SIGTERM goes to one or both of the two processes at a random moment between
+start-up and saving. A run that reaches its end must have the same bits as an uninterrupted one, and
+no checkpoint may be damaged; then the next run starts. Each time takes about half a minute on two
+cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEVICES = 2  # of each host
 
 
 def start(workdir: Path) -> list:
-    """Both processes of the run."""
+    """Starts both processes of the run."""
     address = f"127.0.0.1:{programs.free_port()}"
     return [
         programs.start(
@@ -53,17 +53,17 @@ def last_step(workdir: Path) -> int:
 
 
 def last_checkpoint(workdir: Path) -> int:
-    """The step of the newest checkpoint that is whole; 0 = none."""
+    """The step of the newest complete checkpoint; 0 = none."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def disturb(workdir: Path, rng: random.Random) -> str:
-    """Starts the run, ends it in some way, and tells how."""
+    """Starts the run, stops it at random, and returns a line about it."""
     kept = last_checkpoint(workdir)
     processes, before = start(workdir), last_step(workdir)
     steps = rng.random() < 0.9
-    if steps:  # while they are made; else wherever it is
+    if steps:  # wait until it makes steps; otherwise stop it at any time
         while last_step(workdir) <= before and all(p.poll() is None for p in processes):
             time.sleep(0.05)
     time.sleep(rng.uniform(0, 4))
@@ -77,12 +77,14 @@ def disturb(workdir: Path, rng: random.Random) -> str:
     if saved < kept:
         raise SystemExit(f"the checkpoint of step {kept} was lost: the last one is {saved} now")
     if kind == signal.SIGKILL and 0 in codes and "complete" not in done[0].stdout:
-        raise SystemExit(f"a host left with code 0 although another was killed: {codes}")
-    if kind == signal.SIGTERM and steps:  # before that, Python itself may not have begun
+        raise SystemExit(f"a host ended with code 0 although another was killed: {codes}")
+    if kind == signal.SIGTERM and steps:  # before the steps, Python may not have started
         lines = done[0].stdout.strip().splitlines()
-        said = [line for line in lines if not line.startswith("[Gloo]")][-1:]
-        if any(codes) or not said or not said[0].startswith(("stopped by a signal", "complete")):
-            raise SystemExit(f"a stop was no orderly end: {codes}, {said}; {done[0].stderr[-900:]}")
+        last = [line for line in lines if not line.startswith("[Gloo]")][-1:]
+        if any(codes) or not last or not last[0].startswith(("stopped by a signal", "complete")):
+            raise SystemExit(
+                f"SIGTERM did not end it in order: {codes}, {last}; {done[0].stderr[-900:]}"
+            )
     if (workdir / "damaged").exists():
         raise SystemExit(f"a checkpoint was damaged: {list((workdir / 'damaged').iterdir())}")
     return f"{kind.name} to {victims}: codes {codes}, at step {last_step(workdir)}"
@@ -97,7 +99,7 @@ def finish(workdir: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=300, help="of the whole run")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the whole run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     FIELDS["optim.updates_per_epoch"] = options.steps // FIELDS["optim.epochs"]
@@ -120,7 +122,7 @@ def main() -> None:
 
 
 def compare(whole: Path, broken: Path) -> None:
-    """All parameters of both runs must have the same bits."""
+    """Checks that all parameters of both runs have the same bits."""
     trees = [jax.tree.leaves(dict(weights_of_run(Workdir(run)).params)) for run in (whole, broken)]
     for mine, wanted in zip(*trees, strict=True):
         np.testing.assert_array_equal(mine, wanted)

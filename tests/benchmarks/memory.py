@@ -1,8 +1,8 @@
-"""The memory of one process that prepares thousands of videos, and a large one among them.
+"""Measures the memory of one process that prepares thousands of videos and one large video.
 
   python -m tests.benchmarks.memory --videos=5000
 
-Every video is 30 frames of 240 x 320; in the middle comes one of 2,000 frames of 1080 x 1920.
+The videos have 30 frames of 240 x 320; the one in the middle has 2,000 frames of 1080 x 1920.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from echojepa_jax.preparation.recording import Recording, encode
 
 
 def write(path: Path, frames: int, height: int, width: int) -> None:
-    """Noise that moves, within a sector."""
+    """Writes a video of moving noise within a sector."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 200, (height, 2 * width), dtype=np.uint8)
     y, x = np.mgrid[:height, :width]

@@ -1,8 +1,8 @@
-"""Times the labels of MIMIC-IV-Echo on a made table of its size, and tells the memory it takes.
+"""Measures time and memory of reading labels from a generated table of MIMIC-IV-Echo's size.
 
   python -m tests.benchmarks.mimic_targets --rows=28000000
 
-649 names, 7,243 studies; every hundredth row is a measurement that a rule asks for.
+649 names, 7,243 studies; every hundredth row is a measurement that a rule uses.
 """
 
 import argparse
@@ -24,7 +24,7 @@ WANTED = ("lvef", "lvef_upper", "biplane_lvef", "lvef_3d", "tr_mmhg", "rvsp")
 
 
 def write(path: Path, rows: int) -> None:
-    """The table; in parts, so that it needs no memory."""
+    """Writes the table in parts, to save memory."""
     rng = np.random.default_rng(0)
     names = np.array([*WANTED, *(f"measurement_{k}" for k in range(643))])
     writer = None

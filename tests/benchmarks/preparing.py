@@ -1,10 +1,10 @@
-"""How long preparation takes, and how large shards become, for the two usual kinds of sources.
+"""Measures the time of preparation and the size of shards for the two usual kinds of sources.
 
   python -m tests.benchmarks.preparing --videos=24
 
-Videos of 112 px and 176 frames, as EchoNet-Dynamic has them, and baseline JPEG DICOMs of 708 x 1016
-and 74 frames in colour, as MIMIC-IV-Echo has them: the phantom at 224 px, enlarged, with a banner
-that is to be removed. Times are those of one process, without its start.
+Videos of 112 px and 176 frames, as in EchoNet-Dynamic, and baseline JPEG DICOMs of 708 x 1016 and
+74 frames in colour, as in MIMIC-IV-Echo: the phantom at 224 px, enlarged, with a banner that must
+be removed. Times are for one process, without its start.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def as_dicom(source: Path, target: Path, patient: int) -> None:
 
 
 def prepare(source: str, out: Path, *flags: str) -> float:
-    """Seconds that the program takes."""
+    """Runs the program; returns its seconds."""
     command = [sys.executable, "-m", "echojepa_jax.prepare", f"--source={source}", f"--out={out}"]
     started = time.perf_counter()
     done = subprocess.run(
@@ -62,7 +62,7 @@ def main() -> None:
             as_dicom(file, folder / "dicom" / f"{k:03d}.dcm", k)
         for kind, path in (("echonet_dynamic", folder / "small"), ("dicom", folder / "dicom")):
             seconds = []
-            for share in (3, 1):  # of a third of them, and of all: the difference is their time
+            for share in (3, 1):  # a third of them, then all: the difference excludes the start
                 part = folder / f"{kind}-{share}"
                 part.mkdir()
                 files = sorted(p for p in path.rglob("*") if re.search(r"\.(avi|dcm)$", p.name))
@@ -75,8 +75,8 @@ def main() -> None:
             more = videos - videos // 3
             size = sum(file.stat().st_size for file in out.glob("echo-*"))
             print(
-                f"{kind}: {(seconds[1] - seconds[0]) / more:.3f} s a video on a core, "
-                f"{size / videos / 1e3:.0f} KB a video of shards"
+                f"{kind}: {(seconds[1] - seconds[0]) / more:.3f} s per video on one core, "
+                f"{size / videos / 1e3:.0f} KB of shards per video"
             )
 
 

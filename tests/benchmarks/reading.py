@@ -1,10 +1,10 @@
-"""Compares reading prepared shards with reading the h264 files they were prepared from.
+"""Compares reading prepared shards with reading the H.264 files that they were prepared from.
 
   pip install decord
   python -m tests.benchmarks.reading --patients=16
 
-The phantom at 224 px, as h264 (crf 23), is prepared, and both are measured by `bench --data` with
-the recipe of ViT-L: clips of 16 frames, random crops, masks; decord reads the same frames in turn.
+Prepares the phantom at 224 px from H.264 files (crf 23), and measures both with `bench --data` and
+the recipe of ViT-L: clips of 16 frames, random crops, masks. decord reads the same frames.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from echojepa_jax.phantom.dataset import generate
 
 
 def as_h264(source: Path, target: Path) -> None:
-    """The same frames at the same rate, coded as most archives keep them."""
+    """Writes the same frames at the same rate as H.264, the usual coding of archives."""
     info = decode.probe(str(source))
     with av.open(str(target), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(info.fps), options={"crf": "23"})

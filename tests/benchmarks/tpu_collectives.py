@@ -1,10 +1,10 @@
-"""What a training step sends between TPU chips that are not there: parameters and gradients only.
+"""Checks that a step compiled for TPU chips sends only parameters and gradients between them.
 
   python -m tests.benchmarks.tpu_collectives
   python -m tests.benchmarks.tpu_collectives --config=vit_g --topology=v5p:4x4x4
 
-tests/train/test_sharded.py asserts the same of CPU devices. The TPU's compiler takes a minute and
-more on two cores, too long for every run of the tests.
+tests/train/test_sharded.py checks the same for CPU devices. The TPU compiler takes more than a
+minute on two cores, too long for every run of the tests. No TPU is needed.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     found = collectives(text)
     assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
     # A layer's parameters are gathered for the target encoder, the context encoder, and its
-    # backward pass; what is computed again shares the last one.
+    # backward pass; recomputed blocks use the last gathering.
     encoder = program.networks.encoder
     kernel = [encoder.width, encoder.mlp_hidden]
     gathered = sum(
@@ -59,7 +59,7 @@ def main() -> None:
     for shape in {shape for one in found for shape in one.shapes}:
         assert math.prod(sizes_of(shape)) in whole | {1}, shape
     runs = {one.kind: sum(o.runs for o in found if o.kind == one.kind) for one in found}
-    print(f"nothing but parameters and gradients: {runs}")
+    print(f"only parameters and gradients are sent: {runs}")
 
 
 if __name__ == "__main__":

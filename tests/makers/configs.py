@@ -1,4 +1,4 @@
-"""What makes shipped configs small enough for a test."""
+"""Fields that make shipped configs small enough for a test."""
 
 PHANTOM = "phantom:adult,patients=10,views=2,seed=1"
 SHRINK = {

@@ -1,4 +1,4 @@
-"""The demo with V-JEPA 2.1 on videos and still images, whose size `SHRINK` fits."""
+"""The demo with V-JEPA 2.1 on videos and still images, for use with `SHRINK`."""
 
 from ml_collections import ConfigDict
 

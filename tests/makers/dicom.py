@@ -1,4 +1,4 @@
-"""Ultrasound DICOM files: made ones, and those that ship with pydicom and pydicom-data."""
+"""Ultrasound DICOM files: generated ones, and real ones from pydicom and pydicom-data."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def make(
     syntax: UID = ExplicitVRLittleEndian,
     **tags: Any,
 ) -> str:
-    """Write `frames` [T, H, W] or [T, H, W, 3] as an uncompressed file of a named patient."""
+    """Writes `frames` [T, H, W] or [T, H, W, 3] to an uncompressed file of a named patient."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -57,7 +57,7 @@ def make(
 
 
 def as_jpeg(path: str, frames: np.ndarray) -> None:
-    """Stores grey frames, or RGB ones, of that file as baseline JPEG, as most machines export."""
+    """Replaces the frames of a file, grey or RGB, by baseline JPEG, as most machines export."""
     dataset = pydicom.dcmread(path)
     pictures = frames if frames.ndim == 3 else frames[..., ::-1]
     coded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]

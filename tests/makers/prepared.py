@@ -1,4 +1,4 @@
-"""Prepared sets, made as the program makes them."""
+"""Prepared sets, made by the functions of `prepare`."""
 
 import json
 from pathlib import Path

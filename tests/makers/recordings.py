@@ -1,4 +1,4 @@
-"""Numbers recorded from the original PyTorch code, and where they lie."""
+"""Numbers recorded from the original PyTorch code, and their folder."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parents[1] / "recordings"
 
 
 class Fixture:
-    """Recorded numbers of the original code, with names and sizes of its own `config`."""
+    """Recorded numbers of the original code, with the `config` that they were recorded with."""
 
     def __init__(self, path: Path) -> None:
         self.arrays = np.load(path)
@@ -19,7 +19,7 @@ class Fixture:
         return self.arrays[name]
 
     def tree(self, prefix: str) -> dict[str, np.ndarray]:
-        """All arrays under a prefix, by the rest of their names."""
+        """All arrays under a prefix, by their names without it."""
         return {
             name.removeprefix(prefix + "/"): self.arrays[name]
             for name in self.arrays.files
@@ -28,7 +28,7 @@ class Fixture:
 
 
 class TrainFixture(Fixture):
-    """Training steps."""
+    """Recorded training steps."""
 
     def clips(self, step: int) -> np.ndarray:
         """Normalised clips of a step as [B, T, H, W, 3]."""

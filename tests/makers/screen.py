@@ -7,7 +7,7 @@ BANNER = "DOE JANE 1957-03-02"
 
 
 def screen(heart: np.ndarray, text: str = BANNER) -> np.ndarray:
-    """The phantom as a machine shows it: 400 x 500, with a banner, a scale and an ECG."""
+    """The phantom on a machine's screen: 400 x 500 px, with a banner, a scale and an ECG."""
     frames = np.zeros((len(heart), 400, 500), np.uint8)
     x = np.arange(40, 460)
     for k, frame in enumerate(heart):

@@ -1,8 +1,8 @@
-"""Shapes of arrays of sharded programs."""
+"""Shapes of the arrays in sharded programs."""
 
 
 def sizes_of(shape):
-    """[8, 64] of "bf16[8,64]"."""
+    """The sizes in a text: "bf16[8,64]" -> [8, 64]."""
     return [int(n) for n in shape.partition("[")[2].rstrip("]").split(",") if n]
 
 

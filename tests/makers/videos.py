@@ -23,7 +23,7 @@ def picture(number: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """Write numbered videos into `folder`, and read the numbers back from decoded frames."""
+    """Writes numbered videos into `folder`, and reads the numbers from decoded frames."""
 
     folder: Path
 
@@ -39,7 +39,7 @@ class Numbered:
         aspect: tuple[int, int] = (1, 1),
         **options: str,
     ) -> str:
-        """A video at 25 frames a second, or with the frames shown at `times` in 1 / `clock` s."""
+        """Writes a video at 25 frames per second, or with frames at `times` in 1 / `clock` s."""
         path = self.folder / name
         base = Fraction(1, clock)
         with av.open(str(path), "w", options=muxer or {}) as container:
@@ -55,7 +55,7 @@ class Numbered:
         return str(path)
 
     def mjpeg(self, name: str = "clip.avi", frames: int = 40, **kwargs) -> str:
-        """Motion JPEG in AVI, as EchoNet-Dynamic has it."""
+        """Writes Motion JPEG in AVI, as in EchoNet-Dynamic."""
         return self.write(name, "mjpeg", frames, "yuvj420p", **kwargs)
 
     @staticmethod
