@@ -55,7 +55,7 @@ class Encoder:
         return self.frozen.clip
 
     def tokens(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
-        """All tokens of one video, or of several.
+        """Computes all tokens of one video, or of several.
 
         Args:
           videos: a file (video or DICOM), or a clip as an array: uint8 [T, H, W, 3], [T, H, W, 1]
@@ -72,7 +72,7 @@ class Encoder:
         return self._encode(videos, clips, "all")
 
     def embed(self, videos: Video | Sequence[Video], clips: int = 1) -> np.ndarray:
-        """The mean over the tokens of all clips of a video.
+        """Computes the mean over the tokens of all clips of a video.
 
         Args:
           videos: one or several, as in `tokens`.
@@ -92,18 +92,18 @@ class Encoder:
             return self._encode_files([videos], clips, keep)[0]
         if not isinstance(videos, Sequence):
             array = np.asarray(videos)
-            names = array.dtype.kind in "OU" and array.ndim == 1  # as a column of a table is
+            names = array.dtype.kind in "OU" and array.ndim == 1  # such as a column of a table
             if array.ndim != 5 and not names:
                 return self._encode_arrays([array], clips, keep)[0]
             videos = list(array)
         if not len(videos):
-            raise UserError("there is no video to encode: the list is empty")
+            raise UserError("the list of videos is empty: name at least one")
         named = [isinstance(video, str | os.PathLike) for video in videos]
         if all(named):
             return self._encode_files([str(video) for video in videos], clips, keep)
         if any(named):
             raise UserError(
-                "a list holds files or arrays, not both: encode them one after the other"
+                "a list must contain either files or arrays, not both: encode them in two calls"
             )
         return self._encode_arrays([np.asarray(video) for video in videos], clips, keep)
 
@@ -137,7 +137,9 @@ class Encoder:
     def _encode_arrays(self, arrays: Sequence[np.ndarray], clips: int, keep: str) -> np.ndarray:
         """float32 [B, 1, N, W]."""
         if clips != 1:
-            raise UserError(f"clips={clips} is for files: an array is one clip")
+            raise UserError(
+                f"clips={clips} needs files, because an array is one clip: leave it out for arrays"
+            )
         encoder = dataclasses.replace(self.frozen, keep=keep)
         return encoder.encode_arrays(np.stack([self._clip_of(array) for array in arrays]))[:, None]
 
@@ -153,8 +155,8 @@ class Encoder:
             )
         if array.dtype != np.uint8:
             raise UserError(
-                f"an array of {array.dtype} is not a clip: pixels are uint8, 0 to 255, and are "
-                "normalised by the encoder"
+                f"an array of {array.dtype} is not a clip: give uint8 pixels, 0 to 255, which the "
+                "encoder normalises"
             )
         out = np.empty((frames, size, size, grey.shape[3]), np.uint8)
         cut(grey, centre_box(*grey.shape[1:3]), out)
@@ -162,17 +164,17 @@ class Encoder:
 
 
 def _sample_of(path: PathLike) -> Sample:
-    """A file as the pipeline knows it.
+    """The sample of a file, with its frames and frame rate.
 
     Raises:
-      UserError: it cannot be read, or is a still.
+      UserError: it cannot be read, or is a still image.
     """
     try:
         facts = decode.probe(str(path))
     except decode.UnreadableVideo as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if facts.frames < 2:
-        raise UserError(f"{path} is a still picture, but this encoder takes videos")
+        raise UserError(f"{path} is a still image, but this encoder takes videos")
     return Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
 
 
@@ -184,7 +186,7 @@ class Probe:
     encoder: Encoder
 
     def predict(self, video: PathLike | Mapping[str, PathLike]) -> Any:
-        """The prediction for a video, or for a study.
+        """Predicts for a video, or for a study.
 
         Args:
           video: a file. For a probe of several views: {view: file}, where views may be missing.
@@ -201,7 +203,9 @@ class Probe:
             raise UserError(f"this probe takes {wanted}, not {type(video).__name__}")
         files = dict(video) if isinstance(video, Mapping) else {"": video}
         if not files or not set(files) <= set(views):
-            raise UserError(f"the views {sorted(files)} are not some of the probe's, {list(views)}")
+            raise UserError(
+                f"the views must be some of the probe's, {list(views)}, not {sorted(files)}"
+            )
         tokens = {
             view: self.encoder._encode(path, saved.clips, saved.tokens)
             for view, path in files.items()
@@ -225,7 +229,7 @@ def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
       dtype: type of the computation, float32 or bfloat16.
 
     Raises:
-      UserError: the path holds no encoder that can be read.
+      UserError: the path does not contain an encoder that can be read.
     """
     weights = load_encoder_weights(str(path))
     return Encoder(weights, FrozenEncoder.of(weights, dtype, clip_spec(weights)))
@@ -236,10 +240,10 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
 
     Args:
       folder: the workdir of the probe.
-      weights: where the encoder is now; None = where it was in training.
+      weights: where the encoder is now; None = the path used in training.
 
     Raises:
-      UserError: the probe is not finished, or its encoder is missing or is another one.
+      UserError: the probe is not finished, or its encoder is missing or has changed.
     """
     folder = Path(folder)
     saved = load_saved(folder)

@@ -30,9 +30,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 STEPS = flags.DEFINE_integer("steps", 20, "number of steps to time", lower_bound=1)
 COMPARE = flags.DEFINE_enum(
-    "compare", "", ["", "torch", "decord"], "another program to measure in turn"
+    "compare", "", ["", "torch", "decord"], "another program to measure alternately with ours"
 )
-OUT = flags.DEFINE_string("out", "", "write all numbers to this JSON file as well")
+OUT = flags.DEFINE_string("out", "", "also write all numbers to this JSON file")
 DATA = flags.DEFINE_bool("data", False, "measure the input pipeline instead of the step")
 SOURCE = flags.DEFINE_string(
     "source", "", "with --data: videos, as 'kind:path'; '' = the config's sources"
@@ -52,9 +52,13 @@ def job() -> str:
     of_the_other = ("steps",) if DATA.value else ("source", "clips")
     for name in of_the_other:
         if flags.FLAGS[name].present:
-            raise UserError(f"--{name} is {'not ' * DATA.value}for --data: see --help")
+            raise UserError(
+                f"--{name} is {'not ' if DATA.value else 'only '}for --data: see --help"
+            )
     if COMPARE.value and DATA.value != (COMPARE.value == "decord"):
-        raise UserError("--compare=torch is for the step, --compare=decord for --data")
+        raise UserError(
+            "--compare=torch measures the step, --compare=decord needs --data: see --help"
+        )
     config = CONFIG.value
     if SOURCE.value:
         config.data.sources = (SOURCE.value,)
@@ -76,7 +80,7 @@ def job() -> str:
             config.data.sources = ("videos:.",)  # the clips are random
         configs.check(config, jax.device_count())
         if COMPARE.value and jax.default_backend() != "cpu" and jax.device_count() > 1:
-            raise UserError("--compare=torch is for one GPU: set CUDA_VISIBLE_DEVICES=0")
+            raise UserError("--compare=torch can use only one GPU: set CUDA_VISIBLE_DEVICES=0")
         try:
             result = bench.measure(config, STEPS.value, COMPARE.value == "torch", say=say)
         except ImportError as error:

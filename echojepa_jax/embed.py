@@ -57,7 +57,7 @@ EXPECT_STILLS = flags.DEFINE_bool(
     False,
     "leave out stills (files with one frame) without counting them as rejected",
 )
-HOST = flags.DEFINE_integer("host", 0, "number of this host, if several share the work")
+HOST = flags.DEFINE_integer("host", 0, "number of this host, from 0, if several share the work")
 HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")
 
 

@@ -68,25 +68,25 @@ def job() -> str:
     if bool(TOPOLOGY.value) == bool(GPUS.value):
         raise UserError("give either --topology or --gpus; see --help")
     if TOPOLOGY.value and flags.FLAGS["gpu"].present:
-        raise UserError("--gpu is for --gpus, and --topology names a TPU slice")
+        raise UserError("--gpu is for --gpus, not for a TPU slice: leave out --gpu or --topology")
     for name in ("forward", "dearest"):
         if flags.FLAGS[name].value and not TOPOLOGY.value:
-            raise UserError(f"--{name} needs the compiler of a TPU: name a --topology")
+            raise UserError(f"--{name} needs the TPU compiler: give a --topology")
     if SWEEP.value and (FORWARD.value or DEAREST.value):
         raise UserError("--sweep cannot be used with --forward or --dearest: leave them out")
     if COMPARE.value and (SWEEP.value or FORWARD.value):
         raise UserError("--compare cannot be used with --sweep or --forward: leave them out")
     if MEASURED.value and not (COMPARE.value and len(MEASURED.value) == 2):
-        raise UserError("--measured needs --compare, and two files separated by a comma")
+        raise UserError("--measured needs --compare and two files, separated by a comma")
     with tempfile.TemporaryDirectory() as schedules:
         return _plan(Path(schedules))
 
 
 def _plan(schedules: Path) -> str:
-    """Makes and prints the plan; returns what it says last.
+    """Makes and prints the plan; returns its last line.
 
     Args:
-      schedules: an empty folder, for the compiler of TPUs.
+      schedules: an empty folder for the files of the TPU compiler.
     """
     from echojepa_jax.costs import ahead
 
@@ -127,7 +127,7 @@ def _plan(schedules: Path) -> str:
     make = partial(plans.make_plan, schedules=schedules if with_account else None)
     found = (plans.largest_batch if SWEEP.value else make)(config, devices, chip, say)
     if found is None:
-        none = "does not fit: not even one clip a chip; try more chips, or a smaller model"
+        none = "does not fit, not even with one clip per chip; try more chips, or a smaller model"
         return json.dumps({"fits": False, "verdict": none}) if JSON.value else none
     if JSON.value:
         facts = plans.as_json(found, VIDEOS.value, DEAREST.value)
@@ -139,7 +139,7 @@ def _plan(schedules: Path) -> str:
         print("\n" + "\n".join(comparison.lines(*_compared(found, devices))))
     if SWEEP.value:
         return (
-            f"{last}; {found.config.optim.global_batch} is the largest global batch found to do so"
+            f"{last}; {found.config.optim.global_batch} is the largest global batch found that fits"
         )
     return last
 
@@ -174,7 +174,7 @@ def _compared(found: Any, devices: Any) -> Any:
 
 
 def _printed(table: str) -> str:
-    """Prints a table but for its last line, which is returned."""
+    """Prints a table without its last line, and returns that line."""
     *lines, last = table.splitlines()
     print("\n".join(lines))
     return last

@@ -1,4 +1,4 @@
-"""Predict for files without labels with a finished probe, and write a table.
+"""Write a table of a finished probe's predictions for files without labels.
 
   python -m echojepa_jax.predict --probe=runs/lvef --source=dicom:/data/archive \\
       --out=predictions.csv

@@ -1,4 +1,4 @@
-"""Train a probe on a frozen encoder, or fine-tune the encoder with it, and report on new patients.
+"""Train a probe on a frozen encoder, or fine-tune both, and report scores on unseen patients.
 
   python -m echojepa_jax.probe --config=configs/probes/phantom_lvef.py --config.weights=runs/demo \\
       --workdir=runs/lvef
@@ -36,7 +36,7 @@ SOURCE = flags.DEFINE_multi_string(
     "with --eval_only: labelled videos, as 'kind:path', see docs/your_data.md; may be repeated",
 )
 SPLIT = flags.DEFINE_string(
-    "split", "", "with --eval_only: only this split of the sources; '' = everything"
+    "split", "", "with --eval_only: score only this split of the sources; '' = all"
 )
 WEIGHTS = flags.DEFINE_string(
     "weights", "", "with --eval_only: where the encoder is now; '' = where it was in training"
@@ -57,7 +57,9 @@ def train(config: ConfigDict, workdir: Path) -> str:
 
     configure_jax()
     if "predictor" in config:
-        raise UserError("--config is one of a training run, for echojepa_jax.main: see --help")
+        raise UserError(
+            "--config is for a training run, which echojepa_jax.main starts: see --help"
+        )
     held, report = Workdir(workdir), workdir / "report.html"
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, BEST]
     if config.get("encoder", {}).get("trainable"):
@@ -83,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
         if not summary:
             return (
                 "stopped by a signal. The same command continues after the last finished epoch, or "
-                "starts anew if there is none."
+                "starts again if there is none."
             )
         write_probe_report(workdir)
         held.mark_done(config.optim.epochs)
@@ -113,12 +115,12 @@ def job() -> str:
     workdir = on_disk(str(WORKDIR.value), "workdir")
     if EVAL_ONLY.value is None:
         if SOURCE.value or SPLIT.value or WEIGHTS.value:
-            raise UserError("--source, --split and --weights belong to --eval_only; see --help")
+            raise UserError("--source, --split and --weights need --eval_only; see --help")
         if not flags.FLAGS["config"].present:
             raise UserError("--config (or --eval_only) must be given; see --help")
         return train(CONFIG.value, workdir)
     if flags.FLAGS["config"].present:
-        raise UserError("--eval_only takes the config of the finished probe: leave out --config")
+        raise UserError("--eval_only uses the config of the finished probe: leave out --config")
     if not SOURCE.value:
         raise UserError("--eval_only needs --source: the data to score on; see --help")
     probe = on_disk(EVAL_ONLY.value, "eval_only")

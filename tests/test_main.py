@@ -364,7 +364,7 @@ def test_a_config_of_the_other_program_is_named_as_such(run_main, tmp_path):
     )
     assert done.stderr.splitlines()[-1].startswith("error: --config is the config of a probe:")
     done = programs.run("probe", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
-    assert done.stderr.splitlines()[-1].startswith("error: --config is one of a training run")
+    assert done.stderr.splitlines()[-1].startswith("error: --config is for a training run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""The clips of a given encoder: from its weights to how videos are cut, and back."""
+"""How videos are cut into clips for an encoder, as recorded in its weights."""
 
 import logging
 
@@ -19,10 +19,10 @@ def clip_spec(
     value: float = 0.0,
     prefix: str = "",
 ) -> ClipSpec:
-    """Clips as the weights were trained on, but for the values that are given (not 0 or "").
+    """Clips like those that the weights were trained on, except for values other than 0 and "".
 
     Args:
-      prefix: what the names of the values begin with where the user sets them: "--" or "data.".
+      prefix: of the values' names in messages: "--" for flags, "data." for fields.
 
     Raises:
       UserError: the encoder cannot take such clips.
@@ -43,7 +43,7 @@ def clip_spec(
     if shape.family == VIDEOMAE and (frames, size) != (own.frames, own.size):
         log.warning(
             "VideoMAE's positions belong to clips of %d frames of %d px: with %d frames of %d px "
-            "the encoder gets positions that it never saw",
+            "the encoder gets positions that it was not trained on",
             *(own.frames, own.size, frames, size),
         )
     if value < 0:

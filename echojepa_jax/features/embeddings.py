@@ -1,16 +1,16 @@
-"""An archive as embeddings: Parquet shards in input order, restartable, the same on any machine.
+"""Embeddings of an archive: Parquet shards in input order, restartable, equal on any machine.
 
-A folder of embeddings holds `_settings.json` (what was asked for, and of which weights), shards
-`embeddings-00000-of-00012.parquet` and so on, and if all tokens are wanted a
-`tokens-00000-of-00012.array_record` beside each. A shard appears under its name when it is whole.
-A second start verifies those that are there, by the checksums in them, and makes the others.
-Readers of Parquet that are given the folder pass over names that begin with "_". (Folders of
-earlier versions have a `settings.json`.)
+A folder of embeddings contains `_settings.json` (the settings and the fingerprint of the weights),
+shards `embeddings-00000-of-00012.parquet` and so on, and with --tokens=all a file
+`tokens-00000-of-00012.array_record` beside each. A shard gets its name when it is complete. A
+second start verifies the existing shards by their checksums, and makes the missing ones. Readers of
+Parquet that are given the folder ignore names that begin with "_". (Folders of earlier versions
+have a `settings.json`.)
 
 Columns of a shard, one row per clip: `source, name, patient, study, view, split` of the video;
-`row`, its place in the input, and `clip`, the number of the clip in it; `padded`, frames that
-repeat the last one of a short video; `error`, why it could not be decoded, else ""; `embedding`,
-the mean of the encoder's tokens, null with an error. The settings are in the file's metadata.
+`row`, its position in the input, and `clip`, the number of the clip in it; `padded`, frames that
+repeat the last one of a short video; `error`, why it could not be decoded, or ""; `embedding`, the
+mean of the encoder's tokens, null if there is an error. The file's metadata has the settings.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class EmbedSettings:
     """How clips are cut and encoded, and how the rows are divided.
 
     clips: of every video, spread over it. tokens: "mean", or "all" to keep every token as well.
-    dtype: of the computation. batch: clips that a device works on at a time. shard_videos: videos
-    of a shard, a multiple of `batch`.
+    dtype: of the computation. batch: clips that a device encodes at a time. shard_videos: videos
+    per shard, a multiple of `batch`.
     """
 
     clip: ClipSpec
@@ -68,7 +68,7 @@ class EmbedSettings:
         if min(self.clips, self.batch, self.shard_videos) < 1:
             raise UserError("--clips, --batch and --shard_videos must be positive")
         if self.shard_videos % self.batch:
-            # A clip then has the same place on its device in every run, and the same bits.
+            # A multiple keeps a clip's place in its batch, and so its bits, the same in every run.
             near = max(1, round(self.shard_videos / self.batch)) * self.batch
             raise UserError(
                 f"--shard_videos={self.shard_videos} is not a multiple of --batch={self.batch}; "
@@ -114,21 +114,19 @@ def embed(
     workers: int = 0,
     by_study: bool = False,
 ) -> str:
-    """Makes this host's shards that are missing; returns what there is now, as a sentence.
+    """Makes the missing shards of this host; returns a sentence about what exists now.
 
     Args:
       samples: the whole input, the same on every host.
-      by_study: when all shards are there, also write `studies.parquet`.
+      by_study: also write `studies.parquet` once all shards exist.
 
     Raises:
-      UserError: `out` holds embeddings of other weights, data or settings, or cannot be written.
+      UserError: `out` contains embeddings of other weights, data or settings, or cannot be written.
     """
     if by_study and not any(sample.study for sample in samples):
         raise UserError("--by_study needs studies, but the sources have none")
     if not 0 <= host < hosts:
-        raise UserError(
-            f"--host={host} must be one of 0..{hosts - 1}, as there are --hosts={hosts}"
-        )
+        raise UserError(f"--host={host} must be from 0 to {hosts - 1}, because --hosts is {hosts}")
     asked = {
         "encoder": fingerprint(weights.params["encoder"]),
         "mean": list(weights.clip.mean),
@@ -149,7 +147,7 @@ def embed(
             todo.append(shard)
     done = len(shards[host::hosts]) - len(todo)
     if done:
-        log.info("%d of %d shards are there and whole", done, done + len(todo))
+        log.info("%d of %d shards already exist and are complete", done, done + len(todo))
     try:
         pieces = _pieces(weights, samples, todo, settings, workers)
         for shard, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
@@ -158,26 +156,28 @@ def embed(
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     missing = [shard for shard in shards if not shard.path.exists()]
     if missing:
-        return f"host {host} of {hosts} is done; {len(missing)} shards of others are to come"
+        return f"host {host} of {hosts} is done; {len(missing)} shards of other hosts are missing"
     rows, bad = _count(shards)
     if rows != len(samples) * settings.clips:
         raise RuntimeError(f"{rows} rows were written for {len(samples) * settings.clips} clips")
     if by_study:
         _write_studies(out, shards)
     unreadable = f"; {bad} of them could not be decoded, see column 'error'" if bad else ""
-    return f"{out} holds {rows} clips of {len(samples)} videos in {len(shards)} shards{unreadable}"
+    return (
+        f"{out} contains {rows} clips of {len(samples)} videos in {len(shards)} shards{unreadable}"
+    )
 
 
 def check_folder(out: Path) -> None:
-    """Raises UserError if `out` holds something else than embeddings."""
+    """Raises UserError if `out` contains anything but embeddings."""
     try:
         found = [path.name for path in out.iterdir()] if out.exists() else []
     except OSError as error:
         raise UserError(f"--out={out} cannot be used: {error.strerror}") from error
-    # The list of refused files is made while the input is read; another host may be starting.
+    # The list of rejected files is written while the input is read; another host may be starting.
     names = {name for name in found if not name.endswith(PARTIAL)}
     if names - {QUARANTINE, _OLD_QUARANTINE} and not names & {SETTINGS, _OLD_SETTINGS}:
-        raise UserError(f"{out} is not empty and holds no embeddings: name another --out")
+        raise UserError(f"{out} is not empty and does not contain embeddings: give another --out")
 
 
 def _claim(out: Path, asked: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         path = out / SETTINGS
         if not path.exists() and (out / _OLD_SETTINGS).exists():
             path = out / _OLD_SETTINGS
-        # Without a shard, the settings are of a run that was stopped before it made anything.
+        # Without a shard, the settings belong to a run that was stopped before it wrote anything.
         if not path.exists() or not any(out.glob("embeddings-*")):
             write_json(out / SETTINGS, asked)
             return
@@ -196,8 +196,8 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         raise UserError(f"--out={out} cannot be used: {error}") from error
     if differ := differences(found, asked):
         raise UserError(
-            f"{out} holds embeddings that differ in {', '.join(differ)}: use the same values, or "
-            "another --out"
+            f"{out} contains embeddings that differ in {', '.join(differ)}: use the same values "
+            "or another --out"
         )
 
 
@@ -208,7 +208,7 @@ def _pieces(
     settings: EmbedSettings,
     workers: int,
 ) -> Iterator[tuple[Shard, EncodedClips]]:
-    """Encodes the videos of all these shards in one stream, and cuts it where shards end."""
+    """Encodes the videos of all these shards as one stream, and divides it into shards."""
     chosen = [sample for shard in todo for sample in samples[shard.first : shard.last]]
     if not chosen:
         return
@@ -223,10 +223,10 @@ def _pieces(
 
 
 def _repeats(repeats: np.ndarray, todo: Sequence[Shard], batch: int) -> np.ndarray:
-    """The clips that are copied from the one before instead of encoded: bool [videos, clips].
+    """The clips that are copied from the clip before instead of encoded: bool [videos, clips].
 
-    Not all repeats are: every shard but the last has whole batches to encode, so that its clips
-    have the same places on a device, and the same bits, when it is made alone.
+    Some repeats are encoded nevertheless: every shard but the last must fill whole batches, so that
+    its clips have the same places in a batch, and the same bits, when it is made separately.
     """
     repeats, first = repeats.copy(), 0
     for shard in todo[:-1]:
@@ -239,10 +239,10 @@ def _repeats(repeats: np.ndarray, todo: Sequence[Shard], batch: int) -> np.ndarr
 
 
 def _logged(stream: Iterable[EncodedClips], total: int) -> Iterator[EncodedClips]:
-    """The same stream, of `total` clips; the log gets a line now and then."""
+    """Passes on a stream of `total` clips, and logs its progress."""
     started = last_line = time.monotonic()
     made = 0
-    compiled: tuple[int, float] | None = None  # clips made when the first batch was, and the time
+    compiled: tuple[int, float] | None = None  # clips and time after the first batch
     for batch in stream:
         yield batch
         made += len(batch.rows)
@@ -316,7 +316,7 @@ def _write(
 
 
 def _publish(table: pa.Table, path: Path) -> None:
-    """A file that is whole or not there; its pages carry checksums."""
+    """Writes a file that is complete as soon as it exists; its pages have checksums."""
     with whole(path, shared=True) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
@@ -349,9 +349,9 @@ def _read(path: Path) -> pa.Table:
 def _problem(
     shard: Shard, samples: Sequence[Sample], settings: EmbedSettings, asked: str
 ) -> str | None:
-    """Why a shard has to be made, or None if it is there, whole, and of these settings (F12)."""
+    """Why a shard must be made; None if it exists, complete and with these settings (F12)."""
     if not shard.path.exists():
-        return "it is not there"
+        return "it does not exist"
     try:
         table = _read(shard.path)
         found = table.schema.metadata[_KEY].decode()
@@ -360,17 +360,17 @@ def _problem(
             reader = ArrayRecordReader(str(shard.tokens_path()))
             count = reader.num_records()
             if count != errors.count(""):
-                return "its tokens are not all there"
+                return "some of its tokens are missing"
             for i in range(count):
                 reader.read([i])  # verifies the checksum
-    # Arrow, array_record and JSON raise whatever the damage makes of the file.
+    # Arrow, array_record and JSON raise errors of many types on a damaged file.
     except Exception as error:
         return f"it cannot be read ({' '.join(str(error).split())[:200]})"
     if found != asked:
         return "it was made with other settings"
     identity = _identity(shard, samples, settings.clips)
     if any(table[name].to_pylist() != values for name, values in identity.items()):
-        return "it holds other clips"
+        return "it contains other clips"
     return None
 
 

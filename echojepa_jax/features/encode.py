@@ -1,7 +1,7 @@
-"""Videos through a frozen encoder: every clip once, in order, same bits on any number of devices.
+"""Encodes videos with a frozen encoder: every clip once, in order, equal on any number of devices.
 
-A device computes a fixed number of clips at a time, `CLIPS_PER_DEVICE` by default. More devices
-make the batches larger, not the parts of a device, so that no sum is taken in another order.
+A device encodes a fixed number of clips at a time, `CLIPS_PER_DEVICE` by default. With more
+devices, batches are larger but each device's part is not, so that no sum changes its order.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ KEEP = ("all", "mean", "motion")
 class EncodedClips:
     """Some clips, in input order.
 
-    rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, else "".
+    rows: int [B], of the samples. errors: str [B], why a clip could not be decoded, or "".
     padded: int [B], frames that repeat the last frame of a short video.
-    tokens: float32 [B, N, W], see `tokens_of`; zeros where there is an error.
+    tokens: float32 [B, N, W], see `tokens_of`; zeros if there is an error.
     """
 
     rows: np.ndarray
@@ -68,8 +68,9 @@ def tokens_of(
     Args:
       keep: "all": every token, float32 [B, N, D]. "mean": their mean, [B, 1, D]. "motion": the
         mean, then the standard deviation over time and the mean absolute change from one time step
-        to the next, both at each place and averaged over places, [B, 1, 3 D]. The mean alone hides
-        what differs between systole and diastole, which is the ejection fraction.
+        to the next, both computed at each place and averaged over places, [B, 1, 3 D]. The mean
+        alone hides the difference between systole and diastole, which determines the ejection
+        fraction.
     """
     tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std), rngs=rngs)
     if keep == "all":
@@ -79,7 +80,7 @@ def tokens_of(
         return average
     times = encoder.grid(*clips.shape[1:4])[0]
     by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
-    # Where nothing moves, a bare square root would have no gradient.
+    # Without the small constant, the square root has no gradient where nothing moves.
     spread = jnp.mean(jnp.sqrt(jnp.var(by_place, axis=1) + 1e-12), axis=1)
     steps = jnp.abs(jnp.diff(by_place, axis=1))
     change = jnp.mean(jnp.sum(steps, axis=1) / max(1, times - 1), axis=1)
@@ -97,8 +98,8 @@ def encode_clips(
     mesh: Mesh,
 ) -> jax.Array:
     """`tokens_of` of clips that are split over the devices of a mesh."""
-    # Mapped over devices rather than partitioned by the compiler: every device then runs the very
-    # program that one device would run on its part.
+    # Mapped over devices rather than partitioned by the compiler, so that every device runs the
+    # same program that a single device would run on this part.
     batch = PartitionSpec(mesh.axis_names)
     return jax.shard_map(
         lambda params, clips: tokens_of(encoder, params, clips, mean, std, keep),
@@ -111,10 +112,10 @@ def encode_clips(
 
 @dataclasses.dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder with its parameters, the clips that it gets, and what is kept of their tokens.
+    """An encoder with its parameters, the shape of its clips, and the tokens that are kept.
 
     params: of the network. clip: how videos are cut. clips: of every video, spread over it. mean,
-    std: of pixels in 0..1, per colour. keep: what of a clip's tokens, see `tokens_of`.
+    std: of pixels in 0..1, per colour. keep: which tokens of a clip are kept, see `tokens_of`.
     """
 
     network: Encoder
@@ -129,11 +130,11 @@ class FrozenEncoder:
     def of(
         cls, weights: Pretrained, dtype: str, clip: ClipSpec, clips: int = 1, keep: str = "all"
     ) -> "FrozenEncoder":
-        """The encoder of these weights, on all devices of this host, computed in that type."""
+        """The encoder of these weights on all devices of this host, computing in `dtype`."""
         mesh = meshes.make_mesh(jax.local_devices())
         params = jax.device_put(weights.params["encoder"], meshes.replicated(mesh))
-        look = weights.clip.mean, weights.clip.std
-        return cls(weights.make_fast_encoder(dtype), params, clip, *look, clips, keep)
+        mean, std = weights.clip.mean, weights.clip.std
+        return cls(weights.make_fast_encoder(dtype), params, clip, mean, std, clips, keep)
 
     @property
     def tokens(self) -> int:
@@ -143,7 +144,7 @@ class FrozenEncoder:
 
     @property
     def width(self) -> int:
-        """Numbers of one token that is kept."""
+        """Numbers per token that is kept."""
         return self.network.width * (3 if self.keep == "motion" else 1)
 
     def bytes_per_video(self) -> int:
@@ -151,7 +152,7 @@ class FrozenEncoder:
         return self.clips * self.tokens * self.width * 4
 
     def repeats(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Which clips need not be encoded, as they equal the one before: bool [samples, clips]."""
+        """Which clips equal the clip before and need no encoding: bool [samples, clips]."""
         return repeats_of(samples, self.clip, self.clips)
 
     def encode(
@@ -165,8 +166,8 @@ class FrozenEncoder:
 
         Args:
           only: bool [samples, clips], which of them; None = all.
-          clips_per_device: that a device works on at a time.
-          workers: processes that decode; 0 = threads of this one.
+          clips_per_device: clips that a device encodes at a time.
+          workers: processes that decode; 0 = threads of this process.
         """
         mesh = meshes.make_mesh(jax.local_devices())
         batches = evaluation_batches(
@@ -181,7 +182,7 @@ class FrozenEncoder:
         with DeviceBatches(batches, meshes.batch_sharding(mesh)) as on_device:
             for batch in on_device:
                 tokens = self._tokens(batch["clips"], mesh)
-                # Results are fetched when the next batch is on its way, so no device waits.
+                # Results are fetched after the next batch was started, so no device waits.
                 if waiting is not None:
                     yield _fetched(*waiting)
                 waiting = (batch, tokens)
@@ -202,29 +203,29 @@ class FrozenEncoder:
         found = []
         for start in range(0, len(clips), size):
             part = clips[start : start + size]
-            # One shape for all, so that there is one program: what fills it up is cut off again.
+            # All parts are padded to one shape, so that there is one program.
             full = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (clips.ndim - 1)])
             tokens = self._tokens(jax.device_put(full, meshes.batch_sharding(mesh)), mesh)
             found.append(np.asarray(tokens)[: len(part)])
         return np.concatenate(found)
 
     def _tokens(self, clips: jax.Array, mesh: Mesh) -> jax.Array:
-        look = self.mean, self.std
-        return encode_clips(self.params, clips, self.network, *look, self.keep, mesh)
+        mean_std = self.mean, self.std
+        return encode_clips(self.params, clips, self.network, *mean_std, self.keep, mesh)
 
 
 def repeats_of(samples: Sequence[Sample], clip: ClipSpec, clips: int) -> np.ndarray:
-    """Which clips need not be encoded, as they equal the one before: bool [samples, clips]."""
+    """Which clips equal the clip before and need no encoding: bool [samples, clips]."""
     return repeated_clips([(s.frames, s.fps) for s in samples], clip, clips)
 
 
 def times_of(repeats: np.ndarray) -> np.ndarray:
-    """How many clips each clip that is encoded stands for: int [B], for bool [samples, clips]."""
+    """How many equal clips each encoded clip represents: int [B], for bool [samples, clips]."""
     return np.diff(np.append(np.flatnonzero(~repeats), repeats.size))
 
 
 def with_repeats(stream: Iterable[EncodedClips], repeats: np.ndarray) -> Iterator[EncodedClips]:
-    """Every clip, where the stream holds those that are not repeats: bool [samples, clips]."""
+    """Adds the repeats, bool [samples, clips], to a stream that contains only the other clips."""
     times, done = times_of(repeats), 0
     for batch in stream:
         yield batch.repeated(times[done : done + len(batch.rows)])
@@ -234,10 +235,10 @@ def with_repeats(stream: Iterable[EncodedClips], repeats: np.ndarray) -> Iterato
 def divided(
     stream: Iterable[EncodedClips], sizes: Sequence[int]
 ) -> Iterator[tuple[int, EncodedClips]]:
-    """Cuts a stream into parts of so many clips each; yields pieces with the number of their part.
+    """Divides a stream into parts of given sizes; yields pieces with the number of their part.
 
     Args:
-      sizes: clips of each part, not 0; together as many as in the stream.
+      sizes: clips of each part, at least 1; their sum is the number of clips in the stream.
     """
     ends = np.cumsum(sizes)
     part = done = 0

@@ -208,8 +208,8 @@ def test_pytorch_has_nothing_to_compare_vjepa21_with(tiny):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--compare=decord"], "--compare=torch is for the step, --compare=decord for --data"),
-        (["--source=shards/x"], "--source is for --data"),
+        (["--compare=decord"], "--compare=torch measures the step, --compare=decord needs --data"),
+        (["--source=shards/x"], "--source is only for --data"),
         (["--data", "--steps=3"], "--steps is not for --data"),
     ],
 )

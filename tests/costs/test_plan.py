@@ -145,7 +145,7 @@ def test_gpus_are_compiled_for_or_estimated_and_said_to_be():
         ([], "give either --topology or --gpus"),
         (["--gpus=3"], "config field 'optim.global_batch'"),
         (["--topology=v5e:2x2", "--gpu=a100"], "--gpu is for --gpus"),
-        (["--gpus=2", "--forward=8"], "--forward needs the compiler of a TPU: name a --topology"),
+        (["--gpus=2", "--forward=8"], "--forward needs the TPU compiler: give a --topology"),
         (
             ["--topology=v5e:2x2", "--sweep", "--dearest=3"],
             "--sweep cannot be used with --forward or --dearest",

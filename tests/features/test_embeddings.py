@@ -41,7 +41,7 @@ def samples(cache):
 def made(weights, samples, tmp_path_factory):
     out = tmp_path_factory.mktemp("embeddings") / "out"
     said = embed(weights, samples, out, SETTINGS, by_study=True)
-    assert said == f"{out} holds 60 clips of 20 videos in 3 shards"
+    assert said == f"{out} contains 60 clips of 20 videos in 3 shards"
     return out
 
 
@@ -78,9 +78,9 @@ def test_a_study_is_the_mean_of_its_clips(made, samples):
 def test_hosts_share_the_shards_and_the_last_one_finishes(made, weights, samples, tmp_path):
     out = tmp_path / "out"
     first = embed(weights, samples, out, SETTINGS, host=1, hosts=2)
-    assert first == "host 1 of 2 is done; 2 shards of others are to come"
+    assert first == "host 1 of 2 is done; 2 shards of other hosts are missing"
     assert [p.name for p in out.glob("embeddings-*")] == ["embeddings-00001-of-00003.parquet"]
-    assert "holds 60 clips" in embed(weights, samples, out, SETTINGS, host=0, hosts=2)
+    assert "contains 60 clips" in embed(weights, samples, out, SETTINGS, host=0, hosts=2)
     assert rows(out) == rows(made)
 
 
@@ -135,7 +135,7 @@ def test_a_folder_without_a_shard_takes_other_settings(weights, samples, tmp_pat
     out.mkdir()
     (out / "_settings.json").write_text('{"clips": 2}')
     settings = dataclasses.replace(SETTINGS, clips=1)
-    assert "holds 2 clips" in embed(weights, samples[:2], out, settings)
+    assert "contains 2 clips" in embed(weights, samples[:2], out, settings)
     assert json.loads((out / "_settings.json").read_text())["clips"] == 1
 
 
@@ -224,7 +224,7 @@ def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_pat
         workers = f"--workers={2 if devices == 2 else 0}"
         done = programs.run("embed", *common, f"--out={out}", workers, devices=devices)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{out} holds 1000 clips of 20 videos in 1 shards\n"
+        assert done.stdout == f"{out} contains 1000 clips of 20 videos in 1 shards\n"
     one = rows(tmp_path / "1")
     assert len(one) == 1000
     assert rows(tmp_path / "2") == one
@@ -272,7 +272,7 @@ def test_clips_that_the_encoder_cannot_take_are_refused(weights, values, sentenc
         clip_spec(weights, *values, "--")
 
 
-def test_clips_are_as_the_weights_say_unless_told(weights):
+def test_clips_are_as_in_the_encoders_training_unless_given(weights):
     told = weights.clip
     assert clip_spec(weights, 0, 0, "", 0, "--") == ClipSpec(told.frames, told.size, "fps", 8.0)
     assert clip_spec(weights, 8, 64, "stride", 2, "--") == ClipSpec(8, 64, "stride", 2)
@@ -281,7 +281,7 @@ def test_clips_are_as_the_weights_say_unless_told(weights):
 def test_settings_that_cannot_work_are_refused(weights, samples, tmp_path):
     with pytest.raises(UserError, match="not a multiple of --batch=16; the nearest is 96"):
         EmbedSettings(SETTINGS.clip, batch=16, shard_videos=100)
-    with pytest.raises(UserError, match=r"--host=2 must be one of 0\.\.1"):
+    with pytest.raises(UserError, match=r"--host=2 must be from 0 to 1"):
         embed(weights, samples, tmp_path / "out", SETTINGS, host=2, hosts=2)
     unknown = [dataclasses.replace(sample, study="") for sample in samples]
     with pytest.raises(UserError, match="--by_study needs studies"):

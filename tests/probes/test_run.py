@@ -209,7 +209,7 @@ def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_prob
             alone = probe.predict({view: files[view]})
             assert np.isfinite(alone)
             assert alone != pytest.approx(together, rel=1e-6)
-    with pytest.raises(UserError, match=r"the views \['A9C'\] are not some of the probe's"):
+    with pytest.raises(UserError, match=r"must be some of the probe's, .*, not \['A9C'\]"):
         probe.predict({"A9C": samples[0].path})
     with pytest.raises(UserError, match=r"this probe takes \{view: file\} of \['A2C', 'A4C'"):
         probe.predict(samples[0].path)
@@ -547,9 +547,9 @@ def test_the_api_takes_lists_arrays_and_batches(encoder_folder):
         (clips[0][:3], r"an array of shape \[3, 112, 112, 3\] is not a clip .*\[4, H, W, 3\]"),
         (np.zeros((2, 4, 8, 8), np.uint8), r"shape \[2, 4, 8, 8\]"),
         (np.zeros(7, np.uint8), r"shape \[7\]"),
-        (clips[0] / 255, "an array of float64 is not a clip: pixels are uint8"),
-        ([], "the list is empty"),
-        ([paths[0], clips[0]], "files or arrays, not both"),
+        (clips[0] / 255, "an array of float64 is not a clip: give uint8 pixels"),
+        ([], "the list of videos is empty"),
+        ([paths[0], clips[0]], "either files or arrays, not both"),
         ([paths[0], "nowhere.avi"], r"nowhere\.avi cannot be read"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -561,7 +561,7 @@ def test_the_api_takes_lists_arrays_and_batches(encoder_folder):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--workdir=x", "--source=y"), "--source, --split and --weights belong to --eval_only"),
+        (("--workdir=x", "--source=y"), "--source, --split and --weights need --eval_only"),
         (("--workdir=x", "--eval_only=y"), "--eval_only needs --source"),
     ],
 )
