@@ -1,1 +1,1 @@
-"""What a person looks at after a run."""
+"""HTML reports of training runs, probe runs and prepared sets."""

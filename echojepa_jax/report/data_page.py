@@ -1,4 +1,4 @@
-"""The page about a prepared data set: counts, histograms, and pictures of some videos."""
+"""The page about a prepared set: counts, histograms, and pictures of some videos."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ def write_summary(folder: Path, command: str = "") -> Path:
     """Writes `summary.html` into the folder of a prepared set; returns its path.
 
     Args:
-      command: that prepared the set, without what must not be given away with the set.
+      command: that prepared the set, without private values such as paths.
 
     Raises:
-      UserError: there is no such set.
+      UserError: the folder does not contain a prepared set.
     """
     about, rows = shards.about(str(folder)), shards.rows(str(folder))
     measures = _measures(rows)
@@ -54,8 +54,8 @@ def write_summary(folder: Path, command: str = "") -> Path:
 
 
 def unknown_patients(about: Mapping[str, Any]) -> str:
-    """A sentence on videos whose patient is unknown, "" if there are none."""
-    count = about.get("unknown_patients", 0)  # sets that were prepared earlier do not have it
+    """A sentence about videos whose patient is unknown, "" if there are none."""
+    count = about.get("unknown_patients", 0)  # earlier versions did not write it
     if not count:
         return ""
     return f"{splits.UNKNOWN_PATIENTS.format(count=count, total=about['videos']).capitalize()}."
@@ -89,9 +89,9 @@ def _facts(
         "Source": about["kind"],
         "Frames": f"up to {about['size']} x {about['size']} pixels, JPEG quality "
         f"{about['jpeg_quality']}",
-        "Pixels": "only the ultrasound sector is kept, the rest is black"
+        "Pixels": "only the ultrasound sector is kept; the rest is black"
         if about["clean"]
-        else "as in the source, nothing is blackened",
+        else "as in the source; nothing was blackened",
         "Colours": f"{grey:,} grey videos, {len(rows) - grey:,} with colours",
     }
     return [(name, value) for name, value in facts.items() if value]
@@ -100,7 +100,7 @@ def _facts(
 def _targets(
     about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str, str, str]]:
-    """For each label: its name, how many videos have it, mean and range."""
+    """Rows (name, number of videos, mean, range) of the numeric labels."""
     found = []
     for name in sorted({name for row in rows for name in row["targets"]}):
         values = np.array([row["targets"][name] for row in rows if name in row["targets"]])
@@ -111,7 +111,7 @@ def _targets(
 
 
 def _classes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each label that is a text: its name, and how many videos each class has."""
+    """For each label that is text: its name, and the number of videos of each class."""
     found = []
     for name in sorted({name for row in rows for name in row["classes"]}):
         counts = Counter(row["classes"][name] for row in rows if name in row["classes"])
@@ -120,7 +120,7 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[st
 
 
 def _measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], str]]:
-    """What is measured of every video: title -> (values, unit)."""
+    """Measures of all videos: title -> (values, unit)."""
     timed = [row for row in rows if row["fps"] > 0]
     found: dict[str, tuple[list[float], str]] = {
         "Frame rate": ([row["fps"] for row in timed], "frames/s"),
@@ -139,7 +139,7 @@ def _range(values: Sequence[float], unit: str) -> str:
     )
     if not _varies(values):
         return f"{middle} {unit} in all videos"
-    return f"{low} to {high} {unit}, {middle} in the median"
+    return f"{low} to {high} {unit}, median {middle}"
 
 
 def _varies(values: Sequence[float]) -> bool:
@@ -155,7 +155,7 @@ def _histograms(measures: Mapping[str, tuple[list[float], str]]) -> list[Picture
 
 
 def _sheet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """The middle frames of some videos, drawn at random but always the same."""
+    """The middle frames of some videos, drawn with a fixed seed."""
     chosen = generator(0, "contact sheet").permutation(len(rows))[:SHEET_VIDEOS]
     found = []
     for row in (rows[k] for k in sorted(chosen)):

@@ -24,7 +24,7 @@ class Series(NamedTuple):
         return self.values[np.isfinite(self.values)]
 
     def median(self) -> float:
-        """Of the finite values; NaN without any."""
+        """The median of the finite values; NaN if there are none."""
         return float(np.median(self.finite())) if len(self.finite()) else math.nan
 
 
@@ -32,11 +32,11 @@ Metrics = Mapping[str, Series]
 
 
 class Measure(NamedTuple):
-    """A health measure: how to read it, and when it is alarming.
+    """A health measure: how to read it, and when it raises an alarm.
 
-    alarm_above: a limit for the value.
-    alarm_below_best: a limit from below, as a share of the best value so far.
-    highest: the largest value that the measure can have, if there is one.
+    alarm_above: an upper limit for the value.
+    alarm_below_best: a lower limit, as a share of the best value so far.
+    highest: the largest possible value, if there is one.
     """
 
     name: str
@@ -51,18 +51,19 @@ HEALTH = (
     Measure(
         "health/token_std",
         "Spread of tokens",
-        "Standard deviation of the features over all tokens. Near zero, all tokens are the same.",
+        "Standard deviation of the features over all tokens. Near zero, all tokens are alike.",
     ),
     Measure(
         "health/clip_std",
         "Spread of clips",
-        "Standard deviation over clips, of their mean token. Near zero, all hearts look the same.",
+        "Standard deviation of the mean token over clips. Near zero, all clips have nearly equal "
+        "features.",
     ),
     Measure(
         "health/effective_rank",
         "Effective rank",
-        "How many directions the clips' features use. A fall below half of the best value so far "
-        "is a partial collapse, even while the loss improves.",
+        "Number of directions that the clips' features use. A value below half of the best one so "
+        "far means a partial collapse, even if the loss improves.",
         alarm_below_best=MIN_RANK_SHARE,
     ),
     Measure(
@@ -87,8 +88,8 @@ class ProbeScore(NamedTuple):
     """A score of a probe during training.
 
     kind: "mae", "r2" or "accuracy".
-    series: with the encoder as it was at each step.
-    before: with the encoder at initialisation; NaN if that was not measured.
+    series: the score of the encoder at each step.
+    before: the score of the encoder at initialisation; NaN if it was not measured.
     """
 
     target: str
@@ -109,7 +110,7 @@ def read_series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
 
 
 def last(metrics: Metrics, name: str) -> float:
-    """The last finite value of a metric; NaN without any."""
+    """The last finite value of a metric; NaN if there is none."""
     values = metrics[name].finite() if name in metrics else np.empty(0)
     return float(values[-1]) if len(values) else math.nan
 
@@ -133,11 +134,11 @@ def health_summary(metrics: Metrics) -> list[tuple[str, str, str]]:
 
 
 def seconds_in_all(lines: Sequence[Mapping[str, Any]], started: str = "") -> float:
-    """Seconds from the start of a run to its last line of metrics, pauses included.
+    """Seconds from the start of a run to its last line of metrics, including pauses.
 
     Args:
       lines: of metrics.jsonl, at least one.
-      started: when the run began, in ISO format; "" = with the first line.
+      started: when the run began, in ISO format; "" = at the first line.
     """
     begin = lines[0]["time"]
     if started:
@@ -146,7 +147,7 @@ def seconds_in_all(lines: Sequence[Mapping[str, Any]], started: str = "") -> flo
 
 
 def seconds_of_steps(metrics: Metrics) -> float:
-    """Seconds that the steps of a run took, as far as their speed was measured; NaN if never."""
+    """Seconds of all steps whose speed was measured; NaN if there are none."""
     if "step_seconds" not in metrics:
         return math.nan
     steps, seconds = metrics["step_seconds"]
@@ -154,8 +155,8 @@ def seconds_of_steps(metrics: Metrics) -> float:
 
 
 def agreement(true: Sequence[float], predicted: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of predicted - true [n], and the limits between which 95 % of differences lie if they
-    are normal (Bland and Altman 1986); the limits are NaN for a single one.
+    """Mean difference predicted - true [n], and its 95 % limits of agreement for normally
+    distributed differences (Bland and Altman 1986); the limits are NaN for a single pair.
     """
     difference = np.asarray(predicted, float) - np.asarray(true, float)
     bias = float(difference.mean())
@@ -175,12 +176,12 @@ def number(value: float, unit: str = "") -> str:
 
 
 def percent(share: float) -> str:
-    """A share, with one digit after the point."""
+    """A share as a percentage with one decimal; a dash for NaN."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else DASH
 
 
 def interval(bounds: Sequence[float | None] | None, text: Callable[[float], str] = number) -> str:
-    """ "95 % interval LOW to HIGH"; "" if there is none. The unit stands with the value."""
+    """ "95 % interval LOW to HIGH"; "" if there is none. The unit is next to the value."""
     low, high = bounds or (None, None)
     if low is None or high is None:
         return ""
@@ -188,10 +189,10 @@ def interval(bounds: Sequence[float | None] | None, text: Callable[[float], str]
 
 
 def score(value: float) -> str:
-    """A number that is at most 1, such as R²: two digits after the point."""
+    """A number that is at most 1, such as R², with two decimals; a dash for NaN."""
     return f"{value:.2f}".replace("-", MINUS) if math.isfinite(value) else DASH
 
 
 def label(target: str) -> str:
-    """How a probe's target is called in the report: "EF", "View"."""
+    """The name of a probe's target in the report, such as "EF" or "View"."""
     return target.upper() if len(target) <= 3 else target.replace("_", " ").capitalize()

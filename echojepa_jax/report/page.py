@@ -1,4 +1,4 @@
-"""What the pages share: how a page is rendered, and the tables that every run has."""
+"""Shared parts of the pages: rendering, and the tables that every run has."""
 
 import datetime
 import json
@@ -16,7 +16,7 @@ from echojepa_jax.utils.metrics_writer import read_lines
 
 
 class Card(NamedTuple):
-    """A key number."""
+    """A key number, shown at the top of a page."""
 
     label: str
     value: str
@@ -24,7 +24,7 @@ class Card(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Files that were left out for one reason."""
+    """Files that were rejected for one reason."""
 
     stage: str
     kind: str
@@ -63,14 +63,14 @@ def write_page(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, an empty one if it is not there."""
+    """The JSON object in a file; an empty one if the file does not exist."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def rejected_files(workdir: Path) -> list[Rejected]:
     """Counts the files in the quarantine lists of all hosts by reason.
 
-    What follows a colon in a reason is a file's detail.
+    The text after the colon in a reason is a detail of one file.
     """
     groups: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     lines = [
@@ -87,7 +87,7 @@ def rejected_files(workdir: Path) -> list[Rejected]:
 
 
 def facts_of(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows (name, value) on a run, from its manifest.json, as far as it contains them."""
+    """Rows (name, value) about a run, from the fields that its manifest.json contains."""
     versions, data = manifest.get("versions", {}), manifest.get("data", {})
     devices, counts = manifest.get("devices", {}), manifest.get("parameters", {})
     software = [
@@ -112,12 +112,12 @@ def facts_of(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _device(kind: str) -> str:
-    """A platform and the device's name, as "gpu NVIDIA H100"; "cpu cpu" is "cpu"."""
+    """A platform and the device's name, such as "gpu NVIDIA H100"; "cpu cpu" becomes "cpu"."""
     return " ".join(dict.fromkeys(kind.split(" ")))
 
 
 def time_of(text: str) -> str:
-    """A time in ISO format as "1 March 2026, 10:00 UTC"."""
+    """Converts a time in ISO format to the form "1 March 2026, 10:00 UTC"."""
     time = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
     return f"{time.day} {time:%B %Y, %H:%M} UTC"
 

@@ -1,4 +1,4 @@
-"""What the pictures of all reports share: titles, descriptions, and what is worth drawing."""
+"""Shared parts of all reports' pictures: titles, descriptions, and which panels to draw."""
 
 import base64
 import math
@@ -15,13 +15,13 @@ from echojepa_jax.report.plots import Dot, Panel
 from echojepa_jax.utils.bootstrap import with_intervals
 
 RESAMPLES = 1000  # of the bootstrap over patients, for scores by view
-FLAT = 1e-3  # lines that vary less than this share of their size are given as a number
+FLAT = 1e-3  # lines that vary by a smaller share of their size are shown as a number
 JPEG_QUALITY = 88  # a quarter of the size of PNG on speckle
 MAX_VIEWS = 6
 
 
 class Picture(NamedTuple):
-    """An image with its title, its description in words, and a sentence or two."""
+    """An image (a data URI) with its title, its description as text, and a note."""
 
     title: str
     uri: str
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 def is_worth_drawing(panel: Panel) -> bool:
-    """Whether a line has two points, and the lines together vary visibly."""
+    """Whether a line has at least two points, and the values of all lines vary visibly."""
     finite = [series.finite() for series in panel.lines.values()]
     if max(len(values) for values in finite) < 2:
         return False
@@ -51,11 +51,11 @@ def by_view(
 
     Args:
       scores: by the name of a series, the score of each example [n].
-      views: [n]. patients: [n], None = unknown, then there are no intervals.
-      highest: the best score, None = there is none.
+      views: [n]. patients: [n]; None = unknown, without intervals.
+      highest: the best possible score; None = there is none.
 
     Returns:
-      One picture, none if there is one view only.
+      One picture; none if there is only one view.
     """
     names = common_views(views)
     if len(set(names)) < 2:
@@ -86,7 +86,7 @@ def by_view(
 
 
 def common_views(views: Sequence[str]) -> list[str]:
-    """The view of every example [n]; rare views share a name if there are too many."""
+    """The view of every example [n]; rare views share one name if there are too many views."""
     counts = Counter(views)
     if len(counts) == 1:
         return [""] * len(views)
@@ -96,7 +96,7 @@ def common_views(views: Sequence[str]) -> list[str]:
 
 def jpeg(picture: np.ndarray) -> str:
     """A picture, uint8 [h, w, 3], as a data URI."""
-    # Full colour resolution: otherwise a tint bleeds over the edges of tokens.
+    # Full colour resolution, because otherwise a tint blurs over the edges of tokens.
     quality = [
         cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -113,7 +113,7 @@ def curves(
     small: bool = False,
     unit: str = "step",
 ) -> Picture:
-    """Panels over steps (or another unit), described by where each line begins and ends."""
+    """Panels over steps (or another unit); the description has the ends of each line."""
     courses = []
     for panel in panels:
         for name, series in panel.lines.items():

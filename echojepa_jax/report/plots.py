@@ -1,8 +1,8 @@
-"""Figures of the reports, as SVG data URIs: curves, scatter, histogram, confusion matrix, others.
+"""Figures of the reports as SVG data URIs: curves, scatter, histogram, confusion matrix and others.
 
-Figures are built without pyplot, so that nothing global is left behind. An SVG goes into the page
-as an image rather than inline: its ids then cannot clash with those of another figure. Its colours
-are CSS variables, which a reader's dark mode changes.
+Figures are built without pyplot, which keeps global state. A page contains an SVG as an image, not
+inline, so that its ids cannot clash with those of another figure. Its colours are CSS variables,
+which change in dark mode.
 """
 
 import base64
@@ -23,14 +23,14 @@ from matplotlib.ticker import MaxNLocator
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.report.measures import MINUS, Series, agreement, number
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 )  # fmt: skip
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e4e8ec"
 ALARM, ALARM_HATCH, ALARM_TEXT = "#fbeadf", "#eebfa3", "#a34700"
-# What each colour becomes on a dark page; a colour that is not here stays.
+# The colour on a dark page for each colour that changes there.
 DARK = {
     INK: "#e3e8ed", GRID: "#2b343e", ALARM: "#33231a", ALARM_HATCH: "#6e4630",
     ALARM_TEXT: "#ffab70", BLUE: "#4fa8e0", VERMILION: "#f0803c", GREEN: "#2fc79a",
@@ -39,17 +39,17 @@ DARK = {
 
 MAX_POINTS = 600  # of a curve; more are averaged in groups
 CELL_NUMBERS_UP_TO = 12  # classes; a larger confusion matrix has colours only
-MAX_NAME = 20  # characters of a class or view in a figure, whose layout fails if text fills it
+MAX_NAME = 20  # characters of a class or view in a figure; longer texts break its layout
 MAX_VECTOR_POINTS = 4000  # of a scatter; more become a bitmap, so that the page stays small
 
 _STYLE: dict[Any, Any] = {
-    # Text stays text: the reader's own fonts, and small files. Layout is measured with the last.
+    # Text stays text, in the reader's own fonts, for small files. Layout uses the last font.
     "svg.fonttype": "none",
     "svg.hashsalt": "echojepa_jax",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9.5,
     "text.color": INK,
-    "text.parse_math": False,  # names of views and classes are not ours: a $ is a $
+    "text.parse_math": False,  # names of views and classes may contain $
     "figure.facecolor": "none",
     "savefig.facecolor": "auto",
     "axes.facecolor": "none",
@@ -82,14 +82,14 @@ class Panel(NamedTuple):
 
     title: what is drawn, with its unit.
     lines: by name; names are shown if there is more than one line, or a reference.
-    lowest, highest: values that the axis reaches at least, None = as far as the lines go.
-    negligible: lines whose values differ less than this are not worth a drawing.
-    reference: height of a dashed line: the value of the encoder at initialisation.
-    interval, reference_interval: from low to high, of the last value and of the reference.
-    alarm_above: edge of the zone that raises an alarm.
-    alarm_below_best: the same, as a share of the best value so far.
-    alarm_after: values of later steps are judged.
-    others: further lines, without names, thin and grey behind the rest.
+    lowest, highest: values that the axis must include; None = only the range of the lines.
+    negligible: lines whose values differ by less than this are not drawn.
+    reference: height of a dashed line, the value of the encoder at initialisation.
+    interval, reference_interval: (low, high) of the last value and of the reference.
+    alarm_above: values above it raise an alarm.
+    alarm_below_best: values below this share of the best one so far raise an alarm.
+    alarm_after: only values of later steps can raise an alarm.
+    others: further lines without names, thin and grey, behind the rest.
     """
 
     title: str
@@ -146,7 +146,7 @@ def scatter_picture(
 
 
 def limits_of(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis that holds these values; never empty, even if all are the same."""
+    """Limits of an axis that contains these values; never empty, even if all are equal."""
     margin = 0.04 * (max(values) - min(values)) + 1e-6
     return min(values) - margin, max(values) + margin
 
@@ -169,7 +169,7 @@ def _scatter(
 
 
 def histogram(values: Sequence[float], x_label: str) -> str:
-    """How many videos have which value; values [n] that are not all the same."""
+    """A histogram of the videos' values [n], which must not all be equal."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.0, 2.1), layout="constrained")
         ax = figure.subplots()
@@ -181,7 +181,7 @@ def histogram(values: Sequence[float], x_label: str) -> str:
 
 
 class Dot(NamedTuple):
-    """A score with its 95 % interval, NaN where there is none."""
+    """A score with its 95 % interval, which is NaN if there is none."""
 
     value: float
     low: float
@@ -194,7 +194,7 @@ def dots(
     """Scores side by side: a row for each name, a dot with its interval for each series [rows].
 
     Args:
-      highest: the largest score that is possible, None = there is none; the axis begins at 0.
+      highest: the largest possible score; None = there is none. The axis begins at 0.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained")
@@ -225,7 +225,7 @@ def bland_altman(
     x, y = np.asarray(true, float), np.asarray(predicted, float)
     bias, low, high = agreement(true, predicted)
     lines = {bias: "mean"}
-    if high - low > 1e-6 * np.abs(y).max():  # else their labels would lie on each other
+    if high - low > 1e-6 * np.abs(y).max():  # otherwise their labels would overlap
         lines |= {low: f"{MINUS}1.96 SD", high: "+1.96 SD"}
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
@@ -248,18 +248,18 @@ def bland_altman(
 
 
 def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> str:
-    """How often a true class [n] was given each predicted class [n]; colours are shares of rows."""
+    """The confusion matrix of true [n] and predicted classes [n]; colours are shares of a row."""
     place = {name: i for i, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)), int)
     for row, column in zip(true, predicted, strict=True):
         counts[place[row], place[column]] += 1
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    # From transparent to blue: right on light and dark pages.
+    # From transparent to blue, which suits light and dark pages.
     colours = LinearSegmentedColormap.from_list("", ["#2a7ab900", "#2a7ab9ff"])
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained")
         ax = figure.subplots()
-        # pcolormesh stays vectors, where imshow would put a bitmap into the SVG.
+        # pcolormesh draws vectors; imshow would put a bitmap into the SVG.
         ax.pcolormesh(share, cmap=colours, vmin=0, vmax=1, edgecolors=GRID, linewidth=1)
         if len(classes) <= CELL_NUMBERS_UP_TO:
             for (row, column), count in np.ndenumerate(counts):
@@ -278,7 +278,7 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
 
 
 def _draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, groups: Sequence[str]) -> None:
-    """Marks at x, y [n] with a colour and a shape for each group [n], and a legend if several."""
+    """Draws points [n] with a colour and a shape per group [n], and a legend for several groups."""
     names = sorted(set(groups))
     for i, name in enumerate(names):
         rows = np.array([group == name for group in groups])
@@ -309,7 +309,7 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         if len(steps) < len(series.steps):
             ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         elif len(steps) <= 25:
-            # The first and the last marker lie on the edge of the axes.
+            # The first and the last marker are on the edge of the axes.
             line.set(marker="o", markersize=3.5, clip_on=False)
         if panel.interval:
             ax.vlines(steps[-1], *panel.interval, color=line.get_color(), linewidth=5, alpha=0.4,
@@ -318,7 +318,7 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
         steps, mean, _, _ = _thin(series)
         ax.plot(steps, mean, color=FAINT, linewidth=0.8, alpha=0.6, zorder=1.5,
                 label=None if i else "others")  # fmt: skip
-    # A cross for every step whose value was not finite; they are the same for all lines.
+    # A cross marks every step whose value was not finite; these steps are equal for all lines.
     first = next(iter(panel.lines.values()))
     lost = first.steps[np.isnan(first.values)]
     if len(lost):
@@ -340,7 +340,7 @@ def _draw(ax: Axes, panel: Panel, compact: bool) -> None:
 
 
 def _set_limits(ax: Axes, panel: Panel) -> None:
-    """Lets the axis reach the panel's lowest and highest value; margins lie only beyond others."""
+    """Makes the axis include the panel's lowest and highest value, without a margin there."""
     values = np.concatenate([series.finite() for series in (*panel.lines.values(), *panel.others)])
     marks = [panel.reference, *(panel.interval or ()), *(panel.reference_interval or ())]
     values = np.r_[values, [mark for mark in marks if mark is not None]]
@@ -360,12 +360,12 @@ def _draw_alarm(ax: Axes, panel: Panel) -> None:
     judged = series.steps > panel.alarm_after
     if not np.isfinite(series.values[judged]).any():
         return
-    # The zone runs on to the right edge of the axes, wherever that is.
+    # The zone extends to the right edge of the axes.
     steps = np.array([panel.alarm_after, *series.steps[judged], 2 * series.steps[-1] + 1])
     if panel.alarm_above is not None:
         edge = panel.alarm_above
         low, high = ax.get_ylim()
-        # The edge, and the text under it, must lie inside: the layout gives way to text outside.
+        # The edge and the text under it must be inside the axes; text outside changes the layout.
         low = min(low, edge - 0.2 * (high - edge))
         if panel.highest is None:
             high = max(high, edge + 0.2 * (edge - low))
@@ -385,7 +385,7 @@ def _draw_alarm(ax: Axes, panel: Panel) -> None:
 
 
 def _thin(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """At most MAX_POINTS points (steps, mean, smallest, largest); a group of NaNs is NaN."""
+    """At most MAX_POINTS points (steps, mean, smallest, largest); a group with only NaNs is NaN."""
     size = -(-len(series.steps) // MAX_POINTS)
     if size <= 1:
         return series.steps, series.values, series.values, series.values

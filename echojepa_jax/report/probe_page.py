@@ -60,7 +60,7 @@ TITLES = {
 }
 BASELINES = {
     "mae": "if the training mean is always predicted",
-    "accuracy": "if the commonest class is always predicted",
+    "accuracy": "if the most common class is always predicted",
 }
 MAIN = {REGRESSION: "mae", "classification": "accuracy"}
 WORDS = {"mae": "MAE", "accuracy": "accuracy"}  # inside a sentence
@@ -70,21 +70,23 @@ SHARES = ("accuracy", "balanced_accuracy")
 def write_probe_report(workdir: Path) -> Path:
     """Writes `report.html` into the workdir of a probe run or an evaluation; returns its path.
 
-    Only `metrics.json` must be there; what the other files would show is left out without them.
+    Only `metrics.json` is required; sections whose files are missing are left out.
 
     Raises:
-      UserError: there is no metrics.json.
+      UserError: metrics.json is missing.
     """
     results = read_json(workdir / "metrics.json")
     if not results:
-        raise UserError(f"{workdir / 'metrics.json'} is missing: a probe run writes it at its end")
+        raise UserError(
+            f"{workdir / 'metrics.json'} is missing: finish the probe run, which writes it"
+        )
     config, manifest = read_json(workdir / "config.json"), read_json(workdir / "manifest.json")
     lines = read_lines(workdir / FILE_NAME)
     metrics = read_series(lines)
     task, test = results["task"], results["test"]
     kind, unit = task["kind"], task.get("unit", "")
     chosen = results.get("chosen") or {}
-    # With views, an example is a study.
+    # With views, each example is a study.
     what = "studies" if config.get("task", {}).get("views") else "videos"
     rows = read_predictions(workdir / "predictions.csv", kind)
     readable = [row for row in rows if not row.problem]
@@ -113,7 +115,8 @@ def write_probe_report(workdir: Path) -> Path:
         took = duration(seconds_in_all(lines, manifest.get("started", "")))
         cards.append(Card("Duration", took, "of training, without the final test"))
     values = {
-        "verdict": _verdict(task, test, what) + ("; no better than a guess" if helpless else ""),
+        "verdict": _verdict(task, test, what)
+        + ("; not better than the baseline" if helpless else ""),
         "good": not helpless,
         "cards": cards,
         "scores": _score_rows(test, results.get("study"), unit),
@@ -158,7 +161,7 @@ def _verdict(task: Mapping[str, Any], test: Mapping[str, Any], what: str) -> str
 def _cards(
     test: Mapping[str, Any], study: Mapping[str, Any] | None, kind: str, what: str, unit: str
 ) -> list[Card]:
-    """The main score of examples and of studies, and what could not be read."""
+    """Cards with the main score of examples and of studies, and the unreadable examples."""
     main, second = MAIN[kind], "r2" if kind == REGRESSION else "auroc"
     cards = []
     for part, suffix in ((test, ""), (study, ", mean of a study")):
@@ -205,7 +208,7 @@ def _bounds(name: str, found: Mapping[str, Any]) -> str:
 def _worst(
     readable: Sequence[Prediction], pictures: Mapping[int, np.ndarray], kind: str, unit: str
 ) -> list[dict[str, str]]:
-    """The worst predictions as texts, with the picture of each as a data URI, "" without one."""
+    """The worst predictions as texts, each with its picture as a data URI, or ""."""
     rows = []
     for i in worst(readable, kind, worst_examples.COUNT):
         row = readable[i]
@@ -226,7 +229,7 @@ def _interval(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
-    """How the head that was tested was chosen."""
+    """A sentence about how the tested head was chosen."""
     if not chosen.get("head"):
         return ""
     name = MAIN[kind]
@@ -238,7 +241,7 @@ def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
 
 
 def _text(name: str, value: float | None, unit: str = "") -> str:
-    """A score as people write it; a dash if it is not defined."""
+    """A score as text, with its unit; a dash if it is not defined."""
     if name in ("mae", "rmse"):
         return number(_float(value), of_errors(unit))
     return percent(_float(value)) if name in SHARES else score(_float(value))

@@ -1,4 +1,4 @@
-"""Which pictures the report of a probe run shows, and the words that go with each."""
+"""The pictures in the report of a probe run, with their titles and notes."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from echojepa_jax.report.plots import Panel, limits_of
 from echojepa_jax.report.probe_tables import REGRESSION, Prediction, by_head, classes_of
 
 MAX_NAMED_HEADS = 6  # as many as there are colours
-# A head that diverged would set the scale for all others: errors above this many times that of the
-# baseline are left out.
+# A head that diverged would set the scale for all others. Errors above this multiple of the
+# baseline's error are left out.
 HOPELESS = 1.5
 
 
 def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture]:
-    """Scatter and Bland-Altman plot of readable predictions; `what` names them, as "videos"."""
+    """Scatter and Bland-Altman plot of readable predictions; `what`: such as "videos"."""
     rows = [row for row in rows if math.isfinite(row.true) and math.isfinite(row.predicted)]
     if not rows:
         return []
@@ -44,13 +44,13 @@ def regression(rows: Sequence[Prediction], unit: str, what: str) -> list[Picture
             plots.bland_altman(true, predicted, groups, unit),
             f"Difference over mean of {len(rows):,} {what}: bias {middle}, {between}.",
             f"Mean difference {middle}, {between}. A cloud that falls to the right "
-            "means that extremes are drawn towards the middle.",
+            "means that extreme values are predicted too close to the mean.",
         ),
     ]
 
 
 def scores_by_view(rows: Sequence[Prediction], kind: str, unit: str) -> list[Picture]:
-    """The error, or the accuracy, of readable predictions in each view; none for a single view."""
+    """The error or accuracy of readable predictions by view; empty for a single view."""
     views, patients = [row.view for row in rows], [row.patient for row in rows]
     known = patients if all(patients) else None
     if kind != REGRESSION:
@@ -79,10 +79,10 @@ def classification(rows: Sequence[Prediction], known: Sequence[str], what: str) 
 
 
 def learning(metrics: Metrics, chosen: str, kind: str, unit: str, baseline: float) -> list[Picture]:
-    """Losses of the chosen head, and the validation score of all heads with that one in front.
+    """Losses of the chosen head, and the validation scores of all heads, the chosen one first.
 
     Args:
-      baseline: the error of always predicting the training mean, NaN if that was not measured.
+      baseline: the error of always predicting the training mean, NaN if it was not measured.
     """
     shown = []
     losses = {"training": "train_loss", "validation": "val_loss"}
@@ -116,7 +116,7 @@ def _score_curves(
     title = title if kind == REGRESSION else "accuracy"
     note = "Each line is a head of the grid" + (f"; {first} is the chosen one." if chosen else ".")
     if left_out:
-        note += f" Errors above {HOPELESS:g} times that of the baseline are left out."
+        note += f" Errors above {HOPELESS:g} times the baseline's are left out."
     highest = None if kind == REGRESSION else 1.0
     panel = Panel(title, lines, lowest=0.0, highest=highest, others=others)
     return curves("Validation score", [panel], _epochs(scores), note, unit="epoch")

@@ -1,4 +1,4 @@
-"""What a probe run wrote about single examples and heads, read, and its tables for the report."""
+"""Reads a probe run's files about examples and heads, and makes tables for the report."""
 
 import csv
 import math
@@ -17,8 +17,8 @@ REGRESSION = "regression"
 class Prediction(NamedTuple):
     """A line of predictions.csv or studies.csv.
 
-    true, predicted: numbers of a regression, NaN where there is none; otherwise they stay NaN.
-    target, prediction: the same, or class names, as they were written.
+    true, predicted: numbers of a regression, NaN if missing; always NaN for classes.
+    target, prediction: the same numbers, or class names, as text.
     spread: standard deviation over clips; NaN if there are too few.
     certainty: probability of the true class; NaN if there are no probabilities.
     problem: why there is no prediction; "" if there is one.
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How often a class is found (sensitivity), and its predictions are right (precision)."""
+    """Sensitivity and precision of a class, with its number of examples."""
 
     name: str
     examples: int
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A cell of the grid: its best validation score and the epoch of it, NaN and 0 without any."""
+    """A head of the grid: its best validation score and that epoch; NaN and 0 if there is none."""
 
     name: str
     best: float
@@ -55,7 +55,7 @@ class Head(NamedTuple):
 
 
 def read_predictions(path: Path, kind: str) -> list[Prediction]:
-    """The lines of predictions.csv or studies.csv, none if the file is not there."""
+    """The lines of predictions.csv or studies.csv; empty if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -88,7 +88,7 @@ def _number(text: str) -> float:
 
 
 def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
-    """Numbers of the predictions farthest off: by error, or by the true class's probability."""
+    """Numbers of the worst predictions, by error or by the true class's probability."""
 
     def badness(i: int) -> float:
         row = rows[i]
@@ -103,7 +103,7 @@ def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
 
 
 def worst_pictures(path: Path) -> dict[int, np.ndarray]:
-    """The pictures of worst.npz by the number of the prediction, none if there is no such file."""
+    """The pictures of worst.npz by number of the prediction; empty if the file does not exist."""
     if not path.exists():
         return {}
     with np.load(path) as file:
@@ -111,13 +111,13 @@ def worst_pictures(path: Path) -> dict[int, np.ndarray]:
 
 
 def classes_of(rows: Sequence[Prediction], known: Sequence[str]) -> list[str]:
-    """The classes of the task in their order, then others that occur."""
+    """The classes of the task in their order, then any others that occur."""
     seen = {row.target for row in rows} | {row.prediction for row in rows}
     return [*known, *sorted(seen - set(known))]
 
 
 def outcomes(rows: Sequence[Prediction], classes: Sequence[str]) -> list[Outcome]:
-    """A row for each class; NaN where nothing is of the class, or was given it."""
+    """A row for each class; NaN if no example has the class, or none was predicted to have it."""
     table = []
     for name in classes:
         true = sum(row.target == name for row in rows)

@@ -42,15 +42,17 @@ from echojepa_jax.utils.progress import duration
 def write_report(workdir: Path) -> Path:
     """Writes `report.html` into the workdir of a finished or interrupted run and returns its path.
 
-    Only `metrics.jsonl` must be there; what the other files would show is left out without them.
+    Only `metrics.jsonl` is required; sections whose files are missing are left out.
 
     Raises:
-      UserError: there are no metrics.
+      UserError: metrics.jsonl is missing or empty.
     """
     lines = read_lines(workdir / FILE_NAME)
     metrics = read_series(lines)
     if not metrics:
-        raise UserError(f"{workdir / FILE_NAME} is missing or empty: train first, then report")
+        raise UserError(
+            f"{workdir / FILE_NAME} is missing or empty: train before you write a report"
+        )
     config = read_json(workdir / "config.json")
     manifest = read_json(workdir / "manifest.json")
     probe = read_json(workdir / "probe.json")
@@ -63,7 +65,7 @@ def write_report(workdir: Path) -> Path:
     took = seconds_in_all(lines, manifest.get("started", ""))
     training, numbers = pictures.training(metrics, step)
     values = {
-        "verdict": _verdict(step, total) + ("; feature health is alarming" if alarms else ""),
+        "verdict": _verdict(step, total) + ("; feature health raises an alarm" if alarms else ""),
         "good": step >= total and not alarms,
         "alarms": [alarm[:1].upper() + alarm[1:] for alarm in alarms],
         "cards": [*_probe_cards(metrics, probe), *_training_cards(metrics, took)],
@@ -109,16 +111,16 @@ def _training_cards(metrics: Metrics, took: float) -> list[Card]:
     if math.isfinite(steps := seconds_of_steps(metrics)):
         notes.append(f"{duration(steps)} in training steps")
     if "clips_per_second" in metrics:
-        notes.append(f"{number(metrics['clips_per_second'].median())} clips/s in the median")
+        notes.append(f"{number(metrics['clips_per_second'].median())} clips/s (median)")
     return [*cards, Card("Duration", duration(took), ", ".join(notes))]
 
 
 def _counts(metrics: Metrics, rejected: Sequence[Rejected]) -> list[tuple[str, str]]:
-    """Rows (name, value) on what may have gone wrong with steps and data."""
+    """Rows (name, value) about possible problems with steps and data."""
     rows = []
     if "data_wait_share" in metrics:
         share = percent(metrics["data_wait_share"].median())
-        rows.append(("Time spent waiting for data", f"{share} of a step in the median"))
+        rows.append(("Time spent waiting for data", f"{share} of a step (median)"))
     if "skipped_steps" in metrics:
         skipped = int(last(metrics, "skipped_steps"))
         rows.append(("Skipped steps", f"{skipped:,} (loss or gradient not finite)"))
@@ -138,7 +140,7 @@ def _probe_cards(metrics: Metrics, probe: Mapping[str, Any]) -> list[Card]:
     for target, kind, series, before in probe_scores(metrics):
         now = last({"score": series}, "score")
         result = pictures.probe_result(probe, target)
-        if kind == "r2":  # stands below the error
+        if kind == "r2":  # is shown below the error
             card = cards.get(target, Card(label(target), ""))
             note = f"{card.note}. R² {score(now)}; {score(before)} with random weights"
             cards[target] = card._replace(note=note.lstrip(". "))

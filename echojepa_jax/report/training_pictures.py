@@ -1,4 +1,4 @@
-"""Which pictures the report of a training run shows, and the words that go with each."""
+"""The pictures in the report of a training run, with their titles and notes."""
 
 import math
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ from echojepa_jax.report.pictures import FLAT, Picture, by_view, curves, is_wort
 from echojepa_jax.report.plots import Panel, limits_of
 
 LOSS_NOTE = (
-    "A slow rise late in training is normal: the targets get richer. A sudden fall is not: look at "
-    "feature health."
+    "A slow rise late in training is normal, because the targets get richer. A sudden fall is not "
+    "normal: check feature health."
 )
 
 
-# Of VideoMAE, which predicts pixels.
+# For VideoMAE, which predicts pixels.
 PIXELS_NOTE = (
-    "The line of zeros is what the loss would be if every prediction were 0: below it, the decoder "
-    "has learned something. Where pixels are normalised, black tokens cost nothing."
+    "The line of zeros is the loss if every prediction were 0; below it, the decoder has learned "
+    "something. If pixels are normalised, black tokens add nothing to the loss."
 )
 
 
@@ -95,7 +95,7 @@ def _panels(metrics: Metrics, name: str, title: str, **more: Any) -> list[Panel]
 
 
 def health(metrics: Metrics, step: int, judged_after: float) -> list[Picture]:
-    """The measures of collapse with their alarm zones, which begin after step `judged_after`."""
+    """The measures of collapse; their alarm zones begin after step `judged_after`."""
     panels = {
         measure: Panel(
             "",
@@ -120,7 +120,7 @@ def health(metrics: Metrics, step: int, judged_after: float) -> list[Picture]:
 def probe_curves(metrics: Metrics, probe: Mapping[str, Any], step: int) -> list[Picture]:
     """Probe scores over steps, with the score of random weights as a dashed line.
 
-    The 95 % intervals, where probe.json has them, are of the last score and of random weights.
+    If probe.json has 95 % intervals, those of the last score and of random weights are drawn.
     """
     scores = {
         "mae": ("mean absolute error", None),
@@ -146,7 +146,7 @@ def probe_curves(metrics: Metrics, probe: Mapping[str, Any], step: int) -> list[
 
 
 def probe_result(probe: Mapping[str, Any], target: str) -> Mapping[str, Any]:
-    """What probe.json contains about a target, {} if nothing."""
+    """The entry of a target in probe.json; {} if there is none."""
     return (probe if target == "view" else probe.get("regression", {})).get(target, {})
 
 
@@ -156,8 +156,8 @@ def _bounds(result: Mapping[str, Any], key: str, kind: str) -> tuple[float, floa
 
 
 def probe_results(probe: Mapping[str, Any]) -> list[list[Picture]]:
-    """For each target, a scatter of the trained encoder and of random weights, and the error by
-    view; then the confusion of views.
+    """Pictures of each target: scatter plots of the trained encoder and of random weights, and the
+    error by view; finally the confusion matrix of views.
     """
     encoders = {"": "trained encoder", "_init": "random weights"}
     groups = []
@@ -194,7 +194,7 @@ def probe_results(probe: Mapping[str, Any]) -> list[list[Picture]]:
 
 
 def masked_clips(path: Path) -> list[Example]:
-    """Clips and their masks from an examples.npz, if it is there."""
+    """Clips and their masks from examples.npz; empty if the file does not exist."""
     if not path.exists():
         return []
     with np.load(path) as file:

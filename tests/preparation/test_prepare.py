@@ -662,7 +662,7 @@ def test_unknown_patients_are_reported_and_names_may_contain_them(hearts, tmp_pa
         rows = shards.rows(str(out))
         summary = write_summary(out).read_text()
         assert "<td>60 frames in all videos</td>" in summary  # a single bar would be no picture
-        assert "as in the source, nothing is blackened" in summary
+        assert "as in the source; nothing was blackened" in summary
         unknown = "he patient of 8 of 8 videos is unknown"
         assert (unknown in caplog.text) == (unknown in summary) == (pattern == "")
         assert ("again with --patient_from" in caplog.text) == (pattern == "")

@@ -357,7 +357,7 @@ def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
     run = bare_workdir(tmp_path / "run", lines)
     (run / "config.json").write_text('{"optim": {"epochs": 2, "updates_per_epoch": 300}}')
     text = text_of(write_report(run).read_text())
-    assert "not finished: 200 of 600 steps; feature health is alarming" in text
+    assert "not finished: 200 of 600 steps; feature health raises an alarm" in text
     # The rank of step 0 is not what counts as best: the encoder was random.
     assert "Effective rank 9.0 is less than half of its maximum, 20.0" in text
     assert "Different clips look alike: cosine similarity 0.991 is above 0.98" in text
