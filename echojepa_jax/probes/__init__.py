@@ -1,1 +1,1 @@
-"""Reading frozen features: how much of the heart they know."""
+"""Probes: heads that predict labels from an encoder, frozen or fine-tuned with them."""

@@ -1,4 +1,4 @@
-"""Examples: what a probe makes one prediction for, a video or a study with several views."""
+"""Examples: a probe makes one prediction for each, a video or a study with several views."""
 
 import dataclasses
 import logging
@@ -21,11 +21,11 @@ UNKNOWN: Label = ""
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One thing to predict for.
+    """A video or a study to predict for.
 
-    name: of the video, or of the study, in its source. view: of the video; "" for a study.
-    rows: for each view of the task (one, for a video) the samples that show it; () = missing.
-    label: a number, or the name of a class; UNKNOWN where none was looked for.
+    name: of the video or the study in its source. view: of the video; "" for a study.
+    rows: for each view of the task (for a video, a single one), the samples that show it; () =
+    missing. label: a number, or the name of a class; UNKNOWN if labels are not used.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Example:
 
 
 def label_of(sample: Sample, target: str) -> Label | None:
-    """A sample's label, None if it has none; "EF" is "ef", unless it has both."""
+    """A sample's label, None if it has none; upper and lower case are equal unless both exist."""
     if target == VIEW:
         return sample.view or None
     number = by_name(sample.targets, target)
@@ -47,18 +47,18 @@ def label_of(sample: Sample, target: str) -> Label | None:
 
 
 def patient_of(sample: Sample) -> str:
-    """Who it is; if that is unknown, its study, or else the video by itself."""
+    """The patient of a sample; if unknown, its study, or the video if that is also unknown."""
     return sample.patient or f"{shown(sample.source)}#{sample.study or sample.name}"
 
 
 def make_examples(
     samples: Sequence[Sample], target: str, views: Sequence[str], skip_unlabelled: bool
 ) -> list[Example]:
-    """Every labelled video, or if `views` are named every study that has one of them.
+    """All labelled videos or, if there are `views`, all studies that have one of them.
 
     Raises:
-      UserError: labels are missing (unless they may be), a study has two labels, or no example is
-        left.
+      UserError: labels are missing and `skip_unlabelled` is False, a study has two labels, or no
+        example is left.
     """
     labelled = []
     unlabelled: list[Sample] = []
@@ -71,7 +71,7 @@ def make_examples(
     if unlabelled:
         first = unlabelled[0]
         problem = (
-            f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}, the first being "
+            f"{len(unlabelled)} of {len(samples)} videos have no label {target!r}; the first is "
             f"{first.name} of {first.source}, which has "
             f"{sorted({*first.targets, *first.classes}) or 'none'}"
         )
@@ -81,7 +81,7 @@ def make_examples(
             raise UserError(
                 f"{problem}: set task.target, or data.skip_unlabelled to leave them out"
             )
-        log.warning("%s: left out", problem)
+        log.warning("%s: they are left out", problem)
     if views:
         return _studies(labelled, target, views)
     return [
@@ -111,7 +111,9 @@ def _studies(
         )
     if len(groups) < len(studies):
         lacking = len(studies) - len(groups)
-        log.warning("%d of %d studies show none of %s", lacking, len(studies), list(views))
+        log.warning(
+            "%d of %d studies have no video of the views %s", lacking, len(studies), list(views)
+        )
     examples = []
     for (source, study), members in groups.items():
         sample = members[0][1]
@@ -143,13 +145,13 @@ def of_split(examples: Sequence[Example], split: str, field: str) -> list[Exampl
     if not chosen:
         found = sorted({example.split or "no split" for example in examples})
         raise UserError(
-            f"{field} is {split!r}, but no labelled example is of it; they are of {found}"
+            f"{field} is {split!r}, but no labelled example is in it; the splits are {found}"
         )
     return chosen
 
 
 def share_of(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """The examples of a share of the patients, at least one; a larger share holds the smaller."""
+    """The examples of a share of the patients, at least one; larger shares contain smaller ones."""
     if share == 1.0:
         return list(examples)
     patients = sorted({example.patient for example in examples})
@@ -161,11 +163,11 @@ def share_of(examples: Sequence[Example], share: float, seed: int) -> list[Examp
 def slots(
     examples: Sequence[Example], there: np.ndarray, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """The sample that stands for every view of every example, int [E, V]; -1 = missing.
+    """The chosen sample for every view of every example, int [E, V]; -1 = missing.
 
     Args:
-      there: bool [samples], which can be decoded (F16).
-      rng: draws one of several videos of a view; None takes the first.
+      there: bool [samples], whether a sample can be decoded (F16).
+      rng: draws one of several videos of a view; None = the first.
     """
     rows = np.full((len(examples), len(examples[0].rows)), -1)
     for i, example in enumerate(examples):
@@ -177,7 +179,7 @@ def slots(
 
 
 def drop_views(present: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """Leaves out views at random; at least one of those that are there stays.
+    """Leaves out views at random, but keeps at least one of those that are present.
 
     Args:
       present: bool [E, V].

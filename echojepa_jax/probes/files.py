@@ -1,6 +1,6 @@
 """Names of the files that a probe run writes to its workdir.
 
-They are only here, so that a program that checks whether a run is finished imports nothing else.
+They have a file of their own so that the check whether a run is finished imports nothing else.
 """
 
 PREDICTIONS, STUDIES, METRICS = "predictions.csv", "studies.csv", "metrics.json"

@@ -1,4 +1,4 @@
-"""Training on clips instead of features: tokens of a batch, and an update of encoder and head."""
+"""Training on clips instead of features: encoding a batch, and updating encoder and head."""
 
 from functools import partial
 from typing import Any
@@ -19,11 +19,11 @@ Tree = Any
 
 
 def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
-    """The learning rate of every encoder parameter over that of the last layer.
+    """The learning rate of every encoder parameter, relative to that of the last layer.
 
     The final norm has 1, the last block `decay`, the one before it its square, and the patch
-    embedding `decay ** (depth + 1)` (Clark et al. 2020, as BEiT and MAE have it).
-    Layers are stacked: their rates are an array [depth, 1, ...] for each.
+    embedding `decay ** (depth + 1)` (Clark et al. 2020, as in BEiT and MAE).
+    Layers are stacked: the rates of a stacked parameter are an array [depth, 1, ...].
     """
 
     def rate(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -37,49 +37,49 @@ def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
-_HOW = ("encoder", "look", "keep")
+_STATIC = ("encoder", "mean_std", "keep")
 
 
-@partial(jax.jit, static_argnames=_HOW)
+@partial(jax.jit, static_argnames=_STATIC)
 def tokens_of_slots(
     params: Tree, clips: jax.Array, rng: jax.Array, *, encoder: Encoder,
-    look: tuple[Colour, Colour], keep: str,
+    mean_std: tuple[Colour, Colour], keep: str,
 ) -> jax.Array:  # fmt: skip
-    """What `tokens_of` makes of every clip of an example: uint8 [B, S, T, H, W, 3] -> [B, S, N, D].
+    """`tokens_of` for all clips of examples: uint8 [B, S, T, H, W, 3] -> [B, S, N, D].
 
-    look: mean and standard deviation of a colour. rng: of stochastic depth.
+    mean_std: mean and standard deviation of each colour. rng: for stochastic depth.
     """
     flat = rearrange(clips, "b s ... -> (b s) ...")
     return rearrange(
-        tokens_of(encoder, params, flat, *look, keep, rngs={"drop_path": rng}),
+        tokens_of(encoder, params, flat, *mean_std, keep, rngs={"drop_path": rng}),
         "(b s) n d -> b s n d",
         s=clips.shape[1],
     )
 
 
-@partial(jax.jit, static_argnames=(*_HOW, "head", "kind", "scale", "decay"), donate_argnums=0)
+@partial(jax.jit, static_argnames=(*_STATIC, "head", "kind", "scale", "decay"), donate_argnums=0)
 def finetune_step(
     state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
-    *, encoder: Encoder, look: tuple[Colour, Colour], keep: str, head: Head, kind: str,
-    scale: float, decay: float,
+    *, encoder: Encoder, mean_std: tuple[Colour, Colour], keep: str, head: Head,
+    kind: str, scale: float, decay: float,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """One update of encoder and head together; the grid has a single head.
 
     Args:
       state: {"heads", "encoder"}, each {"params", "adam"}.
-      batch: `clips` uint8 [B, S, T, H, W, 3], and what `grid.loss_fn` wants.
-      scale: learning rate of the encoder's last layer over that of the head.
+      batch: `clips` uint8 [B, S, T, H, W, 3], and the other inputs of `grid.loss_fn`.
+      scale: learning rate of the encoder's last layer, relative to the head's.
       decay: see `layer_rates`.
 
     Returns:
-      The state after it, and the loss before it: float32 [1].
+      The state after the update, and the loss before it: float32 [1].
     """
     first = partial(jax.tree.map, lambda x: x[0])
     heads, trained = first(state["heads"]), state["encoder"]
 
     def loss(params: Tree) -> jax.Array:
         tokens = tokens_of_slots(
-            params["encoder"], batch["clips"], rng, encoder=encoder, look=look, keep=keep
+            params["encoder"], batch["clips"], rng, encoder=encoder, mean_std=mean_std, keep=keep
         )
         return grids.loss_fn(params["head"], tokens, batch, head, kind)
 
@@ -93,7 +93,7 @@ def finetune_step(
         grids.everywhere(wd, heads["params"]),
     )
     new_heads = jax.tree.map(lambda x: x[None], {"params": params, "adam": adam})
-    # The encoder decays what it decayed in pretraining: no biases and no norms.
+    # As in pretraining, the encoder's biases and norms do not decay.
     decays = jax.tree.map(lambda on: wd * on, by_rules(trained["params"], DECAY_RULES))
     layers = layer_rates(trained["params"], encoder.depth, decay)
     rates = jax.tree.map(lambda layer: rate * scale * layer, layers)

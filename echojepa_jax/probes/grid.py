@@ -1,7 +1,7 @@
 """A grid of heads, one for each learning rate and weight decay, trained side by side (`vmap`).
 
-All heads start alike and see the same tokens in the same order: one encoder pass serves them all,
-and each becomes what it would have become alone. Everything here is pure.
+All heads start with the same values and get the same tokens in the same order: one encoder pass is
+enough, and each head becomes equal to one that is trained separately. All functions are pure.
 """
 
 import dataclasses
@@ -63,11 +63,11 @@ def example_losses(outputs: jax.Array, labels: jax.Array, kind: str) -> jax.Arra
 
 
 def loss_fn(params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str) -> jax.Array:
-    """Mean loss of one head over the examples of a batch that count.
+    """Weighted mean loss of one head over the examples of a batch.
 
     Args:
       tokens: [B, S, N, D].
-      batch: `present` bool [B, S]; `labels` [B]; `weight` float [B], 0 for what fills up a batch.
+      batch: `present` bool [B, S]; `labels` [B]; `weight` float [B], 0 for the padding of a batch.
     """
     outputs: Any = head.apply({"params": params}, tokens, batch["present"])
     losses = example_losses(outputs, batch["labels"], kind)
@@ -80,7 +80,7 @@ def adamw(
     """One AdamW step, with a rate and a decay (numbers or arrays) for every leaf of `params`.
 
     Returns:
-      The parameters and Adam's state after it.
+      The parameters and Adam's state after the step.
     """
     updates, adam = ADAM.update(grads, adam)
     params = jax.tree.map(
@@ -94,14 +94,14 @@ def adamw(
 
 
 def everywhere(value: Any, tree: Tree) -> Tree:
-    """A tree like `tree` that holds one value at every leaf."""
+    """A tree like `tree` with one value at every leaf."""
     return jax.tree.map(lambda _: value, tree)
 
 
 def _loss_and_grads(
     params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str, parts: int
 ) -> tuple[jax.Array, Tree]:
-    """Of `loss_fn`, with one part of the batch in memory at a time."""
+    """Value and gradients of `loss_fn`, with one part of the batch in memory at a time."""
     if parts == 1:
         return jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind)
     cut = in_parts({"tokens": tokens, **batch}, parts)
@@ -133,7 +133,7 @@ def grid_step(
       parts: gradients are summed over that many equal parts of the batch, to save memory.
 
     Returns:
-      The heads after it, and the loss of every head before it: float32 [G].
+      The heads after the update, and the loss of every head before it: float32 [G].
     """
 
     def one(params: Tree, adam: Tree, rate: jax.Array, decay: jax.Array) -> tuple[Tree, Any]:
@@ -157,11 +157,11 @@ def grid_outputs(head: Head, params: Tree, tokens: jax.Array, present: jax.Array
 
 
 def slot_outputs(head: Head, params: Tree, tokens: jax.Array) -> jax.Array:
-    """The outputs of one head (not stacked) for every slot alone: float32 [B, S, o]."""
+    """Outputs of one head (not stacked) for each slot separately: float32 [B, S, o]."""
     slots = tokens.shape[1]
 
-    def alone(slot: jax.Array) -> Any:
+    def of_slot(slot: jax.Array) -> Any:
         present = jnp.broadcast_to(jnp.arange(slots) == slot, (len(tokens), slots))
         return head.apply({"params": params}, tokens, present)
 
-    return jnp.moveaxis(jax.lax.map(alone, jnp.arange(slots)), 0, 1)
+    return jnp.moveaxis(jax.lax.map(of_slot, jnp.arange(slots)), 0, 1)

@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 
 def regression_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """MAE, RMSE, R2 and Pearson's r of numbers [n]; NaN where one is not defined."""
+    """MAE, RMSE, R2 and Pearson's r of numbers [n]; NaN if a score is not defined."""
     varies = len(true) > 1 and np.ptp(true) > 0
     correlates = varies and np.ptp(predicted) > 0
     return {
@@ -23,11 +23,11 @@ def class_scores(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float
 
     Args:
       true: class numbers, int [n].
-      probabilities: [n, classes]. Classes that do not occur in `true` do not enter the means.
+      probabilities: [n, classes]. The means leave out classes that do not occur in `true`.
     """
     predicted, present = probabilities.argmax(axis=1), np.unique(true)
     with warnings.catch_warnings():
-        # A class that is predicted but does not occur: see above for what it means.
+        # It warns about a class that is predicted but does not occur; such classes are left out.
         warnings.simplefilter("ignore")
         aucs = [
             sk.roc_auc_score(true == k, probabilities[:, k]) for k in present if len(present) > 1

@@ -1,4 +1,4 @@
-"""Features of videos, gathered by example, through heads: what a probe predicts."""
+"""Predictions of a probe: encodes videos, gathers features by example, and applies heads."""
 
 import dataclasses
 import itertools
@@ -29,14 +29,14 @@ from echojepa_jax.utils.progress import with_progress
 log = logging.getLogger(__name__)
 
 Tree = Any
-EXAMPLES_PER_DEVICE = 8  # that heads work on at a time; fixed for the same reason as clips
+EXAMPLES_PER_DEVICE = 8  # for heads at a time; fixed for the same reason as CLIPS_PER_DEVICE
 
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """The videos of a probe, and the encoder that makes their features.
+    """The videos of a probe, and the encoder for them.
 
-    workers: processes that decode; 0 = threads of this one.
+    workers: processes that decode; 0 = threads of this process.
     """
 
     samples: Sequence[Sample]
@@ -44,7 +44,7 @@ class Videos:
     workers: int
 
     def encoded_by(self, params: Tree) -> "Videos":
-        """The same with other parameters of the encoder."""
+        """The same videos with other parameters of the encoder."""
         return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, params=params))
 
 
@@ -52,11 +52,11 @@ class Videos:
 class Features:
     """Features of some samples.
 
-    place: int [samples], where a sample is in `at`; -1 = it was not encoded.
-    tokens: float32 [m, N, D], of clips that differ. at: int [n, C], where in `tokens` a clip is.
-    there: bool [m], which of them could be decoded.
-    repeats: bool [n, C], which clips show the same frames as the one before.
-    errors: by sample, why clips of it could not be decoded.
+    place: int [samples], the row of a sample in `at`; -1 = it was not encoded.
+    tokens: float32 [m, N, D], of clips that differ. at: int [n, C], the row of a clip in `tokens`.
+    there: bool [m], whether a clip could be decoded.
+    repeats: bool [n, C], whether a clip shows the same frames as the clip before.
+    errors: by sample, why its clips could not be decoded.
     """
 
     place: np.ndarray
@@ -67,7 +67,7 @@ class Features:
     errors: dict[int, str]
 
     def usable(self) -> np.ndarray:
-        """bool [samples]: those with a clip."""
+        """Which samples have a decoded clip: bool [samples]."""
         return (self.place >= 0) & self.there[self.at][self.place].any(axis=1)
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,21 +78,21 @@ class Features:
         return tokens, rearrange(present, "e v c -> e (v c)")
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """bool [E, V C]: slots that are not the repeat of another one."""
+        """Which slots do not repeat another one: bool [E, V C]."""
         place = np.where(rows >= 0, self.place[rows], -1)
         return rearrange(~self.repeats[place], "e v c -> e (v c)")
 
 
 def encode_videos(videos: Videos, rows: Sequence[int], what: str) -> Features:
-    """Encodes the samples `rows` once each; `what` is for lines in the log, "" = no lines."""
+    """Encodes the samples `rows` once each; `what` names them in the log; "" = no log lines."""
     (features,) = encode_groups(videos, [rows], what)
     return features
 
 
 def encode_groups(videos: Videos, groups: Sequence[Sequence[int]], what: str) -> Iterator[Features]:
-    """Encodes groups of samples in one stream; yields the features of each group when it is whole.
+    """Encodes groups of samples in one stream; yields the complete features of each group.
 
-    Clips of a video that cannot differ, as it is not longer than one, are encoded once.
+    Clips of a video that is too short for different ones are encoded once.
     """
     chosen = [videos.samples[row] for group in groups for row in group]
     repeats = videos.encoder.repeats(chosen)
@@ -126,13 +126,13 @@ def encode_groups(videos: Videos, groups: Sequence[Sequence[int]], what: str) ->
         log.warning("%s: %d of %d clips end in repeated frames", what, padded, done)
     if repeats.any() and what:
         log.info(
-            "%s: %d of %d videos are too short for %d different clips: equal clips are taken once",
+            "%s: %d of %d videos are too short for %d different clips: equal clips count once",
             *(what, np.count_nonzero(repeats.any(axis=1)), len(chosen), videos.encoder.clips),
         )
 
 
 def _gathered(videos: Videos, rows: Sequence[int], repeats: np.ndarray) -> Features:
-    """Features of these samples, to be filled in."""
+    """Features of these samples, with arrays to be filled."""
     place = np.full(len(videos.samples), -1)
     place[list(rows)] = np.arange(len(rows))
     at = np.cumsum(~repeats).reshape(repeats.shape) - 1
@@ -142,14 +142,14 @@ def _gathered(videos: Videos, rows: Sequence[int], repeats: np.ndarray) -> Featu
 
 
 def rows_of(examples: Sequence[Example]) -> list[int]:
-    """The samples that may stand for these examples, in order."""
+    """All samples of these examples, in order."""
     return sorted({row for e in examples for candidates in e.rows for row in candidates})
 
 
 def in_chunks(
     examples: Sequence[Example], encoder: FrozenEncoder, memory: float
 ) -> Iterator[Sequence[Example]]:
-    """Divides examples into runs whose features fit into that many bytes."""
+    """Divides examples into parts whose features fit into `memory` bytes."""
     videos = max(len(rows_of([example])) for example in examples)
     count = max(1, int(memory // (videos * encoder.bytes_per_video())))
     for start in range(0, len(examples), count):
@@ -160,14 +160,14 @@ def in_chunks(
 class Outputs:
     """Outputs of heads for examples, in their order.
 
-    values: float32 [E, ...]; zeros where there is an error. errors: [E], "" where there is none.
+    values: float32 [E, ...]; zeros if there is an error. errors: [E], "" = no error.
     """
 
     values: np.ndarray
     errors: list[str]
 
     def readable(self) -> np.ndarray:
-        """bool [E]."""
+        """Which examples have outputs: bool [E]."""
         return np.array([not error for error in self.errors])
 
 
@@ -176,7 +176,7 @@ HeadFn = Callable[[Head, Tree, Any, Any], jax.Array]
 
 
 def with_slots(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) -> jax.Array:
-    """The outputs of one head for an example, then for each of its slots alone: [B, 1 + S, o]."""
+    """The outputs of one head for an example, then for each slot separately: [B, 1 + S, o]."""
     together: Any = head.apply({"params": params}, tokens, present)
     return jnp.concatenate([together[:, None], grids.slot_outputs(head, params, tokens)], axis=1)
 
@@ -193,10 +193,10 @@ def _each_device(params: Tree, tokens: Any, present: Any, head_fn: HeadFn, head:
 def head_outputs(
     head_fn: HeadFn, head: Head, params: Tree, examples: Sequence[Example], features: Features
 ) -> tuple[Outputs, np.ndarray]:
-    """Applies heads to every example once; an example of which nothing can be read is an error.
+    """Applies heads to every example once; an example without readable videos gets an error.
 
     Returns:
-      The outputs, and which slots show frames of their own: bool [E, S].
+      The outputs, and which slots are present and do not repeat another one: bool [E, S].
     """
     rows = slots(examples, features.usable(), None)
     size = EXAMPLES_PER_DEVICE * jax.local_device_count()
@@ -205,7 +205,7 @@ def head_outputs(
         tokens, present = features.gather(rows[start : start + size])
         missing = size - len(tokens)
         padded = np.pad(tokens, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        # A softmax over nothing has no value: what is not there at all is all there, as zeros.
+        # A softmax over no slots is not defined: for examples without slots, all count as present.
         some = np.pad(present, ((0, missing), (0, 0)))
         some[~some.any(axis=1)] = True
         out = np.array(_each_device(params, padded, some, head_fn, head))[: len(tokens)]
@@ -216,7 +216,7 @@ def head_outputs(
     errors = []
     for example, there in zip(examples, np.concatenate(presence), strict=True):
         reasons = [features.errors[row] for row in rows_of([example]) if row in features.errors]
-        errors.append("" if there.any() else reasons[0] if reasons else "no video of it")
+        errors.append("" if there.any() else reasons[0] if reasons else "it has no video")
     return Outputs(np.concatenate(values), errors), np.concatenate(presence) & own
 
 
@@ -229,7 +229,7 @@ def encoded_head_outputs(
     memory: float,
     what: str,
 ) -> tuple[Outputs, np.ndarray]:
-    """`head_outputs`, with features that are made for it, at most `memory` bytes at a time."""
+    """Encodes and applies `head_outputs`, with at most `memory` bytes of features at a time."""
     values, errors, presence = [], [], []
     chunks = list(in_chunks(examples, videos.encoder, memory))
     encoding = encode_groups(videos, [*map(rows_of, chunks)], what)
@@ -242,7 +242,7 @@ def encoded_head_outputs(
 
 
 def spread(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Standard deviation over the slots that are there: [E, S] twice -> [E]; NaN for one slot."""
+    """Standard deviation over present slots: [E, S], bool [E, S] -> [E]; NaN for one slot."""
     count = present.sum(axis=1)
     mean = (values * present).sum(axis=1) / np.maximum(1, count)
     square = (np.square(values - mean[:, None]) * present).sum(axis=1) / np.maximum(1, count)
@@ -250,5 +250,5 @@ def spread(values: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def by_slot(present: np.ndarray, clips: int) -> np.ndarray:
-    """Presence of views bool [E, V] as presence of slots [E, V C]."""
+    """Presence of slots [E, V C] from presence of views, bool [E, V]."""
     return repeat(present, "e v -> e (v c)", c=clips)

@@ -1,4 +1,4 @@
-"""What a probe run leaves: a line for every example, a line for every study, and the scores."""
+"""Results of a probe run: a line for every example, a line for every study, and the scores."""
 
 import csv
 import dataclasses
@@ -33,12 +33,12 @@ def predictions(
       outputs: of `predict.with_slots`: [E, 1 + S, o]. present: bool [E, S].
     """
     decoded = task.decode(outputs.values)
-    together, alone = decoded[:, 0], decoded[:, 1:]
+    together, by_slot = decoded[:, 0], decoded[:, 1:]
     if task.kind == "classification":
         chosen = together.argmax(axis=-1)
-        # How sure single clips are of the class that was chosen.
-        alone = np.take_along_axis(alone, chosen[:, None, None], axis=2)[..., 0]
-    spreads = spread(alone, present)
+        # The probability of the chosen class by single clips.
+        by_slot = np.take_along_axis(by_slot, chosen[:, None, None], axis=2)[..., 0]
+    spreads = spread(by_slot, present)
     lines, rows = [], []
     for i, example in enumerate(examples):
         line = {
@@ -76,17 +76,17 @@ def _label(task: Task, example: Example) -> Any:
 def has_studies(examples: Sequence[Example], target: str) -> bool:
     """Whether means over studies can be reported; if not, the log states why.
 
-    They cannot if examples have no study, or if a study has two labels.
+    This is not possible if an example has no study, or if a study has two labels.
     """
     labels: dict[tuple[str, str], Label] = {}
     for example in examples:
         if not example.study:
-            log.warning("no means over studies: %s has none", example.name)
+            log.warning("means over studies are not reported: %s has no study", example.name)
             return False
         known = labels.setdefault((example.source, example.study), example.label)
         if known != example.label:
             log.warning(
-                "no means over studies: %s has two of %s, %s and %s",
+                "means over studies are not reported: study %s has two values of %s, %s and %s",
                 *(example.study, target, known, example.label),
             )
             return False
@@ -97,7 +97,7 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
     """Lines of studies.csv and rows to score: the mean over the videos of a study (method, 7).
 
     Args:
-      rows: whose examples `has_studies` accepts.
+      rows: with examples that `has_studies` accepts.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for example, output in rows:
@@ -122,7 +122,7 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
 
 
 def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
-    """Scores with intervals, how many there were, and what knowing nothing would score."""
+    """Scores with intervals, numbers of examples and patients, and a constant guess's score."""
     patients = [example.patient for example, _ in rows]
     predicted = np.array([output for _, output in rows])
     intervals = partial(with_intervals, patients=patients, resamples=resamples, seed=seed)
@@ -144,9 +144,9 @@ def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[s
 
 
 def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
-    """A table that is whole or not there; cells that a line lacks are empty.
+    """Writes a complete table, or none; cells that a line lacks are empty.
 
-    Bytes that are not text, as in the name of a source, are escaped (utils/file_names.py).
+    Bytes that are not text, such as in the name of a source, are escaped (utils/file_names.py).
     """
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

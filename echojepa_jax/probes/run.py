@@ -1,4 +1,4 @@
-"""A probe run, in named stages: data, heads, training, and the best head on new patients."""
+"""A probe run in stages: data, heads, training, and scores of the best head on unseen patients."""
 
 import dataclasses
 import json
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 
 
 def load_samples(
-    config: ConfigDict, workdir: Path, clip: ClipSpec, wanted: Collection[str]
+    config: ConfigDict, workdir: Path, clip: ClipSpec, needed: Collection[str]
 ) -> list[Sample]:
-    """The videos of a probe; what cannot be used is listed in the workdir.
+    """Loads the videos of a probe; lists rejected files in the workdir.
 
     Args:
-      wanted: splits that are asked for; a source that has none gets some, see `splits.divided`.
+      needed: names of splits; a source without splits is divided into them, see `splits.divided`.
 
     Raises:
       UserError: see `manifest.load`.
@@ -64,28 +64,28 @@ def load_samples(
         need_rate=clip.by in NEED_RATE,
         workers=max(1, config.data.workers),
     )
-    return splits.divided(samples, wanted)
+    return splits.divided(samples, needed)
 
 
 def make_videos(
     config: ConfigDict, weights: Pretrained, clip: ClipSpec, samples: Sequence[Sample]
 ) -> Videos:
-    """These samples, and the encoder as this config uses it."""
+    """The samples with the encoder, set up as the config describes."""
     dtype, clips, keep = config.encoder.dtype, config.data.clips, config.head.tokens
     return Videos(samples, FrozenEncoder.of(weights, dtype, clip, clips, keep), config.data.workers)
 
 
 def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
-    """Trains, or continues to train, and reports; returns what came out, as a sentence, or "" if a
+    """Trains, or continues to train, and scores; returns a sentence about the result, or "" if a
     signal stopped it.
 
     Args:
       config: accepted by `config.check`.
       workdir: claimed for this config.
-      weights: with an encoder.
+      weights: must contain an encoder.
 
     Raises:
-      UserError: the data, labels or weights cannot be used, or no head learned anything finite.
+      UserError: the data, labels or weights cannot be used, or no head has a finite loss.
     """
     started = provenance.now()
     # --- data ---------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     if config.encoder.trainable:
         encoder = keep_encoder(setting, weights, best.encoder)
 
-    # --- the best head on new patients ------------------------------------------------------------
+    # --- the best head on unseen patients ---------------------------------------------------------
     cell = setting.grid[best.head]
     saved = SavedProbe(
         setting.head,
@@ -210,8 +210,8 @@ def evaluate(
     known = [example for example in test if patient_mark(example) in probe.trained_on]
     if known:
         log.warning(
-            "%d of %d examples are of patients that the probe was trained on: the scores say "
-            "little of new ones; name another --split or source",
+            "%d of %d examples are of patients that the probe was trained on, so the scores do not "
+            "show how it performs on new patients: use another --split or source",
             *(len(known), len(test)),
         )
     memory = config.data.cache_gb * 1e9
@@ -261,13 +261,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _grid_text(config: ConfigDict) -> str:
-    """The grid, as a part of a sentence."""
+    """The grid as part of a sentence."""
     rates, decays = config.optim.learning_rates, config.optim.weight_decays
     if len(rates) * len(decays) == 1:
         return f"learning rate {rates[0]:g} and weight decay {decays[0]:g}"
     return (
-        f"each of {len(rates)} learning rates and {len(decays)} weight decays at once, of which "
-        "the best is kept"
+        f"each of {len(rates)} learning rates and {len(decays)} weight decays at once; the best "
+        "head is kept"
     )
 
 
@@ -288,15 +288,15 @@ def score_on(
     """Scores the finished probe of `folder` on other data, with its own scaling and classes.
 
     Args:
-      split: only this split of the sources; "" = everything.
-      weights_path: where the encoder is now; "" = where it was in training.
+      split: only this split of the sources; "" = all.
+      weights_path: where the encoder is now; "" = the path in training.
       workdir: a new folder for the results.
 
     Returns:
       The main score, as a sentence.
 
     Raises:
-      UserError: the probe, its encoder or the data cannot be used, or `workdir` holds something.
+      UserError: the probe, its encoder or the data cannot be used, or `workdir` is not empty.
     """
     started = provenance.now()
     probe = load_probe(folder)
@@ -306,7 +306,7 @@ def score_on(
     check_encoder(probe, weights, folder, path)
     config.data.sources = tuple(sources)
     config.data.test_split = split
-    # What a try that failed has left may be written again, finished results may not.
+    # Files of a failed attempt may be replaced, finished results may not.
     left = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     if left - {
         QUARANTINE,
@@ -317,7 +317,7 @@ def score_on(
         WORST,
         METRICS,
     }:
-        raise UserError(f"--workdir={workdir} holds something already: name a new one")
+        raise UserError(f"--workdir={workdir} is not empty: give a new folder")
     for name in left:
         (workdir / name).unlink()
     workdir.mkdir(parents=True, exist_ok=True)
@@ -344,7 +344,7 @@ def score_on(
 
 
 def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:
-    """The probe, scored on labels in that unit; a probe that knows none takes it.
+    """The probe for labels in this unit; a probe without a unit gets it.
 
     Raises:
       UserError: the probe was trained on labels in another unit.
@@ -355,5 +355,5 @@ def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:
 
 
 def encoder_path(folder: Path, config: ConfigDict) -> str:
-    """Where the encoder of a finished probe is: fine-tuned beside it, or named by its config."""
+    """The path of a finished probe's encoder: fine-tuned beside it, or named in its config."""
     return str(folder) if (folder / FINE_TUNED).is_dir() else config.weights

@@ -1,4 +1,4 @@
-"""A trained head in a folder: `probe.json` describes it, `head.safetensors` holds its weights."""
+"""A trained head in a folder: `probe.json` describes it, `head.safetensors` has its weights."""
 
 import dataclasses
 import hashlib
@@ -26,11 +26,12 @@ from echojepa_jax.weights.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class SavedProbe:
-    """Everything that a prediction needs but the encoder.
+    """Everything that a prediction needs except the encoder.
 
     params: of the head. clip, clips: how videos are cut. views: of an example; () = a video.
-    encoder: fingerprint of the weights it was trained on. width, tokens: of what is kept of a clip.
-    dtype: of the encoder's computation. trained_on: `patient_mark` of everyone who was seen.
+    encoder: fingerprint of the weights it was trained on. width, tokens: of a clip's features.
+    dtype: of the encoder's computation. trained_on: `patient_mark` of all patients in training
+    and validation.
     """
 
     head: Head
@@ -50,7 +51,7 @@ class SavedProbe:
         flat = flatten_dict(self.params, sep=".")
         with whole(folder / HEAD) as partial:
             save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, partial)
-            partial.chmod(0o644)  # the library makes files that only their owner may read
+            partial.chmod(0o644)  # the library creates files that only their owner may read
         about = {
             "head": _fields(self.head),
             "task": dataclasses.asdict(self.task),
@@ -68,26 +69,28 @@ class SavedProbe:
 
 def _fields(head: Head) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(head) if field.init]
-    # Linen adds two fields of its own.
+    # Flax adds these two fields.
     return {name: getattr(head, name) for name in names if name not in ("parent", "name")}
 
 
 def patient_mark(example: Example) -> str:
-    """A mark that shows whether two patients are the same one, but not who it is."""
+    """A hash that is equal for equal patients, and does not identify them."""
     kind = example.source.partition(":")[0]
     return hashlib.sha256(f"{kind} {example.patient}".encode()).hexdigest()[:16]
 
 
 def load_probe(folder: Path) -> SavedProbe:
-    """The probe that a finished run has left.
+    """Loads the probe of a finished run.
 
     Raises:
-      UserError: there is none, or not all of it (F08).
+      UserError: it is missing or incomplete (F08).
     """
     if not folder.exists():
-        raise UserError(f"{folder} is not there: name the --workdir of a finished probe")
+        raise UserError(f"{folder} does not exist: give the --workdir of a finished probe")
     if not Workdir(folder).is_marked():
-        raise UserError(f"{folder} holds no finished probe: train it to its last epoch first")
+        raise UserError(
+            f"{folder} does not contain a finished probe: train it to its last epoch first"
+        )
     try:
         about = json.loads((folder / ABOUT).read_text())
         flat = load_file(folder / HEAD)
@@ -98,7 +101,7 @@ def load_probe(folder: Path) -> SavedProbe:
         width = about["width"]
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no finished probe: it has no {ABOUT} and {HEAD}"
+            f"{folder} does not contain a finished probe: {ABOUT} or {HEAD} is missing"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"the probe in {folder} is damaged: {error!r}") from error
@@ -106,10 +109,10 @@ def load_probe(folder: Path) -> SavedProbe:
     shapes = jax.eval_shape(
         head.init, jax.random.key(0), jnp.zeros((1, slots, 1, width)), jnp.ones((1, slots), bool)
     )["params"]
-    wanted = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep=".").items()}
+    expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep=".").items()}
     found = {name: value.shape for name, value in flat.items()}
-    if wanted != found:
-        odd = sorted({name for name, _ in wanted.items() ^ found.items()})
+    if expected != found:
+        odd = sorted({name for name, _ in expected.items() ^ found.items()})
         raise UserError(
             f"the head in {folder} is not the one that {ABOUT} describes; they differ in {odd}"
         )
@@ -135,6 +138,6 @@ def check_encoder(probe: SavedProbe, weights: Pretrained, folder: Path, path: st
     if found != probe.encoder:
         raise UserError(
             f"the probe in {folder} was trained on an encoder with the fingerprint "
-            f"{probe.encoder[:16]}, but {path} holds {found[:16]}: name the weights that it was "
+            f"{probe.encoder[:16]}, but {path} contains {found[:16]}: give the weights that it was "
             "trained on"
         )

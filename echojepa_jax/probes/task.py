@@ -1,4 +1,4 @@
-"""What a probe predicts: labels into what it is trained on, and its outputs back into labels."""
+"""The task of a probe: converts labels to training targets, and outputs to predictions."""
 
 import dataclasses
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Scaling and classes, which come from the training split alone.
+    """Scaling and classes, which come only from the training split.
 
-    unit: of a regression's target, as its sources state it; "" = unknown.
+    unit: of a regression's target, from its sources; "" = unknown.
     mean, std: of the targets of a regression. classes: names, in the order of the outputs.
-    commonest: the class that most training examples have.
+    commonest: the most common class in training.
     """
 
     kind: str
@@ -34,14 +34,14 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a head gives."""
+        """Number of outputs of a head."""
         return max(1, len(self.classes))
 
     def encode(self, labels: Sequence[Label]) -> np.ndarray:
-        """Labels as the loss takes them: z-scores, float32 [n], or class numbers, int32 [n].
+        """Labels as targets of the loss: z-scores, float32 [n], or class numbers, int32 [n].
 
         Raises:
-          UserError: a class that training did not have, or a text where a number is predicted.
+          UserError: a class does not occur in training, or a label of a regression is text.
         """
         if self.kind == "regression":
             check_numbers(labels, self.target)
@@ -50,7 +50,7 @@ class Task:
         if absent := sorted(set(names) - set(self.classes)):
             raise UserError(
                 f"the classes {absent} of {self.target!r} do not occur in the training split, "
-                f"which has {list(self.classes)}: leave them out, or divide the splits anew"
+                f"which has {list(self.classes)}: leave them out, or change the splits"
             )
         return np.array([self.classes.index(name) for name in names], np.int32)
 
@@ -63,7 +63,7 @@ class Task:
 
 def check_numbers(labels: Sequence[Label], target: str) -> None:
     """Raises UserError if a label of a regression is a text."""
-    # A text is not shown: it may be what must not reach a log.
+    # The text is not shown, because it may be private.
     if texts := sum(isinstance(label, str) for label in labels):
         raise UserError(
             f"{target!r} is text in {texts} of {len(labels)} examples, so it names a class: use "
@@ -72,7 +72,7 @@ def check_numbers(labels: Sequence[Label], target: str) -> None:
 
 
 def class_name(label: Label, target: str) -> str:
-    """A class as text; numbers must be whole, lest a measurement is taken for one.
+    """A class as text; numbers must be whole, so that a measurement is not taken for a class.
 
     Raises:
       UserError: it is a number with a fraction.
@@ -81,13 +81,13 @@ def class_name(label: Label, target: str) -> str:
         return label
     if label != int(label):
         raise UserError(
-            f"{target!r} holds {label:g}, which names no class: use task.kind=regression"
+            f"{target!r} contains {label:g}, which is not a class: use task.kind=regression"
         )
     return str(int(label))
 
 
 def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -> Task:
-    """The task of a training split, whose sources give the target in `unit`.
+    """The task for a training split, with the target in `unit`.
 
     Raises:
       UserError: all labels are the same, or the labels are of another kind.
@@ -97,8 +97,8 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
         classes = tuple(sorted({class_name(label, target) for label in labels}, key=_in_order))
         if len(classes) < 2:
             raise UserError(
-                f"every training example is of the class {classes[0]!r}: there is nothing to tell "
-                "apart"
+                f"every training example has the class {classes[0]!r}: use a target or data "
+                "with at least two classes"
             )
         names = Counter(class_name(label, target) for label in labels)
         return Task(kind, target, classes=classes, commonest=names.most_common(1)[0][0])
@@ -106,12 +106,12 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
     values = np.array(labels, np.float64)
     if np.ptp(values) == 0:
         raise UserError(
-            f"{target!r} is {values[0]:g} in all {len(values)} training examples: there is nothing "
-            "to learn"
+            f"{target!r} is {values[0]:g} in all {len(values)} training examples: use a "
+            "target that varies"
         )
     if (values == np.round(values)).all():
         log.warning(
-            "%r holds whole numbers only, %g to %g: are they classes, or were they cut off?",
+            "%r has only whole numbers, %g to %g: check whether they are classes or were rounded",
             target,
             values.min(),
             values.max(),

@@ -1,4 +1,4 @@
-"""Training a grid of heads, on features or on clips; resumed from its last epoch, best one kept."""
+"""Trains a grid of heads on features or clips; resumes from the last epoch, and keeps the best."""
 
 import dataclasses
 import logging
@@ -57,7 +57,7 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What stays the same during a run."""
+    """Everything that is constant during a run."""
 
     config: ConfigDict
     workdir: Path
@@ -70,7 +70,7 @@ class Setting:
 
     @property
     def steps(self) -> int:
-        """Updates of an epoch."""
+        """Updates per epoch."""
         return -(-len(self.train) // self.config.optim.batch)
 
     @property
@@ -81,9 +81,9 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The head that did best on the validation split.
+    """The head with the best score on the validation split.
 
-    score: mean absolute error, or accuracy with a minus sign: low is good. encoder: parameters.
+    score: mean absolute error or minus accuracy; lower is better. encoder: its parameters.
     """
 
     head: int
@@ -107,7 +107,7 @@ def train_heads(setting: Setting) -> Best | None:
     """Trains to the last epoch; None if a signal stopped it.
 
     Raises:
-      UserError: no head gave a finite number, a file or checkpoint cannot be used.
+      UserError: no head has finite outputs, or a file or checkpoint cannot be used.
     """
     config, trainable = setting.config, setting.config.encoder.trainable
     mesh = meshes.make_mesh(jax.local_devices())
@@ -139,7 +139,7 @@ def train_heads(setting: Setting) -> Best | None:
         features = None
         if first < config.optim.epochs:
             features = _features(setting)
-        # Until here there is nothing to save.
+        # Before this line, there is nothing to save.
         stop_asked = stack.enter_context(stop_signal())
         batches = _batches(setting, features, first, stack)
         started = time.perf_counter()
@@ -150,7 +150,7 @@ def train_heads(setting: Setting) -> Best | None:
             if not np.isfinite(losses).any():
                 raise UserError(
                     f"the loss of every head is not finite in epoch {epoch + 1}: lower "
-                    "optim.learning_rates, or look at the labels"
+                    "optim.learning_rates, or check the labels"
                 )
             encoder = state["encoder"]["params"] if trainable else frozen
             scores, val_losses = _validate(setting, state["heads"]["params"], encoder, features)
@@ -158,12 +158,12 @@ def train_heads(setting: Setting) -> Best | None:
             if scores[head] < progress["best_score"]:
                 progress = _progress(epoch + 1, epoch + 1, head, scores[head])
                 best.save(epoch + 1, state)
-                best.wait()  # the next step takes the memory of this state
+                best.wait()  # the next step reuses the memory of this state
             else:
                 progress = progress | {"epoch": np.int32(epoch + 1)}
             last.save(epoch + 1, state | {"progress": progress})
             last.wait()
-            # The first epoch compiles: it does not predict the time of the next ones.
+            # The first epoch includes compilation, so it does not predict the time of the next ones.
             if epoch == first:
                 seconds, left = time.perf_counter() - started, ""
                 started = time.perf_counter()
@@ -175,8 +175,8 @@ def train_heads(setting: Setting) -> Best | None:
                 return None
         if not np.isfinite(progress["best_score"]):
             raise UserError(
-                "no head of the grid gave finite predictions: lower optim.learning_rates, or look "
-                "at the labels"
+                "no head of the grid gave finite predictions: lower optim.learning_rates, or check "
+                "the labels"
             )
         shapes = {name: like[name] for name in state}
         state = _best_of(best, shapes, int(progress["best_epoch"]))
@@ -193,7 +193,7 @@ def train_heads(setting: Setting) -> Best | None:
 def _best_of(best: Checkpoints, like: Tree, epoch: int) -> Tree:
     try:
         return best.restore(like, epoch)
-    # Orbax and TensorStore raise whatever damage makes of the files.
+    # Orbax and TensorStore raise errors of many types on damaged files.
     except Exception as error:
         reason = first_line(error)
         raise UserError(
@@ -212,12 +212,12 @@ def _progress(epoch: int, best_epoch: int, best_head: int, best_score: float) ->
 
 
 def _takes_clips(config: ConfigDict) -> bool:
-    """Whether training takes clips, which differ or are read by another encoder every time."""
+    """Whether training needs clips: they or the encoder change in every epoch."""
     return config.encoder.trainable or config.data.augment
 
 
 def _features(setting: Setting) -> Features | None:
-    """Features of training and validation, made once; None where clips are encoded every epoch."""
+    """Features of training and validation; None if clips are encoded in every epoch."""
     config = setting.config
     if _takes_clips(config):
         return None
@@ -237,7 +237,7 @@ def _features(setting: Setting) -> Features | None:
 
 
 def _refuse_unreadable(setting: Setting, errors: dict[int, str], videos: int) -> None:
-    """Lists videos that cannot be decoded; too many are an error (F04)."""
+    """Lists videos that cannot be decoded in the workdir; too many are an error (F04)."""
     if not errors:
         return
     samples = setting.videos.samples
@@ -257,8 +257,8 @@ def _refuse_unreadable(setting: Setting, errors: dict[int, str], videos: int) ->
 
 
 def _order(setting: Setting, epoch: int, usable: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of every place in the batches of an epoch: the example (-1 = none), its samples int [., V],
-    and which of its views stay bool [., V]."""
+    """For every place in the batches of an epoch: the example (-1 = none), its samples int [., V],
+    and which of its views are kept, bool [., V]."""
     rng = generator(setting.config.seed, "probe epoch", epoch)
     rows = slots(setting.train, usable, rng)
     kept = drop_views(rows >= 0, setting.config.head.view_dropout, rng)
@@ -272,10 +272,10 @@ def _order(setting: Setting, epoch: int, usable: np.ndarray) -> tuple[np.ndarray
 def _batches(
     setting: Setting, kept: Features | None, first_epoch: int, stack: ExitStack
 ) -> Iterator[Tree]:
-    """Batches of all epochs from `first_epoch` on, on the devices: of tokens, or of clips.
+    """Batches of all epochs from `first_epoch` on, on the devices, with tokens or clips.
 
-    Clips are for an encoder that learns and for random crops. Otherwise tokens come from the
-    features that are kept in memory, or the encoder makes them again in every epoch.
+    A trained encoder and random crops need clips. Otherwise, tokens come from the features in
+    memory, or the encoder computes them again in every epoch.
     """
     config = setting.config
     labels = setting.task.encode([example.label for example in setting.train])
@@ -284,7 +284,7 @@ def _batches(
     size, clips = config.optim.batch, setting.videos.encoder.clips
 
     def common(order: np.ndarray, present: np.ndarray) -> Tree:
-        """Labels and weights; what is not there at all counts for nothing."""
+        """Labels and weights; an example without any clip has weight 0."""
         weight = ((order >= 0) & present.any(axis=1)).astype(np.float32)
         whole = present | ~present.any(axis=1, keepdims=True)
         return {"labels": labels[order], "weight": weight, "present": whole}
@@ -293,7 +293,7 @@ def _batches(
     videos = len(rows_of(setting.train))
 
     def note(found: Mapping[int, str]) -> None:
-        """Lists the videos that could not be decoded."""
+        """Records videos that could not be decoded."""
         if found.keys() - errors.keys():
             errors.update(found)
             _refuse_unreadable(setting, errors, videos)
@@ -353,16 +353,20 @@ def _epoch(
     """One pass over the training split.
 
     Returns:
-      The state after it, and the mean loss of every head, [G]; None if a signal stopped it.
+      The state after it, and the mean loss of every head [G]; None if a signal stopped it.
     """
     config, frozen = setting.config, setting.videos.encoder
-    # The encoder's kernels have to know over which devices its clips are split.
+    # The encoder's kernels need to know over which devices its clips are split.
     on_mesh = partial(jax.set_mesh, meshes.make_mesh(jax.local_devices()))
     updates = config.optim.epochs * setting.steps
     encoder = dataclasses.replace(
         frozen.network, drop_path=config.encoder.drop_path, remat=config.encoder.remat
     )
-    how = {"encoder": encoder, "look": (frozen.mean, frozen.std), "keep": frozen.keep}
+    settings = {
+        "encoder": encoder,
+        "mean_std": (frozen.mean, frozen.std),
+        "keep": frozen.keep,
+    }
     losses = []
     for i in with_progress(range(setting.steps), setting.steps, f"epoch {epoch + 1}: updates"):
         if stop_asked():
@@ -378,7 +382,7 @@ def _epoch(
                     batch,
                     rng,
                     *rates,
-                    **how,
+                    **settings,
                     head=setting.head,
                     kind=setting.task.kind,
                     scale=config.encoder.lr_scale,
@@ -388,7 +392,7 @@ def _epoch(
             if "clips" in batch:
                 with on_mesh():
                     batch["tokens"] = finetune.tokens_of_slots(
-                        frozen.params, batch.pop("clips"), rng, **how
+                        frozen.params, batch.pop("clips"), rng, **settings
                     )
             state["heads"], loss = grids.grid_step(
                 state["heads"],
@@ -406,7 +410,7 @@ def _epoch(
 def _validate(
     setting: Setting, heads: Tree, encoder: Tree, features: Features | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score (low is good) and loss of every head on the validation split; inf if not finite."""
+    """Score (lower is better) and loss of every head on the validation split; inf if not finite."""
     head_fn, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
     outputs: Outputs
     if features is not None:
@@ -426,7 +430,7 @@ def _validate(
         log.warning("%d of %d validation examples cannot be read", sum(~readable), len(readable))
     if not readable.any():
         raise UserError(
-            f"not one of {len(examples)} validation examples can be read: {outputs.errors[0]}"
+            f"none of {len(examples)} validation examples can be read: {outputs.errors[0]}"
         )
     values = outputs.values[readable]
     labels = [example.label for example, ok in zip(examples, readable, strict=True) if ok]
@@ -492,6 +496,6 @@ def keep_encoder(setting: Setting, weights: Pretrained, params: Tree) -> str:
     if folder.exists():
         if read_weights(folder).fingerprints()["encoder"] == mark:
             return mark
-        shutil.rmtree(folder)  # of an attempt that trained on from an older checkpoint
+        shutil.rmtree(folder)  # from an attempt that continued from an older checkpoint
     write_weights(tuned, folder, "orbax")
     return mark

@@ -19,7 +19,7 @@ COUNT, FRAMES, SIDE = 12, 3, 112
 
 
 def badness(task: Task, rows: Sequence[Row]) -> np.ndarray:
-    """How far off each prediction is [n]: its error, or minus the true class's probability."""
+    """How bad each prediction is [n]: its error, or minus the true class's probability."""
     labels = [example.label for example, _ in rows]
     predicted = np.array([prediction for _, prediction in rows])
     if task.kind == "classification":
@@ -46,8 +46,8 @@ def save_worst(path: Path, task: Task, rows: Sequence[Row], samples: Sequence[Sa
         try:
             pictures.append(side_by_side(decode.decode(sample.path, ids), SIDE))
         except decode.UnreadableVideo as error:
-            # Another video of the study was read, or the file has just gone.
-            log.info("no picture of %s in the report: %s", sample.name, error)
+            # Another video of the study was read, or the file has just disappeared.
+            log.info("the report has no picture of %s: %s", sample.name, error)
             continue
         shown.append(row)
     arrays: dict[str, Any] = {f"picture_{k}": picture for k, picture in enumerate(pictures)}

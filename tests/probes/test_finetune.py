@@ -51,7 +51,7 @@ def test_four_chips_share_the_clips_and_run_the_attention_kernel():
             rate,
             rate,
             encoder=fused,
-            look=((0.5,) * 3, (0.5,) * 3),
+            mean_std=((0.5,) * 3, (0.5,) * 3),
             keep="mean",
             head=head,
             kind="regression",

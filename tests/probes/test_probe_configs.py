@@ -34,7 +34,7 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
     [
         ({"head.knid": "linear"}, r"unknown field 'head\.knid'; the nearest is 'head\.kind'"),
         ({"head.kind": "atentive"}, "the nearest is 'attentive'"),
-        ({"head.kind": "linear"}, r"'head\.tokens' is 'all', but it is for the attentive head"),
+        ({"head.kind": "linear"}, r"'head\.tokens' is 'all', but it needs the attentive head"),
         ({"task.views": ("A4C", 3)}, "must be of type tuple of strings"),
         ({"optim.batch": 60}, r"microbatches = 4 x 16; the nearest is 64"),
         ({"optim.learning_rates": ()}, "at least one number"),

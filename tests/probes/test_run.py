@@ -150,7 +150,9 @@ def test_a_run_does_not_go_on_with_other_weights(
     write_weights(weights, folder, "safetensors")
     with pytest.raises(UserError, match=r"the weights that .* was started from have changed"):
         train_probe(config, tmp_path / "run")
-    with pytest.raises(UserError, match="holds no finished probe: train it to its last epoch"):
+    with pytest.raises(
+        UserError, match="does not contain a finished probe: train it to its last epoch"
+    ):
         load_probe(tmp_path / "run")
 
 
@@ -290,7 +292,7 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
         score_on(lvef, [PHANTOM], "", str(tmp_path / "other"), tmp_path / "out")
     with pytest.raises(UserError, match="nothing does not exist"):
         score_on(tmp_path / "nothing", [PHANTOM], "", "", tmp_path / "out")
-    with pytest.raises(UserError, match="holds something already: name a new one"):
+    with pytest.raises(UserError, match="is not empty: give a new folder"):
         score_on(lvef, [PHANTOM], "", "", lvef)
     assert not (tmp_path / "out").exists()
 
@@ -313,7 +315,7 @@ def test_patients_that_were_trained_on_are_counted_and_named_as_such(lvef, tmp_p
 )
 def test_without_studies_there_are_no_means_over_them(lvef, table, tmp_path, caplog, row, reason):
     score_on(lvef, [table(row0=row)], "", "", tmp_path / "out")
-    assert "no means over studies: " in caplog.text
+    assert "means over studies are not reported: " in caplog.text
     assert reason in caplog.text
     assert metrics_of(tmp_path / "out")["study"] is None
     assert not (tmp_path / "out" / "studies.csv").exists()
@@ -428,7 +430,7 @@ def test_clips_that_cannot_differ_are_encoded_once(
         found.append((sum(count), lines(tmp_path / str(clips))))
         count.clear()
     assert found[0][0] == found[1][0]
-    assert "are too short for 2 different clips: equal clips are taken once" in caplog.text
+    assert "are too short for 2 different clips: equal clips count once" in caplog.text
     for one, two in zip(found[0][1], found[1][1], strict=True):
         assert one["spread"] == two["spread"] == ""
         assert float(one["prediction"]) == pytest.approx(float(two["prediction"]), rel=1e-4)

@@ -47,8 +47,8 @@ def test_classes_are_sorted_and_the_commonest_is_the_guess():
     ("kind", "labels", "sentence"),
     [
         ("regression", [3.0, 3.0], "is 3 in all 2 training examples"),
-        ("classification", ["A4C", "A4C"], "every training example is of the class 'A4C'"),
-        ("classification", [1.0, 1.5], "holds 1.5, which names no class"),
+        ("classification", ["A4C", "A4C"], "every training example has the class 'A4C'"),
+        ("classification", [1.0, 1.5], "contains 1.5, which is not a class"),
     ],
 )
 def test_labels_that_teach_nothing_are_one_sentence(kind, labels, sentence):
@@ -58,7 +58,7 @@ def test_labels_that_teach_nothing_are_one_sentence(kind, labels, sentence):
 
 def test_f15_whole_numbers_in_a_regression_are_warned_of(caplog):
     fit_task("regression", "ef", examples([40.0, 60.0]))
-    assert "holds whole numbers only, 40 to 60" in caplog.text
+    assert "has only whole numbers, 40 to 60" in caplog.text
 
 
 def test_scores_of_numbers():
