@@ -1,23 +1,23 @@
-"""Predictions of a finished probe for files without labels: one table, made part by part.
+"""Predictions of a finished probe for files without labels: a table, written part by part.
 
 `predictions.csv` has a line for every file, in the order of the sources; for a probe of several
 views, a line for every study and one for every file that no study uses. Columns:
 
-- `id, source, patient, study, view`: what the line is about; empty where it is not known.
+- `id, source, patient, study, view`: of the video or study; empty if unknown.
 - `prediction`: a number in the target's unit, or the most probable class.
-- `spread`: the standard deviation over the clips: of the number, or of the probability of
-  the predicted class. Empty if there is only one clip.
+- `spread`: the standard deviation over the clips, of the number or of the probability of the
+  predicted class. Empty if there is only one clip.
 - `padded`: frames of a clip that repeat the last frame, because the video is too short; for a
   study, the largest number.
 - `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
-  probable one after the mean), and their number; not for a probe of several views.
-- `status`: "ok"; "left out: ..." for a file that the scan refuses, "unreadable: ..." for one whose
-  pictures cannot be decoded, with the reason.
+  probable class of the mean), and their number; not for a probe of several views.
+- `status`: "ok"; "left out: ..." for a file that the scan rejects, or "unreadable: ..." for one
+  whose frames cannot be decoded, with the reason.
 - `p_CLASS`: the probability of each class; `study_p_CLASS`: its mean over the study.
 
-`predictions.csv.json` beside it records the probe, the encoder and the files. While the table is
-being made, `predictions.csv.partial` holds the outputs of each finished part. The same command
-continues after them and gives the same table, bit for bit.
+`predictions.csv.json` beside it records the probe, the encoder and the files. Until the
+table is complete, `predictions.csv.partial` contains the outputs of the finished parts. The same
+command continues after them and writes the same table, bit for bit.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ from echojepa_jax.weights.pretrained import Pretrained
 log = logging.getLogger(__name__)
 
 PART = 128
-"""Examples of a part: what a kill may cost. A multiple of what a device works on at a time."""
+"""Examples per part, which an interruption can lose; a multiple of a device's examples."""
 
 _SETTINGS = {
     "probe": "the probe",
@@ -78,20 +78,20 @@ _SETTINGS = {
     "studies": "their studies or views",
     "left_out": "the files that are left out",
 }
-"""What a table is made of, and the words for it."""
+"""The settings that determine a table, and their names in messages."""
 
-_ASKED = ("probe", "encoder", "sources")
-"""Those that the command names; the others are what it finds."""
+_GIVEN = ("probe", "encoder", "sources")
+"""The settings that the command gives; the others come from the files."""
 
 _KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread", "padded")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What is to be predicted, and what cannot be.
+    """The examples to predict for, and the files that are left out.
 
-    examples: of `samples`. left_out: with the reason. order: of all listed videos, by (source,
-    name).
+    examples: of `samples`. left_out: each with the reason. order: positions of all listed videos,
+    by (source, name).
     """
 
     samples: Sequence[Sample]
@@ -109,17 +109,17 @@ def predict_table(
     weights_path: str = "",
     workers: int = 0,
 ) -> str:
-    """Writes the table, or continues to; returns what is in it, as a sentence.
+    """Writes the table, or continues to; returns a sentence about its contents.
 
     Args:
       folder: workdir of the finished probe.
-      split: only this split of sources that have splits; "" = everything.
-      weights_path: where the encoder is now; "" = where it was in training.
-      workers: processes that decode; 0 = threads of this one.
+      split: only this split of sources that have splits; "" = all.
+      weights_path: where the encoder is now; "" = the path in training.
+      workers: processes that decode; 0 = threads of this process.
 
     Raises:
-      UserError: the probe, its encoder, or a source cannot be used; `out` holds something else; not
-        one file could be read.
+      UserError: the probe, its encoder, or a source cannot be used; `out` is another
+        file; or no file could be read.
     """
     probe, config = load_probe(folder), read_config(folder / "config.json")
     work = _listed(probe, sources, split, max(1, workers))
@@ -163,7 +163,7 @@ def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
     try:
         weights = load_encoder_weights(path)
     except UserError as error:
-        raise UserError(f"{error}: name the encoder of {folder} with --weights") from error
+        raise UserError(f"{error}: give the encoder of {folder} with --weights") from error
     check_encoder(probe, weights, folder, path)
     return weights
 
@@ -180,7 +180,7 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
     known = sum(patient_mark(example) in probe.trained_on for example in examples)
     if known:
         log.warning(
-            "%d of %d lines are of patients that the probe was trained on: it knows their labels",
+            "%d of %d lines are of patients in the probe's training: it has seen their labels",
             *(known, len(examples)),
         )
     left_out = [(r.sample, r.reason) for r in rejected] + unused
@@ -191,13 +191,13 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
 def _examples(
     samples: Sequence[Sample], views: Sequence[str]
 ) -> tuple[list[Example], list[tuple[Sample, str]]]:
-    """Every video, or if `views` are named every study that shows one of them; labels are unknown.
+    """All videos or, if there are `views`, all studies that show one of them; without labels.
 
     Returns:
-      The examples, and the videos that have no part in any, each with the reason.
+      The examples, and the videos that are in none of them, each with the reason.
 
     Raises:
-      UserError: a study that is predicted as a whole is of two patients.
+      UserError: a study has more than one patient.
     """
     if not views:
         return [_example_of(s, s.name, s.view, ((row,),)) for row, s in enumerate(samples)], []
@@ -205,7 +205,12 @@ def _examples(
     unused = []
     for row, sample in enumerate(samples):
         if not sample.study:
-            unused.append((sample, "no study: the source names none, and this probe needs it"))
+            unused.append(
+                (
+                    sample,
+                    "no study: this probe needs studies, but the source has none for this file",
+                )
+            )
         elif sample.view not in views:
             view = sample.view or "not named by the source"
             unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
@@ -247,10 +252,10 @@ def _make_parts(
     parts: list[dict[str, Any]],
     partial: BinaryIO,
 ) -> None:
-    """Makes the parts that are missing in `parts`; writes each to `partial` as soon as it is whole.
+    """Makes the parts that are missing in `parts`; writes each to `partial` when it is complete.
 
-    Parts begin where they would have without an interruption, so a clip has the same place on its
-    device, and the same bits.
+    Parts begin at the same examples with or without an interruption, so that a clip has the same
+    place in its batch, and the same bits.
     """
     examples, size = work.examples, _part_size(work.examples, videos.encoder, memory)
     starts = range(sum(len(part["errors"]) for part in parts), len(examples), size)
@@ -273,19 +278,19 @@ def _make_parts(
 
 
 def _part_size(examples: Sequence[Example], encoder: FrozenEncoder, memory: float) -> int:
-    """Examples of a part: as many as have room, in whole numbers of what a device takes."""
+    """Examples per part: as many as fit into memory, a multiple of a device's examples."""
     videos = max(len(rows_of([example])) for example in examples)
     room = int(memory // (videos * encoder.bytes_per_video()))
     return max(1, min(PART, room // 8 * 8 if room >= 8 else room))
 
 
 def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts that an interrupted program has left; writes the first line of a new file.
+    """Reads the parts of an interrupted program, or writes the first line of a new file.
 
-    What is not whole is cut off.
+    An incomplete last part is cut off.
 
     Raises:
-      UserError: they are of another probe, or of other files.
+      UserError: the parts belong to another probe or to other files.
     """
     partial.seek(0)
     parts: list[dict[str, Any]] = []
@@ -303,8 +308,8 @@ def _continued(partial: BinaryIO, settings: dict[str, Any]) -> list[dict[str, An
             break
         elif differ:
             raise UserError(
-                f"{partial.name} is the beginning of another table; what differs is {differ}: "
-                "delete it, or name another --out"
+                f"{partial.name} is the beginning of another table, which differs in {differ}: "
+                "delete it, or give another --out"
             )
         else:
             parts.append(entry)
@@ -326,7 +331,7 @@ def _append(partial: BinaryIO, entry: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Turns what a full or broken disk raises into UserError."""
+    """Turns the errors of a full or broken disk into UserError."""
     try:
         yield
     except OSError as error:
@@ -335,10 +340,10 @@ def _written(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _claimed(out: Path) -> Iterator[BinaryIO]:
-    """The file of finished parts, held for one program.
+    """Opens the file of finished parts, and locks it for this process.
 
     Raises:
-      UserError: it cannot be written, or another process holds it.
+      UserError: it cannot be written, or another process has locked it.
     """
     path = out.with_name(f"{out.name}.partial")
     if out.is_dir():
@@ -348,12 +353,12 @@ def _claimed(out: Path) -> Iterator[BinaryIO]:
     with _written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
-    busy = f"another process is writing {out}: wait for it, or name another --out"
+    busy = f"another process is writing {out}: wait for it, or give another --out"
     with file, held(path, busy):
         try:
             yield file
         except BaseException:
-            # Nothing was begun: nothing is left.
+            # Before anything was written, no file is left behind.
             if not file.tell():
                 path.unlink()
             raise
@@ -364,7 +369,7 @@ def _about(out: Path) -> Path:
 
 
 def _differing(found: dict[str, Any], settings: dict[str, Any], names: Sequence[str] = ()) -> str:
-    """What a table that is there was made of and this one is not; "" if it is the same.
+    """The settings in which an existing table differs, as text; "" = none.
 
     names: the settings to compare; () = all.
     """
@@ -377,32 +382,32 @@ def _fingerprint(data: bytes) -> str:
 
 
 def _is_complete(out: Path, settings: dict[str, Any], partial: BinaryIO) -> bool:
-    """Whether the table is there and as it was written (F12).
+    """Whether the table exists and is unchanged (F12).
 
     Raises:
-      UserError: `out` is of other settings, was changed, or was not made here.
+      UserError: `out` has other settings, was changed, or was not written by this program.
     """
     about = _about(out)
     begun = partial.seek(0, 2) > 0
     if not about.exists():
         if out.exists() and not begun:
-            raise UserError(f"{out} exists already: name another --out")
+            raise UserError(f"{out} already exists: give another --out")
         return False
     try:
         found = json.loads(about.read_text())
         mark = found.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{about} cannot be read: {error!r}; name another --out") from error
+        raise UserError(f"{about} cannot be read: {error!r}; give another --out") from error
     changed = not out.exists() or _fingerprint(out.read_bytes()) != mark
-    if not found.get("predicted") and not changed and not _differing(found, settings, _ASKED):
-        return False  # all its files were unusable, and may have been mended since
+    if not found.get("predicted") and not changed and not _differing(found, settings, _GIVEN):
+        return False  # all its files were rejected, and may have been repaired since
     if differ := _differing(found, settings):
-        raise UserError(f"{out} is another table; what differs is {differ}: name another --out")
+        raise UserError(f"{out} is another table, which differs in {differ}: give another --out")
     if not out.exists():
         return False
     if changed:
         raise UserError(
-            f"{out} was changed since it was made: move it away to have it made again, or name "
+            f"{out} was changed after it was written: move it away to write it again, or give "
             "another --out"
         )
     return True
@@ -442,7 +447,7 @@ def _lines(
 
 
 def _padded(sample: Sample, clip: ClipSpec) -> int:
-    """Frames that every clip of a video lacks; 0 unless it is shorter than a clip's window."""
+    """Repeated frames in every clip of a video; 0 unless it is shorter than a clip's window."""
     _, padded = clip_frame_ids(
         sample.frames, sample.fps, None, length=clip.frames, by=clip.by, value=clip.value
     )
@@ -479,15 +484,15 @@ def _summary(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read
     """The last line of the program.
 
     Raises:
-      UserError: not one file has a prediction.
+      UserError: no file has a prediction.
     """
     reasons = Counter(line["status"].split(": ")[1] for line in lines if line["status"] != "ok")
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not read:
         raise UserError(
-            f"none of {len(lines)} files can be used ({why}); {out} has the reason for each"
+            f"none of {len(lines)} files can be used ({why}); {out} lists the reason for each"
         )
     what = "studies" if probe.views else "videos"
     unit = f" ({probe.task.unit})" if probe.task.unit else ""
     rest = f"; {len(lines) - read} have none ({why}): see column 'status'" if why else ""
-    return f"{out} holds {probe.task.target}{unit} of {read} {what}{rest}"
+    return f"{out} contains {probe.task.target}{unit} of {read} {what}{rest}"

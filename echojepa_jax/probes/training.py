@@ -163,7 +163,7 @@ def train_heads(setting: Setting) -> Best | None:
                 progress = progress | {"epoch": np.int32(epoch + 1)}
             last.save(epoch + 1, state | {"progress": progress})
             last.wait()
-            # The first epoch includes compilation, so it does not predict the time of the next ones.
+            # The first epoch includes compilation, so its time is not used to predict the rest.
             if epoch == first:
                 seconds, left = time.perf_counter() - started, ""
                 started = time.perf_counter()

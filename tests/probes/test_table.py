@@ -117,7 +117,9 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
         assert line["prediction"] == line["spread"] == ""
     assert found[0]["status"].startswith("left out: ")
     assert found[2]["status"] == "left out: still: the file holds one frame"
-    assert re.fullmatch(rf"{out} holds ef.* of 3 videos; 2 have none \(1 .*\): see column .*", said)
+    assert re.fullmatch(
+        rf"{out} contains ef.* of 3 videos; 2 have none \(1 .*\): see column .*", said
+    )
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "predictions.csv",
         "predictions.csv.json",
@@ -161,7 +163,7 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
         file.write(b'{"first": 8, "val')
     with pytest.raises(
         UserError,
-        match=r"is the beginning of another table; .*, the videos, their studies or views: ",
+        match=r"is the beginning of another table, .*, the videos, their studies or views: ",
     ):
         predict_table(lvef, [PHANTOM], out)
     caplog.set_level("INFO")
@@ -179,12 +181,12 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
     assert predict_table(lvef, [PHANTOM], out) == f"{out} is complete: nothing to do"
     with pytest.raises(
         UserError,
-        match=r"is another table; what differs is --source, the videos, their studies or views:",
+        match=r"is another table, which differs in --source, the videos, their studies or views:",
     ):
         predict_table(lvef, [NEW], out)
     assert out.read_bytes() == before
     out.write_text("what somebody made of it")
-    with pytest.raises(UserError, match="was changed since it was made"):
+    with pytest.raises(UserError, match="was changed after it was written"):
         predict_table(lvef, [PHANTOM], out)
     assert out.read_text() == "what somebody made of it"
     out.unlink()
@@ -192,12 +194,12 @@ def test_f12_a_finished_table_is_verified_and_never_overwritten(lvef, saved, tmp
     assert out.read_bytes() == before
     mine = out.with_name("mine.csv")
     mine.write_text("somebody's")
-    with pytest.raises(UserError, match="exists already: name another --out"):
+    with pytest.raises(UserError, match="already exists: give another --out"):
         predict_table(lvef, [PHANTOM], mine)
     with pytest.raises(UserError, match="is a folder: name a file in it"):
         predict_table(lvef, [PHANTOM], tmp_path)
     saved(task=VIEWS)
-    with pytest.raises(UserError, match=r"what differs is the probe: "):
+    with pytest.raises(UserError, match=r"which differs in the probe: "):
         predict_table(lvef, [PHANTOM], out)
     assert out.read_bytes() == before
     assert sorted(path.name for path in out.parent.iterdir()) == [
@@ -218,7 +220,7 @@ def test_f12_a_table_is_of_the_studies_that_its_source_tells(lvef, tmp_path):
 
     predict_table(lvef, told("a", "a"), out)
     assert {line["study_videos"] for line in rows(out)} == {"2"}
-    with pytest.raises(UserError, match="what differs is their studies or views:"):
+    with pytest.raises(UserError, match="which differs in their studies or views:"):
         predict_table(lvef, told("a", "b"), out)
 
 
@@ -250,7 +252,7 @@ def test_several_views_make_a_line_for_every_study(saved, tmp_path, folder):
     found = {line["id"]: line for line in rows(out)}
     studies = {s.study for s in samples if s.view in ("A2C", "A4C")}
     assert {name for name, line in found.items() if line["status"] == "ok"} == studies
-    assert re.search(rf"holds ef.* of {len(studies)} studies; ", said)
+    assert re.search(rf"contains ef.* of {len(studies)} studies; ", said)
     for sample in samples:
         if sample.view not in ("A2C", "A4C"):
             status = f"left out: other view: {sample.view}; the probe takes A2C, A4C"
@@ -272,10 +274,10 @@ def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
 
 def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path):
     out = tmp_path / "none.csv"
-    with pytest.raises(UserError, match=rf"none of 1 files can be used .*; {out} has the reason"):
+    with pytest.raises(UserError, match=rf"none of 1 files can be used .*; {out} lists the reason"):
         predict_table(lvef, [f"videos:{folder}/a.avi"], out)
     assert rows(out)[0]["status"].startswith("left out: ")
-    with pytest.raises(UserError, match="is another table; what differs is --source, the videos"):
+    with pytest.raises(UserError, match="is another table, which differs in --source, the videos"):
         predict_table(lvef, [NEW], out)
     # Once the file is mended, the same command is no longer refused.
     shutil.copy(folder / "b.avi", folder / "a.avi")
@@ -285,7 +287,7 @@ def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path)
 def test_an_encoder_that_has_moved_is_asked_for(lvef, encoder_folder, tmp_path):
     config = (lvef / "config.json").read_text().replace(str(encoder_folder), "/nowhere")
     (lvef / "config.json").write_text(config)
-    with pytest.raises(UserError, match=r"/nowhere.*name the encoder of .* with --weights"):
+    with pytest.raises(UserError, match=r"/nowhere.*give the encoder of .* with --weights"):
         predict_table(lvef, [NEW], tmp_path / "moved.csv")
     assert not list(tmp_path.glob("moved*"))
     predict_table(lvef, [NEW], tmp_path / "moved.csv", weights_path=str(encoder_folder))
@@ -297,5 +299,5 @@ def test_the_program_on_one_device_gives_the_same_bytes(lvef, tmp_path):
     done = programs.run("predict", *flags, devices=1)
     assert done.returncode == 0, done.stderr
     last = done.stdout.strip().splitlines()[-1]
-    assert re.fullmatch(rf"{tmp_path / 'one.csv'} holds ef.* of 20 videos", last)
+    assert re.fullmatch(rf"{tmp_path / 'one.csv'} contains ef.* of 20 videos", last)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "eight.csv").read_bytes()
