@@ -1,8 +1,8 @@
-"""Where a TPU spends its time in a compiled program, by the compiler's own account.
+"""Where a TPU spends its time in a compiled program, from the compiler's own estimates.
 
-The compiler writes into its program how many cycles it expects of nearly every instruction. They
-are summed here, those of a loop as often as it runs; a kernel written by hand has no such
-estimate, and its cycles are those of its schedule (see `bundles`).
+The compiled program contains the expected cycles of nearly every instruction. They are summed here,
+those of a loop as often as it runs. A hand-written kernel has no such estimate; its cycles are
+counted in its schedule (see `bundles`).
 """
 
 import dataclasses
@@ -36,23 +36,25 @@ _SCOPES = {
     "predictor": "predictor",
     "Encoder": ENCODER,
 }
-"""Names that objectives give to their parts (train/objectives), and that of an encoder alone."""
+"""The names of an objective's parts (train/objectives), and that of a single encoder."""
 
 LEFT_OUT = (
     "The account leaves out the time that hand-written kernels wait for memory.",
-    "It leaves out collectives, copies between memories, and gathers by a SparseCore: they run at "
-    "the same time as the rest. It also leaves out the time that the rest waits for them.",
-    "A loop counts once if the program does not state how often it runs. Kernels of equal "
-    "name and shapes count alike.",
-    "It leaves out the time to start each instruction. Trust ratios more than times.",
+    "It leaves out collectives, copies between memories, and gathers by a SparseCore, because they "
+    "run at the same time as the rest. It also leaves out the time that the rest waits for them.",
+    "A loop counts once if the program does not state how often it runs. Kernels with equal "
+    "names and shapes count the same.",
+    "It leaves out the time to start each instruction. Ratios are more reliable than times.",
 )
 """What the account leaves out."""
 
-NO_ESTIMATES = "the compiler gave no cycle estimates: there is no account of where the time goes"
+NO_ESTIMATES = (
+    "the compiler gave no cycle estimates: the account of where the time goes is left out"
+)
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
-_JOINS = {"add", "maximum", "or"}  # what the compiler concatenates padded arrays by
+_JOINS = {"add", "maximum", "or"}  # operations by which the compiler concatenates padded arrays
 _MOVES = {
     "broadcast",
     "concatenate",
@@ -67,7 +69,7 @@ _MOVES = {
     "slice",
     "transpose",
 }
-# What comes along with data that is moved: neither that nor computation.
+# Operations that accompany moving data and count neither as moving nor as computing.
 _NEITHER = {
     "bitcast",
     "bitcast-convert",
@@ -98,7 +100,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """All instructions that take time, on one device. clock: of the device, cycles a second."""
+    """All instructions that take time on one device. clock: of the device, cycles per second."""
 
     rows: tuple[Row, ...]
     clock: float
@@ -109,14 +111,14 @@ class Account:
 
     @property
     def without_cost(self) -> list[Row]:
-        """Kernels that nothing is known of."""
+        """Kernels whose cycles are not known."""
         return [row for row in self.rows if row.cycles is None]
 
     def seconds_of(self, row: Row) -> float:
         return (row.cycles or 0) / self.clock
 
     def by(self, key: Callable[[Row], str], order: Iterable[str]) -> dict[str, float]:
-        """Seconds by part or by kind: those of `order` that there are, in that order."""
+        """Seconds by part or by kind, for the names in `order` that occur, in that order."""
         found = {name: 0.0 for name in order if any(key(row) == name for row in self.rows)}
         for row in self.rows:
             found[key(row)] += self.seconds_of(row)
@@ -139,10 +141,10 @@ class Account:
 
 
 def of_dump(folder: Path, chip: Chip, schedules: Path | None) -> Account | None:
-    """The account of the one program that was compiled with this folder for its dump.
+    """The account of the program whose compilation wrote its dump to this folder.
 
     Args:
-      schedules: the folder of `ahead.prepare_environment`; None = there is none.
+      schedules: the folder given to `ahead.prepare_environment`; None = no schedules.
 
     Returns:
       None if the compiler gave no estimates.
@@ -160,7 +162,7 @@ def account(text: str, chip: Chip, schedules: Mapping[str, Path]) -> Account:
 
     Args:
       text: of the program after code generation, with the compiler's estimates.
-      chip: that it is for.
+      chip: the target of the compilation.
       schedules: of kernels, see `bundles.schedules`.
 
     Raises:
@@ -175,7 +177,7 @@ def account(text: str, chip: Chip, schedules: Mapping[str, Path]) -> Account:
 
 
 def _with_twins(bodies: hlo.Bodies, schedules: Mapping[str, Path]) -> dict[str, Path]:
-    """Of a program's kernels; those that the compiler has met before have that of the first one."""
+    """The schedules of all kernels; equal kernels, which are compiled once, share a schedule."""
     twins: dict[tuple[str, ...], Path] = {}
     kernels = [
         (one.name, _kernel_key(one))
@@ -190,7 +192,7 @@ def _with_twins(bodies: hlo.Bodies, schedules: Mapping[str, Path]) -> dict[str, 
 
 
 def _kernel_key(one: hlo.Instruction) -> tuple[str, ...]:
-    """What kernels have in common that are compiled once: a name, and shapes of arrays."""
+    """A key that is equal for kernels that are compiled once: the name and shapes of arrays."""
     operands = re.search(r"operand_layout_constraints=\{(.*?)\}, [a-z]", one.line)
     stem = re.sub(r"[.\d]+$", "", one.name)
     return stem, re.sub(r":?S\(\d+\)", "", one.shape), operands[1] if operands else ""
@@ -199,16 +201,16 @@ def _kernel_key(one: hlo.Instruction) -> tuple[str, ...]:
 def _rows(
     bodies: hlo.Bodies, name: str, runs: int, inside: str, kernels: Mapping[str, int]
 ) -> Iterator[Row]:
-    """Of a computation that runs so often.
+    """The rows of a computation that runs `runs` times.
 
-    inside: the op_name of the loop that it is in, for instructions that have none.
+    inside: the op_name of the surrounding loop, for instructions without their own.
     kernels: the cycles of one run of each.
     """
     for line in bodies.get(name, []):
         found = hlo.instruction(line)
         if found is None:
             continue
-        # Names of instructions that the compiler made itself have no place: "reduce_scatter".
+        # Instructions that the compiler added have names without a place, such as "reduce_scatter".
         place = found.op_name if found.op_name.startswith("jit(") else inside
         if found.opcode == "while":
             body, trips = hlo.loop(line, bodies) or ("", 1)
@@ -220,13 +222,13 @@ def _rows(
                     line, "branch_computations", "true_computation", "false_computation"
                 )
             ]
-            # One of them runs: the dearest, at worst.
+            # Only one of them runs: count the slowest.
             yield from max(ways, key=lambda rows: sum(row.cycles or 0 for row in rows), default=[])
         elif found.opcode == "call":
             for callee in hlo.callees(line, "to_apply"):
                 yield from _rows(bodies, callee, runs, place, kernels)
         else:
-            # A fusion's estimate is that of all it contains.
+            # A fusion's estimate includes all that it contains.
             row = _row(bodies, found, runs, place, kernels)
             if row:
                 yield row
@@ -252,7 +254,7 @@ def _row(
 
 
 def contents(bodies: hlo.Bodies, one: hlo.Instruction) -> Iterator[hlo.Instruction]:
-    """What a fusion consists of, also that of fusions in it; of anything else itself."""
+    """The instructions in a fusion and in nested fusions; for other instructions, itself."""
     if one.opcode != "fusion":
         yield one
         return
@@ -269,11 +271,11 @@ def is_kernel(one: hlo.Instruction) -> bool:
 def kind_of(one: hlo.Instruction, inner: list[hlo.Instruction]) -> str:
     """What an instruction does, by what it contains."""
     if is_kernel(one):
-        words = one.name + one.op_name
-        attention = any(word in words for word in ("attention", "splash", "flash", "mha"))
+        names = one.name + one.op_name
+        attention = any(word in names for word in ("attention", "splash", "flash", "mha"))
         return KERNELS if attention else OTHER_KERNELS
     products = [each for each in inner if each.opcode in _PRODUCTS]
-    # Neighbouring channels are swapped by a product, too.
+    # Rotary embeddings also use a product, to swap neighbouring channels.
     if any(not _is_rotary(each) for each in products):
         return PRODUCTS
     by_name = {each.name: each for each in inner}
@@ -292,7 +294,7 @@ def kind_of(one: hlo.Instruction, inner: list[hlo.Instruction]) -> str:
 
 
 def _joins(one: hlo.Instruction, by_name: Mapping[str, hlo.Instruction]) -> bool:
-    """Whether it only lays padded arrays over each other, which is how they are concatenated."""
+    """Whether it only combines padded arrays, which is how arrays are concatenated."""
     if one.opcode not in _JOINS:
         return False
     for name in one.operands:
@@ -309,9 +311,9 @@ def _is_rotary(one: hlo.Instruction) -> bool:
 
 
 def part_of(op_name: str) -> str:
-    """The part of a training step, by where in its program an instruction comes from.
+    """The part of a training step that an instruction comes from.
 
-    What is computed again for the backward pass belongs to it.
+    Recomputation for the backward pass belongs to the backward pass.
     """
     if re.search(r"\b(optimizer|ema)\b", op_name):
         return OPTIMIZER

@@ -1,4 +1,4 @@
-"""The account of a program as lines of text, and as numbers for other programs."""
+"""The account of a program, as lines of text and as JSON."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ def lines(
     """A table of the account.
 
     Args:
-      flops: of the model on that device, by part.
-      sent: seconds that collectives take, by data sheets.
-      dearest: how many instructions to list.
-      whole: what the program is, such as "a step".
+      flops: of the model on this device, by part.
+      sent: seconds of collectives, from data sheets.
+      dearest: number of the slowest instructions to list.
+      whole: name of the program, such as "a step".
     """
     total = account.seconds
     reached = _reached(sum(flops.values()), total, chip)
@@ -34,16 +34,16 @@ def lines(
         peak = f"{_reached(flops[part], seconds, chip):9.1%}" if part in flops else ""
         found.append(f"  {part:<28}{_ms(seconds)}{_share(seconds, total)}{peak}")
     found += [
-        f"  {'all of it':<28}{_ms(total)}{_share(total, total)}{reached:9.1%}",
+        f"  {'total':<28}{_ms(total)}{_share(total, total)}{reached:9.1%}",
         "",
         f"  {'kind':<28}{'time':>12}{'share':>9}",
     ]
     for kind, seconds in account.by_kind().items():
         found.append(f"  {kind:<28}{_ms(seconds)}{_share(seconds, total)}")
     if sent:
-        found.append(f"  {COLLECTIVES:<28}{_ms(sent)}   by data sheets, not in the sum")
+        found.append(f"  {COLLECTIVES:<28}{_ms(sent)}   from data sheets, not in the total")
     if dearest:
-        found += ["", f"  the dearest {dearest} instructions, all their runs together"]
+        found += ["", f"  the slowest {dearest} instructions, sum of all runs"]
     for row in account.dearest(dearest):
         shape = row.shape if len(row.shape) <= _WIDEST else row.shape[: _WIDEST - 3] + "..."
         found.append(
@@ -58,7 +58,7 @@ def left_out(account: Account) -> list[str]:
     found = list(LEFT_OUT)
     if missing := account.without_cost:
         names = ", ".join(sorted({row.name for row in missing}))
-        found.append(f"The schedules of these kernels were not found, they are left out: {names}.")
+        found.append(f"The schedules of these kernels were not found and are left out: {names}.")
     return found
 
 

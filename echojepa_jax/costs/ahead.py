@@ -1,4 +1,4 @@
-"""Compiling for devices that are not there: TPU slices by name, and simulated devices."""
+"""Compiling for devices that this machine does not have: TPU slices, and simulated devices."""
 
 import importlib.util
 import os
@@ -10,21 +10,23 @@ from echojepa_jax.costs.chips import TPUS
 from echojepa_jax.utils.errors import UserError, first_line
 from echojepa_jax.utils.extras import pip_install
 
-# Of all that the TPU compiler can write about its work, the final schedules: 0.2 GB for a step.
+# The TPU compiler writes only the final schedules: 0.2 GB for a step.
 _SCHEDULES = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
 
 
 def prepare_environment(simulated: int = 0, schedules: str = "") -> None:
-    """Comes before JAX looks for devices: nothing here must wait for a TPU.
+    """Sets up compilation without a TPU; call it before JAX initialises its devices.
 
     Args:
-      simulated: how many CPU devices to simulate; 0 = one.
-      schedules: a folder where the TPU compiler leaves the schedule of whatever it compiles in this
-        process, for the account of a program; "" = nowhere.
+      simulated: number of CPU devices to simulate; 0 = one.
+      schedules: folder where the TPU compiler writes the schedules of all that it compiles in this
+        process, for the account of a program; "" = no schedules.
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing here uses a TPU, so many can compile
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
+        "1"  # no TPU is used, so several processes may compile
+    )
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     if schedules:
@@ -39,11 +41,11 @@ def tpu_devices(topology: str) -> list[jax.Device]:
     """Descriptions of the devices of a TPU slice, such as "v5e:8x8" or "v5p:4x4x4".
 
     Raises:
-      UserError: there is no such slice, or the TPU compiler is not installed.
+      UserError: the slice does not exist, or the TPU compiler is not installed.
     """
     kind, _, shape = topology.partition(":")
     sizes = shape.split("x")
-    flat = kind in ("v5e", "v6e")  # two dimensions, the others have three
+    flat = kind in ("v5e", "v6e")  # these have two dimensions, the others three
     if kind not in TPUS or len(sizes) != 3 - flat or not all(size.isdigit() for size in sizes):
         raise UserError(
             f"--topology={topology} is not understood: write a kind ({', '.join(TPUS)}) and its "
@@ -54,12 +56,10 @@ def tpu_devices(topology: str) -> list[jax.Device]:
         cores = {"chip_config_name": "megacore"} if kind == "v4" else {}
         name = topology.replace("v7x", "tpu7x")  # libtpu's name for it
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
-    # Without libtpu, for a shape that no slice has, and for a name that it does not know.
+    # Raised without libtpu, for a shape that no slice has, or for an unknown name.
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = first_line(error)
         missing = importlib.util.find_spec("libtpu") is None
         hint = pip_install("tpu") if missing else "try another shape"
-        raise UserError(
-            f"--topology={topology} cannot be compiled for ({reason}): {hint}"
-        ) from error
+        raise UserError(f"cannot compile for --topology={topology} ({reason}): {hint}") from error
     return list(found.devices)

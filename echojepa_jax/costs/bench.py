@@ -1,4 +1,4 @@
-"""Measuring the training step: on random clips, after warming up, with the clock read when done."""
+"""Measures the training step on random clips, after a warm-up, until its results are computed."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def random_batch(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
 def _noise(
     shapes: dict[str, Any], grid_of: Callable[..., Grid], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Clips or images of these shapes, their masks, and all of them valid."""
+    """Valid clips or images of these shapes, with masks."""
     clips = rng.integers(0, 256, shapes["clips"].shape, np.uint8)
     tokens, ids = math.prod(grid_of(*clips.shape[1:4])), []
     for context, target in zip(shapes["context_ids"], shapes["target_ids"], strict=True):
@@ -60,7 +60,7 @@ def _noise(
 
 
 class OurStep:
-    """The compiled step of a config, fed with random clips from the host."""
+    """The compiled step of a config, with random clips from the host."""
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         started = time.perf_counter()
@@ -73,7 +73,7 @@ class OurStep:
         self.waited = 0.0
 
     def run(self) -> float:
-        """Makes one step; returns its seconds, with the wait for its batch."""
+        """Makes one step; returns its seconds, including the wait for its batch."""
         started = time.perf_counter()
         before = self._batches.wait_seconds
         batch = next(self._batches)
@@ -83,7 +83,7 @@ class OurStep:
         return time.perf_counter() - started
 
     def peak_memory(self) -> int:
-        """Bytes of one device that a step needs at most."""
+        """Peak memory of a step on one device, in bytes."""
         stats = self.program.mesh.local_devices[0].memory_stats()
         if stats and "peak_bytes_in_use" in stats:
             return stats["peak_bytes_in_use"]
@@ -99,7 +99,7 @@ def _endless(pool: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 class CountCompilations:
-    """How many programs JAX compiles from now on."""
+    """Counts the programs that JAX compiles from now on."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -119,7 +119,7 @@ def matmul_peak(dtype: str, repeats: int = 10) -> tuple[float, str]:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        # Several at a time, so that the wait for the host is not counted with each.
+        # Several at a time, so that the host's delay counts only once.
         jax.block_until_ready([product(a, a) for _ in range(_PRODUCTS)])
         seconds.append(time.perf_counter() - started)
     return _PRODUCTS * 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
@@ -131,15 +131,19 @@ def _torch_device() -> str:
 
     mine = jax.default_backend()
     if mine not in ("cpu", "gpu"):
-        raise UserError(f"--compare=torch is for a GPU or the CPU, and JAX computes on {mine}")
+        raise UserError(
+            f"--compare=torch needs a GPU or the CPU, but JAX computes on {mine}: leave it out"
+        )
     if mine == "gpu" and not torch.cuda.is_available():
-        raise UserError("--compare=torch: JAX computes on a GPU, and this PyTorch knows CPUs only")
+        raise UserError(
+            "--compare=torch: JAX uses a GPU, but PyTorch finds none: install PyTorch with CUDA"
+        )
     return "cuda" if mine == "gpu" else "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was measured: seconds of each step; the facts are ours unless named otherwise."""
+    """Seconds of each step, and facts; facts without "torch" in their name are about our step."""
 
     ours: list[float]
     torch: list[float]
@@ -157,16 +161,16 @@ def measure(
     warm_up: int = 3,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Times `steps` steps; of PyTorch as well if asked, step by step in turn.
+    """Times `steps` steps, with `compare_torch` in alternation with PyTorch's steps.
 
     Raises:
-      ImportError: PyTorch or transformers is to be compared with, and not installed.
-      UserError: this PyTorch cannot compute on the same device, or it has no such model.
+      ImportError: `compare_torch` is set, but PyTorch or transformers is not installed.
+      UserError: PyTorch cannot compute on the same device, or does not have this model.
     """
     if compare_torch and config.model.family != V2:
         raise UserError(
-            f"--compare=torch is for model.family={V2}: the transformers library has no PyTorch "
-            f"model of family {config.model.family} to compare with"
+            f"--compare=torch needs model.family={V2}, because the transformers library has no "
+            f"PyTorch model of family {config.model.family}: leave it out"
         )
     device = _torch_device() if compare_torch else ""
     mesh = meshes.make_mesh(replica=config.mesh.replica, fsdp=config.mesh.fsdp)
@@ -178,7 +182,7 @@ def measure(
     if compare_torch:
         from echojepa_jax.costs.torch_step import TorchStep
 
-        ours.run()  # so that JAX has the memory that it needs before PyTorch takes what there is
+        ours.run()  # so that JAX gets its memory before PyTorch takes the rest
         say("compiling PyTorch's step")
         theirs = TorchStep.fitting(config, random_batch(config), device)
         say(theirs.note or "PyTorch is ready")
@@ -228,7 +232,7 @@ def measure(
             "torch_clips_per_second": config.optim.global_batch / statistics.median(other),
             "torch_peak_memory_gb": theirs.peak_memory() / 1e9,
             "torch_note": theirs.note,
-            # Of steps that were made next to each other, so that a busy machine slows both.
+            # Of neighbouring steps, because a busy machine slows both.
             "times_torch": statistics.median(b / a for a, b in zip(mine, other, strict=True)),
         }
     return Result(mine, other, facts)

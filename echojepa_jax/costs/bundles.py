@@ -1,10 +1,10 @@
-"""How many cycles a TPU kernel works, from its final schedule: no estimate goes with such kernels.
+"""Counts the cycles of a TPU kernel in its final schedule, because it has no other estimate.
 
-The TPU compiler can write a kernel down as bundles, of which a core starts one a cycle. Loops over
-the grid and within it, and parts that run at some steps only, are branches that depend on counters.
-So the counters are computed here, bundle by bundle, as the core would, and what runs is counted.
-Data is not computed: a branch that depends on it counts as not taken, so that what it would
-leave out counts in full, and a loop that depends on it counts once.
+The TPU compiler can write a kernel as a list of bundles; a core starts one bundle per cycle. Loops
+and parts that run only at some steps are branches that depend on counters. So this module computes
+the counters, bundle by bundle, and counts the bundles that run. It does not compute data: a branch
+that depends on data counts as not taken, so that the code that it would skip counts in full, and a
+loop that depends on data counts once.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Statement:
-    """`result = operation(operands)`, or `otherwise` where the condition does not hold."""
+    """`result = operation(operands)`, or `otherwise` if the condition is false."""
 
     result: str
     operation: str
@@ -59,36 +59,36 @@ class _Statement:
     otherwise: str = ""
 
     def needs(self) -> set[str]:
-        words = (*self.operands, self.condition, self.otherwise)
-        return {word.lstrip("!") for word in words if word}
+        names = (*self.operands, self.condition, self.otherwise)
+        return {name.lstrip("!") for name in names if name}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Bundle:
-    """What is of interest of one bundle. branch: condition ("" = always) and region, or None."""
+    """The relevant parts of a bundle. branch: condition ("" = always) and region, or None."""
 
     statements: tuple[_Statement, ...]
     branch: tuple[str, str] | None
 
 
 def schedules(folder: Path) -> dict[str, Path]:
-    """The files with schedules that the TPU compiler has written, by name of the instruction.
+    """The schedule files of the TPU compiler, by name of the instruction.
 
-    See `ahead.prepare_environment`. Of several by one name, the last one counts.
+    See `ahead.prepare_environment`. If several have the same name, the last one counts.
     """
     files = sorted(path for path in folder.iterdir() if _FILE.match(path.name))
     return {_FILE.sub(r"\1", path.name): path for path in files}
 
 
 def cycles(text: str, delay: int) -> int:
-    """How many bundles of a schedule run, each as often as it does.
+    """The number of bundles that run in a schedule, with repetitions.
 
     Args:
-      delay: bundles behind a branch that run before it has its effect.
+      delay: bundles behind a branch that run before it takes effect.
     """
     bundles, places = _parse(text)
     wanted = _interesting(bundles)
-    # Where there is something to do; what lies between is only counted.
+    # Bundles with something to compute; those between them are only counted.
     stops = [
         (
             tuple(one for one in bundle.statements if one.result in wanted),
@@ -124,7 +124,7 @@ def cycles(text: str, delay: int) -> int:
         place = stop + 1
         if branch and _taken(branch[0], known):
             target = places[branch[1]]
-            # The delay is over, or the program.
+            # Up to the end of the delay or of the program.
             until = min(place + delay, len(stops))
             for late in stops[place:until]:
                 run(late[0])
@@ -134,7 +134,7 @@ def cycles(text: str, delay: int) -> int:
 
 
 def _parse(text: str) -> tuple[list[_Bundle], dict[str, int]]:
-    """The bundles in order, and the place of the one that each region begins with."""
+    """The bundles in order, and the position of the first bundle of each region."""
     starts = [found.end() for found in _BUNDLE.finditer(text)]
     bundles, places = [], {}
     for place, (start, end) in enumerate(zip(starts, [*starts[1:], len(text)], strict=True)):
@@ -195,7 +195,7 @@ def _evaluated(one: _Statement, known: dict[str, Value], written: dict[str, int]
         if holds != 1:
             return _read(one.otherwise, known) if holds == 0 and one.otherwise else None
     if one.operation in ("sphi", "pphi"):
-        # All of them share a register: it holds what was written last.
+        # All operands share a register, which contains the last value written.
         latest = max(one.operands, key=lambda word: written.get(word, 0))
         return _read(latest, known)
     values = [_read(word, known) for word in one.operands]
@@ -220,7 +220,7 @@ def _evaluated(one: _Statement, known: dict[str, Value], written: dict[str, int]
 
 
 def _logic(operation: str, values: list[Value]) -> Value:
-    """Of two truths, of which one may do."""
+    """A logical operation on two truth values; one can decide it if the other is unknown."""
     decides = 1 if operation in ("por", "pnor") else 0
     result = decides if decides in values else None if None in values else 1 - decides
     return result if result is None or operation in ("por", "pand") else 1 - result

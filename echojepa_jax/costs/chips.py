@@ -1,4 +1,4 @@
-"""What accelerators can do, by their makers' data sheets: the roofs of plans."""
+"""Peak speeds and memory of accelerators, from their data sheets: the limits of plans."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ class Chip:
     """One accelerator.
 
     flops: dense bfloat16 products, FLOP/s. memory: bytes. bandwidth: of that memory, bytes/s.
-    links: bytes/s that it can send to its neighbours over all links together, in one direction.
-    joined: how many are joined by such links; 0 = as many as there are. network: bytes/s that one
-    can send beyond those. Of TPUs, clock: cycles/s, and delay: bundles of instructions that a core
-    still starts behind a branch.
+    links: bytes/s that it can send to its neighbours over all links, in one direction. joined:
+    number of chips that such links join; 0 = all. network: bytes/s that a chip can send to others.
+    Only for TPUs, clock: cycles/s, and delay: bundles of instructions that a core still starts
+    after a branch.
     """
 
     name: str
@@ -25,10 +25,10 @@ class Chip:
     delay: int = 0
 
     def send(self, devices: int) -> float:
-        """Bytes/s that each of so many devices can send around a ring of them, at most.
+        """The highest speed, bytes/s, at which each of `devices` devices can send around a ring.
 
-        A ring goes from machine to machine by all of their network cards. As many as one machine
-        has are taken to be on one.
+        A ring passes from machine to machine over all of their network cards. If one machine has
+        room for all devices, they are assumed to be in one machine.
         """
         if 0 < self.joined < devices:
             return min(self.links, self.joined * self.network)

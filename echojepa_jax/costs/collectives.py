@@ -24,7 +24,7 @@ _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 _OPERATION = re.compile(r"= (.+?) (" + "|".join(KINDS) + r")(-start)?\(")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
-# Who takes part: lists of devices, or so many groups of so many; nothing = all.
+# The participants: lists of devices, or [groups, devices per group]; empty = all.
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
 # The same as axes of a mesh: "mesh['a'=2,'b'=4] {'b'}" are groups of 4; "'b':(2)2" is a part of b.
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
@@ -34,9 +34,9 @@ _PARTITIONS = re.compile(r"^HloModule .*num_partitions=(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One operation of a program. shapes: of the arrays that it gives, such as "bf16[8,64]".
+    """One operation of a program. shapes: of its results, such as "bf16[8,64]".
 
-    bytes: of all of them on one device. runs: in one step. devices: that take part in it together.
+    bytes: of all results on one device. runs: in one step. devices: number of participants.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends in one run, at least (in a ring)."""
+        """The least number of bytes that one device sends in one run (in a ring)."""
         others = self.devices - 1
         if self.kind == "reduce-scatter":
             return self.bytes * others
@@ -82,7 +82,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int, float]]:
-    """How many runs, bytes of results, and bytes sent by a device, a step has, by kind."""
+    """Runs, bytes of results, and bytes sent by a device in a step, by kind."""
     totals: dict[str, tuple[int, int, float]] = {}
     for one in found:
         runs, size, sent = totals.get(one.kind, (0, 0, 0.0))
@@ -114,20 +114,20 @@ def _continues_a_transfer(name: str, lines: list[str]) -> bool:
 
 
 def _kept_part(lines: list[str]) -> str | None:
-    """The type of what is kept of an all-reduce that is sliced at once: a reduce-scatter."""
+    """The type of the slice of an all-reduce that is sliced directly, so a reduce-scatter."""
     root = re.search(r"ROOT %\S+ = (\S+) dynamic-slice\(%all-reduce", "\n".join(lines))
     return root[1] if root else None
 
 
 def _result(types: str, kind: str, is_start: bool) -> tuple[tuple[str, ...], int]:
-    """The arrays that a collective gives, and their bytes."""
+    """The resulting arrays of a collective, and their bytes."""
     arrays = [
         (f"{dtype}[{shape}]", math.prod(int(n) for n in shape.split(",") if n) * _BYTES[dtype])
         for dtype, shape in _ARRAY.findall(types)
         if dtype in _BYTES
     ]
     if is_start and kind != "all-reduce":
-        # The start of a transfer gives its operands, its results, and counters.
+        # The start of a transfer returns its operands, its results, and counters.
         arrays = [array for array in arrays if not array[0].endswith("[]")]
         arrays = arrays[len(arrays) // 2 :]
     return tuple(shape for shape, _ in arrays), sum(size for _, size in arrays)

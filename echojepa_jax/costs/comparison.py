@@ -1,7 +1,7 @@
 """How many updates of one config cost as much as the whole run of another one.
 
 A baseline is matched in one of four ways: by updates, by clips, by FLOPs, or by time on the device.
-FLOPs are counted for the tokens that a step really keeps.
+FLOPs count only the tokens that a step keeps.
 """
 
 import dataclasses
@@ -42,16 +42,18 @@ class Run:
 
 
 def seconds_measured(path: Path, config: ConfigDict) -> float:
-    """Of one update of a config, from the file that `bench --out` wrote of another batch of it.
+    """Seconds of one update, from a file of `bench --out` for the same config with any batch size.
 
     Raises:
-      UserError: it is not such a file, or it was measured with clips of another size.
+      UserError: the file is not from `bench --out`, or was measured with clips of another size.
     """
     try:
         facts = json.loads(path.read_text())["facts"]
         rate, cost = float(facts["clips_per_second"]), float(facts["tflop_per_clip"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a file that bench --out writes: {error}") from error
+        raise UserError(
+            f"{path} is not a file of bench --out ({error}): make it with bench"
+        ) from error
     wanted = flops.of_clip(config).total / 1e12
     if abs(cost / wanted - 1) > 0.01:
         raise UserError(
@@ -99,10 +101,10 @@ def lines(mine: Run, other: Run, how: str) -> list[str]:
     found += [f"  {name:<24}{a:>20}{b:>20}" for name, (a, b) in parts.items()]
     found += ["", f"  {mine.name} equals the run of {other.name}"]
     for way, updates in matched_updates(mine, other).items():
-        said = f" ({how})" if way == "device time" else ""
+        note = f" ({how})" if way == "device time" else ""
         share = mine.updates / updates
         found.append(
-            f"    by {way + said:<40}{updates:>12,.0f} updates; it makes {share:.3g} of them"
+            f"    by {way + note:<40}{updates:>12,.0f} updates; it makes {share:.3g} of them"
         )
     return found
 

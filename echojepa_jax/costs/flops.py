@@ -1,7 +1,7 @@
-"""Model FLOPs of a clip: the one way they are counted here, for MFU, plans and benchmarks.
+"""Model FLOPs of a clip, for MFU, plans and benchmarks.
 
-Useful work only: what is computed again (remat) and what is padded does not count. A compiled
-program's own analysis would count a loop over layers once.
+Only useful work counts, without recomputation (remat) and padding. The analysis of a compiled
+program cannot be used, because it counts a loop over layers once.
 """
 
 import dataclasses

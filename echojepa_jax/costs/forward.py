@@ -1,4 +1,4 @@
-"""What a forward pass of the encoder takes of one TPU, as `embed` makes it: memory and time."""
+"""Memory and time of the encoder's forward pass on one TPU, as in `embed`."""
 
 import dataclasses
 import tempfile
@@ -19,13 +19,13 @@ from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import COMPILER_OPTIONS, attention_of
 from echojepa_jax.train.state import init_params, make_networks
 
-# Of a chip's memory; the rest is for the runtime and for the next batch.
+# Share of a chip's memory; the rest is for the runtime and for the next batch.
 USABLE = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A forward pass on so many clips. memory: bytes at its peak. flops: of the model."""
+    """A forward pass on a number of clips. memory: peak, in bytes. flops: of the model."""
 
     chip: Chip
     clips: int
@@ -47,10 +47,10 @@ def make_forward(
     schedules: Path,
     say: Callable[[str], None] = lambda _: None,
 ) -> Forward:
-    """Compiles a config's encoder for a TPU that need not be there, in bfloat16.
+    """Compiles a config's encoder in bfloat16 for a TPU, which this machine need not have.
 
     Args:
-      encode: what `embed` runs, `features.encode.encode_clips`.
+      encode: the function of `embed`, `features.encode.encode_clips`.
       schedules: the folder of `ahead.prepare_environment`.
     """
     config = config.copy_and_resolve_references()
@@ -121,14 +121,14 @@ def table(forward: Forward, dearest: int = 0) -> str:
                 dearest,
                 "a forward pass",
             ),
-            f"  By this account a chip encodes {per_clip:.0f} clips a second.",
+            f"  By this account, a chip encodes {per_clip:.0f} clips per second.",
             "",
         ]
     return "\n".join([*lines, verdict(forward)])
 
 
 def verdict(forward: Forward) -> str:
-    """Whether it fits."""
+    """A sentence about whether it fits."""
     used = f"{forward.memory / forward.chip.memory:.0%} of a chip's memory"
     return f"fits: {used}" if forward.fits else f"does not fit: {used}; try fewer clips at a time"
 

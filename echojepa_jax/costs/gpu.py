@@ -1,7 +1,7 @@
-"""Compiling for NVIDIA GPUs that are not there, by the compiler in JAX's CUDA plugin.
+"""Compiles for NVIDIA GPUs that this machine does not have, with the compiler in JAX's CUDA plugin.
 
-The compiler does not ask a driver: a text describes the card, XLA's `GpuTargetConfigProto`. On the
-card itself it would try kernels out, and might choose others for the products.
+The compiler needs no driver: XLA's text format `GpuTargetConfigProto` describes the card. On the
+card itself, it would try kernels, and might choose others for the products.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from echojepa_jax.utils.errors import first_line
 # The oldest cuDNN that JAX's CUDA plugin accepts.
 CUDNN = (9, 12, 0)
 
-# Products go to cuBLAS: without a card to try tilings of its own on, the compiler sometimes finds
-# none and gives up. (It reserves some megabytes for cuBLAS to work in; cuDNN's are not known.)
+# Products use cuBLAS: without a card to try tilings on, the compiler sometimes finds none, and
+# fails. (It reserves some megabytes for cuBLAS to work in; cuDNN's are not known.)
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
@@ -29,9 +29,9 @@ OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 class Card:
     """What the compiler must know about a GPU besides `chips.Chip`.
 
-    capability: NVIDIA's number of the generation. own: whether code may use what only this very
-    generation has. cores: streaming multiprocessors; units: of them, for float32. clock: GHz, the
-    highest. l2: bytes. shared: bytes a core can share between its threads; a block gets 1 KiB less.
+    capability: NVIDIA's number of the generation. own: whether code may use features that only
+    this generation has. cores: streaming multiprocessors; units: of them, for float32. clock: the
+    highest, GHz. l2: bytes. shared: bytes a core can share between its threads; a block gets 1 KiB less.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Card:
 
 
 # Cores, clocks and caches: NVIDIA's architecture papers of the A100 and the H100 (the H200 differs
-# in its memory alone). Shared memory: the table of compute capabilities in its programming guide.
+# only in its memory). Shared memory: the table of compute capabilities in its programming guide.
 CARDS = {
     "a100": Card("NVIDIA A100-SXM4-80GB", (8, 0), False, 108, 64, 1.41, 40 * 2**20, 164 * 2**10),
     "h100": Card("NVIDIA H100 80GB HBM3", (9, 0), True, 132, 128, 1.98, 50 * 2**20, 228 * 2**10),
@@ -54,7 +54,7 @@ CARDS = {
 
 
 class NoCompilerError(Exception):
-    """One sentence: why nothing can be compiled for GPUs here, and what to install."""
+    """The compiler for GPUs is missing; one sentence with the reason, and what to install."""
 
 
 def target_config(gpu: str) -> str:
@@ -99,7 +99,7 @@ device_description_str: "{card.name}"
 
 
 def gpu_devices(gpu: str, count: int) -> list[jax.Device]:
-    """Descriptions of that many GPUs of one machine, which a step can be compiled for.
+    """Descriptions of `count` GPUs in one machine, for which a step can be compiled.
 
     Raises:
       NoCompilerError: the compiler, or a tool that it runs, is not installed.
@@ -112,7 +112,7 @@ def gpu_devices(gpu: str, count: int) -> list[jax.Device]:
             target_config=target_config(gpu),
         )
         _try(found.devices[0])
-    # No plugin, one of another version, one without ptxas or libdevice.
+    # Without the plugin, with another version of it, or without ptxas or libdevice.
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise NoCompilerError(_why(error)) from error
     return list(found.devices)
@@ -134,7 +134,7 @@ def _why(error: Exception) -> str:
         reason = "the compiler does not find ptxas"
     version = importlib.metadata.version("jaxlib")
     return (
-        f"{reason}; for the compiler's own figures: "
+        f"{reason}; for the compiler's figures: "
         f"pip install jax-cuda13-plugin=={version} nvidia-cuda-nvcc"
     )
 
@@ -145,12 +145,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def cudnn_is_there(mesh: Mesh) -> Iterator[None]:
-    """While a step is traced for a GPU that is not there, cuDNN's attention can be in it.
+    """Lets a step with cuDNN's attention be traced for a GPU that this machine does not have.
 
-    JAX asks the GPUs of this machine which cuDNN they have and how old they are, and knows no way
-    of telling it; the answers are given in the place of its private functions.
+    JAX queries this machine's GPUs for their cuDNN and capability, without an option to set them;
+    so this replaces its private functions.
     """
-    from jax._src.cudnn import fused_attention_stablehlo as asked
+    from jax._src.cudnn import fused_attention_stablehlo as queries
 
     kind = mesh.devices.flat[0].device_kind
     (capability,) = {c.capability for c in CARDS.values() if c.name == kind}
@@ -159,11 +159,11 @@ def cudnn_is_there(mesh: Mesh) -> Iterator[None]:
         "check_compute_capability": lambda least: capability >= _numbers(least),
         "is_cuda_compute_capability_equal": lambda other: capability == _numbers(other),
     }
-    kept = {name: getattr(asked, name) for name in answers}
+    kept = {name: getattr(queries, name) for name in answers}
     try:
         for name, answer in answers.items():
-            setattr(asked, name, answer)
+            setattr(queries, name, answer)
         yield
     finally:
         for name, function in kept.items():
-            setattr(asked, name, function)
+            setattr(queries, name, function)

@@ -32,13 +32,13 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from, such as "jit(f)/Encoder/add"; "" = untold."""
+        """Its origin in the traced program, such as "jit(f)/Encoder/add"; "" = unknown."""
         found = _OP_NAME.search(self.line)
         return found[1] if found else ""
 
     @property
     def operands(self) -> list[str]:
-        """The names of what it takes."""
+        """The names of its operands."""
         return re.findall(r"%([\w.\-]+)", self.line.split(f" {self.opcode}(", 1)[1].split(")")[0])
 
 
@@ -74,16 +74,16 @@ def instruction(line: str) -> Instruction | None:
     return Instruction(found[1], found[2], found[3], line) if found else None
 
 
-def callees(line: str, *words: str) -> list[str]:
+def callees(line: str, *attributes: str) -> list[str]:
     """The computations that an instruction calls, such as those after "body=".
 
     Args:
-      words: only what follows these; none = whatever is called.
+      attributes: only the computations after these; none = all.
     """
     return [
         name
-        for word, several, one in _CALL.findall(line)
-        if not words or word in words
+        for attribute, several, one in _CALL.findall(line)
+        if not attributes or attribute in attributes
         for name in (re.findall(r"[\w.\-]+", several) if several else [one])
     ]
 
@@ -115,7 +115,7 @@ def runs(bodies: Bodies, entry: str) -> dict[str, int]:
 
 
 def _trips(condition: list[str]) -> int:
-    """How often a loop runs that counts from 0 up to a constant: 1 if it is of another kind."""
+    """How often a loop from 0 to a constant runs; 1 for other loops."""
     constants = {m[1]: int(m[2]) for line in condition if (m := _CONSTANT.search(line))}
     for line in condition:
         if (compare := _COMPARE.search(line)) and compare[2] == "LT":

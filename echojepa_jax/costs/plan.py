@@ -1,8 +1,8 @@
-"""Does a config fit a machine, what does a step send, and how long will it all take at best?
+"""Plans: whether a config fits a machine, what a step sends, and the shortest time of a run.
 
-Memory and collectives are read from the program that the compiler makes of the real step. Times are
-estimates from data sheets, and so is the memory of GPUs where their compiler is not installed: both
-are named so.
+Memory and collectives come from the compiled program of the real step. Times are estimates from
+data sheets, and so is the memory of GPUs if their compiler is not installed; both are marked as
+estimates.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ from echojepa_jax.train.program import (
 )
 from echojepa_jax.train.state import make_networks
 
-# Of a chip's memory; the rest is for the runtime, for what runs beside the step (health, probe),
-# and for fragments.
+# Share of a chip's memory; the rest is for the runtime, for programs beside the step (health,
+# probe), and for fragmentation.
 USABLE = 0.92
 # How many batches a sweep tries after the first two, and when a larger one is not worth trying.
 SWEEPS, CLOSE = 4, 1.03
-# What steps reach of the data sheet's peak: an ordinary one, and a very good one.
+# Shares of the data sheet's peak that an ordinary step and a very good step reach.
 REACHED = (0.3, 0.5)
 _DUMPED = "*train_step*after_optimizations.txt"
 
@@ -48,8 +48,8 @@ _DUMPED = "*train_step*after_optimizations.txt"
 class Memory:
     """Bytes on one chip. state: parameters, optimizer, averages. batch: its clips and ids.
 
-    temporaries: activations and all else that lives during a step. compiled: whether the last one
-    comes from the compiler, or is estimated.
+    temporaries: activations and everything else that exists only during a step. compiled: whether
+    temporaries come from the compiler; otherwise they are an estimate.
     """
 
     state: int
@@ -64,9 +64,9 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step of a config on so many chips takes.
+    """Memory, communication and FLOPs of a config's step on a number of chips.
 
-    image: FLOPs of one, if the config has images. account: of one TPU, if it was asked for.
+    image: FLOPs of an image, if the config has images. account: of one TPU, if requested.
     """
 
     config: ConfigDict
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def step_flops(self) -> float:
-        """Of all chips: the model's own, without what is computed again."""
+        """The model's FLOPs on all chips, without recomputation."""
         return sum(one.total * count for one, count in self._inputs())
 
     def _inputs(self) -> list[tuple[flops.ClipFlops, int]]:
@@ -94,7 +94,7 @@ class Plan:
         return found + ([(self.image, self.config.images.global_batch)] if self.image else [])
 
     def bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what bounds it: estimates from data sheets."""
+        """Lower bounds of a step's seconds, by what limits it: estimates from data sheets."""
         # State is read and written once; gathered parameters are written and read.
         gathered = sum(one.bytes * one.runs for one in self.sent)
         return {
@@ -104,13 +104,13 @@ class Plan:
         }
 
     def seconds(self) -> tuple[float, ...]:
-        """Of a step: what no program can be faster than, and at each of the shares `REACHED`."""
+        """Seconds of a step: the lower bound, and at each of the shares `REACHED`."""
         bounds = self.bounds()
         bound = max(bounds.values())
         return bound, *(max(bound, bounds["compute"] / share) for share in REACHED)
 
     def flops_by_part(self) -> dict[str, float]:
-        """Of one chip in a step, by part of the account."""
+        """FLOPs of one chip in a step, by part of the account."""
         target, context, predictor, outside = (
             sum(getattr(one, part) * count for one, count in self._inputs()) / self.chips
             for part in ("target", "context", "predictor", "outside")
@@ -129,20 +129,20 @@ def make_plan(
     say: Callable[[str], None] = lambda _: None,
     schedules: Path | None = None,
 ) -> Plan:
-    """Compiles the step for devices that need not be there.
+    """Compiles the step for devices, which this machine need not have.
 
     Args:
-      schedules: the folder of `ahead.prepare_environment`, for an account; None = none is wanted.
+      schedules: the folder of `ahead.prepare_environment`, for an account; None = no account.
 
     Raises:
-      UserError: the attention backend does not run there.
+      UserError: the attention backend does not run on these devices.
     """
     mesh = meshes.make_mesh(devices, config.mesh.replica, config.mesh.fsdp)
     on_gpus, compiled_for = "", config
     if meshes.platform_of(mesh) == "cpu":
         on_gpus = attention_of(config, make_networks(config), "gpu")
         compiled_for = config.copy_and_resolve_references()
-        compiled_for.model.attention = "auto"  # simulated devices have no kernels of GPUs
+        compiled_for.model.attention = "auto"  # simulated devices cannot run GPU kernels
     program = make_program(compiled_for, mesh)
     say(f"compiling for {len(devices)} x {chip.name}, global batch {config.optim.global_batch}")
     with tempfile.TemporaryDirectory() as folder:
@@ -167,8 +167,8 @@ def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple
     """The compiled program's text, and the memory of a device.
 
     Args:
-      folder: an empty one, for what the compiler of TPUs writes.
-      on_gpus: the attention backend on the GPUs that simulated devices stand for.
+      folder: an empty one, for files of the TPU compiler.
+      on_gpus: the attention backend of the GPUs that the devices simulate.
     """
     platform = meshes.platform_of(program.mesh)
     options: dict[str, Any] = dict(COMPILER_OPTIONS[platform])
@@ -176,7 +176,7 @@ def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple
     if platform == "gpu":
         options |= gpu.OPTIONS
     if platform == "tpu":
-        # The text of a program for a v5p cannot be had from JAX: its own check fails.
+        # JAX cannot return the text of a program for a v5p, because a check in it fails.
         options |= {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
     with jax.set_mesh(program.mesh):
         with gpu.cudnn_is_there(program.mesh) if platform == "gpu" else nullcontext():
@@ -196,7 +196,7 @@ def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple
 
 
 def _bytes_per_device(tree: Any) -> int:
-    """Of arrays with shardings, what one device holds."""
+    """Bytes of arrays with shardings on one device."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
@@ -204,10 +204,10 @@ def _bytes_per_device(tree: Any) -> int:
 
 
 def _estimated_temporaries(program: Program, backend: str) -> int:
-    """Activations of a step with that attention backend, in bytes a device: an estimate.
+    """Activations of a step with that attention backend, in bytes per device: an estimate.
 
     Blocks keep for the backward pass what the remat policy names; one block at a time is computed,
-    with its gradients. Attention by XLA has all its scores in memory at that time.
+    with its gradients. Attention by XLA then has all its scores in memory.
     """
     config, networks = program.config, program.networks
     masks: list[Mask] = list(mask_specs(config).values())
@@ -222,13 +222,13 @@ def _estimated_temporaries(program: Program, backend: str) -> int:
 def _kept_and_worked(
     program: Program, backend: str, global_batch: int, clip: ClipSpec, masks: list[Mask]
 ) -> tuple[float, float]:
-    """Bytes a device that clips of one kind keep for the backward pass, and that one block uses."""
+    """Bytes per device that clips of one kind keep for the backward pass, and that a block uses."""
     config, networks = program.config, program.networks
     encoder, predictor = networks.encoder, networks.predictor
     clips = global_batch / program.mesh.size / config.optim.microbatches
     size = 2 if config.model.dtype == "bfloat16" else 4
     everything = math.prod(encoder.grid(clip.frames, clip.size, clip.size))
-    # Each mask specification is a sequence of its own.
+    # Each mask specification is a separate sequence.
     contexts = [mask.context_tokens for mask in masks]
     targets = sum(mask.target_tokens for mask in masks)
     both = [mask.context_tokens + mask.target_tokens for mask in masks]
@@ -249,7 +249,7 @@ def _kept_and_worked(
         # Scores, their softmax and their gradient, in float32.
         return size * clips * sum(lengths) * wide + 3 * 4 * scores(network, lengths)
 
-    # Target embeddings in float32, before and after their norm, and what is predicted.
+    # Target embeddings in float32, before and after their norm, and the predictions.
     encoded = everything if networks.objective.has_target else 0
     outputs = 4 * clips * (2 * encoded * encoder.width + 3 * targets * predictor.out_width)
     pixels = 4 * clips * clip.frames * clip.size**2 * 3
@@ -265,10 +265,10 @@ def largest_batch(
     chip: Chip,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan | None:
-    """The plan with the largest global batch found to fit; None if one clip a chip does not.
+    """The plan with the largest global batch that fits; None if one clip per chip does not fit.
 
-    Memory grows almost evenly with the batch: the line through two compilations shows where the
-    limit is, and a few more come closer. What is answered was compiled.
+    Memory grows almost linearly with the batch: two compilations give a first guess of the limit,
+    and a few more come closer. The returned plan was compiled.
     """
     unit = len(devices) * config.optim.microbatches
     limit = USABLE * chip.memory
@@ -300,7 +300,7 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
 
     Args:
       videos: of the data set, for the number of passes; 0 = unknown.
-      dearest: how many instructions of the account to list.
+      dearest: number of the slowest instructions to list.
     """
     memory, optim = plan.memory, plan.config.optim
     origin = "compiled" if memory.compiled else "ESTIMATED"
@@ -429,7 +429,7 @@ def as_json(plan: Plan, videos: int = 0, dearest: int = 0) -> dict[str, Any]:
 
 
 def verdict(plan: Plan) -> str:
-    """Whether it fits, and what to try if not."""
+    """A sentence about whether it fits, and what to try if not."""
     used = plan.memory.peak / plan.chip.memory
     if plan.fits:
         return f"fits: {used:.0%} of a chip's memory"

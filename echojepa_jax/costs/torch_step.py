@@ -1,8 +1,8 @@
-"""The same training step in PyTorch, with transformers' VJEPA2Model: what ours is measured against.
+"""The same training step in PyTorch, with transformers' VJEPA2Model, to compare our step with.
 
-Same sizes, token counts, AdamW, moving average and precision; PyTorch's own fast paths (scaled dot
-product attention, `torch.compile`, fused AdamW). The context encoder sees only its tokens, as in
-the original. Nothing here is used for training.
+It has the same sizes, token counts, AdamW, moving average and precision, and uses PyTorch's own fast
+paths (scaled dot product attention, `torch.compile`, fused AdamW). The context encoder sees only its
+tokens, as in the original. Training does not use this module.
 """
 
 import copy
@@ -26,11 +26,11 @@ _TARGET_NORM_EPS = 1e-5
 class TorchStep:
     """A step on random clips of a config, on one GPU or on the CPU: the whole global batch there.
 
-    note: what is not as it should be, such as a compiler that is missing; else "".
+    note: a limitation of the comparison, such as a missing compiler; "" = none.
 
     Args:
       device: "cuda" or "cpu".
-      recompute: activations in the backward pass, instead of keeping them.
+      recompute: recompute activations in the backward pass instead of keeping them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TorchStep:
     ) -> None:
         self.device = torch.device(device)
         torch.manual_seed(0)
-        # As JAX multiplies on GPUs, where the type is float32.
+        # As JAX multiplies float32 on GPUs.
         torch.set_float32_matmul_precision("high")
         self._config, self.note = config, ""
         model = _model(config)
@@ -63,7 +63,7 @@ class TorchStep:
             weight_decay=optim.weight_decay,
             fused=self.device.type == "cuda",
         )
-        # uint8 [B, T, H, W, 3] to the order that PyTorch's convolution wants, on the device.
+        # uint8 [B, T, H, W, 3] in the order of PyTorch's convolution, on the device.
         clips = torch.from_numpy(np.asarray(batch["clips"])).permute(0, 1, 4, 2, 3).contiguous()
         self._clips = clips.to(self.device)
         self._ids = [
@@ -79,7 +79,7 @@ class TorchStep:
                 self.run()
             except torch.OutOfMemoryError:
                 raise
-            # Inductor raises whatever its compilers raise.
+            # Inductor raises errors of its compilers, of many types.
             except Exception as error:
                 reason = first_line(error, 120)
                 self.note = f"torch.compile failed ({reason}): PyTorch ran without it"
@@ -87,20 +87,20 @@ class TorchStep:
 
     @classmethod
     def fitting(cls, config: ConfigDict, batch: dict[str, Any], device: str = "cpu") -> "TorchStep":
-        """The fastest way that the memory has room for: it keeps its activations if it can."""
+        """The fastest step that fits into memory: it keeps its activations if possible."""
         step = None
         try:
             step = cls(config, batch, device)
             step.run()
             return step
         except torch.OutOfMemoryError:
-            step = None  # and the rest outside of here, so that the error lets go of its memory
+            step = None  # the rest is outside this block, so that the error releases its memory
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         step = cls(config, batch, device, recompute=True)
-        step.note = f"{step.note} PyTorch computes activations again, or memory is short".strip()
+        step.note = f"{step.note} PyTorch recomputes activations, because memory is short".strip()
         return step
 
     def run(self) -> float:
@@ -119,7 +119,7 @@ class TorchStep:
         return time.perf_counter() - started
 
     def peak_memory(self) -> int:
-        """Bytes of the GPU that were in use at most; 0 on a CPU."""
+        """Peak memory of the GPU, in bytes; 0 on a CPU."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
 
     def _wait(self) -> None:
@@ -137,8 +137,8 @@ class TorchStep:
             for context_ids, target_ids in self._ids:
                 context = _encode(self._encoder, clips, context_ids)
                 predicted = _predict(self._predictor, context, context_ids, target_ids)
-                wanted = _take(target, target_ids)
-                losses.append((predicted.float() - wanted).abs().mean())
+                expected = _take(target, target_ids)
+                losses.append((predicted.float() - expected).abs().mean())
         return torch.stack(losses).mean()
 
 

@@ -222,9 +222,9 @@ def test_the_table_says_what_is_known_and_what_is_left_out(found):
     (target,) = (line for line in lines if line.startswith("  target encoder"))
     assert target.split() == ["target", "encoder", "288.0", "ms", "90.3%", "50.0%"]
     (sent,) = (line for line in lines if line.startswith("  collectives"))
-    assert sent.split(maxsplit=3)[1:] == ["12.0", "ms", "by data sheets, not in the sum"]
+    assert sent.split(maxsplit=3)[1:] == ["12.0", "ms", "from data sheets, not in the total"]
     assert "96.0 ms  moving data; target encoder; 24 runs; fusion.3 bf16[8,64]{1,0}" in text
-    assert text.endswith("not found, they are left out: fused_norm.1, splash.9.")
+    assert text.endswith("not found and are left out: fused_norm.1, splash.9.")
     numbers = account_table.as_json(found, flops, TPUS["v5e"], 0.012, 1)
     assert numbers["seconds"] == found.seconds
     assert numbers["dearest"][0]["name"] == "fusion.3"

@@ -73,7 +73,7 @@ def test_pytorch_computes_again_where_memory_is_short(tiny, monkeypatch):
     config = tiny()
     step = TorchStep.fitting(config, random_batch(config))
     assert tries == [False, True]
-    assert step.note == "PyTorch computes activations again, or memory is short"
+    assert step.note == "PyTorch recomputes activations, because memory is short"
 
 
 def test_pytorchs_step_computes_the_same_loss(tiny):
@@ -201,7 +201,7 @@ def test_decord_is_asked_for_where_it_is_not(tiny, monkeypatch):
 
 
 def test_pytorch_has_nothing_to_compare_vjepa21_with(tiny):
-    with pytest.raises(UserError, match=r"no PyTorch model of family v2\.1 to compare with"):
+    with pytest.raises(UserError, match=r"no PyTorch model of family v2\.1"):
         bench.measure(tiny(model__family="v2.1"), 1, compare_torch=True)
 
 

@@ -67,5 +67,5 @@ def test_seconds_are_those_that_bench_measured(tmp_path):
     with pytest.raises(UserError, match="was measured with another config: a clip costs"):
         seconds_measured(path, demo.get_config())
     path.write_text("{}")
-    with pytest.raises(UserError, match="is not a file that bench --out writes"):
+    with pytest.raises(UserError, match="is not a file of bench --out"):
         seconds_measured(path, config)

@@ -53,7 +53,7 @@ def test_a_tpu_slice_that_is_not_there():
     assert " at 30% and " in done.stdout
     assert " at 50% of the peak" in done.stdout
     assert "account of a step on a chip (the compiler's ESTIMATE" in done.stdout
-    assert "the dearest 3 instructions" in done.stdout
+    assert "the slowest 3 instructions" in done.stdout
     assert (
         "The account leaves out the time that hand-written kernels wait for memory." in done.stdout
     )
@@ -131,7 +131,7 @@ def test_gpus_are_compiled_for_or_estimated_and_said_to_be():
         assert "memory of a chip (compiled)" in done.stdout
         assert "collectives of a step on a chip (compiled)" in done.stdout
     else:
-        why = "JAX's CUDA plugin is not installed; for the compiler's own figures: pip install jax"
+        why = "JAX's CUDA plugin is not installed; for the compiler's figures: pip install jax"
         assert f"memory will be an estimate: {why}" in done.stderr
         assert "memory of a chip (ESTIMATED)" in done.stdout
         assert "collectives of a step on a chip (compiled for simulated devices)" in done.stdout
@@ -169,7 +169,7 @@ def test_mistakes_are_a_sentence(arguments, sentence):
     [
         ("v9:2x2", "--topology=v9:2x2 is not understood"),
         ("v5p:4x4", "--topology=v5p:4x4 is not understood"),
-        ("v5e:3x5", "--topology=v5e:3x5 cannot be compiled for"),
+        ("v5e:3x5", "cannot compile for --topology=v5e:3x5"),
     ],
 )
 def test_slices_that_are_not_made_are_a_sentence(topology, sentence):
