@@ -31,7 +31,8 @@ class Card:
 
     capability: NVIDIA's number of the generation. own: whether code may use features that only
     this generation has. cores: streaming multiprocessors; units: of them, for float32. clock: the
-    highest, GHz. l2: bytes. shared: bytes a core can share between its threads; a block gets 1 KiB less.
+    highest, in GHz. l2: bytes. shared: bytes that a core can share between its threads; a block
+    gets 1 KiB less.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """The same training step in PyTorch, with transformers' VJEPA2Model, to compare our step with.
 
-It has the same sizes, token counts, AdamW, moving average and precision, and uses PyTorch's own fast
-paths (scaled dot product attention, `torch.compile`, fused AdamW). The context encoder sees only its
-tokens, as in the original. Training does not use this module.
+It has the same sizes, token counts, AdamW, moving average and precision, and uses PyTorch's own
+fast paths (scaled dot product attention, `torch.compile`, fused AdamW). The context encoder sees
+only its tokens, as in the original. Training does not use this module.
 """
 
 import copy
