@@ -57,7 +57,7 @@ def _read(path: str) -> tuple[np.ndarray, str]:
         check_size(int.from_bytes(data[20:24]), int.from_bytes(data[16:20]))
     elif not _is_whole_jpeg(data):
         raise UnreadableVideo("damaged: the picture ends too soon")
-    deep = data.startswith(_PNG) and data[24] == 16
+    deep = data.startswith(_PNG) and data[24:25] == bytes([16])
     try:
         how = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_ANYDEPTH if deep else 0)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
@@ -70,16 +70,16 @@ def _read(path: str) -> tuple[np.ndarray, str]:
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
-    """Whether a JPEG holds all of its picture: OpenCV makes grey of what is missing."""
+    """Whether a JPEG contains its whole picture: OpenCV shows a missing part as grey."""
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
-    except ValueError as error:  # others are for OpenCV to judge
+    except ValueError as error:  # OpenCV judges the others
         return "premature end" not in str(error).lower()
     return True
 
 
 def _of_8_bits(image: np.ndarray) -> tuple[np.ndarray, str]:
-    """Pixels of 16 bits as uint8, and a note if they use 14 of them or fewer, as DICOM's do."""
+    """Pixels of 16 bits as uint8, and a note if they use 14 bits or fewer (as with DICOM)."""
     bits = max(8, int(image.max()).bit_length())
     bits, note = (bits, DEPTH_UNKNOWN) if bits <= 14 else (16, "")
     return np.rint(image * (255 / (2**bits - 1))).astype(np.uint8), note

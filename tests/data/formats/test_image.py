@@ -33,5 +33,9 @@ def test_png_of_16_bits_uses_those_that_occur(tmp_path, bits, note):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.rint(GREY * ((2**bits - 1) / 255)).astype(np.uint16))
     assert decode.probe(path).note == note
+    for size in (12, 24, 25):
+        (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:size])
+        with pytest.raises(UnreadableVideo, match=r"^damaged: the picture does not decode$"):
+            decode.probe(str(tmp_path / "b.png"))
     shown = decode.decode(path, np.array([0]))[0]
     np.testing.assert_array_equal(shown, np.repeat(GREY[..., None], 3, axis=-1))
