@@ -15,8 +15,12 @@ from tests import programs
 # Set before jax is imported: eight simulated devices, so that sharded programs can be tested.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), programs.QUICK, programs.simulated(8)]
+    [os.environ.get("XLA_FLAGS", ""), programs.QUICK, programs.simulated(8), programs.QUICK_ON_CPU]
 )
+
+# Threads of PyTorch and OpenBLAS that wait for each other keep a core busy, which other tests need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fsspec
 import jax
@@ -24,12 +28,14 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from moto.server import ThreadedMotoServer
 
 import echojepa_jax  # noqa: F401  it sets what fsspec reads when it is imported
 from echojepa_jax.phantom.dataset import generate
 from tests.makers.configs import SHRINK
 from tests.makers.recordings import FOLDER, Fixture
+
+jax.devices()  # JAX has read its flags now, and the compiler for TPUs will find those it knows
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].removesuffix(programs.QUICK_ON_CPU)
 
 # A shell that starts tests in the background makes them and their processes ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -67,6 +73,8 @@ def probe_fixture(request: pytest.FixtureRequest) -> Fixture:
 @pytest.fixture(scope="session")
 def s3_server():
     """An S3 server on this machine, for this process and its child processes."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())

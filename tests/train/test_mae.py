@@ -26,7 +26,7 @@ from tests.makers.shapes import both_shapes, sizes_of
 
 
 @pytest.fixture
-def tiny_mae():
+def tiny_mae(runs_of_one_config):
     """configs/demo_mae.py, shrunken; call it with further changes by "section.field"."""
     from configs import demo_mae
 

@@ -38,7 +38,8 @@ def levels_and_images(tiny_images):
     """V-JEPA 2.1 with all it has."""
     objective = {"levels": 4, "by_distance": True, "context_ramp": (0, STEPS)}
     objective = {f"objective__{name}": value for name, value in objective.items()}
-    return tiny_images(**SHARED, **objective, model__depth=4, data__padded="masked")
+    more = {"model__depth": 4, "data__padded": "masked", "optim__microbatches": 2}
+    return tiny_images(**SHARED, **objective, **more)
 
 
 def trained(config, devices, replica, fsdp):
@@ -54,11 +55,18 @@ def trained(config, devices, replica, fsdp):
     return losses, jax.device_get(dataclasses.astuple(state)), state
 
 
-@pytest.mark.parametrize("which", ["config", "levels_and_images"])
-def test_every_mesh_gives_the_same_parameters(which, request):
+@pytest.mark.parametrize(
+    ("which", "shapes"),
+    [
+        ("config", ((8, 1), (2, 4), (1, 8))),
+        # It is laid out by the same rules; compiling it takes three times as long.
+        ("levels_and_images", ((2, 4),)),
+    ],
+)
+def test_every_mesh_gives_the_same_parameters(which, shapes, request):
     config = request.getfixturevalue(which)
     wanted_losses, wanted, _ = trained(config, 1, 1, 1)
-    for replica, fsdp in ((8, 1), (2, 4), (1, 8)):
+    for replica, fsdp in shapes:
         losses, found, state = trained(config, 8, replica, fsdp)
         np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
         for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
