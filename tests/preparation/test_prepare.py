@@ -378,7 +378,7 @@ def test_a_folder_that_cannot_be_read_is_rejected(archive, tmp_path, monkeypatch
     out = tmp_path / "shards"
     assert "7 videos in" in prepared(f"dicom:{moved}", out)
     assert "folder" in left_out(out)["locked"]
-    with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"locked' cannot be read \(Permission denied\)"):
         read_source(f"dicom:{moved}/locked")
 
 

@@ -57,7 +57,7 @@ def test_a_study_is_an_example_with_a_slot_for_every_view():
         ({"split": "test"}, ("A4C",), r"s1 .* more than one split"),
         ({"patient": "p9"}, ("A4C",), r"s1 .* more than one patient"),
         ({}, ("A4C", "A9C"), "no video shows the view 'A9C'"),
-        ({"targets": {"esv": 3.0}}, (), r"1 of 5 videos have no label 'ef', .* a of csv:/x"),
+        ({"targets": {"esv": 3.0}}, (), r"1 of 5 videos have no label 'ef'; .* a of csv:/x"),
     ],
 )
 def test_studies_and_labels_that_cannot_be_are_one_sentence(change, views, sentence):

@@ -311,7 +311,7 @@ def test_patients_that_were_trained_on_are_counted_and_named_as_such(lvef, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"), [({"study": ""}, "has none"), ({"ef": "1"}, "has two of ef, 1.0 and")]
+    ("row", "reason"), [({"study": ""}, "has no study"), ({"ef": "1"}, "has two values of ef, 1.0 and")]
 )
 def test_without_studies_there_are_no_means_over_them(lvef, table, tmp_path, caplog, row, reason):
     score_on(lvef, [table(row0=row)], "", "", tmp_path / "out")
@@ -484,7 +484,7 @@ def test_a_table_without_splits_gets_some_by_patient(lvef, table, tmp_path, capl
     found = lines(tmp_path / "out")
     assert 0 < len(found) < 20
     assert {line["split"] for line in found} == {"train"}
-    assert f"made by patient: train {len(found)} videos" in caplog.text
+    assert f"split by patient: train {len(found)} videos" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def start(tiny, tmp_path):
 def test_a_distilled_models_heads_start_anew_and_this_is_said(start, caplog):
     with caplog.at_level("INFO"):
         weights, fresh, state = start(out_width=40, **V21)
-    said = [text for text in caplog.messages if "predicts 40 channels" in text]
+    said = [text for text in caplog.messages if "predicts the 40 channels" in text]
     assert len(said) == 1
     assert "its last layers start from random weights" in said[0]
     mine, theirs = state.params["predictor"], weights.params["predictor"]

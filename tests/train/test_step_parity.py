@@ -162,12 +162,12 @@ def test_parity_outputs(train_fixture, networks, initial):
         close(last, train_fixture["step0/encoder_last"])
     trained = {part: initial[part] for part in ("encoder", "predictor")}
     embed = jax.jit(objective.embed, static_argnums=(0, 1))
-    targets, together = embed(encoder, predictor, trained, initial["target_encoder"], clips, batch)
+    targets, pairs = embed(encoder, predictor, trained, initial["target_encoder"], clips, batch)
     close(targets, train_fixture["step0/targets_full"])
 
     grid = encoder.grid(*clips.shape[1:4])
-    masks = zip(batch["context_ids"], batch["target_ids"], together, strict=True)
-    for k, (context_ids, target_ids, predicted) in enumerate(masks):
+    masks = zip(batch["context_ids"], batch["target_ids"], pairs, strict=True)
+    for k, (context_ids, target_ids, (predicted, wanted)) in enumerate(masks):
         context = encode(params, clips, context_ids, **several)
         close(context, train_fixture[f"step0/context_out{k}"])
         found = predict(
@@ -178,6 +178,7 @@ def test_parity_outputs(train_fixture, networks, initial):
             close(visible, train_fixture[f"step0/predictor_context_out{k}"])
         close(found[0], train_fixture[f"step0/predictor_out{k}"])
         close(predicted, train_fixture[f"step0/predictor_out{k}"])
+        close(wanted, np.take_along_axis(np.asarray(targets), target_ids[..., None], axis=1))
         if f"step0/context_distance{k}" in train_fixture.arrays:
             distances = root_distances(context_ids, target_ids, grid)
             close(distances, train_fixture[f"step0/context_distance{k}"])

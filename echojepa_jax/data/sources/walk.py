@@ -57,9 +57,7 @@ def _walk(
 
     def note(error: OSError) -> None:
         if error.filename == root:
-            raise UserError(
-                f"source {source!r} cannot be read, because of {root}: {error.strerror}"
-            )
+            raise UserError(f"source {source!r} cannot be read ({error.strerror})")
         unreadable.append(error.filename)
 
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):

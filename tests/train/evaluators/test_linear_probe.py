@@ -81,8 +81,8 @@ def test_views_are_told_apart_and_nothing_of_the_test_split_is_fitted(cohorts):
         ({}, {"test_split": "val"}, r"no video in the split 'val', only in \['test', 'train'\]"),
         ({}, {"targets": ("rvsp",)}, r"train0-A2C of .* has no label 'rvsp'; it has \['ef'\]"),
         ({"view": ""}, {}, "has no label 'view'"),
-        ({"patient": "p"}, {}, "holds only one patient"),
-        ({"view": "A4C"}, {}, "holds only one view, 'A4C'"),
+        ({"patient": "p"}, {}, "contains only one patient"),
+        ({"view": "A4C"}, {}, "contains only one view, 'A4C'"),
     ],
 )
 def test_labels_that_do_not_do_are_one_sentence(cohorts, change, labels, sentence):
