@@ -311,7 +311,8 @@ def test_patients_that_were_trained_on_are_counted_and_named_as_such(lvef, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"), [({"study": ""}, "has no study"), ({"ef": "1"}, "has two values of ef, 1.0 and")]
+    ("row", "reason"),
+    [({"study": ""}, "has no study"), ({"ef": "1"}, "has two values of ef, 1.0 and")],
 )
 def test_without_studies_there_are_no_means_over_them(lvef, table, tmp_path, caplog, row, reason):
     score_on(lvef, [table(row0=row)], "", "", tmp_path / "out")

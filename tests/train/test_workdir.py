@@ -172,7 +172,7 @@ def test_results_of_other_programs_go_to_a_disk():
 
 
 def test_a_bucket_without_its_driver_is_a_sentence(tiny):
-    with pytest.raises(UserError, match=r"gs://b/run needs .*, gcsfs: pip install .*\[buckets\]"):
+    with pytest.raises(UserError, match=r"gs://b/run needs .* gcsfs: pip install .*\[buckets\]"):
         train(tiny(), "gs://b/run")
 
 
