@@ -91,9 +91,11 @@ def programs_page() -> str:
 
 
 def fields_page() -> str:
-    """Every field of training and of probes: type, meaning, value in a shipped config."""
+    """Every field of training, probes and suites: type, meaning, value in a shipped config."""
     from configs import mae_l, vit_l, vit_l_v21_images
+    from configs.evaluation import phantom
     from configs.probes import lvef
+    from echojepa_jax.evaluation import config as suites
     from echojepa_jax.probes import config as probes
     from echojepa_jax.train import config as train
     from echojepa_jax.utils.config_fields import described, leaves
@@ -105,6 +107,8 @@ def fields_page() -> str:
     images = train.IMAGE_FIELDS | {
         f"images.mask.{name}": field for name, field in train.MASK_FIELDS.items()
     }
+    suite = dict(leaves(phantom.get_config()))
+    suite_fields = suites.fields_of(phantom.get_config())
     masks = {f"masks.small.{name}": field for name, field in train.MASK_FIELDS.items()}
     lines = [
         "# Config fields",
@@ -138,6 +142,13 @@ def fields_page() -> str:
         "## Probes",
         "",
         *_fields(described(probes.FIELDS), probed, "lvef", prefix="probe "),
+        "",
+        "## Evaluation suites",
+        "",
+        *_fields(described(suite_fields), suite, "phantom", prefix="suite "),
+        "",
+        "`data` and `tasks` contain one section for each data set and each task, under names of "
+        "your choice.",
     ]
     return "\n".join(lines)
 
@@ -169,7 +180,11 @@ def configs_page() -> str:
         "`--config=configs/vit_l.py`. Its values are in the file; "
         "[Config fields](fields.md) explains them.",
     ]
-    for title, files in (("Training", CONFIGS.glob("*.py")), ("Probes", CONFIGS.glob("probes/*"))):
+    for title, files in (
+        ("Training", CONFIGS.glob("*.py")),
+        ("Probes", CONFIGS.glob("probes/*")),
+        ("Evaluation", CONFIGS.glob("evaluation/*")),
+    ):
         lines += ["", f"## {title}"]
         for path in sorted(file for file in files if file.suffix == ".py"):
             text = ast.get_docstring(ast.parse(path.read_text())) or ""

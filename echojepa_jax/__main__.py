@@ -17,6 +17,7 @@ PROGRAMS = {
     "prepare": "prepare",
     "probe": "probe",
     "predict": "predict",
+    "evaluate": "evaluate",
     "embed": "embed",
     "export": "export",
     "convert": "convert",

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from docs import reference
+from echojepa_jax.evaluation import config as suite_configs
 from echojepa_jax.probes import config as probe_configs
 from echojepa_jax.train import config as train_configs
 from echojepa_jax.utils import shipped_configs
@@ -120,6 +121,10 @@ def test_a_program_takes_the_flags_and_the_config_that_are_shown(command):
     assert set(needed_flags(program)) <= set(given)
     if config is None:
         return
+    if program == "evaluate":
+        config.weights = (given["weights"],)
+        suite_configs.check(config)
+        return
     of_a_probe = program == "probe"
     if not config.data.sources:
         config.data.sources = ("videos:/data/clips",)
@@ -187,7 +192,7 @@ def test_the_reference_describes_every_config_field_and_flag():
     for name in shipped_configs.names():
         assert f"### {name.rpartition('/')[2]}\n" in pages["reference/configs.md"]
     trained = train_configs.FIELDS, train_configs.IMAGE_FIELDS, train_configs.MAE_FIELDS
-    for field in itertools.chain(*trained, probe_configs.FIELDS):
+    for field in itertools.chain(*trained, probe_configs.FIELDS, suite_configs.FIELDS):
         assert f"| `{field}` | " in pages["reference/fields.md"]
     shown = pages["reference/programs.md"]
     for name, module in reference.programs().items():

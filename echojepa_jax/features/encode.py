@@ -15,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
+from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.pipeline import evaluation_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
 from echojepa_jax.data.clips.sampling import ClipSpec, repeated_clips
@@ -25,7 +26,7 @@ from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.weights.pretrained import Pretrained
 
 CLIPS_PER_DEVICE = 8
-KEEP = ("all", "mean", "motion")
+KEEP = ("all", "mean", "motion", "steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +67,37 @@ def tokens_of(
     """What is kept of the tokens of clips, uint8 [B, T, H, W, 3].
 
     Args:
-      keep: "all": every token, float32 [B, N, D]. "mean": their mean, [B, 1, D]. "motion": the
-        mean, then the standard deviation over time and the mean absolute change from one time step
-        to the next, both computed at each place and averaged over places, [B, 1, 3 D]. The mean
-        alone hides the difference between systole and diastole, which determines the ejection
-        fraction.
+      keep: see `pooled`.
     """
     tokens: Any = encoder.apply({"params": params}, normalise(clips, mean, std), rngs=rngs)
+    return pooled(tokens, encoder.grid(*clips.shape[1:4])[0], keep)
+
+
+def pooled(tokens: jax.Array, times: int, keep: str) -> jax.Array:
+    """What is kept of the tokens of clips, [B, N, D], which are of `times` time steps.
+
+    Args:
+      keep: "all": every token, [B, N, D]. "mean": their mean, [B, 1, D]. "motion": the mean, then
+        the standard deviation over time and the mean absolute change from one time step to the
+        next, both computed at each place and averaged over places, [B, 1, 3 D]. The mean alone
+        hides the difference between systole and diastole, which determines the ejection fraction.
+        "steps": for every
+        time step the mean over places, the absolute difference from the mean over time and the
+        absolute change since the step before, both at each place and averaged over places,
+        [B, times, 3 D].
+    """
     if keep == "all":
         return tokens
+    if keep == "steps":
+        by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
+        away = jnp.abs(by_place - jnp.mean(by_place, axis=1, keepdims=True))
+        change = jnp.abs(jnp.diff(by_place, axis=1))
+        # The first step has none before it: its change is that of the next one.
+        change = jnp.concatenate([change[:, :1], change], axis=1) if times > 1 else away
+        return jnp.concatenate([jnp.mean(x, axis=2) for x in (by_place, away, change)], axis=-1)
     average = jnp.mean(tokens, axis=1, keepdims=True)
     if keep == "mean":
         return average
-    times = encoder.grid(*clips.shape[1:4])[0]
     by_place = rearrange(tokens, "b (t place) d -> b t place d", t=times)
     # Without the small constant, the square root has no gradient where nothing moves.
     spread = jnp.mean(jnp.sqrt(jnp.var(by_place, axis=1) + 1e-12), axis=1)
@@ -140,12 +159,12 @@ class FrozenEncoder:
     def tokens(self) -> int:
         """Tokens of a clip that are kept."""
         frames, height, width = self.network.grid(self.clip.frames, self.clip.size, self.clip.size)
-        return frames * height * width if self.keep == "all" else 1
+        return {"all": frames * height * width, "steps": frames}.get(self.keep, 1)
 
     @property
     def width(self) -> int:
         """Numbers per token that is kept."""
-        return self.network.width * (3 if self.keep == "motion" else 1)
+        return self.network.width * (3 if self.keep in ("motion", "steps") else 1)
 
     def bytes_per_video(self) -> int:
         """Memory that the features of one video take."""
@@ -161,6 +180,7 @@ class FrozenEncoder:
         only: np.ndarray | None = None,
         clips_per_device: int = CLIPS_PER_DEVICE,
         workers: int = 0,
+        perturbation: Perturbation | None = None,
     ) -> Iterator[EncodedClips]:
         """Encodes the clips of every sample, on all devices of this host.
 
@@ -168,6 +188,7 @@ class FrozenEncoder:
           only: bool [samples, clips], which of them; None = all.
           clips_per_device: clips that a device encodes at a time.
           workers: processes that decode; 0 = threads of this process.
+          perturbation: degrades the videos; None = does not.
         """
         mesh = meshes.make_mesh(jax.local_devices())
         batches = evaluation_batches(
@@ -176,6 +197,7 @@ class FrozenEncoder:
             global_batch=clips_per_device * mesh.size,
             clips_per_sample=self.clips,
             only=only,
+            perturbation=perturbation,
             workers=workers,
         )
         waiting: tuple[dict[str, Any], jax.Array] | None = None

@@ -66,14 +66,44 @@ class AttentivePooler(nn.Module):
         for layer in range(self.depth - 1):
             x = block(self.heads, layer, name=f"block{layer}")(x, present)
         query = self.param("query", WEIGHT_INIT, (1, width), jnp.float32)
-        keyvalue = _dense(2 * width, "kv")(_norm("norm1")(x))
-        key, value = rearrange(keyvalue, "b n (two h d) -> two b n h d", two=2, h=self.heads)
-        asked = repeat(_dense(width, "q")(query), "one (h d) -> b one h d", b=len(x), h=self.heads)
-        # As in the original, there is no output projection.
-        out = rearrange(attention(asked, key, value, present), "b one h d -> b one (h d)")
-        pooled = query + out
+        scale, shift = _Scale(name="norm1")(width)
+        kernel, bias = _Weights(2 * width, name="kv")(width)
+        key, value = rearrange(kernel, "d (two h c) -> two h c d", two=2, h=self.heads)
+        asked = rearrange(_dense(width, "q")(query), "1 (h c) -> h c", h=self.heads)
+        # One query asks, so tokens need not become keys and values: the query goes through the
+        # keys' weights once, and the mean of tokens through the values' weights. This takes
+        # 2 heads / D of the work, and a grid of heads reads the same tokens. What does not differ
+        # from token to token has no part in the softmax.
+        tokens = nn.LayerNorm(1e-5, use_fast_variance=False, use_scale=False, use_bias=False)(x)
+        wanted = jnp.einsum("hcd,hc->hd", key, asked) * scale * (width // self.heads) ** -0.5
+        score = jnp.einsum("bnd,hd->bhn", tokens, wanted)
+        share = jax.nn.softmax(score, axis=-1, where=present[:, None])
+        mean = jnp.einsum("bhn,bnd->bhd", share, tokens) * scale + shift
+        out = rearrange(jnp.einsum("bhd,hcd->bhc", mean, value), "b h c -> b 1 (h c)")
+        # There is no output projection (inherited).
+        pooled = query + out + bias[width:]
         mlp = Mlp(MLP_RATIO * width, jnp.float32, name="mlp")
         return (pooled + mlp(_norm("norm2")(pooled), jnp.asarray(self.depth - 1)))[:, 0]
+
+
+class _Scale(nn.Module):
+    """The parameters of a layer norm: scale [D] and bias [D]."""
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        return self.param("scale", ones, (width,)), self.param("bias", zeros, (width,))
+
+
+class _Weights(nn.Module):
+    """The parameters of a dense layer: kernel [D, features] and bias [features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", WEIGHT_INIT, (width, self.features), jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class Head(nn.Module):

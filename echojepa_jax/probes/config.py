@@ -114,7 +114,8 @@ FIELDS: dict[str, Field] = {
     "head.kind": Field(str, "kind of the head", choices=KINDS),
     "head.tokens": Field(
         str,
-        "tokens of a clip that the head gets (motion: mean and changes over time)",
+        "tokens of a clip that the head gets (motion: mean and changes over time; steps: the same "
+        "for each time step)",
         choices=KEEP,
     ),
     "head.depth": Field(
@@ -164,7 +165,8 @@ def check(config: ConfigDict, devices: int) -> None:
         config.head.kind == "attentive" or config.head.tokens != "all",
         "head.tokens",
         config.head.tokens,
-        f"needs the attentive head; for the {config.head.kind} head, use 'mean' or 'motion'",
+        f"needs the attentive head; for the {config.head.kind} head, use 'mean', 'motion' or "
+        "'steps'",
     )
     _check_encoder(config)
     _check_data(config, devices)

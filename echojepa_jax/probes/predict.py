@@ -53,14 +53,15 @@ class Features:
     """Features of some samples.
 
     place: int [samples], the row of a sample in `at`; -1 = it was not encoded.
-    tokens: float32 [m, N, D], of clips that differ. at: int [n, C], the row of a clip in `tokens`.
+    tokens: float32 [m, N, D], of clips that differ; an array, or what is indexed like one.
+    at: int [n, C], the row of a clip in `tokens`.
     there: bool [m], whether a clip could be decoded.
     repeats: bool [n, C], whether a clip shows the same frames as the clip before.
     errors: by sample, why its clips could not be decoded.
     """
 
     place: np.ndarray
-    tokens: np.ndarray
+    tokens: Any
     at: np.ndarray
     there: np.ndarray
     repeats: np.ndarray

@@ -43,9 +43,13 @@ class Perturbation(NamedTuple):
         if self.kind not in KINDS:
             return video
         rng = generator(SEED, self.kind, name)
-        image = video.astype(np.float32) / 255
+        # A grey video with three channels is worked on as one with one: it is the same video.
+        grey = (video == video[..., :1]).all()
+        image = (video[..., :1] if grey else video).astype(np.float32) / 255
         changed = KINDS[self.kind](image, SEVERITIES.index(self.severity), rng)
-        return (np.clip(changed, 0, 1) * 255).astype(np.uint8)  # truncated, as the paper's data are
+        # Truncated, as the paper's data are.
+        degraded = (np.clip(changed, 0, 1) * 255).astype(np.uint8)
+        return np.repeat(degraded, video.shape[-1] // degraded.shape[-1], axis=-1)
 
 
 _DROPPED = (0.1, 0.25, 0.5)  # shares of a video's frames
@@ -135,7 +139,7 @@ def _unit_grid(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _bilateral(frame: np.ndarray, distance: float, difference: float) -> np.ndarray:
     """Means over 5 x 5 pixels, weighted by Gaussians of their distance and of their difference.
 
-    Differences are Euclidean over colours. Pixels beyond the border are mirrored.
+    Differences are root mean squares over colours. Pixels beyond the border are mirrored.
 
     Args:
       frame: float32 [H, W, C] in 0..1.
@@ -149,7 +153,7 @@ def _bilateral(frame: np.ndarray, distance: float, difference: float) -> np.ndar
     for dy in range(5):
         for dx in range(5):
             other = wide[dy : dy + height, dx : dx + width]
-            apart = ((other - frame) ** 2).sum(axis=-1, keepdims=True) / (2 * difference**2)
+            apart = ((other - frame) ** 2).mean(axis=-1, keepdims=True) / (2 * difference**2)
             near = ((dy - 2) ** 2 + (dx - 2) ** 2) / (2 * distance**2)
             weight = np.exp(-apart - np.float32(near))
             total += weight * other

@@ -32,6 +32,7 @@ import grain
 import numpy as np
 
 from echojepa_jax.data.clips import transforms
+from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import KEPT, MASKED, NEED_RATE, ClipSpec, clip_frame_ids
 from echojepa_jax.data.clips.workers import Batch, MakePart, build
 from echojepa_jax.data.formats import decode
@@ -144,6 +145,7 @@ def evaluation_batches(
     global_batch: int,
     clips_per_sample: int = 1,
     only: np.ndarray | None = None,
+    perturbation: Perturbation | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -158,6 +160,7 @@ def evaluation_batches(
 
     Args:
       only: bool [samples, clips_per_sample], the wanted clips; None = all.
+      perturbation: degrades the videos, before frames are resized and cropped; None = does not.
 
     Raises:
       UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
@@ -170,6 +173,8 @@ def evaluation_batches(
         clip=clip,
         clips=np.argwhere(wanted).astype(np.int32),
         clips_per_sample=clips_per_sample,
+        perturbation=perturbation,
+        names=[sample.name for sample in samples] if perturbation else [],
         global_batch=global_batch,
         first_position=process_index * share,
     )
@@ -357,6 +362,8 @@ def _evaluation_part(
     clip: ClipSpec,
     clips: np.ndarray,
     clips_per_sample: int,
+    perturbation: Perturbation | None,
+    names: Sequence[str],
     global_batch: int,
     first_position: int,
 ) -> Batch:
@@ -367,7 +374,8 @@ def _evaluation_part(
     batch = _blank(count, clip, videos.channels)
     first = step * global_batch + first_position + offset
     for i, (row, part) in enumerate(clips[first : first + count].tolist()):
-        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample))
+        degraded = (perturbation, names[row]) if perturbation else None
+        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample), degraded)
     return batch
 
 
@@ -423,8 +431,12 @@ def _fill(
     clip: ClipSpec,
     rng: np.random.Generator | None,
     part: tuple[int, int],
+    degraded: tuple[Perturbation, str] | None = None,
 ) -> None:
-    """Write the clip of sample `row` to place i of the batch; rng = None makes evaluation clips."""
+    """Write the clip of sample `row` to place i of the batch; rng = None makes evaluation clips.
+
+    degraded: a perturbation, and the name of the video.
+    """
     batch["sample_ids"][i] = row
     ids, padded = clip_frame_ids(
         int(videos.frames[row]),
@@ -435,12 +447,17 @@ def _fill(
         value=clip.value,
         part=part,
     )
+    if degraded:
+        perturbation, name = degraded
+        ids = perturbation.frames(ids, int(videos.frames[row]), name)
     try:
         path = os.fsdecode(videos.paths[row])
         video = decode.decode(path, ids, grey=videos.channels == 1)
     except decode.UnreadableVideo as error:
         batch["error"][i] = str(error)[:ERROR_CHARACTERS]
         return
+    if degraded:
+        video = perturbation.pixels(video, name)
     height, width = video.shape[1:3]
     if rng is None:
         box = transforms.centre_box(height, width)

@@ -56,9 +56,18 @@ def test_smoothing_is_a_bilateral_filter(video):
         around = image[0, y - 2 : y + 3, x - 2 : x + 3]
         rows, columns = np.mgrid[-2:3, -2:3]
         weights = np.exp(-(rows**2 + columns**2) / (2 * 1.2**2))
-        weights *= np.exp(-((around - image[0, y, x]) ** 2).sum(-1) / (2 * 0.3**2))
+        weights *= np.exp(-((around - image[0, y, x]) ** 2).mean(-1) / (2 * 0.3**2))
         expected = (weights[..., None] * around).sum((0, 1)) / weights.sum()
         assert apart(found[0, y, x], expected * 255) <= 1
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_grey_video_is_the_same_with_one_channel_and_with_three(video, kind):
+    grey = video[..., :1]
+    one = Perturbation(kind, "high").pixels(grey, "a")
+    three = Perturbation(kind, "high").pixels(np.repeat(grey, 3, axis=-1), "a")
+    assert one.shape == grey.shape
+    np.testing.assert_array_equal(three, np.repeat(one, 3, axis=-1))
 
 
 def test_gain_and_dynamic_range(video):

@@ -1,0 +1,147 @@
+"""A cell: what one probe predicted for the test examples of a task, or a measure of features.
+
+Everything in the tables is computed from cells. They are kept on disk, so that scores, intervals
+and tables can be made again without training.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echojepa_jax.evaluation.fit import Fitted
+from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.task import Task
+from echojepa_jax.utils.files import whole
+
+MEASURE = "measure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Predictions of one trained probe, with all that scores need.
+
+    variant: what distinguishes it in the table of its task, such as {"head": "linear"}.
+    kind: "regression", "classification", or MEASURE for numbers that need no labels.
+    ids, patients, studies, views: of the examples that could be read. true: numbers, or class
+    numbers. predicted: numbers, or the probabilities of all classes. guess: the same for every
+    example, of a model that knows nothing but the training labels. not_scored: test examples that
+    have no label or cannot be read. chosen: the head of the grid. against: the variant that this
+    one is compared with; None = none. measures: numbers by name, of MEASURE.
+    """
+
+    variant: dict[str, str]
+    kind: str
+    unit: str = ""
+    classes: list[str] = dataclasses.field(default_factory=list)
+    ids: list[str] = dataclasses.field(default_factory=list)
+    patients: list[str] = dataclasses.field(default_factory=list)
+    studies: list[str] = dataclasses.field(default_factory=list)
+    views: list[str] = dataclasses.field(default_factory=list)
+    true: list[float] = dataclasses.field(default_factory=list)
+    predicted: list[Any] = dataclasses.field(default_factory=list)
+    guess: Any = None
+    not_scored: int = 0
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
+    against: dict[str, str] | None = None
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def of_predictions(
+    variant: dict[str, str],
+    fitted: Fitted,
+    examples: Sequence[Example],
+    predicted: np.ndarray,
+    readable: np.ndarray,
+    without_label: int,
+    against: dict[str, str] | None = None,
+) -> Cell:
+    """A cell of the test examples; those that could not be read are counted.
+
+    Args:
+      predicted: [E] or [E, classes]. readable: bool [E].
+      without_label: further test examples, which cannot be scored either.
+    """
+    task = fitted.task
+    rows = np.flatnonzero(readable).tolist()
+    read = [examples[row] for row in rows]
+    return Cell(
+        variant=variant,
+        kind=task.kind,
+        unit=task.unit,
+        classes=list(task.classes),
+        ids=[example.name for example in read],
+        patients=[f"{example.source}#{example.patient}" for example in read],
+        studies=[example.study for example in read],
+        views=[example.view for example in read],
+        true=_true(task, read),
+        predicted=predicted[rows].tolist(),
+        guess=guess_of(task),
+        not_scored=int(np.count_nonzero(~readable)) + without_label,
+        chosen=fitted.chosen,
+        against=against,
+    )
+
+
+def _true(task: Task, examples: Sequence[Example]) -> list[float]:
+    """Labels as they are (F15), or class numbers."""
+    labels = [example.label for example in examples]
+    if task.kind == "regression":
+        return [float(label) for label in labels]
+    return task.encode(labels).tolist()
+
+
+def guess_of(task: Task) -> Any:
+    """The mean of the training labels, or certainty of the commonest class."""
+    if task.kind == "regression":
+        return task.mean
+    return [float(name == task.commonest) for name in task.classes]
+
+
+def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | None) -> Cell:
+    """The cell with the mean over the examples of every study, of values or probabilities.
+
+    An example without a study, or of a study with two labels, counts as not scored.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, (patient, study) in enumerate(zip(cell.patients, cell.studies, strict=True)):
+        groups.setdefault((patient, study), []).append(row)
+    usable = {
+        key: rows
+        for key, rows in groups.items()
+        if key[1] and len({cell.true[row] for row in rows}) == 1
+    }
+    first = [rows[0] for rows in usable.values()]
+    predicted = np.array(cell.predicted)
+    return dataclasses.replace(
+        cell,
+        variant=variant,
+        ids=[study for _, study in usable],
+        patients=[patient for patient, _ in usable],
+        studies=[study for _, study in usable],
+        views=["" for _ in usable],
+        true=[cell.true[row] for row in first],
+        predicted=[predicted[rows].mean(axis=0).tolist() for rows in usable.values()],
+        not_scored=cell.not_scored + sum(len(groups[key]) for key in groups.keys() - usable.keys()),
+        against=against,
+    )
+
+
+def write(path: Path, cells: Sequence[Cell], facts: Mapping[str, Any]) -> None:
+    """Writes the cells of a task, a model and a seed; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        partial.write_text(json.dumps({**facts, "cells": [dataclasses.asdict(c) for c in cells]}))
+
+
+def read(path: Path, facts: Mapping[str, Any]) -> list[Cell] | None:
+    """The cells of a file; None if it is not there, damaged, or was made of other facts."""
+    try:
+        found = json.loads(path.read_text())
+        cells = [Cell(**cell) for cell in found.pop("cells")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return cells if found == json.loads(json.dumps(facts)) else None

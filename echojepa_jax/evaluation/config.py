@@ -1,0 +1,136 @@
+"""What a suite's config must hold, and the check that names the field before any work is done."""
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.evaluation.models import check_names
+from echojepa_jax.evaluation.stored import DTYPES
+from echojepa_jax.evaluation.tasks import COMMON, KINDS
+from echojepa_jax.features.clip_input import WAYS
+from echojepa_jax.features.encode import KEEP
+from echojepa_jax.utils.config_fields import (
+    NOT_NEGATIVE,
+    NUMBERS,
+    POSITIVE,
+    TEXTS,
+    Field,
+    Rule,
+    check_fields,
+    require,
+)
+
+_GRID = Rule(
+    lambda values: len(values) > 0 and min(values) >= 0,
+    "must hold at least one number, none negative",
+)
+_SOURCES = Rule(
+    bool, "must name at least one source, such as ('echonet_dynamic:/data/EchoNet-Dynamic',)"
+)
+
+# Every field but those of `data` and `tasks`. These two hold sections under names of your choice: a
+# section of DATA_FIELDS for each data set, and one for each task, see `evaluation/tasks`.
+FIELDS: dict[str, Field] = {
+    "seed": Field(int, "seed of random weights and of resamples"),
+    "weights": Field(TEXTS, "models: runs, exports, files; --weights adds to them"),
+    "controls": Field(
+        TEXTS,
+        "models that need no training: initial (random weights of the first model's architecture), "
+        "pca (principal components of pixels)",
+    ),
+    "pca_data": Field(str, "section of data on whose training videos pca is fitted"),
+    "clip.frames": Field(int, "frames of a clip; 0 = as the weights say", NOT_NEGATIVE),
+    "clip.size": Field(
+        int, "height and width of a clip in pixels; 0 = as the weights say", NOT_NEGATIVE
+    ),
+    "clip.sample_by": Field(
+        str, "how the spacing of frames is given; '' = as the weights say", choices=("", *WAYS)
+    ),
+    "clip.sample_value": Field(
+        float,
+        "frames per second, or frames per step, or seconds of a clip; 0 = as the weights say",
+        NOT_NEGATIVE,
+    ),
+    "clip.count": Field(int, "clips of every video, spread over it", POSITIVE),
+    "features.tokens": Field(
+        str,
+        "what is kept of a clip's tokens (steps: for each time step the mean over places, and how "
+        "much places change)",
+        choices=KEEP,
+    ),
+    "features.dtype": Field(str, "type of the numbers on disk", choices=DTYPES),
+    "features.encoder_dtype": Field(
+        str, "type of the encoder's activations", choices=("bfloat16", "float32")
+    ),
+    "features.workers": Field(
+        int, "processes that decode; 0 = threads of the main process", NOT_NEGATIVE
+    ),
+    "probe.learning_rates": Field(
+        NUMBERS, "learning rates of linear and MLP heads; all pairs with weight_decays", _GRID
+    ),
+    "probe.attentive_rates": Field(NUMBERS, "learning rates of attentive heads", _GRID),
+    "probe.weight_decays": Field(NUMBERS, "weight decays", _GRID),
+    "probe.standardise": Field(
+        bool, "scale every channel of tokens to mean 0 and SD 1, as in the training split"
+    ),
+    "probe.epochs": Field(int, "passes over the training examples", POSITIVE),
+    "probe.batch": Field(int, "examples of an update", POSITIVE),
+    "probe.heads": Field(int, "attention heads of attentive heads", POSITIVE),
+    "probe.hidden": Field(int, "hidden width of MLP heads", POSITIVE),
+    "bootstrap": Field(int, "resamples of patients, for the intervals", POSITIVE),
+}
+
+DATA_FIELDS: dict[str, Field] = {
+    "sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", _SOURCES),
+    "train_split": Field(str, "split that is learned from"),
+    "val_split": Field(str, "split that chooses head and epoch"),
+    "test_split": Field(str, "split that is scored, once"),
+    "max_bad_share": Field(
+        float, "share of files that may be unusable before the suite stops", NOT_NEGATIVE
+    ),
+    "workers": Field(int, "threads that measure files", NOT_NEGATIVE),
+}
+
+
+def fields_of(config: ConfigDict) -> dict[str, Field]:
+    """All fields of a suite with these data sets and tasks."""
+    fields = dict(FIELDS)
+    for name in config.get("data", {}):
+        fields |= {f"data.{name}.{field}": row for field, row in DATA_FIELDS.items()}
+    for name, options in config.get("tasks", {}).items():
+        kind = options.get("kind") if isinstance(options, ConfigDict) else None
+        own = KINDS[kind].FIELDS if kind in KINDS else {}
+        fields |= {f"tasks.{name}.{field}": row for field, row in (COMMON | own).items()}
+    return fields
+
+
+def check(config: ConfigDict) -> None:
+    """Accepts a config that can run.
+
+    Raises:
+      UserError: one sentence about the first field that is unknown, missing, of another type, or
+        of an impossible value.
+    """
+    for name in ("data", "tasks"):
+        there = isinstance(config.get(name), ConfigDict) and len(config[name]) > 0
+        require(there, name, config.get(name), "must have at least one section")
+    # A kind that does not exist would make all other fields of its task unknown.
+    for name, options in config.tasks.items():
+        if isinstance(options, ConfigDict) and "kind" in options:
+            rule = f"must be one of {', '.join(KINDS)}"
+            require(options.kind in KINDS, f"tasks.{name}.kind", options.kind, rule)
+    check_fields(config, fields_of(config))
+    check_names(config.weights, config.controls)
+    by, value = config.clip.sample_by, config.clip.sample_value
+    require(not by or value > 0, "clip.sample_value", value, f"must be given with sample_by={by}")
+    for name, options in config.tasks.items():
+        for field in ("data", "to"):
+            if field in options:
+                rule = f"must be one of the sections of data, {', '.join(config.data)}"
+                require(
+                    options[field] in config.data, f"tasks.{name}.{field}", options[field], rule
+                )
+    rule = f"must be one of the sections of data, {', '.join(config.data)}"
+    require(config.pca_data in config.data, "pca_data", config.pca_data, rule)
+    for name, section in config.data.items():
+        parts = (section.train_split, section.val_split, section.test_split)
+        rule = "must be three different names"
+        require(len({*parts, ""}) == 4, f"data.{name}.*_split", parts, rule)

@@ -1,0 +1,128 @@
+"""The labelled data sets of a suite, and the examples that a task makes of them."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest, splits
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.sources import read_source
+from echojepa_jax.data.units import unit_of
+from echojepa_jax.probes.examples import Example, label_of, make_examples
+from echojepa_jax.probes.predict import Features
+from echojepa_jax.probes.task import Task, fit_task
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import shown
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set as tasks see it.
+
+    samples: of the three splits. splits: their names: training, validation, test. width: of an
+    encoder's tokens. features: of one model, by perturbation; None = of the videos as they are.
+    Those of a perturbation are of the test split.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    splits: tuple[str, str, str]
+    width: int = 0
+    features: Mapping[Perturbation | None, Features] = dataclasses.field(default_factory=dict)
+
+    def rows(self, perturbation: Perturbation | None) -> list[int]:
+        """The samples that are encoded: all, or those of the test split if they are degraded."""
+        test = self.splits[2]
+        return [
+            row for row, s in enumerate(self.samples) if perturbation is None or s.split == test
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Divided:
+    """Labelled examples of a task by split, and its scaling or classes by all of training.
+
+    without_label: test examples that have none.
+    """
+
+    train: list[Example]
+    val: list[Example]
+    test: list[Example]
+    task: Task
+    without_label: int
+
+
+def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> tuple[Data, int]:
+    """A data set of a suite's config, and the number of its files that were rejected.
+
+    Raises:
+      UserError: see `manifest.load`; or a patient is in two splits, or a split is empty.
+    """
+    parts = (section.train_split, section.val_split, section.test_split)
+    listed = sum(len(read_source(source)) for source in section.sources)
+    samples = manifest.load(
+        section.sources,
+        quarantine=quarantine,
+        max_bad_share=section.max_bad_share,
+        expect_stills=True,
+        need_rate=need_rate,
+        workers=max(1, section.workers),
+    )
+    rejected = listed - len(samples)
+    samples = [s for s in splits.divided(samples, parts) if s.split in parts]
+    by_split = {part: [s for s in samples if s.split == part] for part in parts}
+    manifest.check_patients(by_split)
+    if empty := [part for part, members in by_split.items() if not members]:
+        raise UserError(
+            f"no video of data.{name} is of the split {empty[0]!r}: set data.{name}.*_split"
+        )
+    log.info(
+        "%s: %s videos",
+        name,
+        ", ".join(f"{len(members):,} {part}" for part, members in by_split.items()),
+    )
+    return Data(name, samples, parts), rejected
+
+
+def divided(data: Data, kind: str, target: str, views: Sequence[str], study: bool) -> Divided:
+    """The labelled examples of a task.
+
+    Args:
+      views: only videos of these views, () = of all; of a study, the slots of an example.
+      study: an example is a study, not a video.
+
+    Raises:
+      UserError: a split has no labelled example, or training has nothing to learn from.
+    """
+    found = make_examples(data.samples, target, views if study else (), skip_unlabelled=True)
+    if views and not study:
+        found = [example for example in found if example.view in views]
+    parts = [[e for e in found if e.split == split] for split in data.splits]
+    for split, members in zip(data.splits, parts, strict=True):
+        if not members:
+            of_views = f" of the views {', '.join(views)}" if views else ""
+            raise UserError(
+                f"the split {split!r} of data.{data.name} has no video{of_views} with the label "
+                f"{target!r}: leave out this task, or name another target"
+            )
+    train, val, test = parts
+    used = (row for part in parts for e in part for rows in e.rows for row in rows)
+    unit = unit_of((data.samples[row] for row in used), target)
+    task = fit_task(kind, target, train, unit)
+    for part in (val, test):
+        task.encode([example.label for example in part])  # a class that training lacks is an error
+    known = {(e.source, e.study) for e in test}
+    missing = {
+        (shown(s.source), s.study) if study else (shown(s.source), s.name)
+        for s in data.samples
+        if s.split == data.splits[2]
+        and label_of(s, target) is None
+        and (not views or s.view in views)
+    }
+    return Divided(train, val, test, task, len(missing - known if study else missing))

@@ -1,0 +1,199 @@
+"""The models that a suite compares: encoders, random weights, and principal components of pixels.
+
+A model turns videos into tokens. Everything else in the suite is the same for all of them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from echojepa_jax.costs.flops import transformer
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.sample import Sample
+from echojepa_jax.evaluation import pixels
+from echojepa_jax.features.clip_input import clip_spec
+from echojepa_jax.features.encode import EncodedClips, FrozenEncoder
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.trees import count_parameters
+from echojepa_jax.weights.pretrained import Pretrained, fingerprint
+
+INITIAL, PCA = CONTROLS = ("initial", "pca")
+"""Models that a suite makes itself: the first encoder with random weights, and of pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What tables report about a model.
+
+    name: in tables and of folders. about: where it comes from. fingerprint: of its numbers.
+    parameters: of the encoder. tokens, width: of a clip. flops: of a clip's forward pass.
+    """
+
+    name: str
+    about: str
+    fingerprint: str
+    clip: ClipSpec
+    parameters: int
+    tokens: int
+    width: int
+    flops: float
+
+
+Encode = Callable[[Sequence[Sample], np.ndarray, Perturbation | None], Iterator[EncodedClips]]
+"""(samples, which clips bool [samples, clips], perturbation) -> their tokens, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model that is ready to encode."""
+
+    facts: Facts
+    encode: Encode
+
+
+@dataclasses.dataclass(frozen=True)
+class HowToEncode:
+    """What a suite's config says about encoding.
+
+    frames, size, sample_by, sample_value: of clips, see `clip_input.clip_spec`. keep: see
+    `encode.pooled`. dtype: of an encoder's computation. workers: processes that decode.
+    """
+
+    frames: int
+    size: int
+    sample_by: str
+    sample_value: float
+    keep: str
+    dtype: str
+    workers: int
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A short name for each path of weights: its last folder, with as many more as are needed.
+
+    Raises:
+      UserError: a path is named twice.
+    """
+    parts = [[part for part in re.split(r"[/\\]", path) if part not in ("", ".")] for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = [_plain("-".join(words[-count:])) for words in parts]
+        if len(set(names)) == len(names) and not set(names) & set(CONTROLS):
+            return names
+    if not paths:
+        return []
+    raise UserError(f"--weights names the same model twice, or a control: {', '.join(paths)}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name).strip(".") or "model"
+
+
+def open_weights(name: str, path: str, how: HowToEncode) -> Model:
+    """The encoder of a run, an export or a public file.
+
+    Raises:
+      UserError: it cannot be read, or cannot take clips of that kind.
+    """
+    weights = open_encoder(path)
+    # The path itself is left out: folders may name people and places.
+    about = weights.origin.get("training", "read from files")
+    return of_pretrained(name, about, weights, how)
+
+
+def open_initial(first: Pretrained, of: str, seed: int, how: HowToEncode) -> Model:
+    """Random weights of the architecture of `first`, whose name is `of`."""
+    encoder, shape = first.make_encoder(), first.shape
+    clips = jnp.zeros((1, shape.tubelet, shape.patch, shape.patch, 3))
+    params = jax.jit(encoder.init)(jax.random.key(seed), clips)["params"]
+    drawn = dataclasses.replace(first, params={"encoder": jax.device_get(params)})
+    return of_pretrained(INITIAL, f"random weights of the architecture of {of}", drawn, how)
+
+
+def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) -> Model:
+    """A model of weights that are in memory."""
+    clip = clip_spec(weights, how.frames, how.size, how.sample_by, how.sample_value, "clip.")
+    params, encoder = weights.params["encoder"], weights.make_encoder()
+    times, height, width = encoder.grid(clip.frames, clip.size, clip.size)
+    tokens, shape = times * height * width, weights.shape
+
+    def encode(
+        samples: Sequence[Sample], only: np.ndarray, perturbation: Perturbation | None
+    ) -> Iterator[EncodedClips]:
+        frozen = FrozenEncoder.of(weights, how.dtype, clip, only.shape[1], how.keep)
+        return frozen.encode(samples, only, workers=how.workers, perturbation=perturbation)
+
+    look = {"mean": np.array(weights.clip.mean), "std": np.array(weights.clip.std)}
+    facts = Facts(
+        name,
+        about,
+        # Normalisation belongs to a model: the same parameters with another one are another model.
+        fingerprint(flatten_names(params) | look),
+        clip,
+        count_parameters(params),
+        tokens,
+        shape.width,
+        transformer(tokens, shape.width, shape.depth, shape.mlp_hidden),
+    )
+    return Model(facts, encode)
+
+
+def flatten_names(tree: Any) -> dict[str, np.ndarray]:
+    """A tree of arrays by "/"-separated names."""
+    return {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}
+
+
+def open_pca(
+    kept: Path,
+    samples: Sequence[Sample],
+    clip: ClipSpec,
+    tubelet: int,
+    width: int,
+    how: HowToEncode,
+) -> Model:
+    """Principal components of the pixels of training videos, which are kept in the file `kept`.
+
+    Args:
+      samples: the training videos. width: components, as many as the first encoder has channels.
+    """
+    components = pixels.fitted(kept, samples, clip, tubelet, width, how.workers)
+    times = clip.frames // tubelet
+
+    def encode(
+        samples: Sequence[Sample], only: np.ndarray, perturbation: Perturbation | None
+    ) -> Iterator[EncodedClips]:
+        return pixels.encoded(components, samples, clip, only, how.keep, perturbation, how.workers)
+
+    inputs, outputs = components.matrix.shape
+    facts = Facts(
+        PCA,
+        f"{outputs} principal components of {tubelet} frames of {pixels.SIDE} x {pixels.SIDE} px",
+        fingerprint({"mean": components.mean, "matrix": components.matrix}),
+        clip,
+        inputs * outputs,
+        times,
+        outputs,
+        2.0 * times * inputs * outputs,
+    )
+    return Model(facts, encode)
+
+
+def check_names(weights: Collection[str], controls: Collection[str]) -> None:
+    """Raises UserError if there is nothing to compare, or a control without an encoder."""
+    if not weights:
+        raise UserError(
+            "no model is named: name at least one with --weights, such as --weights=runs/demo"
+        )
+    if unknown := sorted(set(controls) - set(CONTROLS)):
+        raise UserError(
+            f"config field 'controls' has {unknown[0]!r}, but it must hold only "
+            f"{' and '.join(map(repr, CONTROLS))}"
+        )

@@ -1,0 +1,166 @@
+"""From cells to rows of tables: a row for each variant of a task and each model, with intervals."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.evaluation import scores
+from echojepa_jax.evaluation.cells import MEASURE, Cell
+from echojepa_jax.evaluation.tasks.robustness import CLEAN, PAPER
+
+Interval = tuple[float, float, float]
+"""A value and its 95 % interval; NaN where it is not defined."""
+
+GUESS = {"regression": "mean of training", "classification": "commonest class"}
+"""The name of the row of a model that knows nothing but the training labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a task's table.
+
+    values: every score; main: the name of the main one. difference: of the main score from that of
+    the first model. change: from that of the variant that this one is compared with. spread:
+    standard deviation of the main score over seeds. examples, patients, not_scored: of the test
+    split.
+    """
+
+    task: str
+    variant: Mapping[str, str]
+    model: str
+    kind: str
+    unit: str
+    values: Mapping[str, Interval]
+    difference: Interval | None
+    change: Interval | None
+    spread: float
+    examples: int
+    patients: int
+    not_scored: int
+    seeds: int
+    main: str
+
+
+Found = Mapping[str, Sequence[Sequence[Cell]]]
+"""Cells of a task: by model, then by seed."""
+
+
+def _key(variant: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((variant or {}).items())
+
+
+def of_task(task: str, options: ConfigDict, found: Found, count: int, seed: int) -> list[Row]:
+    """The rows of a task: for each variant every model, then the guess.
+
+    Args:
+      found: the first model is the one that others are compared with.
+      count: resamples of patients.
+    """
+    patients = sorted(
+        {p for seeds in found.values() for cells in seeds for cell in cells for p in cell.patients}
+    )
+    weights = scores.resamples(patients, count, seed, task)
+    scored: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
+    cells: dict[tuple, dict[str, list[Cell]]] = {}
+    for model, by_seed in found.items():
+        for of_seed in zip(*by_seed, strict=True):
+            variant, name = _key(of_seed[0].variant), model
+            everybody = [scores.scores(c, c.predicted, patients, weights) for c in of_seed]
+            scored.setdefault(variant, {})[name] = scores.over_seeds(everybody)
+            cells.setdefault(variant, {})[name] = list(of_seed)
+    for variant, by_model in cells.items():
+        first = next(iter(by_model.values()))
+        if first[0].kind != MEASURE:
+            # A guess comes from the training labels: it is the same for every model.
+            everybody = [
+                scores.scores(c, [c.guess] * len(c.true), patients, weights) for c in first
+            ]
+            name = GUESS[first[0].kind]
+            scored[variant][name] = scores.over_seeds(everybody)
+            by_model[name] = first
+    rows = []
+    for variant, by_model in cells.items():
+        for model, mine in by_model.items():
+            rows.append(_row(task, variant, model, mine, scored, next(iter(found))))
+    if options.kind == "robustness":
+        rows += _average_degradation(rows, scored)
+    return rows
+
+
+def _row(
+    task: str,
+    variant: tuple,
+    model: str,
+    mine: Sequence[Cell],
+    scored: Mapping[tuple, Mapping[str, Mapping[str, np.ndarray]]],
+    first: str,
+) -> Row:
+    cell, values = mine[0], scored[variant][model]
+    main = scores.MAIN[cell.kind]
+    against = _key(cell.against)
+    difference = change = None
+    if model != first and cell.kind != MEASURE:
+        difference = scores.interval(values[main] - scored[variant][first][main])
+    if against:
+        change = scores.interval(values[main] - scored[against][model][main])
+    single = 0.0
+    if cell.kind != MEASURE and model not in GUESS.values():
+        single = float(np.std([_score(c, main) for c in mine]))
+    return Row(
+        task,
+        dict(variant),
+        model,
+        cell.kind,
+        cell.unit,
+        {name: scores.interval(value) for name, value in values.items()},
+        difference,
+        change,
+        single,
+        len(cell.true),
+        len(set(cell.patients)),
+        cell.not_scored,
+        len(mine),
+        main,
+    )
+
+
+def _score(cell: Cell, name: str) -> float:
+    """A score of one seed."""
+    patients = sorted(set(cell.patients))
+    everybody = np.ones((1, len(patients)))
+    return float(scores.scores(cell, cell.predicted, patients, everybody)[name][0])
+
+
+def _average_degradation(
+    rows: Sequence[Row], scored: Mapping[tuple, Mapping[str, Mapping[str, np.ndarray]]]
+) -> list[Row]:
+    """Mean over degradations of MAE / MAE of clean videos - 1, in percent: of the paper's, of all.
+
+    A model that answers nearly the same for every video cannot get worse: see the changes.
+    """
+    clean = _key(CLEAN)
+    degraded = [variant for variant in scored if variant != clean]
+    papers = [v for v in degraded if dict(v)["perturbation"] in PAPER]
+    found = []
+    for name, chosen in (("mean of the paper's", papers), ("mean of all", degraded)):
+        for row in (row for row in rows if _key(row.variant) == clean):
+            ratios = [scored[v][row.model]["mae"] / scored[clean][row.model]["mae"] for v in chosen]
+            if not ratios:
+                continue
+            average = 100 * (np.mean(ratios, axis=0) - 1)
+            found.append(
+                dataclasses.replace(
+                    row,
+                    variant={"perturbation": name, "severity": "all"},
+                    kind=MEASURE,
+                    unit="%",
+                    values={"degradation": scores.interval(average)},
+                    difference=None,
+                    change=None,
+                    spread=0.0,
+                    main="degradation",
+                )
+            )
+    return found

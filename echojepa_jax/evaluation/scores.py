@@ -1,0 +1,119 @@
+"""Scores of cells over all resamples of patients at once.
+
+A resample says how often each patient counts. Row 0 counts everybody once, so it gives the score
+itself. All cells of a task share the resamples: differences between models, and between a degraded
+and a clean video, are paired.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from echojepa_jax.evaluation.cells import MEASURE, Cell
+from echojepa_jax.utils.bootstrap import INTERVAL
+from echojepa_jax.utils.rng import generator
+
+REGRESSION = ("mae", "rmse", "r2", "pearson", "bias")
+CLASSIFICATION = ("accuracy", "balanced_accuracy", "auroc")
+MAIN = {"regression": "mae", "classification": "accuracy", MEASURE: "effective_rank"}
+
+
+def resamples(patients: Sequence[str], count: int, seed: int, task: str) -> np.ndarray:
+    """How often each of the patients counts: float64 [1 + count, P]; row 0 is ones."""
+    rng, size = generator(seed, "bootstrap", task), len(patients)
+    weights = np.ones((1 + count, size))
+    for row, drawn in enumerate(rng.integers(size, size=(count, size)), start=1):
+        weights[row] = np.bincount(drawn, minlength=size)
+    return weights
+
+
+def scores(
+    cell: Cell, predicted: Sequence[Any], patients: Sequence[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every score of a cell in every resample: {name: float64 [1 + count]}; NaN = not defined.
+
+    Args:
+      predicted: what is scored: of the cell, or a guess for each of its examples.
+      patients: of the columns of `weights`, among which are those of the cell.
+    """
+    if cell.kind == MEASURE:
+        return {name: np.full(len(weights), value) for name, value in cell.measures.items()}
+    if not cell.true:
+        names = REGRESSION if cell.kind == "regression" else CLASSIFICATION
+        return {name: np.full(len(weights), np.nan) for name in names}
+    column = {patient: i for i, patient in enumerate(patients)}
+    owner = np.zeros((len(cell.patients), len(patients)))
+    owner[np.arange(len(owner)), [column[patient] for patient in cell.patients]] = 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        true, found = np.array(cell.true), np.array(predicted, np.float64)
+        score = _regression if cell.kind == "regression" else _classification
+        return score(true.astype(np.float64), found, owner, weights)
+
+
+def _regression(
+    true: np.ndarray, found: np.ndarray, owner: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    # Away from zero by a common amount, squares would lose digits.
+    centre = true.mean() if len(true) else 0.0
+    t, p = true - centre, found - centre
+    away = p - t
+    columns = [np.ones_like(t), np.abs(away), away, away**2, t, t**2, p, p**2, t * p]
+    n, absolute, bias, squares, t1, t2, p1, p2, tp = (weights @ owner.T @ np.stack(columns, 1)).T
+    t_var, p_var = t2 - t1**2 / n, p2 - p1**2 / n
+    nothing = 1e-12 * np.maximum(1.0, n)  # rounding is no spread
+    t_var, p_var = (np.where(v > nothing, v, np.nan) for v in (t_var, p_var))
+    values = (
+        absolute / n,
+        np.sqrt(squares / n),
+        1 - squares / t_var,
+        (tp - t1 * p1 / n) / np.sqrt(t_var * p_var),
+        bias / n,
+    )
+    return dict(zip(REGRESSION, values, strict=True))
+
+
+def _classification(
+    true: np.ndarray, found: np.ndarray, owner: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    right = found.argmax(axis=1) == true
+    n = weights @ owner.sum(axis=0)
+    recalls, areas = [], []
+    for k in range(found.shape[1]):
+        is_k = true == k
+        positive, negative = owner[is_k], owner[~is_k]
+        count = weights @ positive.sum(axis=0)
+        recalls.append((weights @ owner[is_k & right].sum(axis=0)) / count)
+        # The share of pairs of patients' examples that are in the right order.
+        ours, others = found[is_k, k], found[~is_k, k]
+        wins = (ours[:, None] > others) + 0.5 * (ours[:, None] == others)
+        by_patient = positive.T @ wins @ negative
+        pairs = count * (weights @ negative.sum(axis=0))
+        areas.append(np.einsum("rp,pq,rq->r", weights, by_patient, weights, optimize=True) / pairs)
+    values = (
+        (weights @ owner[right].sum(axis=0)) / n,
+        _mean(recalls),
+        _mean(areas),
+    )
+    return dict(zip(CLASSIFICATION, values, strict=True))
+
+
+def _mean(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the classes that occur: rows of float64 [R] -> [R]."""
+    stacked = np.array(rows)
+    there = np.isfinite(stacked)
+    return np.where(there, stacked, 0).sum(axis=0) / np.where(
+        there.any(axis=0), there.sum(0), np.nan
+    )
+
+
+def over_seeds(found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Mean of the scores of several seeds: {name: [1 + count]}."""
+    return {name: np.mean([scored[name] for scored in found], axis=0) for name in found[0]}
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The score itself and its 95 % interval; NaN where there is none."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(drawn, INTERVAL) if len(drawn) else (np.nan, np.nan)
+    return float(values[0]), float(low), float(high)

@@ -1,0 +1,358 @@
+"""A suite, in named stages: models and data, features, probes, tables. Restartable at any point.
+
+Every feature file and every result is whole or not there, and is a function of what its name and
+its own facts state, so a second start makes only what is missing.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.sources import kind_of
+from echojepa_jax.evaluation import cells, models, rows, stored, tables
+from echojepa_jax.evaluation.data import Data, load
+from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
+from echojepa_jax.evaluation.stored import Wanted
+from echojepa_jax.evaluation.tasks import KINDS
+from echojepa_jax.train import provenance
+from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.workdir import Workdir
+from echojepa_jax.utils.config_fields import differences, leaves
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import held, whole, write_json
+from echojepa_jax.utils.progress import duration
+
+log = logging.getLogger(__name__)
+
+CONFIG, DONE, FEATURES, RESULTS = "config.json", "done.json", "features", "results"
+MARKDOWN, CSV, LATEX = "tables.md", "tables.csv", "tables.tex"
+REJECTED = "quarantine.jsonl"
+VERSION = 1  # of the numbers: raise it when a result would be another one
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The probes of one task on one model with one seed."""
+
+    task: str
+    model: Facts
+    seed: int
+    file: Path
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds the folder of a suite: makes it, or checks that it has the same config.
+
+    Raises:
+      UserError: the folder cannot be used, is held by another process, or has another config.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        busy = f"another process uses {workdir}: wait for it, or use another --workdir"
+        with held(workdir, busy):
+            _check_config(workdir, config)
+            yield
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error}") from error
+
+
+def _check_config(workdir: Path, config: ConfigDict) -> None:
+    mine = json.loads(json.dumps(dict(leaves(config))))
+    path = workdir / CONFIG
+    if not path.exists():
+        if any(workdir.iterdir()):
+            raise UserError(f"{workdir} is not empty and holds no {CONFIG}: name a new --workdir")
+        write_json(path, json.loads(config.to_json(sort_keys=False)))
+        return
+    theirs = json.loads(json.dumps(dict(leaves(ConfigDict(json.loads(path.read_text()))))))
+    if differ := differences(theirs, mine):
+        raise UserError(
+            f"{workdir} was started with another config; it differs in {', '.join(differ)}: use "
+            "the same values, or another --workdir"
+        )
+
+
+def is_done(workdir: Path) -> bool:
+    """Whether all results are there as they were written (F12)."""
+    try:
+        digests = json.loads((workdir / DONE).read_text())
+        return all(_digest(workdir / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError):
+        return False
+
+
+def mark_done(workdir: Path, files: Sequence[str]) -> None:
+    """Records that the suite is complete, and the SHA-256 of its results."""
+    write_json(workdir / DONE, {name: _digest(workdir / name) for name in files})
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(config: ConfigDict, workdir: Path) -> tables.Result:
+    """Does all that is missing, and writes the tables.
+
+    Args:
+      config: accepted by `config.check`. workdir: claimed for this config.
+
+    Raises:
+      UserError: weights, data or labels cannot be used, or no head learned anything finite.
+    """
+    started = provenance.now()
+    # --- models and data ------------------------------------------------------------------------
+    how = HowToEncode(
+        config.clip.frames,
+        config.clip.size,
+        config.clip.sample_by,
+        config.clip.sample_value,
+        config.features.tokens,
+        config.features.encoder_dtype,
+        config.features.workers,
+    )
+    by_stride = config.clip.sample_by == "stride"
+    found = {
+        name: load(name, section, workdir / REJECTED, not by_stride)
+        for name, section in config.data.items()
+    }
+    data = {name: one for name, (one, _) in found.items()}
+    openers = _openers(config, workdir, data, how)
+    facts = {name: make().facts for name, make in openers.items()}
+
+    counts = {name: _counts(one, rejected) for name, (one, rejected) in found.items()}
+    provenance.record(
+        Workdir(workdir),
+        {
+            "data": {
+                "fingerprint": stored.digest_of(
+                    {name: manifest.fingerprint(one.samples) for name, one in data.items()}
+                ),
+                "videos": sum(len(one.samples) for one in data.values()),
+                "sets": counts,
+            },
+            "weights": {name: one.fingerprint for name, one in facts.items()},
+        },
+        program="evaluate",
+        started=started,
+    )
+
+    # --- what is to be done ---------------------------------------------------------------------
+    jobs = list(_jobs(config, workdir, list(facts.values())))
+    told = {job.file: _facts_of(job, config, data) for job in jobs}
+    results = {job.file: cells.read(job.file, told[job.file]) for job in jobs}
+    todo = [job for job in jobs if results[job.file] is None]
+    if len(todo) < len(jobs):
+        log.info("%d of %d results are there already", len(jobs) - len(todo), len(jobs))
+
+    # --- features: each model once per data set and degradation ---------------------------------
+    wanted = {name: _wanted(config, data, name) for name in facts}
+    for name, make in openers.items():
+        needed = {need for job in todo if job.model.name == name for need in _needs(config, job)}
+        if needed:
+            _encode(
+                workdir / FEATURES, make(), [wanted[name][need] for need in sorted(needed, key=str)]
+            )
+
+    # --- probes ---------------------------------------------------------------------------------
+    first = time.monotonic()
+    for done, job in enumerate(todo):
+        left = ""
+        if done:
+            seconds = (time.monotonic() - first) / done * (len(todo) - done)
+            left = f", {duration(seconds)} left"
+        log.info(
+            "probes %d of %d: %s of %s, seed %d%s",
+            *(done + 1, len(todo), job.task, job.model.name, job.seed, left),
+        )
+        mine = _with_features(config, workdir / FEATURES, data, job, wanted[job.model.name])
+        options = config.tasks[job.task]
+        made = KINDS[options.kind].run(mine, options, config.probe, job.seed)
+        cells.write(job.file, made, told[job.file])
+        results[job.file] = cells.read(job.file, told[job.file])
+
+    # --- tables ---------------------------------------------------------------------------------
+    table_rows = {}
+    for task, options in config.tasks.items():
+        of_task: dict[str, list[Sequence[cells.Cell]]] = {}
+        for job in jobs:
+            if job.task == task:
+                of_task.setdefault(job.model.name, []).append(results[job.file] or [])
+        log.info("%s: %d resamples of patients", task, config.bootstrap)
+        table_rows[task] = rows.of_task(task, options, of_task, config.bootstrap, config.seed)
+    result = tables.Result(
+        list(facts.values()),
+        _passes(config, workdir / FEATURES, facts, wanted),
+        table_rows,
+        dict(config.tasks.items()),
+        {name: {kind_of(s) for s in section.sources} for name, section in config.data.items()},
+        counts,
+        config.bootstrap,
+    )
+    shown = tables.tables(result)
+    for name, text in (
+        (MARKDOWN, tables.as_markdown(shown)),
+        (CSV, tables.as_csv(result)),
+        (LATEX, tables.as_latex(shown)),
+    ):
+        with whole(workdir / name) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return result
+
+
+def _openers(
+    config: ConfigDict, workdir: Path, data: Mapping[str, Data], how: HowToEncode
+) -> dict[str, Callable[[], Model]]:
+    """What opens each model; only one is in memory at a time."""
+    names = models.names_of(config.weights)
+    paths = dict(zip(names, config.weights, strict=True))
+    found: dict[str, Callable[[], Model]] = {
+        name: lambda name=name: models.open_weights(name, paths[name], how)  # type: ignore[misc]
+        for name in names
+    }
+    first = names[0]
+
+    def initial() -> Model:
+        return models.open_initial(open_encoder(paths[first]), first, config.seed, how)
+
+    def pca() -> Model:
+        weights = open_encoder(paths[first])
+        model = models.of_pretrained(first, "", weights, how)
+        fitted_on = data[config.pca_data]
+        train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
+        digest = stored.digest_of(
+            [manifest.fingerprint(train), dataclasses.asdict(model.facts.clip)]
+        )
+        kept = workdir / "models" / f"pca-{digest[:10]}.npz"
+        shape = weights.shape
+        return models.open_pca(kept, train, model.facts.clip, shape.tubelet, shape.width, how)
+
+    made = {models.INITIAL: initial, models.PCA: pca}
+    return found | {name: made[name] for name in config.controls}
+
+
+def _jobs(config: ConfigDict, workdir: Path, facts: Sequence[Facts]) -> Iterator[Job]:
+    """All jobs: one seed after the other, so that the first round shows how long the next takes."""
+    most = max(len(options.seeds) for options in config.tasks.values())
+    for place in range(most):
+        for model in facts:
+            for task, options in config.tasks.items():
+                if place < len(options.seeds):
+                    seed = int(options.seeds[place])
+                    file = workdir / RESULTS / task / model.name / f"seed{seed}.json"
+                    yield Job(task, model, seed, file)
+
+
+def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[str, Any]:
+    """All that a result depends on."""
+    options = config.tasks[job.task]
+    names = {name for name, _ in KINDS[options.kind].needs(options)}
+    # The labels of a task are texts at times.
+    classes = options.get("target", "")
+    return {
+        "version": VERSION,
+        "model": job.model.fingerprint,
+        "clip": dataclasses.asdict(job.model.clip),
+        "count": config.clip.count,
+        "features": {k: v for k, v in config.features.items() if k != "workers"},
+        "data": {name: manifest.fingerprint(data[name].samples, classes) for name in sorted(names)},
+        "splits": {name: list(data[name].splits) for name in sorted(names)},
+        "options": {k: v for k, v in options.items() if k != "seeds"},
+        "probe": config.probe.to_dict(),
+        "seed": job.seed,
+    }
+
+
+Need = tuple[str, Perturbation | None]
+
+
+def _needs(config: ConfigDict, job: Job) -> list[Need]:
+    options = config.tasks[job.task]
+    return KINDS[options.kind].needs(options)
+
+
+def _wanted(config: ConfigDict, data: Mapping[str, Data], model: str) -> dict[Need, Wanted]:
+    """The features that any task needs of a model."""
+    needs = {need for o in config.tasks.values() for need in KINDS[o.kind].needs(o)}
+    features = config.features
+    return {
+        (name, perturbation): Wanted(
+            name,
+            data[name].samples,
+            data[name].rows(perturbation),
+            config.clip.count,
+            features.tokens,
+            features.dtype,
+            features.encoder_dtype,
+            perturbation,
+        )
+        for name, perturbation in needs
+    }
+
+
+def _encode(root: Path, model: Model, wanted: Sequence[Wanted]) -> None:
+    started = time.monotonic()
+    for done, one in enumerate(wanted):
+        left = ""
+        if done:
+            seconds = (time.monotonic() - started) / done * (len(wanted) - done)
+            left = f", about {duration(seconds)} left"
+        degraded = f", {' '.join(one.perturbation)}" if one.perturbation else ""
+        log.info(
+            "features %d of %d: %s of %s%s%s",
+            *(done + 1, len(wanted), model.facts.name, one.name, degraded, left),
+        )
+        stored.make(root, model, one)
+
+
+def _with_features(
+    config: ConfigDict,
+    root: Path,
+    data: Mapping[str, Data],
+    job: Job,
+    wanted: Mapping[Need, Wanted],
+) -> dict[str, Data]:
+    """The data sets of a job with the features of its model."""
+    found: dict[str, dict[Perturbation | None, Any]] = {}
+    for name, perturbation in _needs(config, job):
+        features = stored.load(root, job.model, wanted[name, perturbation])
+        found.setdefault(name, {})[perturbation] = features
+    return {
+        name: dataclasses.replace(data[name], width=job.model.width, features=features)
+        for name, features in found.items()
+    }
+
+
+def _passes(
+    config: ConfigDict,
+    root: Path,
+    facts: Mapping[str, Facts],
+    wanted: Mapping[str, Mapping[Need, Wanted]],
+) -> dict[str, dict[str, int]]:
+    """Clips that were encoded, by model, and by data set with the degradation."""
+    return {
+        name: {
+            " ".join([one.name, *(one.perturbation or ())]): stored.passes(root, model, one)
+            for one in wanted[name].values()
+        }
+        for name, model in facts.items()
+    }
+
+
+def _counts(data: Data, rejected: int) -> dict[str, int]:
+    names = dict(zip(("train", "val", "test"), data.splits, strict=True))
+    counts = {k: sum(s.split == split for s in data.samples) for k, split in names.items()}
+    return counts | {
+        "patients": len({s.patient for s in data.samples if s.patient}),
+        "rejected": rejected,
+    }

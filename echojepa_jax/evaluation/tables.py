@@ -1,0 +1,312 @@
+"""The tables of a suite as text: Markdown, CSV and LaTeX, and the parts of its report."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.units import of_errors
+from echojepa_jax.evaluation import published
+from echojepa_jax.evaluation.cells import MEASURE
+from echojepa_jax.evaluation.models import Facts
+from echojepa_jax.evaluation.rows import GUESS, Interval, Row
+
+TITLES = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "pearson": "r",
+    "bias": "bias",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "effective_rank": "effective rank",
+    "mean_cosine": "mean cosine",
+    "variance": "variance",
+    "degradation": "mean degradation",
+}
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts: a heading, a sentence on what it shows, names of columns, rows."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """All that the tables of a suite show.
+
+    models: the first one is the one that others are compared with. passes: clips that each model
+    has encoded, by data set (with the perturbation). rows: by task. options: of each task. kinds:
+    of the sources of every data set. data: number of videos by split and of rejected files.
+    """
+
+    models: Sequence[Facts]
+    passes: Mapping[str, Mapping[str, int]]
+    rows: Mapping[str, Sequence[Row]]
+    options: Mapping[str, ConfigDict]
+    kinds: Mapping[str, Set[str]]
+    data: Mapping[str, Mapping[str, Any]]
+    resamples: int
+
+
+def number(value: float) -> str:
+    """Three or four digits; "–" if it is not defined."""
+    if not math.isfinite(value):
+        return DASH
+    size = abs(value)
+    digits = 3 if size < 1 else 2 if size < 100 else 0
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")
+
+
+def with_interval(value: Interval | None) -> str:
+    if value is None:
+        return ""
+    found, low, high = map(number, value)
+    return found if low == DASH else f"{found} ({low} to {high})"
+
+
+def tables(result: Result) -> list[Table]:
+    """All tables: models, data, an overview, and one for each task."""
+    return [
+        _overview(result),
+        _models(result),
+        _data(result),
+        *(_of_task(result, task) for task in result.rows),
+    ]
+
+
+def _overview(result: Result) -> Table:
+    """The first variant of every task, models below each other."""
+    names = [facts.name for facts in result.models] + list(GUESS.values())
+    columns, cells = ["model"], {name: [name] for name in names}
+    for task, rows in result.rows.items():
+        first = [row for row in rows if row.variant == rows[0].variant]
+        found = {row.model: row for row in first}
+        columns.append(f"{task}: {_title(first[0], first[0].main)}")
+        for name in names:
+            row = found.get(name)
+            cells[name].append(with_interval(row.values[row.main]) if row else "")
+    lines = [cells[name] for name in names if any(cells[name][1:])]
+    note = "The first row of each task, with 95 % intervals over patients."
+    return Table("Overview", note, columns, lines)
+
+
+def _models(result: Result) -> Table:
+    lines = [
+        [
+            facts.name,
+            facts.about,
+            f"{facts.parameters / 1e6:,.2f}",
+            f"{facts.clip.frames} x {facts.clip.size} px",
+            f"{facts.tokens:,}",
+            f"{facts.width:,}",
+            f"{facts.flops / 1e9:,.3f}",
+            f"{sum(result.passes[facts.name].values()):,}",
+            facts.fingerprint[:12],
+        ]
+        for facts in result.models
+    ]
+    columns = ["model", "weights", "parameters (M)", "clip", "tokens of a clip", "width"]
+    columns += ["GFLOPs of a clip", "clips encoded", "fingerprint"]
+    note = "Every clip of a data set, and of each of its degradations, was encoded once."
+    return Table("Models", note, columns, lines)
+
+
+def _data(result: Result) -> Table:
+    splits = ("train", "val", "test")
+    lines = []
+    for name, facts in result.data.items():
+        passes = [result.passes[model.name] for model in result.models]
+        clean = sorted({found.get(name, 0) for found in passes})
+        degraded = sorted(
+            {sum(n for k, n in found.items() if k.startswith(f"{name} ")) for found in passes}
+        )
+        lines.append(
+            [
+                name,
+                ", ".join(sorted(result.kinds[name])),
+                *(f"{facts[split]:,}" for split in splits),
+                f"{facts['patients']:,}",
+                f"{facts['rejected']:,}",
+                " or ".join(f"{n:,}" for n in clean),
+                " or ".join(f"{n:,}" for n in degraded),
+            ]
+        )
+    columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
+    columns += ["rejected files", "clips encoded by a model", "and degraded clips"]
+    return Table("Data", "Splits are by patient.", columns, lines)
+
+
+def _title(row: Row, name: str) -> str:
+    in_unit = name in ("mae", "rmse", "bias", "degradation")
+    unit = row.unit if row.kind == MEASURE else of_errors(row.unit)
+    return f"{TITLES.get(name, name)}{f' ({unit})' if unit and in_unit else ''}"
+
+
+def _of_task(result: Result, task: str) -> Table:
+    """One table: variants, and in each of them every model, the guess and the paper's models."""
+    rows, options = result.rows[task], result.options[task]
+    tokens = {facts.name: f"{facts.tokens:,}" for facts in result.models}
+    first, score = rows[0].main, _title(rows[0], rows[0].main)
+    shown = [field for field in rows[0].variant if len({row.variant[field] for row in rows}) > 1]
+    others = [name for name in rows[0].values if name != first]
+    changes = any(row.change for row in rows)
+    columns = [*shown, "model", "tokens", score, "difference from first model"]
+    columns += ["change"] * changes + [TITLES.get(name, name) for name in others]
+    columns += ["SD over seeds", "scored", "not scored"]
+    if rows[0].kind == MEASURE:
+        columns = [c for c in columns if not c.startswith(("difference", "SD", "scored"))]
+    lines = []
+    last = None
+    for row in [*rows, None]:
+        if last is not None and (row is None or row.variant != last.variant):
+            for model, value in published.numbers(options, result.kinds, last.variant).items():
+                theirs = {name: last.variant[name] for name in shown}
+                theirs |= {"model": f"{model}, as published", score: number(value)}
+                lines.append([theirs.get(name, "") for name in columns])
+        if row is None:
+            break
+        last = row
+        main = with_interval(row.values[row.main]) + " %" * (row.main == "degradation")
+        cells = {name: row.variant[name] for name in shown} | {
+            "model": row.model,
+            "tokens": tokens.get(row.model, ""),
+            score: main,
+            "difference from first model": with_interval(row.difference),
+            "change": with_interval(row.change),
+            "SD over seeds": number(row.spread) if row.seeds > 1 and row.spread else "",
+            "scored": f"{row.examples:,} of {row.patients:,} patients",
+            "not scored": f"{row.not_scored:,}",
+        }
+        cells |= {
+            TITLES.get(name, name): number(row.values[name][0])
+            for name in others
+            if name in row.values
+        }
+        lines.append([cells.get(name, "") for name in columns])
+    return Table(task, _note(result, task), columns, lines)
+
+
+def _note(result: Result, task: str) -> str:
+    rows, options = result.rows[task], result.options[task]
+    constant = [
+        f"{name} {value}"
+        for name, value in rows[0].variant.items()
+        if value and all(row.variant.get(name) == value for row in rows)
+    ]
+    told = [f"Kind of task: {options.kind}.", f"Data: {options.data}."]
+    if "target" in options:
+        told.append(f"Target: {options.target}.")
+    if constant:
+        told.append(f"All rows: {', '.join(constant)}.")
+    if rows[0].kind != MEASURE:
+        seeds = rows[0].seeds
+        told.append(
+            f"Means over {seeds} seeds of the probe; " if seeds > 1 else "One seed of the probe; "
+        )
+        told[-1] += (
+            f"95 % intervals from {result.resamples:,} resamples of patients. The probe was chosen "
+            "on validation, and the test split was scored once."
+        )
+    return " ".join(told)
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def as_markdown(found: Sequence[Table]) -> str:
+    lines = ["# Evaluation"]
+    for table in found:
+        lines += ["", f"## {table.title}", "", table.note, ""]
+        lines.append("| " + " | ".join(table.columns) + " |")
+        lines.append("|" + " --- |" * len(table.columns))
+        lines += [
+            "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in table.rows
+        ]
+    return "\n".join(lines) + "\n"
+
+
+_TEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"} | {MINUS: "$-$", DASH: "--", "\\": r"\textbackslash{}"}
+)
+
+
+def as_latex(found: Sequence[Table]) -> str:
+    """Tables for a paper, with the commands of the package booktabs."""
+    lines = ["% Needs \\usepackage{booktabs}."]
+    for table in found:
+        lines += [
+            "",
+            r"\begin{table}",
+            rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join(name.translate(_TEX) for name in table.columns) + r" \\",
+            r"\midrule",
+            *(" & ".join(cell.translate(_TEX) for cell in row) + r" \\" for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+_CSV = (
+    *("task", "variant", "model", "score", "unit", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "change", "change_low", "change_high"),
+    *("seed_sd", "examples", "patients", "not_scored", "seeds"),
+    *("tokens_of_a_clip", "flops_of_a_clip"),
+)
+
+
+def as_csv(result: Result) -> str:
+    """Every score as a line, with all digits; the paper's numbers are not in it."""
+    facts = {model.name: model for model in result.models}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV)
+    for rows in result.rows.values():
+        for row in rows:
+            for name, value in row.values.items():
+                is_main = name == row.main
+                model = facts.get(row.model)
+                numbers = [
+                    *value,
+                    *_three(row.difference if is_main else None),
+                    *_three(row.change if is_main else None),
+                    row.spread if is_main else math.nan,
+                ]
+                told = [repr(x) if math.isfinite(x) else "" for x in numbers]
+                writer.writerow(
+                    [
+                        row.task,
+                        "; ".join(f"{k}={v}" for k, v in row.variant.items() if v),
+                        row.model,
+                        name,
+                        row.unit,
+                        *told,
+                        row.examples,
+                        row.patients,
+                        row.not_scored,
+                        row.seeds,
+                        model.tokens if model else "",
+                        repr(model.flops) if model else "",
+                    ]
+                )
+    return text.getvalue()
+
+
+def _three(value: Interval | None) -> Iterator[float]:
+    yield from value or (math.nan,) * 3

@@ -1,0 +1,92 @@
+"""A class from single videos, with all training labels and with a few of them.
+
+Subsets are drawn by patient, and by video as the paper did. For one seed a smaller subset is a part
+of every larger one. A probe on few labels is trained for as many epochs as one on all labels, and
+for as many updates: with few labels, an epoch has few updates.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.evaluation import cells
+from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.tasks import fields
+from echojepa_jax.probes.examples import Example, share_of
+from echojepa_jax.utils.config_fields import NUMBERS, TEXTS, Field, Rule
+
+SUBSETS, LENGTHS = ("patient", "video"), ("epochs", "updates")
+
+FIELDS = {
+    "data": fields.DATA,
+    "target": fields.TARGET,
+    "views": fields.VIEWS,
+    "heads": fields.HEADS,
+    "shares": Field(
+        NUMBERS,
+        "shares of the training labels",
+        Rule(lambda s: len(s) > 0 and all(0 < x <= 1 for x in s), "must be above 0 and at most 1"),
+    ),
+    "subsets": Field(
+        TEXTS,
+        "what subsets are drawn by: patient, video",
+        Rule(lambda s: bool(s) and set(s) <= {*SUBSETS}, "must hold only 'patient' and 'video'"),
+    ),
+    "lengths": Field(
+        TEXTS,
+        "what is equal for all shares: epochs, updates",
+        Rule(lambda s: bool(s) and set(s) <= {*LENGTHS}, "must hold only 'epochs' and 'updates'"),
+    ),
+}
+
+
+def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    return [(options.data, None)]
+
+
+def by_video(train: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """The paper's subset: of every class `max(ceil(p n), min(3, n))` of n videos, at random."""
+    rows_of: dict[object, list[int]] = {}
+    for row, example in enumerate(train):
+        rows_of.setdefault(example.label, []).append(row)
+    rng, chosen = random.Random(seed), []
+    for rows in rows_of.values():
+        rng.shuffle(rows)
+        chosen += rows[: max(math.ceil(share * len(rows)), min(3, len(rows)))]
+    return [train[row] for row in sorted(chosen)]
+
+
+def run(
+    data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
+) -> list[cells.Cell]:
+    """A cell for each head, share, way of drawing and length of training."""
+    mine = data[options.data]
+    features = mine.features[None]
+    parts = divided(mine, "classification", options.target, options.views, study=False)
+    whole = -(-len(parts.train) // probe.batch) * probe.epochs
+    found = []
+    for head in options.heads:
+        for share in options.shares:
+            # All labels are one subset, of which epochs and updates are equal at once.
+            for by in options.subsets if share < 1 else ("all",):
+                draw = by_video if by == "video" else share_of
+                train = draw(parts.train, share, seed)
+                for length in options.lengths if share < 1 else ("epochs",):
+                    how = HowToFit(head, updates=whole if length == "updates" else 0)
+                    fitted = fit(how, features, train, parts.val, parts.task, probe, seed)
+                    predicted, readable = predict(fitted, features, parts.test, probe.batch)
+                    variant = {
+                        "head": head,
+                        "labels": f"{100 * share:g} %",
+                        "drawn by": "" if share == 1 else by,
+                        "equal": "" if share == 1 else length,
+                    }
+                    cell = cells.of_predictions(
+                        variant, fitted, parts.test, predicted, readable, parts.without_label
+                    )
+                    found.append(cell)
+    return found

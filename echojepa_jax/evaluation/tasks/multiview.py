@@ -1,0 +1,79 @@
+"""A number from several views of a study, and what each part of the probe contributes.
+
+The parts are embeddings of the slots, fusion before the head, and view dropout. One is taken away
+at a time; then one after the other, in two orders. With late fusion the same head predicts from
+every slot alone, and the predictions are averaged.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.evaluation import cells
+from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.tasks import fields
+from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
+
+EMBEDDINGS, FUSION, DROPOUT = "embeddings", "early fusion", "view dropout"
+
+FIELDS = {
+    "data": fields.DATA,
+    "target": fields.TARGET,
+    "views": Field(
+        TEXTS, "views of a study", Rule(lambda views: len(views) > 1, "must name several views")
+    ),
+    "head": fields.HEAD,
+    "view_dropout": Field(
+        float,
+        "probability of leaving out a view in training; one is left",
+        Rule(lambda value: 0 < value < 1, "must be above 0 and below 1"),
+    ),
+    "ablations": Field(bool, "train without each part as well"),
+}
+
+ABLATIONS: tuple[tuple[str, ...], ...] = (
+    (),
+    (EMBEDDINGS,),
+    (FUSION,),
+    (DROPOUT,),
+    # Cumulative: embeddings or fusion first, then the other one, then dropout.
+    (EMBEDDINGS, FUSION),
+    (EMBEDDINGS, FUSION, DROPOUT),
+)
+
+
+def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    return [(options.data, None)]
+
+
+def run(
+    data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
+) -> list[cells.Cell]:
+    """A cell for the whole probe, and one for each ablation."""
+    mine = data[options.data]
+    features = mine.features[None]
+    parts = divided(mine, "regression", options.target, options.views, study=True)
+    found = []
+    for without in ABLATIONS if options.ablations else ABLATIONS[:1]:
+        how = HowToFit(
+            options.head,
+            views=len(options.views),
+            streams=EMBEDDINGS not in without,
+            fusion="late" if FUSION in without else "early",
+            view_dropout=0.0 if DROPOUT in without else options.view_dropout,
+        )
+        fitted = fit(how, features, parts.train, parts.val, parts.task, probe, seed)
+        predicted, readable = predict(fitted, features, parts.test, probe.batch)
+        cell = cells.of_predictions(
+            {"without": ", ".join(without)},
+            fitted,
+            parts.test,
+            predicted,
+            readable,
+            parts.without_label,
+            against={"without": ""} if without else None,
+        )
+        found.append(cell)
+    return found

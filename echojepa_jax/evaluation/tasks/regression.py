@@ -1,0 +1,44 @@
+"""A number from single videos, by several heads; also averaged over the videos of a study."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.evaluation import cells
+from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.tasks import fields
+
+FIELDS = {
+    "data": fields.DATA,
+    "target": fields.TARGET,
+    "views": fields.VIEWS,
+    "heads": fields.HEADS,
+    "by_study": fields.BY_STUDY,
+}
+
+
+def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    return [(options.data, None)]
+
+
+def run(
+    data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
+) -> list[cells.Cell]:
+    """A cell for each head, and one more if studies are averaged."""
+    mine = data[options.data]
+    features = mine.features[None]
+    parts = divided(mine, "regression", options.target, options.views, study=False)
+    found = []
+    for head in options.heads:
+        fitted = fit(HowToFit(head), features, parts.train, parts.val, parts.task, probe, seed)
+        predicted, readable = predict(fitted, features, parts.test, probe.batch)
+        video = {"head": head} | ({"level": "video"} if options.by_study else {})
+        cell = cells.of_predictions(
+            video, fitted, parts.test, predicted, readable, parts.without_label
+        )
+        found.append(cell)
+        if options.by_study:
+            found.append(cells.of_studies(cell, video | {"level": "study"}, None))
+    return found

@@ -1,0 +1,68 @@
+"""A probe that was trained on videos as they are, scored on degraded ones."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.perturbations import NAMES, SEVERITIES, Perturbation
+from echojepa_jax.evaluation import cells
+from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.tasks import fields
+from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
+
+CLEAN = {"perturbation": "none", "severity": ""}
+PAPER = ("radial_attenuation", "shadow")
+"""Kinds that the paper's average is over."""
+
+FIELDS = {
+    "data": fields.DATA,
+    "target": fields.TARGET,
+    "views": fields.VIEWS,
+    "head": fields.HEAD,
+    "perturbations": Field(
+        TEXTS,
+        f"kinds of degradation, each at {len(SEVERITIES)} severities: {', '.join(NAMES)}",
+        Rule(lambda kinds: bool(kinds) and set(kinds) <= {*NAMES}, "must hold only these kinds"),
+    ),
+}
+
+
+def _perturbations(options: ConfigDict) -> list[Perturbation]:
+    return [
+        Perturbation(kind, severity) for kind in options.perturbations for severity in SEVERITIES
+    ]
+
+
+def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    return [(options.data, None), *((options.data, p) for p in _perturbations(options))]
+
+
+def run(
+    data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
+) -> list[cells.Cell]:
+    """A cell of the videos as they are, and one for each degradation and severity."""
+    mine = data[options.data]
+    parts = divided(mine, "regression", options.target, options.views, study=False)
+    fitted = fit(
+        HowToFit(options.head), mine.features[None], parts.train, parts.val, parts.task, probe, seed
+    )
+    found = []
+    for perturbation in [None, *_perturbations(options)]:
+        features = mine.features[perturbation]
+        predicted, readable = predict(fitted, features, parts.test, probe.batch)
+        variant = CLEAN
+        if perturbation:
+            variant = {"perturbation": perturbation.kind, "severity": perturbation.severity}
+        found.append(
+            cells.of_predictions(
+                variant,
+                fitted,
+                parts.test,
+                predicted,
+                readable,
+                parts.without_label,
+                against=CLEAN if perturbation else None,
+            )
+        )
+    return found

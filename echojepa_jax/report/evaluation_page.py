@@ -1,0 +1,40 @@
+"""The report of an evaluation suite: one HTML page with all its tables."""
+
+from pathlib import Path
+
+from echojepa_jax.evaluation.tables import Result, tables
+from echojepa_jax.report.page import (
+    facts_of,
+    flat,
+    read_json,
+    rejected_files,
+    without_folders,
+    write_page,
+)
+
+REPORT = "report.html"
+
+
+def write_evaluation_report(workdir: Path, result: Result) -> Path:
+    """Writes `report.html` into the workdir of a suite and returns its path."""
+    shown, manifest = tables(result), read_json(workdir / "manifest.json")
+    names = [facts.name for facts in result.models]
+    values = {
+        "verdict": f"{len(result.rows)} tasks, {len(names)} models: {', '.join(names)}",
+        "good": True,
+        "cards": [],
+        "tables": [
+            (
+                table.title,
+                table.note,
+                table.columns,
+                [list(map(without_folders, row)) for row in table.rows],
+            )
+            for table in shown
+        ],
+        "facts": facts_of(manifest),
+        "raw": list(flat(manifest)),
+        "config": list(flat(read_json(workdir / "config.json"))),
+        "rejected": rejected_files(workdir),
+    }
+    return write_page(workdir, "evaluation.html.jinja", values, REPORT)

@@ -1,0 +1,267 @@
+"""Faults of other evaluations of echo models that are known: each would fail a test here."""
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.evaluation import fit as fits
+from echojepa_jax.evaluation import stored
+from echojepa_jax.evaluation.data import divided, load
+from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.tasks import (
+    classification,
+    multiview,
+    regression,
+    robustness,
+    transfer,
+)
+from echojepa_jax.features.encode import EncodedClips
+from echojepa_jax.probes.examples import share_of
+from echojepa_jax.utils.errors import UserError
+from tests.makers.labelled import SPLITS, VIEWS, data_of, probe_config
+
+LVEF = ConfigDict(
+    {"data": "adult", "target": "ef", "views": (), "heads": ("linear",), "by_study": False}
+)
+
+
+@pytest.fixture(scope="module")
+def adult():
+    return data_of()
+
+
+def lvef(data, **changes):
+    options = ConfigDict(LVEF.to_dict() | changes)
+    return regression.run({"adult": data}, options, probe_config(), 0)[0]
+
+
+def test_labels_keep_their_fractions(adult):
+    """Labels were read as integers: z-scores within one SD became 0, and errors looked small."""
+    cell = lvef(adult)
+    truth = {s.name: s.targets["ef"] for s in adult.samples}
+    assert cell.true == [truth[name] for name in cell.ids]
+    assert any(Fraction(value).denominator > 1 for value in cell.true)
+    train = [s.targets["ef"] for s in adult.samples if s.split == "train"]
+    assert cell.guess == pytest.approx(np.mean(train), abs=1e-12)
+
+
+def test_every_test_video_is_scored_once_and_no_other(adult):
+    """Lists named validation files, samplers repeated videos, or the last batch was left out."""
+    cell = lvef(adult)
+    assert cell.ids == [s.name for s in adult.samples if s.split == "test"]
+    assert len(cell.ids) % probe_config().batch, "the last batch is not full"
+    assert cell.not_scored == 0
+
+
+def test_a_video_that_cannot_be_read_is_counted_and_not_replaced(adult):
+    """Broken videos were replaced by random other ones, in the test split too."""
+    whole = lvef(adult)
+    features = adult.features[None]
+    broken = next(row for row, s in enumerate(adult.samples) if s.split == "test")
+    there = features.there.copy()
+    there[broken] = False
+    without = dataclasses.replace(features, there=there, errors={broken: "damaged"})
+    cell = lvef(dataclasses.replace(adult, features={None: without}))
+    assert cell.not_scored == 1
+    assert cell.ids == whole.ids[1:]
+    np.testing.assert_allclose(cell.predicted, whole.predicted[1:], rtol=1e-5)
+
+
+def test_a_video_without_a_label_is_counted(adult):
+    samples = list(adult.samples)
+    row = next(row for row, s in enumerate(samples) if s.split == "test")
+    samples[row] = dataclasses.replace(samples[row], targets={})
+    assert lvef(dataclasses.replace(adult, samples=samples)).not_scored == 1
+
+
+def test_the_best_head_of_validation_is_scored_whatever_the_test_labels_are(adult, monkeypatch):
+    """The first head of the grid was scored whichever was best, or the best on the test split."""
+    parts = divided(adult, "regression", "ef", (), study=False)
+    validate, seen = fits._validate, []
+
+    def spy(*arguments):
+        scores, losses = validate(*arguments)
+        seen.append(scores)
+        return scores, losses
+
+    monkeypatch.setattr(fits, "_validate", spy)
+    probe = probe_config(learning_rates=(1e-9, 3e-2))
+    features = adult.features[None]
+    fitted = fit(HowToFit("linear"), features, parts.train, parts.val, parts.task, probe, 0)
+    assert fitted.chosen["val"] == pytest.approx(np.min(seen), abs=1e-9)
+    assert fitted.chosen["head"] == "lr0.03_wd0.01"
+    shuffled = [
+        dataclasses.replace(s, targets={"ef": 50.0 + row % 7}) if s.split == "test" else s
+        for row, s in enumerate(adult.samples)
+    ]
+    other = lvef(dataclasses.replace(adult, samples=shuffled))
+    assert other.predicted == lvef(adult).predicted
+
+
+def test_the_head_that_was_trained_is_the_one_that_predicts(adult):
+    """Weights of the probe were not loaded at inference."""
+    parts = divided(adult, "regression", "ef", (), study=False)
+    features, probe = adult.features[None], probe_config()
+    for head in ("linear", "pca3-linear", "mlp", "attentive-2"):
+        fitted = fit(HowToFit(head), features, parts.train, parts.val, parts.task, probe, 0)
+        found, readable = predict(fitted, features, parts.val, 3)
+        away = np.abs(found - [example.label for example in parts.val])
+        assert readable.all()
+        assert away.mean() == pytest.approx(fitted.chosen["val"], rel=1e-5)
+
+
+def test_features_in_another_order_than_their_videos_are_refused():
+    """Embeddings were stored in a shuffled order."""
+    rows = np.array([0, 2, 1])
+    piece = EncodedClips(rows, np.full(3, ""), np.zeros(3, int), np.zeros((3, 1, 2), np.float32))
+    with pytest.raises(RuntimeError, match="another order"):
+        list(stored._checked(iter([piece]), np.ones((3, 1), bool)))
+    with pytest.raises(RuntimeError, match="1 of 3 clips"):
+        list(stored._checked(iter([piece.cut(0, 1)]), np.ones((3, 1), bool)))
+
+
+def test_a_patient_in_two_splits_is_an_error(hearts, tmp_path):
+    videos = sorted((hearts / "Videos").glob("*.avi"))
+    lines = [f"{path},{path.stem},{'ABAC'[i % 4]},{SPLITS[i % 3]}" for i, path in enumerate(videos)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,name,patient,split", *lines]))
+    section = {"sources": (f"csv:{table}",), "max_bad_share": 0.0, "workers": 1}
+    section |= dict(zip(("train_split", "val_split", "test_split"), SPLITS, strict=True))
+    with pytest.raises(UserError, match=r"Patient A is both in split"):
+        load("mine", ConfigDict(section), tmp_path / "rejected.jsonl", True)
+
+
+def test_zero_shot_compares_raw_targets_of_the_other_population():
+    """Targets were scaled with another population's mean and SD, or were of the first one."""
+    adult, child = data_of(), data_of(20, "child")
+    options = {"data": "adult", "to": "child", "target": "ef", "views": (), "alone": ("A4C",)}
+    options |= {"head": "linear"}
+    cells = transfer.run({"adult": adult, "child": child}, ConfigDict(options), probe_config(), 0)
+    at_home, zero_shot, retrained, a4c, _ = cells
+    truth = {s.name: s.targets["ef"] for s in child.samples if s.split == "test"}
+    for cell in (zero_shot, retrained):
+        assert dict(zip(cell.ids, cell.true, strict=True)) == truth
+    assert set(a4c.views) == {"A4C"}
+    assert zero_shot.guess == at_home.guess  # the mean of its own training
+    assert retrained.guess != at_home.guess
+    assert retrained.against == zero_shot.variant
+    # It learned EF in percent, of hearts that differ from these in nothing but their names.
+    assert np.abs(np.subtract(zero_shot.predicted, zero_shot.true)).mean() < 5
+
+
+def test_subsets_are_nested_and_by_patient_or_of_the_papers_size():
+    """The paper's formula gives its 221 and 2158 videos."""
+    counts = (1788, 1442, 4223, 894, 2040, 3274, 382, 2019, 445, 1470, 259, 1677, 1616)
+    example = divided(data_of(), "classification", "view", (), study=False).train[0]
+    many = [
+        dataclasses.replace(example, name=f"{k}-{i}", label=f"v{k}")
+        for k, count in enumerate(counts)
+        for i in range(count)
+    ]
+    one, ten = (classification.by_video(many, share, 1) for share in (0.01, 0.1))
+    assert (len(one), len(ten)) == (221, 2158)
+    assert {e.name for e in one} < {e.name for e in ten}
+    train = divided(data_of(), "classification", "view", (), study=False).train
+    few, more = (share_of(train, share, 1) for share in (0.1, 0.5))
+    assert {e.name for e in few} < {e.name for e in more}
+    for chosen in (few, more):
+        patients = {e.patient for e in chosen}
+        assert [e for e in train if e.patient in patients] == chosen
+
+
+def test_few_labels_know_all_classes_and_get_as_many_updates(adult):
+    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
+    options |= {"shares": (1.0, 0.05), "subsets": ("patient",), "lengths": ("epochs", "updates")}
+    whole, epochs, updates = classification.run(
+        {"adult": adult}, ConfigDict(options), probe_config(), 0
+    )
+    assert whole.classes == epochs.classes == list(VIEWS)
+    assert np.shape(epochs.predicted)[1] == 3
+    assert updates.chosen["updates"] == whole.chosen["updates"] > epochs.chosen["updates"]
+    assert np.mean(np.argmax(whole.predicted, axis=1) == whole.true) > 0.9
+
+
+def test_a_missing_view_has_no_say(adult):
+    """What a slot without a video holds must not matter, nor must a view that is not asked for."""
+    parts = divided(adult, "regression", "ef", VIEWS, study=True)
+    features, probe = adult.features[None], probe_config()
+    how = HowToFit("attentive-1", views=3, streams=True, view_dropout=0.3)
+    fitted = fit(how, features, parts.train, parts.val, parts.task, probe, 0)
+    found, _ = predict(fitted, features, parts.test, 4)
+    # Where a view is missing, the last tokens stand in its place.
+    changed = dataclasses.replace(features, tokens=features.tokens.copy())
+    changed.tokens[-1] = 1e3
+    again, _ = predict(fitted, changed, parts.test, 4)
+    assert all(() in example.rows for example in parts.test)
+    np.testing.assert_array_equal(found[:-1], again[:-1])
+    assert found[-1] != again[-1]
+
+
+def test_ablations_are_one_at_a_time_and_cumulative(adult):
+    options = {"data": "adult", "target": "ef", "views": VIEWS, "head": "attentive-1"}
+    options |= {"view_dropout": 0.2, "ablations": True}
+    cells = multiview.run({"adult": adult}, ConfigDict(options), probe_config(epochs=2), 0)
+    assert [c.variant["without"] for c in cells] == [
+        *("", "embeddings", "early fusion", "view dropout"),
+        *("embeddings, early fusion", "embeddings, early fusion, view dropout"),
+    ]
+    base, *others = cells
+    assert base.against is None
+    assert all(c.against == base.variant and c.predicted != base.predicted for c in others)
+
+
+def test_a_probe_of_clean_videos_is_scored_on_degraded_ones():
+    kinds = ("gain", "shadow")
+    perturbations = [Perturbation(k, s) for k in kinds for s in ("low", "medium", "high")]
+    data = data_of(perturbations=perturbations)
+    options = {"data": "adult", "target": "ef", "views": (), "head": "linear"}
+    options = ConfigDict(options | {"perturbations": kinds})
+    needed = robustness.needs(options)
+    assert needed == [("adult", None), *(("adult", p) for p in perturbations)]
+    clean, *degraded = robustness.run({"adult": data}, options, probe_config(), 0)
+    assert clean.predicted == lvef(data).predicted
+    assert len(degraded) == 6
+    for cell in degraded:
+        assert (cell.ids, cell.true) == (clean.ids, clean.true)
+        assert cell.chosen == clean.chosen
+        assert cell.against == clean.variant
+        assert cell.predicted != clean.predicted
+
+
+def test_a_mean_over_a_study_is_of_predictions_and_patients_stay_together(adult):
+    video, study = regression.run(
+        {"adult": adult}, ConfigDict(LVEF.to_dict() | {"by_study": True}), probe_config(), 0
+    )
+    assert len(study.true) * 2 == len(video.true)
+    for i, name in enumerate(study.ids):
+        rows = [row for row, other in enumerate(video.studies) if other == name]
+        assert study.predicted[i] == pytest.approx(np.mean([video.predicted[r] for r in rows]))
+        assert study.true[i] == video.true[rows[0]]
+
+
+def test_components_and_scales_are_fitted_on_training_alone(adult):
+    features = adult.features[None]
+    rows = [row for row, s in enumerate(adult.samples) if s.split == "train"]
+    changed = dataclasses.replace(features, tokens=features.tokens.copy())
+    others = [row for row in range(len(adult.samples)) if row not in rows]
+    changed.tokens[others] = 7
+    for pca in (0, 3):
+        one, two = (fits.fit_look(f, rows, pca, True) for f in (features, changed))
+        np.testing.assert_array_equal(one.shift, two.shift)
+        np.testing.assert_array_equal(one.scale, two.scale)
+        seen = one.of(features).tokens[np.array(rows)]
+        np.testing.assert_allclose(seen.mean(axis=(0, 1)), 0, atol=1e-5)
+        np.testing.assert_allclose(seen.std(axis=(0, 1)), 1, atol=1e-5)
+
+
+def test_a_class_that_training_lacks_is_an_error(adult):
+    samples = [
+        dataclasses.replace(s, view="SSN") if s.split == "test" else s for s in adult.samples
+    ]
+    other = dataclasses.replace(adult, samples=samples)
+    with pytest.raises(UserError, match=r"\['SSN'\] of 'view' do not occur in the training split"):
+        divided(other, "classification", "view", (), study=False)

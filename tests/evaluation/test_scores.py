@@ -1,0 +1,123 @@
+"""Scores over resamples: equal to scikit-learn's on every resample, and paired."""
+
+import math
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from sklearn import metrics as sk
+
+from echojepa_jax.evaluation import rows, scores
+from echojepa_jax.evaluation.cells import Cell
+from echojepa_jax.probes.metrics import regression_scores
+
+rng = np.random.default_rng(0)
+PATIENTS = [f"p{i % 9}" for i in range(30)]
+NAMES = sorted(set(PATIENTS))
+
+
+def drawn(cell, weights):
+    """The rows of a cell's examples in a resample."""
+    column = {name: i for i, name in enumerate(NAMES)}
+    counts = [int(weights[column[patient]]) for patient in cell.patients]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def regression(noise=5.0, **changes):
+    true = 50 + 10 * np.random.default_rng(1).standard_normal(30)
+    found = true + noise * np.random.default_rng(2).standard_normal(30)
+    fields = {"kind": "regression", "unit": "%", "patients": PATIENTS, "guess": 50.0}
+    fields |= {"true": true.tolist(), "predicted": found.tolist(), "ids": PATIENTS}
+    return Cell(**{"variant": {"head": "linear"}} | fields | changes)
+
+
+def test_errors_are_those_of_scikit_learn_in_every_resample():
+    cell = regression()
+    weights = scores.resamples(NAMES, 20, 0, "task")
+    found = scores.scores(cell, cell.predicted, NAMES, weights)
+    true, predicted = np.array(cell.true), np.array(cell.predicted)
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=1) == len(NAMES)).all()
+    for i, row in enumerate(weights):
+        chosen = drawn(cell, row)
+        expected = regression_scores(true[chosen], predicted[chosen])
+        expected["bias"] = np.mean(predicted[chosen] - true[chosen])
+        for name, value in expected.items():
+            assert found[name][i] == pytest.approx(value, rel=1e-9), name
+
+
+def test_class_scores_are_those_of_scikit_learn_in_every_resample():
+    true = rng.integers(3, size=30)
+    shares = rng.dirichlet(np.ones(3), size=30).round(1)  # with ties
+    cell = Cell({}, "classification", patients=PATIENTS, true=true.tolist())
+    weights = scores.resamples(NAMES, 20, 0, "task")
+    found = scores.scores(cell, shares.tolist(), NAMES, weights)
+    for i, row in enumerate(weights):
+        chosen = drawn(cell, row)
+        t, p = true[chosen], shares[chosen]
+        assert found["accuracy"][i] == pytest.approx(np.mean(p.argmax(axis=1) == t))
+        there = np.unique(t)
+        recall = [np.mean(p.argmax(axis=1)[t == k] == k) for k in there]
+        assert found["balanced_accuracy"][i] == pytest.approx(np.mean(recall))
+        if len(there) > 1:
+            areas = [sk.roc_auc_score(t == k, p[:, k]) for k in there]
+            assert found["auroc"][i] == pytest.approx(np.mean(areas))
+
+
+def test_what_is_not_defined_is_not_a_number():
+    constant = regression(predicted=[50.0] * 30)
+    weights = scores.resamples(NAMES, 5, 0, "task")
+    found = scores.scores(constant, constant.predicted, NAMES, weights)
+    assert np.isnan(found["pearson"]).all()
+    assert np.isfinite(found["mae"]).all()
+    empty = regression(true=[], predicted=[], patients=[], ids=[])
+    assert np.isnan(scores.scores(empty, [], NAMES, weights)["mae"]).all()
+    assert all(math.isnan(x) for x in scores.interval(np.full(6, np.nan)))
+
+
+LVEF = ConfigDict({"kind": "regression"})
+
+
+def test_rows_are_models_beside_each_other_and_differences_are_paired():
+    near, far = regression(2.0), regression(4.0)
+    found = {"near": [[near], [near]], "far": [[far], [near]]}
+    made = rows.of_task("lvef", LVEF, found, 200, 0)
+    assert [row.model for row in made] == ["near", "far", "mean of training"]
+    first, second, guess = made
+    assert first.difference is None
+    # Errors of "far" are twice those of "near" in one of two seeds: half as much more, always.
+    ratio = second.difference[0] / first.values["mae"][0]
+    assert ratio == pytest.approx(0.5)
+    width = first.values["mae"][2] - first.values["mae"][1]
+    assert second.difference[2] - second.difference[1] == pytest.approx(0.5 * width, rel=1e-6)
+    assert second.spread == pytest.approx(0.5 * first.values["mae"][0])
+    assert first.spread == 0
+    assert guess.values["mae"][0] == pytest.approx(np.mean(np.abs(np.array(near.true) - 50)))
+    assert (first.examples, first.patients, first.seeds) == (30, 9, 2)
+
+
+def test_the_average_degradation_is_the_papers_and_of_all():
+    clean = {"perturbation": "none", "severity": ""}
+    errors = {"none": 2.0, "shadow": 3.0, "radial_attenuation": 2.2, "gain": 2.0}
+    cells = [
+        regression(
+            noise,
+            variant={"perturbation": kind, "severity": "high" if kind != "none" else ""},
+            against=None if kind == "none" else clean,
+        )
+        for kind, noise in errors.items()
+    ]
+    made = rows.of_task("r", ConfigDict({"kind": "robustness"}), {"m": [cells]}, 50, 0)
+    average = {
+        r.variant["perturbation"]: r for r in made if r.main == "degradation" and r.model == "m"
+    }
+    papers = average["mean of the paper's"].values["degradation"]
+    np.testing.assert_allclose(papers, 100 * (0.5 + 0.1) / 2, rtol=1e-6)  # in every resample
+    assert average["mean of all"].values["degradation"][0] == pytest.approx(20)
+    shadow = next(r for r in made if r.variant["perturbation"] == "shadow")
+    clean_mae = made[0].values["mae"]
+    assert shadow.change[0] == pytest.approx(0.5 * clean_mae[0])
+    # A guess cannot degrade, and the table shows why: its change is exactly 0.
+    guess = [r for r in made if r.model == "mean of training" and r.change]
+    assert len(guess) == 3
+    assert all(r.change == (0.0, 0.0, 0.0) for r in guess)

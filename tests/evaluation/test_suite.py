@@ -1,0 +1,313 @@
+"""The suite as a whole: from weights and videos to tables, restartable, each model encoded once."""
+
+import csv
+import dataclasses
+import importlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from echojepa_jax.data import manifest
+from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.evaluate import evaluate
+from echojepa_jax.evaluation import config as configs
+from echojepa_jax.evaluation import models, stored, suite
+from echojepa_jax.evaluation.tasks import KINDS
+from echojepa_jax.evaluation.tasks import regression as a_task
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.pretrained import ClipInput
+from echojepa_jax.weights.write import write_weights
+from tests import programs
+from tests.makers.configs import PHANTOM
+from tests.makers.weights import random_weights
+
+VIDEOS = {"train": 14, "val": 2, "test": 4}  # of PHANTOM
+SHRINK = {
+    "data.adult.sources": (PHANTOM,),
+    "data.pediatric.sources": ("phantom:pediatric,patients=10,views=2,seed=1",),
+    "probe.learning_rates": (1e-2,),
+    "probe.attentive_rates": (1e-2, 1e-3),
+    "probe.weight_decays": (0.1,),
+    "probe.epochs": 2,
+    "probe.batch": 16,
+    "probe.heads": 2,
+    "probe.hidden": 8,
+    "tasks.heads.heads": ("pca3-linear", "mlp", "attentive-2"),
+    "tasks.lvef.seeds": (0,),
+    "tasks.views.seeds": (0,),
+    "tasks.views.shares": (1.0, 0.5),
+    "tasks.multiview.seeds": (0,),
+    "tasks.pediatric.seeds": (0,),
+    "tasks.pediatric.alone": (),
+    "tasks.robustness.seeds": (0,),
+    "tasks.robustness.perturbations": ("gain", "dropped_frames"),
+    "bootstrap": 20,
+}
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """An exported encoder of 24 channels for clips of 4 frames of 32 pixels."""
+    weights = random_weights(parts=("encoder",), clip=ClipInput(4, 32, "stride", 4))
+    folder = tmp_path_factory.mktemp("weights") / "encoder"
+    write_weights(weights, folder, "safetensors")
+    return folder
+
+
+def shipped(name="phantom"):
+    return importlib.import_module(f"configs.evaluation.{name}").get_config()
+
+
+def changed(config, changes):
+    """The config with other values, by "section.field", even of wrong types or unknown fields."""
+    with config.unlocked(), config.ignore_type():
+        for name, value in changes.items():
+            *sections, field = name.split(".")
+            part = config
+            for section in sections:
+                part = part[section]
+            with part.unlocked(), part.ignore_type():
+                part[field] = value
+    return config
+
+
+@pytest.fixture
+def small(encoder):
+    """configs/evaluation/phantom.py, shrunken; call it with the tasks that are kept, () = all."""
+
+    def make(*tasks):
+        config = changed(shipped(), SHRINK | {"weights": (str(encoder),)})
+        for name in list(config.tasks):
+            if tasks and name not in tasks:
+                del config.tasks[name]
+        if tasks and "pediatric" not in tasks:
+            del config.data.pediatric
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def complete(encoder, tmp_path_factory):
+    """The whole suite, as a user starts it."""
+    workdir = tmp_path_factory.mktemp("suite") / "run"
+    fields = programs.as_fields(SHRINK)
+    words = ["--config=configs/evaluation/phantom.py", f"--weights={encoder}", *fields]
+    done = programs.run("evaluate", *words, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("complete: 7 tasks, 3 models. The report is ")
+    assert re.search(r"features 2 of 8: encoder of adult, .*, about .* left", done.stderr)
+    assert re.search(r"probes 21 of 21: views of pca, seed 0, .* left", done.stderr)
+    return workdir
+
+
+def lines(workdir):
+    with (workdir / suite.CSV).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(workdir):
+    """What is in a workdir, and when it was written; not who holds it."""
+    found = (path for path in workdir.rglob("*") if path.is_file())
+    return {path.relative_to(workdir): path.stat().st_mtime_ns for path in found}
+
+
+def test_every_task_has_all_models_and_the_guess(complete):
+    found = lines(complete)
+    models_of = {}
+    for line in found:
+        models_of.setdefault(line["task"], {})[line["model"]] = line
+    assert list(models_of) == list(shipped().tasks)
+    for task, rows in models_of.items():
+        guess = {"geometry": set(), "views": {"commonest class"}}.get(task, {"mean of training"})
+        assert set(rows) == {"encoder", "initial", "pca", *guess}
+        assert rows["encoder"]["tokens_of_a_clip"] == "32"
+        assert float(rows["encoder"]["flops_of_a_clip"]) > float(rows["pca"]["flops_of_a_clip"])
+    lvef = next(line for line in found if line["task"] == "lvef" and line["model"] == "pca")
+    assert float(lvef["low"]) <= float(lvef["value"]) <= float(lvef["high"])
+    assert lvef["difference"]
+    assert (lvef["examples"], lvef["patients"], lvef["not_scored"]) == ("4", "2", "0")
+    heads = {line["variant"] for line in found if line["task"] == "heads"}
+    assert len(heads) == 3
+
+
+def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
+    table = (complete / suite.MARKDOWN).read_text()
+    adult = sum(VIDEOS.values())
+    degraded = 2 * 3 * VIDEOS["test"]
+    (row,) = re.findall(r"^\| adult \|.*$", table, re.MULTILINE)
+    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} |")
+    (row,) = re.findall(r"^\| encoder \| .* px \| .*$", table, re.MULTILINE)
+    assert f"| {adult + degraded + 20} |" in row
+    parts = sorted((complete / suite.FEATURES).glob("*/part-*.npy"))
+    assert len(parts) == 3 * (2 + 6)
+
+
+def test_all_formats_show_the_same_numbers(complete):
+    value = next(line for line in lines(complete) if line["model"] == "pca")["value"]
+    text = f"{float(value):.2f}"
+    for name in (suite.MARKDOWN, suite.LATEX, "report.html"):
+        content = (complete / name).read_text()
+        assert text in content, name
+        assert "/tmp" not in content, "folders may name people"
+
+
+def test_f07_a_second_start_changes_nothing(complete, encoder):
+    before = files(complete)
+    words = ["--config=configs/evaluation/phantom.py", f"--weights={encoder}"]
+    again = programs.run("evaluate", *words, *programs.as_fields(SHRINK), f"--workdir={complete}")
+    assert again.stdout.startswith(f"{complete} is complete: nothing to do")
+    other = programs.run("evaluate", *words, f"--workdir={complete}")
+    assert other.returncode == 1
+    assert "was started with another config; it differs in " in other.stderr
+    assert files(complete) == before
+
+
+def test_f17_killed_anywhere_it_makes_the_same_tables(complete, small, tmp_path, monkeypatch):
+    """Killed while it encodes, while it trains, and while it writes tables."""
+    workdir = tmp_path / "run"
+    config = small("lvef", "views")
+    whole = tmp_path / "whole"
+    evaluate(config, whole)
+    for module, name, after in (
+        (stored, "write_json", 1),
+        (a_task, "predict", 2),
+        (suite.tables, "as_csv", 0),
+    ):
+        function, calls = getattr(module, name), []
+
+        def killed(*arguments, after=after, calls=calls, function=function, **others):
+            calls.append(1)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return function(*arguments, **others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(config, workdir)
+    evaluate(config, workdir)
+    for name in (suite.MARKDOWN, suite.CSV, suite.LATEX):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+    # The numbers are those of the suite with all tasks, in another process.
+    shared = {(x["variant"], x["model"]): x for x in lines(complete) if x["task"] == "lvef"}
+    for line in lines(whole):
+        if line["task"] == "lvef" and line["score"] == "bias":
+            expected = shared[line["variant"], line["model"]]
+            assert float(line["value"]) == pytest.approx(float(expected["value"]), rel=1e-4)
+
+
+@pytest.fixture
+def copy(complete, tmp_path):
+    return shutil.copytree(complete, tmp_path / "copy")
+
+
+def test_f12_damaged_features_and_results_are_made_again(copy, small, caplog):
+    before = (copy / suite.CSV).read_bytes()
+    (features,) = (copy / suite.FEATURES).glob("pca-adult-??????????")
+    path = features / "part-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (copy / suite.RESULTS / "lvef" / "pca" / "seed0.json").write_text("{")
+    (copy / suite.CSV).unlink()
+    evaluate(small(), copy)
+    assert "is made again: its SHA-256 is another one" in caplog.text
+    assert (copy / suite.CSV).read_bytes() == before
+
+
+@pytest.fixture
+def model(encoder):
+    how = models.HowToEncode(0, 0, "", 0.0, "steps", "float32", 0)
+    return models.open_weights("encoder", str(encoder), how)
+
+
+def features(root, model, samples, rows, perturbation=None):
+    wanted = stored.Wanted("adult", samples, rows, 1, "steps", "float32", "float32", perturbation)
+    stored.make(root, model, wanted)
+    found = stored.load(root, model.facts, wanted)
+    return found.tokens[found.at[found.place[rows]]]
+
+
+def test_degraded_features_do_not_depend_on_the_order_of_videos(model, tmp_path, cache):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
+    haze = Perturbation("haze", "high")
+    one = features(tmp_path / "1", model, samples, [0, 1, 2, 3, 4], haze)
+    two = features(tmp_path / "2", model, samples[::-1], [0, 2, 4], haze)
+    np.testing.assert_array_equal(two, one[[4, 2, 0]])
+    clean = features(tmp_path / "1", model, samples, [0, 1, 2, 3, 4])
+    assert np.abs(clean - one).max() > 1e-3
+
+
+def test_parts_are_one_array(tmp_path, model, monkeypatch, cache):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
+    whole = features(tmp_path / "1", model, samples, [0, 1, 2, 3, 4])
+    monkeypatch.setattr(stored, "PART", 2)
+    parts = features(tmp_path / "2", model, samples, [0, 1, 2, 3, 4])
+    assert len(list((tmp_path / "2").glob("*/*.npy"))) == 3
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_another_normalisation_is_another_model(encoder, tmp_path):
+    """Adapters normalised twice or with other numbers, and nobody could see it in a table."""
+    weights = models.open_encoder(str(encoder))
+    how = models.HowToEncode(0, 0, "", 0.0, "mean", "float32", 0)
+    white = dataclasses.replace(weights.clip, std=(1.0, 1.0, 1.0))
+    other = dataclasses.replace(weights, clip=white)
+    marks = {models.of_pretrained("m", "", w, how).facts.fingerprint for w in (weights, other)}
+    assert len(marks) == 2
+
+
+def test_names_of_models_are_short_and_different():
+    assert models.names_of(["runs/a", "out/b/"]) == ["a", "b"]
+    assert models.names_of(["x/run", "y/run"]) == ["x-run", "y-run"]
+    assert models.names_of(["runs/initial"]) == ["runs-initial"]
+    with pytest.raises(UserError, match="names the same model twice"):
+        models.names_of(["runs/a", "runs/a/"])
+
+
+@pytest.mark.parametrize("name", ["phantom"])
+def test_a_shipped_config_is_accepted(name):
+    config = shipped(name)
+    config.weights = ("runs/demo",)
+    configs.check(config)
+    assert {options.kind for options in config.tasks.values()} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"weights": ()}, "no model is named: name at least one with --weights"),
+        (
+            {"controls": ("random",)},
+            "'controls' has 'random', but it must hold only 'initial'",
+        ),
+        (
+            {"tasks.lvef.kind": "regresion"},
+            "'regresion', but it must be one of regression",
+        ),
+        ({"tasks.lvef.data": "adlut"}, r"'tasks\.lvef\.data' is 'adlut', .* adult, pediatric"),
+        ({"tasks.lvef.heads": ("deep",)}, r"must name heads such as linear, pca512-linear"),
+        ({"tasks.lvef.seeds": (0.5,)}, "at least one whole number"),
+        ({"tasks.views.shares": (0.0,)}, "must be above 0 and at most 1"),
+        ({"tasks.robustness.perturbations": ("fog",)}, "must hold only these kinds"),
+        ({"tasks.multiview.views": ("A4C",)}, "must name several views"),
+        ({"data.adult.val_split": "test"}, "must be three different names"),
+        ({"clip.sample_by": "fps"}, "must be given with sample_by=fps"),
+        ({"probe.lr": 1.0}, r"unknown field 'probe\.lr'"),
+    ],
+)
+def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sentence):
+    config = changed(shipped(), {"weights": ("runs/demo",)} | changes)
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config)
+
+
+def test_result_files_hold_what_scores_need(complete):
+    found = json.loads((complete / suite.RESULTS / "views" / "pca" / "seed0.json").read_text())
+    cell = found["cells"][0]
+    assert len(cell["ids"]) == len(cell["true"]) == len(cell["predicted"]) == VIDEOS["test"]
+    assert np.allclose(np.sum(cell["predicted"], axis=1), 1)
