@@ -21,7 +21,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.evaluation import pixels
 from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.encode import EncodedClips, FrozenEncoder
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
@@ -103,7 +103,7 @@ def open_weights(name: str, path: str, how: HowToEncode) -> Model:
     Raises:
       UserError: it cannot be read, or cannot take clips of that kind.
     """
-    weights = open_encoder(path)
+    weights = load_encoder_weights(path)
     # The path itself is left out: folders may name people and places.
     about = weights.origin.get("training", "read from files")
     return of_pretrained(name, about, weights, how)

@@ -25,7 +25,7 @@ from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
 from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.train import provenance
-from echojepa_jax.train.run_weights import open_encoder
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
@@ -223,10 +223,10 @@ def _openers(
     first = names[0]
 
     def initial() -> Model:
-        return models.open_initial(open_encoder(paths[first]), first, config.seed, how)
+        return models.open_initial(load_encoder_weights(paths[first]), first, config.seed, how)
 
     def pca() -> Model:
-        weights = open_encoder(paths[first])
+        weights = load_encoder_weights(paths[first])
         model = models.of_pretrained(first, "", weights, how)
         fitted_on = data[config.pca_data]
         train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]

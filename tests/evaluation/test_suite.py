@@ -253,7 +253,7 @@ def test_parts_are_one_array(tmp_path, model, monkeypatch, cache):
 
 def test_another_normalisation_is_another_model(encoder, tmp_path):
     """Adapters normalised twice or with other numbers, and nobody could see it in a table."""
-    weights = models.open_encoder(str(encoder))
+    weights = models.load_encoder_weights(str(encoder))
     how = models.HowToEncode(0, 0, "", 0.0, "mean", "float32", 0)
     white = dataclasses.replace(weights.clip, std=(1.0, 1.0, 1.0))
     other = dataclasses.replace(weights, clip=white)

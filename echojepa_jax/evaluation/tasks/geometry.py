@@ -13,7 +13,7 @@ from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation.cells import MEASURE, Cell
 from echojepa_jax.evaluation.data import Data
 from echojepa_jax.evaluation.tasks import fields
-from echojepa_jax.train.health import effective_rank
+from echojepa_jax.train.evaluators.health import effective_rank
 
 FIELDS = {"data": fields.DATA}
 
