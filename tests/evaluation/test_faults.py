@@ -131,7 +131,7 @@ def test_a_patient_in_two_splits_is_an_error(hearts, tmp_path):
     table.write_text("\n".join(["path,name,patient,split", *lines]))
     section = {"sources": (f"csv:{table}",), "max_bad_share": 0.0, "workers": 1}
     section |= dict(zip(("train_split", "val_split", "test_split"), SPLITS, strict=True))
-    with pytest.raises(UserError, match="patient A is in split .* and in split"):
+    with pytest.raises(UserError, match=r"patient A is in split .* and in split"):
         load("mine", ConfigDict(section), tmp_path / "rejected.jsonl", True)
 
 
