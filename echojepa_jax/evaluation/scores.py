@@ -38,7 +38,9 @@ def scores(
       patients: of the columns of `weights`, among which are those of the cell.
     """
     if cell.kind == MEASURE:
-        return {name: np.full(len(weights), value) for name, value in cell.measures.items()}
+        # Measures of features are not of patients: they have no interval.
+        alone = np.where(np.arange(len(weights)) == 0, 1.0, np.nan)
+        return {name: value * alone for name, value in cell.measures.items()}
     if not cell.true:
         names = REGRESSION if cell.kind == "regression" else CLASSIFICATION
         return {name: np.full(len(weights), np.nan) for name in names}

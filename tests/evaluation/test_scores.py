@@ -73,6 +73,9 @@ def test_what_is_not_defined_is_not_a_number():
     empty = regression(true=[], predicted=[], patients=[], ids=[])
     assert np.isnan(scores.scores(empty, [], NAMES, weights)["mae"]).all()
     assert all(math.isnan(x) for x in scores.interval(np.full(6, np.nan)))
+    rank = Cell({}, "measure", measures={"effective_rank": 3.0})
+    value, low, high = scores.interval(scores.scores(rank, [], NAMES, weights)["effective_rank"])
+    assert (value, math.isnan(low), math.isnan(high)) == (3.0, True, True)
 
 
 LVEF = ConfigDict({"kind": "regression"})
