@@ -1,4 +1,4 @@
-"""The package from Python: load an encoder, embed a video or DICOM, predict with a probe.
+"""The package from Python: load an encoder, embed a video or DICOM, predict with a probe, evaluate.
 
 from echojepa_jax.api import load_encoder, load_probe
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.clips.transforms import centre_box, cut
@@ -29,6 +30,7 @@ from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
 from echojepa_jax.probes.saved import load_probe as load_saved
+from echojepa_jax.runtime.platform import configure_jax
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.errors import UserError
@@ -252,3 +254,33 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
     check_encoder(saved, encoder.weights, folder, path)
     frozen = dataclasses.replace(encoder.frozen, clip=saved.clip)
     return Probe(saved, dataclasses.replace(encoder, frozen=frozen))
+
+
+def evaluate(config: ConfigDict, workdir: PathLike) -> str:
+    """Runs a suite of evaluations in the workdir, or continues it; returns the last line to print.
+
+    Args:
+      config: the suite, such as `get_config()` of configs/evaluation/phantom.py, with the models
+        in `config.weights`.
+      workdir: folder of features, results and tables.
+
+    Raises:
+      UserError: a field is impossible, or weights, data or labels cannot be used.
+    """
+    from echojepa_jax.evaluation import config as configs
+    from echojepa_jax.evaluation import suite
+    from echojepa_jax.report.evaluation_page import REPORT, write_evaluation_report
+
+    configure_jax()
+    configs.check(config)
+    workdir = Path(workdir)
+    report = workdir / REPORT
+    with suite.claimed(workdir, config):
+        if suite.is_done(workdir):
+            return f"{workdir} is complete: nothing to do. The report is {report}"
+        result = suite.run(config, workdir)
+        write_evaluation_report(workdir, result)
+        suite.mark_done(workdir, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
+    return (
+        f"complete: {len(result.rows)} tasks, {len(result.models)} models. The report is {report}"
+    )

@@ -11,10 +11,9 @@ Started again, the same command continues where it was.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from echojepa_jax import command_line
 
@@ -27,32 +26,8 @@ WEIGHTS = flags.DEFINE_multi_string(
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of features, results and tables")
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> str:
-    """Runs a suite; returns the last line.
-
-    Raises:
-      UserError: a field is impossible, or weights, data or labels cannot be used.
-    """
-    from echojepa_jax.evaluation import config as configs
-    from echojepa_jax.evaluation import suite
-    from echojepa_jax.report.evaluation_page import REPORT, write_evaluation_report
-    from echojepa_jax.runtime.platform import configure_jax
-
-    configure_jax()
-    configs.check(config)
-    report = workdir / REPORT
-    with suite.claimed(workdir, config):
-        if suite.is_done(workdir):
-            return f"{workdir} is complete: nothing to do. The report is {report}"
-        result = suite.run(config, workdir)
-        write_evaluation_report(workdir, result)
-        suite.mark_done(workdir, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
-    return (
-        f"complete: {len(result.rows)} tasks, {len(result.models)} models. The report is {report}"
-    )
-
-
 def job() -> str:
+    from echojepa_jax.api import evaluate
     from echojepa_jax.utils.buckets import on_disk
 
     config = CONFIG.value

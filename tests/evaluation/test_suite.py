@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 
+from echojepa_jax.api import evaluate
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.evaluate import evaluate
 from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import models, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
