@@ -94,7 +94,7 @@ def _overview(result: Result) -> Table:
     for task, rows in result.rows.items():
         first = [row for row in rows if row.variant == rows[0].variant]
         found = {row.model: row for row in first}
-        columns.append(f"{task}: {_title(first[0], first[0].main)}")
+        columns.append(f"{task}: {score_title(first[0], first[0].main)}")
         for name in names:
             row = found.get(name)
             cells[name].append(with_interval(row.values[row.main]) if row else "")
@@ -149,7 +149,8 @@ def _data(result: Result) -> Table:
     return Table("Data", "Splits are by patient.", columns, lines)
 
 
-def _title(row: Row, name: str) -> str:
+def score_title(row: Row, name: str) -> str:
+    """The name of a score, with its unit."""
     in_unit = name in ("mae", "rmse", "bias", "degradation")
     unit = row.unit if row.kind == MEASURE else of_errors(row.unit)
     return f"{TITLES.get(name, name)}{f' ({unit})' if unit and in_unit else ''}"
@@ -159,7 +160,7 @@ def _of_task(result: Result, task: str) -> Table:
     """One table: variants, and in each of them every model, the guess and the paper's models."""
     rows, options = result.rows[task], result.options[task]
     tokens = {facts.name: f"{facts.tokens:,}" for facts in result.models}
-    first, score = rows[0].main, _title(rows[0], rows[0].main)
+    first, score = rows[0].main, score_title(rows[0], rows[0].main)
     shown = [field for field in rows[0].variant if len({row.variant[field] for row in rows}) > 1]
     others = [name for name in rows[0].values if name != first]
     changes = any(row.change for row in rows)

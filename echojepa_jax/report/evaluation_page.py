@@ -1,8 +1,9 @@
-"""The report of an evaluation suite: one HTML page with all its tables."""
+"""The report of an evaluation suite: one HTML page with all its tables and their pictures."""
 
 from pathlib import Path
 
 from echojepa_jax.evaluation.tables import Result, tables
+from echojepa_jax.report.evaluation_pictures import picture_of
 from echojepa_jax.report.page import (
     facts_of,
     flat,
@@ -19,6 +20,7 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
     """Writes `report.html` into the workdir of a suite and returns its path."""
     shown, manifest = tables(result), read_json(workdir / "manifest.json")
     names = [facts.name for facts in result.models]
+    pictures = {task: picture_of(task, rows) for task, rows in result.rows.items()}
     values = {
         "verdict": f"{len(result.rows)} tasks, {len(names)} models: {', '.join(names)}",
         "good": True,
@@ -27,6 +29,7 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
             (
                 table.title,
                 table.note,
+                pictures.get(table.title),
                 table.columns,
                 [list(map(without_folders, row)) for row in table.rows],
             )

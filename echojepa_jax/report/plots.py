@@ -197,10 +197,13 @@ def dots(
       highest: the largest possible score; None = there is none. The axis begins at 0.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        # Room for every dot, and never more than a line's height between those of one row.
+        height = max(4.2, 1 + 0.13 * len(rows) * len(series))
+        figure = Figure(figsize=(4.6, height), layout="constrained")
         ax = figure.subplots()
+        step = min(0.22, 0.8 / len(series))
         for i, (name, found) in enumerate(series.items()):
-            y = np.arange(len(rows)) + 0.22 * (i - (len(series) - 1) / 2)
+            y = np.arange(len(rows)) + step * (i - (len(series) - 1) / 2)
             value, low, high = np.array(found, float).T
             reach = np.nan_to_num([value - low, high - value])
             ax.errorbar(value, y, xerr=reach, fmt="osD^vP"[i % 6], markersize=5, elinewidth=1.4,
@@ -211,7 +214,7 @@ def dots(
         ax.tick_params(axis="y", length=0)
         ax.set(xlabel=x_label, xlim=(min(0.0, ax.get_xlim()[0] if highest else 0.0), highest))
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=len(series), handletextpad=0.1)
+            figure.legend(loc="outside upper left", ncols=min(3, len(series)), handletextpad=0.1)
         return _svg(figure)
 
 

@@ -134,6 +134,15 @@ def test_every_task_has_all_models_and_the_guess(complete):
     assert len(heads) == 3
 
 
+def test_the_report_draws_every_task_that_has_labels(complete):
+    page = (complete / "report.html").read_text()
+    drawn = re.findall(r'<img src="data:image/svg[^"]+" alt="([^"]+)">', page)
+    assert [text.rsplit(" of ", 1)[1] for text in drawn] == [
+        f"{task}." for task in shipped().tasks if task != "geometry"
+    ]
+    assert "MAE (points) of 4 models in 7 variants of robustness." in drawn
+
+
 def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
     table = (complete / suite.MARKDOWN).read_text()
     adult = sum(VIDEOS.values())
