@@ -76,8 +76,7 @@ def job() -> str:
         from echojepa_jax.costs import bench
         from echojepa_jax.train import config as configs
 
-        if not config.data.sources:
-            config.data.sources = ("videos:.",)  # the clips are random
+        configs.fill_sources(config)  # the clips are random
         configs.check(config, jax.device_count())
         if COMPARE.value and jax.default_backend() != "cpu" and jax.device_count() > 1:
             raise UserError("--compare=torch can use only one GPU: set CUDA_VISIBLE_DEVICES=0")

@@ -113,9 +113,7 @@ def _plan(schedules: Path) -> str:
             say(f"memory will be an estimate: {error}")
             devices = jax.devices()
     config = CONFIG.value
-    if not config.data.sources:
-        config.data.sources = ("videos:.",)  # a plan needs no data
-
+    configs.fill_sources(config)
     configs.check(config, len(devices))
     if FORWARD.value:
         of_encoder = forward.make_forward(
@@ -154,8 +152,7 @@ def _compared(found: Any, devices: Any) -> Any:
     file = shipped_configs.find(COMPARE.value)
     shipped_configs.let_import(file)
     other = runpy.run_path(file)["get_config"]()
-    if not other.data.sources:
-        other.data.sources = ("videos:.",)
+    configs.fill_sources(other)
     configs.check(other, len(devices))
     mine = config_flags.get_config_filename(flags.FLAGS["config"])
     names = [Path(name).stem for name in (mine, file)]

@@ -19,10 +19,7 @@ SHIPPED += ["demo_mae", "mae_l", "mae_l_paper"]
 
 def shipped(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    if not config.data.sources:
-        config.data.sources = ("videos:/data",)
-    if "images" in config:
-        config.images.sources = ("dicom:/data",)
+    configs.fill_sources(config)
     return config
 
 

@@ -259,6 +259,13 @@ def complete(config: ConfigDict) -> ConfigDict:
     return full
 
 
+def fill_sources(config: ConfigDict) -> None:
+    """Names any source where a config names none, for programs that read no data."""
+    for section in ("data", "images"):
+        if section in config and not config[section].sources:
+            config[section].sources = ("videos:.",)
+
+
 def clip_spec(config: ConfigDict) -> ClipSpec:
     """How this config cuts clips from videos."""
     data = config.data
