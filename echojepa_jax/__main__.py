@@ -19,6 +19,8 @@ PROGRAMS = {
     "predict": "predict",
     "evaluate": "evaluate",
     "embed": "embed",
+    "map": "map",
+    "attention": "attention",
     "export": "export",
     "convert": "convert",
     "plan": "plan",
@@ -33,7 +35,7 @@ def overview() -> str:
     for name, module in PROGRAMS.items():
         source = Path(__file__).with_name(f"{module}.py").read_text("utf-8")
         about = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-        lines.append(f"  echojepa {name:8} {about}")
+        lines.append(f"  echojepa {name:9} {about}")
     lines += [
         "",
         "For example: echojepa train --config=demo --workdir=runs/demo",

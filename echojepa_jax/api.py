@@ -1,12 +1,13 @@
 """The package from Python: load an encoder, embed a video or DICOM, predict with a probe, evaluate.
 
-from echojepa_jax.api import load_encoder, load_probe
+from echojepa_jax.api import load_encoder, load_probe, save_attention
 
 encoder = load_encoder("out/encoder")
 embedding = encoder.embed("heart.avi")             # float32 [width]
 several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; or arrays
 probe = load_probe("runs/lvef")
 print(probe.predict("heart.dcm"))                  # 61.3
+save_attention(probe.attention("heart.dcm"), "heart.png", title="what the probe looks at")
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.clips.transforms import centre_box, cut
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.features.attention import AttentionMap, attention_maps, clips_of
 from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_of
+from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.predict import with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
@@ -87,6 +90,29 @@ class Encoder:
           UserError: a file cannot be decoded, or an array is not a clip.
         """
         return self._encode(videos, clips, "mean").mean(axis=(-3, -2))
+
+    def attention(self, video: Video, rollout: bool = False) -> list[AttentionMap]:
+        """Maps the attention of the encoder's last layer over a clip, averaged over its heads.
+
+        Args:
+          video: a file, or a clip as an array: uint8 [T, H, W, 3], [T, H, W, 1] or [T, H, W]. Of a
+            file it takes the clip in the middle.
+          rollout: also follow attention through all layers.
+
+        Returns:
+          Maps with a name, the frames, and `values`, float32 [T', Hp, Wp]: a number for each token,
+          relative to uniform attention. See `features.attention.maps_of`.
+
+        Raises:
+          UserError: a file cannot be decoded, or an array is not a clip.
+        """
+        return attention_maps(self.frozen, self._clips(video)[0], rollout)
+
+    def _clips(self, video: Video) -> np.ndarray:
+        """uint8 [clips, T, size, size, 3], as the encoder sees them; an array is one clip."""
+        if isinstance(video, str | os.PathLike):
+            return clips_of(self.frozen, _sample_of(video))
+        return self._clip_of(np.asarray(video))[None]
 
     def _encode(self, videos: Video | Sequence[Video], clips: int, keep: str) -> np.ndarray:
         """float32 [clips, N, W] or [B, clips, N, W], see `features.encode.tokens_of`."""
@@ -200,14 +226,7 @@ class Probe:
           UserError: a file cannot be decoded, or a view is not one of the probe's.
         """
         saved, views = self.saved, self.saved.views or ("",)
-        if not isinstance(video, Mapping if saved.views else str | os.PathLike):
-            wanted = f"{{view: file}} of {list(views)}" if saved.views else "one file at a time"
-            raise UserError(f"this probe takes {wanted}, not {type(video).__name__}")
-        files = dict(video) if isinstance(video, Mapping) else {"": video}
-        if not files or not set(files) <= set(views):
-            raise UserError(
-                f"the views must be some of the probe's, {list(views)}, not {sorted(files)}"
-            )
+        files = self._files(video)
         tokens = {
             view: self.encoder._encode(path, saved.clips, saved.tokens)
             for view, path in files.items()
@@ -221,6 +240,37 @@ class Probe:
         if saved.task.kind == "regression":
             return float(predicted)
         return dict(zip(saved.task.classes, predicted.tolist(), strict=True))
+
+    def attention(self, video: PathLike | Mapping[str, PathLike]) -> list[AttentionMap]:
+        """Maps which tokens the probe reads when it predicts, averaged over the heads of its query.
+
+        Args:
+          video: as in `predict`.
+
+        Returns:
+          A map for each clip, see `Encoder.attention`.
+
+        Raises:
+          UserError: as in `predict`; or the probe has no attention over single tokens.
+        """
+        encoder = dataclasses.replace(self.encoder.frozen, clips=self.saved.clips, keep="all")
+        clips = {
+            view: clips_of(encoder, _sample_of(file)) for view, file in self._files(video).items()
+        }
+        return probe_maps(self.saved, encoder, clips)[1]
+
+    def _files(self, video: PathLike | Mapping[str, PathLike]) -> dict[str, PathLike]:
+        """The files of an example by view; "" for a probe of single videos."""
+        saved, views = self.saved, self.saved.views or ("",)
+        if not isinstance(video, Mapping if saved.views else str | os.PathLike):
+            wanted = f"{{view: file}} of {list(views)}" if saved.views else "one file at a time"
+            raise UserError(f"this probe takes {wanted}, not {type(video).__name__}")
+        files = dict(video) if isinstance(video, Mapping) else {"": video}
+        if not files or not set(files) <= set(views):
+            raise UserError(
+                f"the views must be some of the probe's, {list(views)}, not {sorted(files)}"
+            )
+        return files
 
 
 def load_encoder(path: PathLike, dtype: str = "float32") -> Encoder:
@@ -254,6 +304,23 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
     check_encoder(saved, encoder.weights, folder, path)
     frozen = dataclasses.replace(encoder.frozen, clip=saved.clip)
     return Probe(saved, dataclasses.replace(encoder, frozen=frozen))
+
+
+def save_attention(maps: Sequence[AttentionMap], file: PathLike, title: str = "") -> None:
+    """Draws attention maps over the frames of their clips: a row for each map.
+
+    Args:
+      file: a picture, such as maps.png or maps.svg.
+
+    Raises:
+      UserError: there are no maps, or the file cannot be written.
+    """
+    from echojepa_jax.report.attention_pictures import draw
+    from echojepa_jax.report.plots import save
+
+    if not maps:
+        raise UserError("there are no maps to draw: give the result of `attention`")
+    save(draw(maps, title), Path(file))
 
 
 def evaluate(config: ConfigDict, workdir: PathLike) -> str:

@@ -78,6 +78,7 @@ class AttentivePooler(nn.Module):
         wanted = jnp.einsum("hcd,hc->hd", key, asked) * scale * (width // self.heads) ** -0.5
         score = jnp.einsum("bnd,hd->bhn", tokens, wanted)
         share = jax.nn.softmax(score, axis=-1, where=present[:, None])
+        self.sow("intermediates", "share", share)  # for attention maps; kept only if asked for
         mean = jnp.einsum("bhn,bnd->bhd", share, tokens) * scale + shift
         out = rearrange(jnp.einsum("bhd,hcd->bhc", mean, value), "b h c -> b 1 (h c)")
         # There is no output projection (inherited).

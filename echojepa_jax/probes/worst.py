@@ -1,4 +1,4 @@
-"""Pictures of the examples that a probe predicts worst, for its report."""
+"""Small films of the examples that a probe predicts worst and best, as strips, for its report."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from echojepa_jax.probes.task import Task
 
 log = logging.getLogger(__name__)
 
-COUNT, FRAMES, SIDE = 12, 3, 112
+COUNT, BEST_COUNT = 12, 4
+FRAMES, SIDE = 8, 96
+SECONDS = 1.0  # about a beat: frames that are spread over many beats show no motion
 
 
 def badness(task: Task, rows: Sequence[Row]) -> np.ndarray:
@@ -29,26 +31,44 @@ def badness(task: Task, rows: Sequence[Row]) -> np.ndarray:
 
 
 def save_worst(path: Path, task: Task, rows: Sequence[Row], samples: Sequence[Sample]) -> None:
-    """Writes a picture of each of the worst examples, the worst one first.
+    """Writes strips of the worst examples, the worst one first, and of the best ones.
 
     The file contains "rows" int [n], numbers of the readable lines of predictions.csv from 0, and
-    "picture_K" for K in 0..n-1, uint8 [h, w, 3]: frames from the video's beginning, middle and end.
+    "picture_K" for K in 0..n-1, uint8 [h, w, 3], see `strip_of`; and for the best examples
+    "best_rows" and "best_picture_K". (Files of earlier versions have no best examples.)
 
     Args:
       rows: examples and predictions, in the order of predictions.csv.
       samples: the videos, to which the examples refer by number.
     """
-    worst = np.argsort(-badness(task, rows), kind="stable")[:COUNT]
-    pictures, shown = [], []
-    for row in worst:
-        sample = samples[next(videos[0] for videos in rows[row][0].rows if videos)]
-        ids = np.unique(np.linspace(0, sample.frames - 1, FRAMES).astype(int))
-        try:
-            pictures.append(side_by_side(decode.decode(sample.path, ids), SIDE))
-        except decode.UnreadableVideo as error:
-            # Another video of the study was read, or the file has just disappeared.
-            log.info("the report has no picture of %s: %s", sample.name, error)
-            continue
-        shown.append(row)
-    arrays: dict[str, Any] = {f"picture_{k}": picture for k, picture in enumerate(pictures)}
-    np.savez_compressed(path, rows=np.array(shown, int), **arrays)
+    order = np.argsort(-badness(task, rows), kind="stable")
+    best = order[::-1][: min(BEST_COUNT, len(order) // 2)]
+    arrays: dict[str, Any] = {}
+    for prefix, chosen in (("", order[:COUNT]), ("best_", best)):
+        shown = []
+        for row in chosen:
+            sample = samples[next(videos[0] for videos in rows[row][0].rows if videos)]
+            picture = strip_of(sample)
+            if picture is not None:
+                arrays[f"{prefix}picture_{len(shown)}"] = picture
+                shown.append(row)
+        arrays[f"{prefix}rows"] = np.array(shown, int)
+    np.savez_compressed(path, **arrays)
+
+
+def strip_of(sample: Sample) -> np.ndarray | None:
+    """Frames of a video's first second side by side, or of all of it if its frame rate is unknown.
+
+    Returns:
+      uint8 [h, w, 3]; None if the video cannot be decoded.
+    """
+    last = sample.frames - 1
+    if sample.fps:
+        last = min(last, round(SECONDS * sample.fps))
+    ids = np.unique(np.linspace(0, last, FRAMES).astype(int))
+    try:
+        return side_by_side(decode.decode(sample.path, ids), SIDE)
+    except decode.UnreadableVideo as error:
+        # Another video of the study was read, or the file has just disappeared.
+        log.info("the report has no picture of %s: %s", sample.name, error)
+        return None

@@ -8,6 +8,7 @@ which change in dark mode.
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -22,6 +23,8 @@ from matplotlib.ticker import MaxNLocator
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.report.measures import MINUS, Series, agreement, number
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import whole
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
@@ -42,7 +45,7 @@ CELL_NUMBERS_UP_TO = 12  # classes; a larger confusion matrix has colours only
 MAX_NAME = 20  # characters of a class or view in a figure; longer texts break its layout
 MAX_VECTOR_POINTS = 4000  # of a scatter; more become a bitmap, so that the page stays small
 
-_STYLE: dict[Any, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     # Text stays text, in the reader's own fonts, for small files. Layout uses the last font.
     "svg.fonttype": "none",
     "svg.hashsalt": "echojepa_jax",
@@ -110,7 +113,7 @@ def curves(
     panels: Sequence[Panel], last_step: int, small: bool = False, x_label: str = "step"
 ) -> str:
     """Panels above each other over the same steps (or another `x_label`), 0..last_step."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(3.0, 2.1) if small else (4.6, 2.7), layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
         for ax, panel in zip(axes, panels, strict=True):
@@ -129,7 +132,7 @@ def scatter(
     limits: tuple[float, float],
 ) -> str:
     """Predicted over true values [n], coloured by group [n] (the view), with the identity line."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         return _svg(_scatter(true, predicted, groups, unit, limits))
 
 
@@ -137,7 +140,7 @@ def scatter_picture(
     true: np.ndarray, predicted: np.ndarray, groups: Sequence[str], unit: str
 ) -> np.ndarray:
     """The same figure as pixels on white, for TensorBoard: uint8 [1, H, W, 3]."""
-    with mpl.rc_context(_STYLE | {"figure.facecolor": "white"}):
+    with mpl.rc_context(FIGURE_STYLE | {"figure.facecolor": "white"}):
         figure = _scatter(true, predicted, groups, unit, limits_of([*true, *predicted]))
         figure.set_dpi(120)
         canvas = FigureCanvasAgg(figure)
@@ -170,7 +173,7 @@ def _scatter(
 
 def histogram(values: Sequence[float], x_label: str) -> str:
     """A histogram of the videos' values [n], which must not all be equal."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(3.0, 2.1), layout="constrained")
         ax = figure.subplots()
         ax.hist(values, bins=min(30, max(5, len(set(values)))), color=BLUE)
@@ -196,7 +199,7 @@ def dots(
     Args:
       highest: the largest possible score; None = there is none. The axis begins at 0.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         # Room for every dot, and never more than a line's height between those of one row.
         height = max(4.2, 1 + 0.13 * len(rows) * len(series))
         figure = Figure(figsize=(4.6, height), layout="constrained")
@@ -208,7 +211,7 @@ def dots(
             reach = np.nan_to_num([value - low, high - value])
             ax.errorbar(value, y, xerr=reach, fmt="osD^vP"[i % 6], markersize=5, elinewidth=1.4,
                         color=COLOURS[i % len(COLOURS)], label=name)  # fmt: skip
-        ax.set_yticks(range(len(rows)), [_short(name) for name in rows])
+        ax.set_yticks(range(len(rows)), [short(name) for name in rows])
         ax.set_ylim(len(rows) - 0.45, -0.55)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
@@ -230,7 +233,7 @@ def bland_altman(
     lines = {bias: "mean"}
     if high - low > 1e-6 * np.abs(y).max():  # otherwise their labels would overlap
         lines |= {low: f"{MINUS}1.96 SD", high: "+1.96 SD"}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
         ax = figure.subplots()
         _draw_points(ax, (x + y) / 2, y - x, groups)
@@ -259,7 +262,7 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     # From transparent to blue, which suits light and dark pages.
     colours = LinearSegmentedColormap.from_list("", ["#2a7ab900", "#2a7ab9ff"])
-    with mpl.rc_context(_STYLE | {"axes.grid": False}):
+    with mpl.rc_context(FIGURE_STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained")
         ax = figure.subplots()
         # pcolormesh draws vectors; imshow would put a bitmap into the SVG.
@@ -269,7 +272,7 @@ def confusion(true: Sequence[str], predicted: Sequence[str], classes: Sequence[s
                 colour = "white" if share[row, column] > 0.6 else INK
                 ax.text(column + 0.5, row + 0.5, str(count), color=colour, ha="center", va="center")
         ticks = np.arange(len(classes)) + 0.5
-        names = [_short(name) for name in classes]
+        names = [short(name) for name in classes]
         crowded = len(names) > 5 or sum(len(name) for name in names) > 40
         ax.set_xticks(ticks, names, rotation=45 if crowded else 0)
         ax.set_yticks(ticks, names)
@@ -293,14 +296,15 @@ def _draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, groups: Sequence[str]) 
             color=COLOURS[i % len(COLOURS)],
             alpha=0.75,
             linewidths=0,
-            label=_short(name),
+            label=short(name),
             rasterized=len(x) > MAX_VECTOR_POINTS,
         )
     if len(names) > 1:
         ax.legend(loc="upper left", handletextpad=0.1, borderpad=0)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The name of a class or view, cut off if it is too long for a figure."""
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
@@ -400,6 +404,23 @@ def _thin(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     low = np.fmin.reduceat(series.values, starts)
     high = np.fmax.reduceat(series.values, starts)
     return series.steps[starts], mean, low, high
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Writes a figure on white, in the format that the file's name ends with.
+
+    Raises:
+      UserError: there is no such format, or the file cannot be written.
+    """
+    known = sorted(FigureCanvasAgg.filetypes)
+    if file.suffix.lower().removeprefix(".") not in known:
+        raise UserError(f"{file} must end in .png, .svg or .pdf, which names the kind of picture")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as partial:
+            figure.savefig(partial, format=file.suffix[1:].lower(), facecolor="white")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def _svg(figure: Figure) -> str:

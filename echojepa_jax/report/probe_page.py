@@ -35,6 +35,7 @@ from echojepa_jax.report.pictures import jpeg
 from echojepa_jax.report.probe_tables import (
     REGRESSION,
     Prediction,
+    best,
     classes_of,
     grid,
     outcomes,
@@ -114,6 +115,7 @@ def write_probe_report(workdir: Path) -> Path:
     if lines:
         took = duration(seconds_in_all(lines, manifest.get("started", "")))
         cards.append(Card("Duration", took, "of training, without the final test"))
+    films = worst_pictures(workdir / "worst.npz")
     values = {
         "verdict": _verdict(task, test, what)
         + ("; not better than the baseline" if helpless else ""),
@@ -134,7 +136,12 @@ def write_probe_report(workdir: Path) -> Path:
             for row in grid(metrics, chosen.get("head", ""), kind)
         ],
         "regression": kind == REGRESSION,
-        "worst": _worst(readable, worst_pictures(workdir / "worst.npz"), kind, unit),
+        "worst": _cases(readable, worst(readable, kind, worst_examples.COUNT), films, kind, unit),
+        "best": _cases(
+            readable,
+            [i for i in best(readable, kind, worst_examples.BEST_COUNT) if i in films],
+            *(films, kind, unit),
+        ),
         "unreadable": [(row.id, row.problem) for row in unreadable[:SHOWN_UNREADABLE]],
         "unreadable_more": len(unreadable[SHOWN_UNREADABLE:]),
         "facts": facts_of(manifest),
@@ -205,12 +212,16 @@ def _bounds(name: str, found: Mapping[str, Any]) -> str:
     return _interval(name, found).removeprefix("95 % interval ") or DASH
 
 
-def _worst(
-    readable: Sequence[Prediction], pictures: Mapping[int, np.ndarray], kind: str, unit: str
+def _cases(
+    readable: Sequence[Prediction],
+    chosen: Sequence[int],
+    pictures: Mapping[int, np.ndarray],
+    kind: str,
+    unit: str,
 ) -> list[dict[str, str]]:
-    """The worst predictions as texts, each with its picture as a data URI, or ""."""
+    """Predictions as texts, each with its picture as a data URI, or ""."""
     rows = []
-    for i in worst(readable, kind, worst_examples.COUNT):
+    for i in chosen:
         row = readable[i]
         true, predicted, spread = row.target, row.prediction, number(row.spread)
         if kind == REGRESSION:

@@ -89,6 +89,15 @@ def _number(text: str) -> float:
 
 def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
     """Numbers of the worst predictions, by error or by the true class's probability."""
+    return _worst_first(rows, kind)[:count]
+
+
+def best(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
+    """Numbers of the best predictions, the best one first; at most half of them."""
+    return _worst_first(rows, kind)[::-1][: min(count, len(rows) // 2)]
+
+
+def _worst_first(rows: Sequence[Prediction], kind: str) -> list[int]:
 
     def badness(i: int) -> float:
         row = rows[i]
@@ -99,7 +108,7 @@ def worst(rows: Sequence[Prediction], kind: str, count: int) -> list[int]:
             return -row.certainty
         return -float(row.prediction == row.target)
 
-    return sorted(range(len(rows)), key=badness, reverse=True)[:count]
+    return sorted(range(len(rows)), key=badness, reverse=True)
 
 
 def worst_pictures(path: Path) -> dict[int, np.ndarray]:
@@ -107,7 +116,12 @@ def worst_pictures(path: Path) -> dict[int, np.ndarray]:
     if not path.exists():
         return {}
     with np.load(path) as file:
-        return {int(row): file[f"picture_{k}"] for k, row in enumerate(file["rows"])}
+        return {
+            int(row): file[f"{prefix}picture_{k}"]
+            for prefix in ("", "best_")
+            if f"{prefix}rows" in file
+            for k, row in enumerate(file[f"{prefix}rows"])
+        }
 
 
 def classes_of(rows: Sequence[Prediction], known: Sequence[str]) -> list[str]:
