@@ -323,6 +323,35 @@ def save_attention(maps: Sequence[AttentionMap], file: PathLike, title: str = ""
     save(draw(maps, title), Path(file))
 
 
+def map_embeddings(
+    folder: PathLike,
+    file: PathLike,
+    colours: Sequence[str] = ("view",),
+    method: str = "pca",
+    labels: PathLike | None = None,
+) -> str:
+    """Draws a map of the embeddings of `embed`: a point for each video, a panel for each colour.
+
+    Args:
+      folder: of the embeddings.
+      file: a picture, such as map.png or map.svg.
+      colours: labels: view, source, split, study, patient, a column of `labels`, or a label of the
+        sources that the embeddings were made of.
+      method: "pca" or "umap".
+      labels: a CSV file with labels and a column name, study or patient.
+
+    Returns:
+      A sentence, with the silhouette and the accuracy of logistic regression for classes.
+
+    Raises:
+      UserError: there are no such embeddings or labels, umap-learn is missing, or the file cannot
+        be written.
+    """
+    from echojepa_jax.report.embedding_pictures import write_map
+
+    return write_map(Path(folder), colours, Path(file), method, Path(labels) if labels else None)
+
+
 def evaluate(config: ConfigDict, workdir: PathLike) -> str:
     """Runs a suite of evaluations in the workdir, or continues it; returns the last line to print.
 

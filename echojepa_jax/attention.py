@@ -2,7 +2,7 @@
 
   python -m echojepa_jax.attention --weights=runs/demo --source=phantom:adult,patients=2 \\
       --out=out/maps
-  python -m echojepa_jax.attention --probe=runs/lvef --source=dicom:/data/archive --out=out/maps
+  python -m echojepa_jax.attention --probe=runs/ef --source=dicom:/data/archive --out=out/maps
 
 With --weights (a run, an export, or anything that `convert` reads) each picture shows the encoder's
 last layer, averaged over all heads. With --probe (the workdir of a finished probe whose head is

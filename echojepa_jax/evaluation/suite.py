@@ -21,6 +21,7 @@ from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.sources import kind_of
 from echojepa_jax.evaluation import cells, models, rows, stored, tables
 from echojepa_jax.evaluation.data import Data, load
+from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
 from echojepa_jax.evaluation.tasks import KINDS
@@ -182,7 +183,8 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
         results[job.file] = cells.read(job.file, told[job.file])
 
     # --- tables ---------------------------------------------------------------------------------
-    table_rows = {}
+    table_rows, films = {}, {}
+    everything = [sample for one in data.values() for sample in one.samples]
     for task, options in config.tasks.items():
         of_task: dict[str, list[Sequence[cells.Cell]]] = {}
         for job in jobs:
@@ -190,6 +192,7 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
                 of_task.setdefault(job.model.name, []).append(results[job.file] or [])
         log.info("%s: %d resamples of patients", task, config.bootstrap)
         table_rows[task] = rows.of_task(task, options, of_task, config.bootstrap, config.seed)
+        films[task] = films_of(next(iter(of_task.values()))[0][0], everything)
     result = tables.Result(
         list(facts.values()),
         _passes(config, workdir / FEATURES, facts, wanted),
@@ -198,6 +201,7 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
         {name: {kind_of(s) for s in section.sources} for name, section in config.data.items()},
         counts,
         config.bootstrap,
+        films,
     )
     shown = tables.tables(result)
     for name, text in (

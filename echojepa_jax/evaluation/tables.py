@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.evaluation import published
 from echojepa_jax.evaluation.cells import MEASURE
+from echojepa_jax.evaluation.films import Film
 from echojepa_jax.evaluation.models import Facts
 from echojepa_jax.evaluation.rows import GUESS, Interval, Row
 
@@ -48,7 +49,8 @@ class Result:
 
     models: the first one is the one that others are compared with. passes: clips that each model
     has encoded, by data set (with the perturbation). rows: by task. options: of each task. kinds:
-    of the sources of every data set. data: number of videos by split and of rejected files.
+    of the sources of every data set. data: number of videos by split and of rejected files. films:
+    of each task, by the first probe of the first model.
     """
 
     models: Sequence[Facts]
@@ -58,6 +60,7 @@ class Result:
     kinds: Mapping[str, Set[str]]
     data: Mapping[str, Mapping[str, Any]]
     resamples: int
+    films: Mapping[str, Sequence[Film]]
 
 
 def number(value: float) -> str:

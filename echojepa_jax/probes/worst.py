@@ -16,7 +16,7 @@ from echojepa_jax.probes.task import Task
 log = logging.getLogger(__name__)
 
 COUNT, BEST_COUNT = 12, 4
-FRAMES, SIDE = 8, 96
+FRAMES, SIDE = 8, 112
 SECONDS = 1.0  # about a beat: frames that are spread over many beats show no motion
 
 

@@ -224,4 +224,4 @@ def _write(
         raise UserError(f"not one picture could be made: {problem}")
     lost = len(chosen) - written
     missing = f"; {lost} more could not be made, see the log" if lost else ""
-    return f"{out} contains {written} pictures of {len(examples)} examples{missing}"
+    return f"{out} shows {written} of {len(examples)} examples{missing}"

@@ -12,6 +12,7 @@ from echojepa_jax.report.page import (
     without_folders,
     write_page,
 )
+from echojepa_jax.report.pictures import jpeg
 
 REPORT = "report.html"
 
@@ -25,6 +26,7 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
         "verdict": f"{len(result.rows)} tasks, {len(names)} models: {', '.join(names)}",
         "good": True,
         "cards": [],
+        "first": names[0],
         "tables": [
             (
                 table.title,
@@ -32,6 +34,10 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
                 pictures.get(table.title),
                 table.columns,
                 [list(map(without_folders, row)) for row in table.rows],
+                [
+                    (film, without_folders(film.name), jpeg(film.picture))
+                    for film in result.films.get(table.title, ())
+                ],
             )
             for table in shown
         ],

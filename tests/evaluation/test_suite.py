@@ -143,6 +143,15 @@ def test_the_report_draws_every_task_that_has_labels(complete):
     assert "MAE (points) of 4 models in 7 variants of robustness." in drawn
 
 
+def test_the_report_shows_the_worst_and_the_best_cases_of_every_task(complete):
+    page = (complete / "report.html").read_text()
+    of_task = dict(re.findall(r'<h2 id="([^"]+)">(.*?)(?=<h2|$)', page, re.DOTALL))
+    for task in shipped().tasks:
+        ranks = re.findall(r"<p>(Worst|Best): <strong>", of_task[task])
+        # Of four videos or two studies.
+        assert ranks[::2] == {"geometry": [], "multiview": ["Worst"]}.get(task, ["Worst", "Best"])
+
+
 def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
     table = (complete / suite.MARKDOWN).read_text()
     adult = sum(VIDEOS.values())

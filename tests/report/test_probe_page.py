@@ -126,7 +126,9 @@ def fill_regression(workdir: Path) -> None:
     rows += [prediction(i, 50.0, "", spread="", status=status) for i in range(200, 223)]
     write_table(workdir / "predictions.csv", rows)
     pictures = {f"picture_{k}": np.full((32, 96, 3), 100 * k, np.uint8) for k in range(2)}
-    np.savez(workdir / "worst.npz", rows=np.array([7, 8]), **pictures)
+    error = [abs(row["target"] - row["prediction"]) for row in rows[:200]]
+    best = {"best_rows": np.argsort(error)[:1], "best_picture_0": pictures["picture_0"]}
+    np.savez(workdir / "worst.npz", rows=np.array([7, 8]), **pictures, **best)
     studies = [
         {
             "study": f"s{i}",
@@ -251,9 +253,19 @@ def test_worst_predictions_come_first(regression: str) -> None:
     assert shown.count(" instead of ") == 12
     # There are pictures of two of them, and they are where they belong.
     assert re.findall(r'<img src="data:image/jpeg[^"]*" alt="([^"]*)"', shown) == [
-        "Beginning, middle and end of &lt;script&gt;alert(1)&lt;/script&gt;.",
-        "Beginning, middle and end of …/far.avi.",
+        "A strip of frames of &lt;script&gt;alert(1)&lt;/script&gt;.",
+        "A strip of frames of …/far.avi.",
     ]
+
+
+def test_best_predictions_are_shown_if_there_are_pictures(
+    regression: str, classification: str
+) -> None:
+    shown = regression.split('id="best-predictions"')[1].split("<h2")[0]
+    assert shown.count("<img ") == 1
+    assert " predicted, <strong>" in shown
+    # A file of an earlier version, or none, has no best examples.
+    assert "Best predictions" not in classification
 
 
 def test_error_and_accuracy_by_view(regression: str, classification: str) -> None:
