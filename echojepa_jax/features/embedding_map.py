@@ -207,7 +207,7 @@ def project(values: np.ndarray, method: str = "pca") -> Projection:
         pca = PCA(2, svd_solver="full")
         points = pca.fit_transform(values.astype(np.float64))
         first, second = (
-            f"principal component {i + 1} ({share:.0%} of the variance)"
+            f"principal component {i + 1} ({100 * share:.0f} % of the variance)"
             for i, share in enumerate(pca.explained_variance_ratio_)
         )
         return Projection(points, (first, second))

@@ -188,7 +188,7 @@ def _verdict(task: Task, predicted: Any, sample: Sample) -> str:
         return f"{task.target} predicted {number(float(predicted), task.unit)}{known}"
     best = int(np.argmax(predicted))
     known = "" if label is None else f", true {label}"
-    return f"{task.target} predicted {task.classes[best]} ({predicted[best]:.0%}){known}"
+    return f"{task.target} predicted {task.classes[best]} ({100 * predicted[best]:.0f} %){known}"
 
 
 def _write(
