@@ -265,7 +265,7 @@ class Probe:
         if not isinstance(video, Mapping if saved.views else str | os.PathLike):
             wanted = f"{{view: file}} of {list(views)}" if saved.views else "one file at a time"
             raise UserError(f"this probe takes {wanted}, not {type(video).__name__}")
-        files = dict(video) if isinstance(video, Mapping) else {"": video}
+        files: dict[str, PathLike] = dict(video) if isinstance(video, Mapping) else {"": video}
         if not files or not set(files) <= set(views):
             raise UserError(
                 f"the views must be some of the probe's, {list(views)}, not {sorted(files)}"

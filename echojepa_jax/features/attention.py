@@ -99,7 +99,8 @@ def encoder_attention(
         stack = context.module
         if not isinstance(stack, BlockStack) or context.method_name != "__call__":
             return method(*args, **kwargs)
-        tokens, weights, flow = _through_stack(stack, *args[:2], rollout)
+        x, angles, *_ = args
+        tokens, weights, flow = _through_stack(stack, x, angles, rollout)
         found.append((weights, flow))
         return tokens
 
@@ -115,9 +116,9 @@ def _through_stack(
     params = stack.variables["params"]["blocks"]
     eye = jnp.eye(x.shape[1])
 
-    def layer(carry: Any, given: Any) -> tuple[Any, None]:
-        x, flow, _ = carry
-        x, weights = layer_attention(stack, *given, x, angles)
+    def layer(carry: Any, given: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        (x, flow, _), (mine, number) = carry, given
+        x, weights = layer_attention(stack, mine, number, x, angles)
         mean = jnp.mean(weights, axis=1)
         flow = (mean + eye) / 2 @ flow if rollout else flow
         return (x, flow, mean), None

@@ -180,7 +180,7 @@ def _of_sources(embeddings: Embeddings, name: str) -> Labels:
                                             strict=True)]  # fmt: skip
     values: list[str | float | None] = []
     for sample in mine:
-        value = sample and by_name(sample.targets, name)
+        value = by_name(sample.targets, name) if sample else None
         values.append(by_name(sample.classes, name) if sample and value is None else value)
     if all(value is None for value in values):
         some = {label for s in mine if s for label in (*s.targets, *s.classes)}

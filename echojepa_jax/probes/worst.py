@@ -45,7 +45,7 @@ def save_worst(path: Path, task: Task, rows: Sequence[Row], samples: Sequence[Sa
     best = order[::-1][: min(BEST_COUNT, len(order) // 2)]
     arrays: dict[str, Any] = {}
     for prefix, chosen in (("", order[:COUNT]), ("best_", best)):
-        shown = []
+        shown: list[int] = []
         for row in chosen:
             sample = samples[next(videos[0] for videos in rows[row][0].rows if videos)]
             picture = strip_of(sample)

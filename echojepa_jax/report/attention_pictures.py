@@ -55,7 +55,12 @@ def draw(maps: Sequence[AttentionMap], title: str) -> Figure:
     figure = Figure(
         figsize=(side * len(shown) + 2, side * len(rows) + 0.7), layout="constrained", dpi=110
     )
-    style = {"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.titlesize": 9}
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.titlesize": 9,
+    }
     with mpl.rc_context(style):
         figure.suptitle(title, x=0.01, ha="left", parse_math=False)
         axes = figure.subplots(

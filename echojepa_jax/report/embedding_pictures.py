@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -101,7 +102,7 @@ def _draw_panel(ax: Axes, map_: Projection, labels: Labels, found: Separation | 
     ax.set_title(title)
     size = float(np.clip(6000 / len(x), 3, 22))
     known = np.array([value is not None for value in labels.values])
-    settings = {"s": size, "linewidths": 0, "rasterized": len(x) > 2000}
+    settings: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": len(x) > 2000}
     missing = f"unknown ({np.count_nonzero(~known):,})"
     if not known.all():
         ax.scatter(x[~known], y[~known], color=FAINT, alpha=0.4, label=missing, **settings)
@@ -125,7 +126,7 @@ def _draw_panel(ax: Axes, map_: Projection, labels: Labels, found: Separation | 
             )
     if not (labels.are_numbers and known.all()):
         legend = ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.1, borderpad=0)
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set(sizes=[22], alpha=1)
 
 
