@@ -27,18 +27,25 @@ from echojepa_jax.utils.progress import with_progress
 log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 8
+WEAKEST = 1.5  # times uniform attention
 SHARPEST = 99.5  # percentile of a map that gets the last colour, so that one token does not rule
 # From transparent, for uniform attention or less, to bright; the frame shows through all of it.
 _BASE = mpl.colormaps["inferno"](np.linspace(0.15, 1, 256))
 _BASE[:, 3] = 0.75 * np.sqrt(np.linspace(0, 1, 256))
 COLOURS = mpl.colors.ListedColormap(_BASE)
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+}
 
 
 def draw(maps: Sequence[AttentionMap], title: str) -> Figure:
     """A row of frames, the first of each tubelet, and below it the maps of that clip.
 
-    The colours of a row begin at uniform attention (1) and end near its largest value. Of many
-    tubelets, MAX_COLUMNS are shown.
+    The colours of a row begin at uniform attention (1) and end near its largest value, or at
+    WEAKEST: attention that is nearly uniform looks so. Of many tubelets, MAX_COLUMNS are shown.
 
     Args:
       maps: at least one; those of one clip follow each other.
@@ -55,13 +62,7 @@ def draw(maps: Sequence[AttentionMap], title: str) -> Figure:
     figure = Figure(
         figsize=(side * len(shown) + 2, side * len(rows) + 0.7), layout="constrained", dpi=110
     )
-    style: dict[Any, Any] = {
-        "font.size": 9,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.titlesize": 9,
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(_STYLE):
         figure.suptitle(title, x=0.01, ha="left", parse_math=False)
         axes = figure.subplots(
             len(rows), len(shown) + 1, squeeze=False, width_ratios=[1.0] * len(shown) + [0.07]
@@ -88,7 +89,7 @@ def _draw_frames(frames: np.ndarray, axes: np.ndarray, shown: np.ndarray, each: 
 def _draw_map(one: AttentionMap, axes: np.ndarray, shown: np.ndarray) -> None:
     *axes_of_frames, last = axes
     each = len(one.frames) // len(one.values)
-    highest = max(1.001, float(np.percentile(one.values, SHARPEST)))
+    highest = max(WEAKEST, float(np.percentile(one.values, SHARPEST)))
     scale = mpl.colors.Normalize(1.0, highest, clip=True)
     for ax, tubelet in zip(axes_of_frames, shown, strict=True):
         _draw_frame(ax, one.frames[tubelet * each])
