@@ -6,6 +6,7 @@ are computed from the embeddings themselves. Labels are never given to the proje
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ FOLDS = 3
 # Those of the paper's figure.
 NEIGHBOURS = 15
 UMAP = {"n_neighbors": NEIGHBOURS, "min_dist": 0.1, "metric": "cosine", "random_state": SEED}
-MAX_FOR_SILHOUETTE = 5000  # videos, drawn at random: it compares all pairs
+MAX_FOR_NUMBERS = 5000  # videos, drawn at random: the silhouette compares all pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +220,8 @@ def project(values: np.ndarray, method: str = "pca") -> Projection:
             "--method=pca"
         )
     try:
+        # umap-learn imports TensorFlow for a method that is not used here.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from umap import UMAP as Umap
     except ImportError as error:
         raise UserError(
@@ -234,6 +237,8 @@ def separation(
 ) -> Separation:
     """Numbers on embeddings [n, D] by class [n]; videos without a class are left out.
 
+    Of more than MAX_FOR_NUMBERS videos, it takes that many.
+
     Args:
       patients: [n]; no patient is in training and in test of a fold.
     """
@@ -244,14 +249,16 @@ def separation(
     from sklearn.preprocessing import StandardScaler
 
     known = np.array([name is not None for name in classes])
-    x = values[known]
-    y, groups = (np.array([str(text) for text in texts])[known] for texts in (classes, patients))
+    rows = np.flatnonzero(known)
+    if len(rows) > MAX_FOR_NUMBERS:
+        rows = np.random.default_rng(SEED).choice(rows, MAX_FOR_NUMBERS, replace=False)
+    x = values[rows]
+    y, groups = (np.array([str(text) for text in texts])[rows] for texts in (classes, patients))
     names, counts = np.unique(y, return_counts=True)
     nothing = Separation(np.nan, np.nan, float(counts.max() / len(y)) if len(y) else np.nan)
     if not 1 < len(names) < len(y):
         return nothing
-    several = min(MAX_FOR_SILHOUETTE, len(y))
-    silhouette = silhouette_score(x, y, metric="cosine", sample_size=several, random_state=SEED)
+    silhouette = silhouette_score(x, y, metric="cosine")
     found = dataclasses.replace(nothing, silhouette=float(silhouette))
     # Every fold must have something to learn from.
     by_class = [len(set(groups[y == name])) for name in names]

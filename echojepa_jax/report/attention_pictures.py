@@ -20,6 +20,7 @@ from echojepa_jax.probes.examples import label_of
 from echojepa_jax.probes.saved import SavedProbe
 from echojepa_jax.probes.task import Task
 from echojepa_jax.report.measures import number
+from echojepa_jax.report.page import without_folders
 from echojepa_jax.report.plots import INK, save
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.progress import with_progress
@@ -224,7 +225,7 @@ def _write(
         view = "" if by_study or not first.view else f", {first.view}"
         short = re.sub(r"[^\w.-]+", "_", name)[-100:]
         file = out / f"{place:03d}_{short}.png"
-        save(draw(maps, f"{name}{view}\n{about}"), file)
+        save(draw(maps, f"{without_folders(name)}{view}\n{about}"), file)
         written += 1
     if not written:
         raise UserError(f"not one picture could be made: {problem}")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from echojepa_jax.api import map_embeddings
 from echojepa_jax.features.embedding_map import (
     Labels,
     find_labels,
@@ -16,7 +17,7 @@ from echojepa_jax.features.embedding_map import (
     read_embeddings,
     separation,
 )
-from echojepa_jax.report.embedding_pictures import draw, write_map
+from echojepa_jax.report.embedding_pictures import draw
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 
@@ -173,7 +174,7 @@ def test_the_program_draws_a_panel_for_each_label(folder, tmp_path):
     height, width, _ = cv2.imread(str(out)).shape
     assert width > 2 * height * 0.9
     with pytest.raises(UserError, match="must end in"):
-        write_map(folder, ["view"], tmp_path / "map.doc")
+        map_embeddings(folder, tmp_path / "map.doc")
 
 
 @pytest.mark.filterwarnings("error")
