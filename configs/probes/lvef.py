@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
         epochs=20,
         batch=64,
         microbatches=16,
+        class_weights=False,
+        focal_gamma=0.0,
     )
     config.eval = dict(by_study=False, bootstrap=1000)
     config.log = dict(tensorboard=True)

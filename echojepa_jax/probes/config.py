@@ -147,6 +147,12 @@ FIELDS: dict[str, Field] = {
     "optim.microbatches": Field(
         int, "parts of a batch over which heads sum their gradients, to save memory", POSITIVE
     ),
+    "optim.class_weights": Field(
+        bool, "weight classes in the loss by 1 / their number of training examples"
+    ),
+    "optim.focal_gamma": Field(
+        float, "gamma of the focal loss, such as 2; 0 = cross-entropy", NOT_NEGATIVE
+    ),
     "eval.by_study": Field(bool, "also report the mean over the videos of a study"),
     "eval.bootstrap": Field(int, "resamples of patients for the intervals", POSITIVE),
     "log.tensorboard": Field(bool, "also write TensorBoard events"),
@@ -177,6 +183,10 @@ def check(config: ConfigDict, devices: int) -> None:
         task.target,
         "is a class of single videos and needs task.kind=classification and task.views=()",
     )
+    if task.kind == "regression":
+        for name, neutral in (("class_weights", False), ("focal_gamma", 0)):
+            rule = f"is for task.kind=classification: set it to {neutral}"
+            require(config.optim[name] == neutral, f"optim.{name}", config.optim[name], rule)
     rule = "must not name a view twice"
     require(len(set(task.views)) == len(task.views), "task.views", task.views, rule)
     single_view = len(task.views) < 2 and head.view_dropout > 0

@@ -57,11 +57,13 @@ def tokens_of_slots(
     )
 
 
-@partial(jax.jit, static_argnames=(*_STATIC, "head", "kind", "scale", "decay"), donate_argnums=0)
+@partial(
+    jax.jit, static_argnames=(*_STATIC, "head", "kind", "scale", "decay", "gamma"), donate_argnums=0
+)
 def finetune_step(
     state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
     *, encoder: Encoder, mean_std: tuple[Colour, Colour], keep: str, head: Head,
-    kind: str, scale: float, decay: float,
+    kind: str, scale: float, decay: float, gamma: float = 0.0,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """One update of encoder and head together; the grid has a single head.
 
@@ -69,7 +71,7 @@ def finetune_step(
       state: {"heads", "encoder"}, each {"params", "adam"}.
       batch: `clips` uint8 [B, S, T, H, W, 3], and the other inputs of `grid.loss_fn`.
       scale: learning rate of the encoder's last layer, relative to the head's.
-      decay: see `layer_rates`.
+      decay: see `layer_rates`. gamma: of the focal loss, see `class_loss`.
 
     Returns:
       The state after the update, and the loss before it: float32 [1].
@@ -81,7 +83,7 @@ def finetune_step(
         tokens = tokens_of_slots(
             params["encoder"], batch["clips"], rng, encoder=encoder, mean_std=mean_std, keep=keep
         )
-        return grids.loss_fn(params["head"], tokens, batch, head, kind)
+        return grids.loss_fn(params["head"], tokens, batch, head, kind, gamma)
 
     value, grads = jax.value_and_grad(loss)({"encoder": trained["params"], "head": heads["params"]})
     rate, wd = learning_rate[0], weight_decay[0]

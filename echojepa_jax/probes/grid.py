@@ -21,6 +21,7 @@ from echojepa_jax.train.step import in_parts
 
 Tree = Any
 ADAM = optax.scale_by_adam(0.9, 0.999, eps=1e-8)
+_NO_WEIGHT = 1e-12  # less than the weight of any example; a batch of padding has a loss of 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +58,28 @@ def rates(grid: Sequence[Cell], update: int, updates: int) -> tuple[np.ndarray, 
     )
 
 
-def example_losses(outputs: jax.Array, labels: jax.Array, kind: str) -> jax.Array:
-    """The loss of every example: outputs [B, o], labels [B] -> [B]."""
-    return (regression_loss if kind == "regression" else class_loss)(outputs, labels)
+def example_losses(
+    outputs: jax.Array, labels: jax.Array, kind: str, gamma: float = 0.0
+) -> jax.Array:
+    """The loss of every example: outputs [B, o], labels [B] -> [B]; gamma: see `class_loss`."""
+    if kind == "regression":
+        return regression_loss(outputs, labels)
+    return class_loss(outputs, labels, gamma)
 
 
-def loss_fn(params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str) -> jax.Array:
+def loss_fn(
+    params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str, gamma: float = 0.0
+) -> jax.Array:
     """Weighted mean loss of one head over the examples of a batch.
 
     Args:
       tokens: [B, S, N, D].
-      batch: `present` bool [B, S]; `labels` [B]; `weight` float [B], 0 for the padding of a batch.
+      batch: `present` bool [B, S]; `labels` [B]; `weight` float [B], such as that of the class, and
+        0 for the padding of a batch.
     """
     outputs: Any = head.apply({"params": params}, tokens, batch["present"])
-    losses = example_losses(outputs, batch["labels"], kind)
-    return jnp.sum(losses * batch["weight"]) / jnp.maximum(jnp.sum(batch["weight"]), 1.0)
+    losses = example_losses(outputs, batch["labels"], kind, gamma)
+    return jnp.sum(losses * batch["weight"]) / jnp.maximum(jnp.sum(batch["weight"]), _NO_WEIGHT)
 
 
 def adamw(
@@ -99,24 +107,25 @@ def everywhere(value: Any, tree: Tree) -> Tree:
 
 
 def _loss_and_grads(
-    params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str, parts: int
+    params: Tree, tokens: jax.Array, batch: Tree, head: Head, kind: str, parts: int, gamma: float
 ) -> tuple[jax.Array, Tree]:
     """Value and gradients of `loss_fn`, with one part of the batch in memory at a time."""
     if parts == 1:
-        return jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind)
+        return jax.value_and_grad(loss_fn)(params, tokens, batch, head, kind, gamma)
     cut = in_parts({"tokens": tokens, **batch}, parts)
 
     def add(total: Any, part: Tree) -> tuple[Any, None]:
         share = jnp.sum(part["weight"])
-        found = jax.value_and_grad(loss_fn)(params, part.pop("tokens"), part, head, kind)
+        found = jax.value_and_grad(loss_fn)(params, part.pop("tokens"), part, head, kind, gamma)
         return jax.tree.map(lambda sum_, x: sum_ + share * x, total, found), None
 
     zeros = (jnp.zeros([]), jax.tree.map(jnp.zeros_like, params))
     total, _ = jax.lax.scan(add, zeros, cut)
-    return jax.tree.map(lambda x: x / jnp.maximum(jnp.sum(batch["weight"]), 1.0), total)
+    weight = jnp.maximum(jnp.sum(batch["weight"]), _NO_WEIGHT)
+    return jax.tree.map(lambda x: x / weight, total)
 
 
-@partial(jax.jit, static_argnames=("head", "kind", "parts"), donate_argnums=0)
+@partial(jax.jit, static_argnames=("head", "kind", "parts", "gamma"), donate_argnums=0)
 def grid_step(
     heads: Tree,
     tokens: jax.Array,
@@ -126,18 +135,20 @@ def grid_step(
     head: Head,
     kind: str,
     parts: int = 1,
+    gamma: float = 0.0,
 ) -> tuple[Tree, jax.Array]:
     """One update of every head on the same tokens [B, S, N, D].
 
     Args:
       parts: gradients are summed over that many equal parts of the batch, to save memory.
+      gamma: of the focal loss, see `class_loss`.
 
     Returns:
       The heads after the update, and the loss of every head before it: float32 [G].
     """
 
     def one(params: Tree, adam: Tree, rate: jax.Array, decay: jax.Array) -> tuple[Tree, Any]:
-        loss, grads = _loss_and_grads(params, tokens, batch, head, kind, parts)
+        loss, grads = _loss_and_grads(params, tokens, batch, head, kind, parts, gamma)
         # All parameters decay, as in the original's probes.
         params, adam = adamw(
             params, grads, adam, everywhere(rate, params), everywhere(decay, params)

@@ -119,6 +119,17 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
     return Task(kind, target, float(values.mean()), float(values.std()), unit=unit)
 
 
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The weight of each class in the loss, float32 [classes]: 1 / its number of examples, scaled
+    so that the sum is the number of classes. Every class must occur.
+
+    Args:
+      labels: class numbers of the training examples, int [n].
+    """
+    rarity = 1 / np.bincount(labels, minlength=classes)
+    return (classes * rarity / rarity.sum()).astype(np.float32)
+
+
 def _in_order(name: str) -> tuple[float, str]:
     """Numbers by their value, then texts."""
     return (float(name), "") if re.fullmatch(r"-?\d+", name) else (np.inf, name)

@@ -37,7 +37,7 @@ from echojepa_jax.probes.predict import (
     head_outputs,
     rows_of,
 )
-from echojepa_jax.probes.task import Task
+from echojepa_jax.probes.task import Task, class_weights
 from echojepa_jax.runtime.signals import stop_signal
 from echojepa_jax.train import workdir as workdirs
 from echojepa_jax.train.checkpoint import Checkpoints
@@ -83,14 +83,18 @@ class Setting:
 class Best:
     """The head with the best score on the validation split.
 
-    score: mean absolute error or minus accuracy; lower is better. encoder: its parameters.
+    score: mean absolute error or minus accuracy; lower is better. heads: parameters of all heads at
+    this epoch, stacked; params: of the best one. encoder: its parameters. features: of training and
+    validation, if they are still in memory.
     """
 
     head: int
     epoch: int
     score: float
+    heads: Tree
     params: Tree
     encoder: Tree
+    features: Features | None
 
 
 def head_shapes(setting: Setting) -> Tree:
@@ -138,7 +142,7 @@ def train_heads(setting: Setting) -> Best | None:
         stack.callback(writer.close)
         features = None
         if first < config.optim.epochs:
-            features = _features(setting)
+            features = features_in_memory(setting)
         # Before this line, there is nothing to save.
         stop_asked = stack.enter_context(stop_signal())
         batches = _batches(setting, features, first, stack)
@@ -180,13 +184,15 @@ def train_heads(setting: Setting) -> Best | None:
             )
         shapes = {name: like[name] for name in state}
         state = _best_of(best, shapes, int(progress["best_epoch"]))
-    row = int(progress["best_head"])
+    row, heads = int(progress["best_head"]), jax.device_get(state["heads"]["params"])
     return Best(
         row,
         int(progress["best_epoch"]),
         float(progress["best_score"]),
-        jax.device_get(jax.tree.map(lambda x: x[row], state["heads"]["params"])),
+        heads,
+        jax.tree.map(lambda x: x[row], heads),
         state["encoder"]["params"] if trainable else frozen,
+        features,
     )
 
 
@@ -216,7 +222,7 @@ def _takes_clips(config: ConfigDict) -> bool:
     return config.encoder.trainable or config.data.augment
 
 
-def _features(setting: Setting) -> Features | None:
+def features_in_memory(setting: Setting) -> Features | None:
     """Features of training and validation; None if clips are encoded in every epoch."""
     config = setting.config
     if _takes_clips(config):
@@ -253,6 +259,14 @@ def _refuse_unreadable(setting: Setting, errors: dict[int, str], videos: int) ->
         )
 
 
+def _weights(setting: Setting, labels: np.ndarray) -> np.ndarray:
+    """The weight in the loss of examples with these encoded labels: float32 [n]."""
+    if not setting.config.optim.class_weights:
+        return np.ones(len(labels), np.float32)
+    of_training = setting.task.encode([example.label for example in setting.train])
+    return class_weights(of_training, len(setting.task.classes))[labels]
+
+
 # --- batches ------------------------------------------------------------------------------------
 
 
@@ -279,13 +293,14 @@ def _batches(
     """
     config = setting.config
     labels = setting.task.encode([example.label for example in setting.train])
+    weights = _weights(setting, labels)
     sharding = meshes.batch_sharding(meshes.make_mesh(jax.local_devices()))
     usable = kept.usable() if kept else np.ones(len(setting.videos.samples), bool)
     size, clips = config.optim.batch, setting.videos.encoder.clips
 
     def common(order: np.ndarray, present: np.ndarray) -> Tree:
         """Labels and weights; an example without any clip has weight 0."""
-        weight = ((order >= 0) & present.any(axis=1)).astype(np.float32)
+        weight = ((order >= 0) & present.any(axis=1)) * weights[order]
         whole = present | ~present.any(axis=1, keepdims=True)
         return {"labels": labels[order], "weight": weight, "present": whole}
 
@@ -387,6 +402,7 @@ def _epoch(
                     kind=setting.task.kind,
                     scale=config.encoder.lr_scale,
                     decay=config.encoder.layer_decay,
+                    gamma=config.optim.focal_gamma,
                 )
         else:
             if "clips" in batch:
@@ -402,6 +418,7 @@ def _epoch(
                 setting.head,
                 setting.task.kind,
                 config.optim.microbatches,
+                config.optim.focal_gamma,
             )
         losses.append(loss)
     return state, np.mean(jax.device_get(losses), axis=0)
@@ -434,13 +451,13 @@ def _validate(
         )
     values = outputs.values[readable]
     labels = [example.label for example, ok in zip(examples, readable, strict=True) if ok]
-    coded = task.encode(labels)
+    coded, gamma = task.encode(labels), setting.config.optim.focal_gamma
+    weights = _weights(setting, coded)
     scores, losses = [], []
     for g in range(len(setting.grid)):
         out = values[:, g]
-        losses.append(
-            float(jnp.mean(grids.example_losses(jnp.asarray(out), jnp.asarray(coded), task.kind)))
-        )
+        found = grids.example_losses(jnp.asarray(out), jnp.asarray(coded), task.kind, gamma)
+        losses.append(float(jnp.sum(found * weights) / np.sum(weights)))
         decoded = task.decode(out)
         if task.kind == "regression":
             scores.append(np.abs(decoded - np.array(labels, np.float64)).mean())

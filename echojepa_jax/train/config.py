@@ -243,15 +243,19 @@ _SINCE: dict[str, dict[str, Any]] = {
     "data": {"padded": KEPT},
 }
 
+_SINCE_OF_PROBES = {"class_weights": False, "focal_gamma": 0.0}
+
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """Adds the fields that the config of a run started by an earlier version lacks.
+    """Adds the fields that the config of a run or a probe started by an earlier version lacks.
 
-    A config of another program, such as a probe's, is returned unchanged.
+    A config of another program is returned unchanged.
     """
-    if "model" not in config:
-        return config
     full = config.copy_and_resolve_references()
+    if "model" not in config:
+        if {"head", "optim"} <= set(config):
+            full.optim = ConfigDict(_SINCE_OF_PROBES | dict(full.optim))
+        return full
     for section, fields in _SINCE.items():
         if section == "objective" and full.model.family == VIDEOMAE:
             continue

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -128,3 +129,21 @@ def test_stream_embeddings_tell_views_and_clips_apart():
         out = head({"params": params}, tokens, present)
         other = head({"params": params}, tokens[:, swapped], present)
         assert np.allclose(out, other, atol=1e-5) != streams
+
+
+def test_the_focal_loss_and_its_gradient_are_the_formula():
+    rng = np.random.default_rng(0)
+    out, target = 3 * rng.standard_normal((7, 4)).astype(np.float32), rng.integers(4, size=7)
+    theirs = torch.from_numpy(out).double().requires_grad_()
+    entropy = torch.nn.functional.cross_entropy(theirs, torch.from_numpy(target), reduction="none")
+    focal = (1 - torch.exp(-entropy)) ** 2 * entropy
+    focal.sum().backward()
+    found = class_loss(jnp.asarray(out), jnp.asarray(target), 2.0)
+    np.testing.assert_allclose(found, focal.detach(), rtol=1e-5, atol=1e-7)
+    grad = jax.grad(lambda x: class_loss(x, jnp.asarray(target), 2.0).sum())(jnp.asarray(out))
+    np.testing.assert_allclose(grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    # A class that is certain has no loss, and the gradient is a number.
+    sure = jnp.array([[200.0, 0.0]])
+    for gamma in (0.5, 2.0):
+        slope = jax.grad(lambda x, g=gamma: class_loss(x, jnp.array([0]), g).sum())(sure)
+        assert np.isfinite(slope).all()

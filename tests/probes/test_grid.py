@@ -10,6 +10,7 @@ import torch
 from echojepa_jax.models.heads import KINDS, Head
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.finetune import layer_rates
+from echojepa_jax.probes.task import class_weights
 
 UPDATES = 6
 
@@ -87,6 +88,26 @@ def test_what_fills_up_a_batch_counts_for_nothing():
     seven = {name: value[:7] for name, value in batch.items()}
     shorter = grids.loss_fn(params, tokens[:7], seven, head, "regression")
     np.testing.assert_allclose(loss, shorter, rtol=1e-6)
+
+
+def test_weights_of_classes_act_as_in_pytorchs_cross_entropy():
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 2])
+    weights = class_weights(labels, 3)
+    np.testing.assert_allclose(weights, 3 * np.array([1 / 6, 1, 1]) / (1 / 6 + 2), rtol=1e-6)
+    head = Head(kind="linear", outputs=3, clips=2)
+    tokens, batch = next(batches("classification"))
+    params = head.init(jax.random.key(0), tokens, batch["present"])["params"]
+    # All of one common class: their weights are small, but their mean loss is not.
+    for labels in (np.zeros(8, np.int32), batch["labels"]):
+        batch |= {"labels": labels, "weight": weights[labels]}
+        outputs = head.apply({"params": params}, tokens, batch["present"])
+        expected = torch.nn.functional.cross_entropy(
+            torch.from_numpy(np.array(outputs)),
+            torch.from_numpy(labels).long(),
+            weight=torch.from_numpy(weights),
+        )
+        found = grids.loss_fn(params, tokens, batch, head, "classification")
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_parts_of_a_batch_give_the_same_update():

@@ -44,6 +44,8 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
         ({"data.train_share": 1.5}, "must be above 0 and not above 1"),
         ({"task.target": "view"}, "task.kind=classification"),
         ({"head.view_dropout": 0.1}, r"needs several task\.views"),
+        ({"optim.class_weights": True}, r"is for task\.kind=classification: set it to False"),
+        ({"optim.focal_gamma": 2.0}, r"is for task\.kind=classification: set it to 0"),
         ({"weights": ""}, "must name the encoder's weights"),
     ],
 )
