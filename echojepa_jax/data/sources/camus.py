@@ -1,6 +1,6 @@
 """CAMUS: one folder per patient, with NIfTI sequences (end diastole to end systole) in two views.
 
-`Info_2CH.cfg` and `Info_4CH.cfg` contain what NIfTI lacks: frame rate, ejection fraction and age.
+`Info_2CH.cfg` and `Info_4CH.cfg` contain what NIfTI lacks: frame rate, ejection fraction, age, sex.
 """
 
 import logging
@@ -46,7 +46,7 @@ def read(path: str, source: str) -> list[Sample]:
     samples = []
     for patient in patients:
         for code, view in VIEWS.items():
-            facts = _facts(os.path.join(folder, patient, f"Info_{code}.cfg"))
+            facts, texts = _facts(os.path.join(folder, patient, f"Info_{code}.cfg"))
             samples.append(
                 Sample(
                     name=f"{patient}_{code}",
@@ -58,6 +58,7 @@ def read(path: str, source: str) -> list[Sample]:
                     split=splits.get(patient, ""),
                     targets={t: facts[key] for key, t in _TARGETS.items() if key in facts},
                     units=_UNITS,
+                    classes={"sex": texts["Sex"]} if "Sex" in texts else {},
                     fps=facts.get("FrameRate", 0.0),
                 )
             )
@@ -87,21 +88,22 @@ def _splits(*roots: str) -> dict[str, str]:
     return splits
 
 
-def _facts(path: str) -> dict[str, float]:
-    """The numbers of a file with lines "name: value"; other values are skipped."""
+def _facts(path: str) -> tuple[dict[str, float], dict[str, str]]:
+    """The numbers of a file with lines "name: value", and its other values, which are texts."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             lines = [line.partition(":") for line in file if line.strip()]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): copy the file again") from error
-    facts = {}
+    facts, texts = {}, {}
     for key, _, text in lines:
         try:
             value = number(text.strip())
         except ValueError as error:
             if key.strip() in (*_TARGETS, "FrameRate"):
                 raise UserError(f"{path}: {key.strip()!r} is {error}; correct it") from error
+            texts[key.strip()] = text.strip()
             continue
         if value is not None:
             facts[key.strip()] = value
-    return facts
+    return facts, texts

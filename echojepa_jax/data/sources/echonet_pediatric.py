@@ -72,6 +72,7 @@ def read(path: str, source: str) -> list[Sample]:
                     split=splits.get(int(fold), "train"),
                     targets={key: value for key, value in values.items() if value is not None},
                     units=_UNITS,
+                    classes={"sex": row["Sex"]} if row.get("Sex") else {},
                 )
             )
     return _with_patients(samples)

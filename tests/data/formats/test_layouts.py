@@ -76,6 +76,7 @@ def test_pediatric(pediatric):
     ]
     assert samples[1].targets == {"ef": 56.5, "age": 1, "weight": 11, "height": 101}
     assert samples[1].units["weight"] == "kg"
+    assert samples[1].classes == {"sex": "F"}
     assert samples[0].patient == samples[3].patient == "CR0-77"
     assert all(s.frames == 60 for s in samples)
 
@@ -170,6 +171,7 @@ def test_camus(camus, videos):
     first = samples[0]
     assert (first.frames, first.fps, first.height, first.width) == (20, 48.5, 48, 64)
     assert first.targets == {"ef": 53.5, "age": 56}
+    assert first.classes["sex"] == "F"
     assert first.spacing == pytest.approx((0.2, 0.3)), "down, right"
     np.testing.assert_array_equal(
         decode.decode(first.path, np.array([0, 7, 7])), frames_of(videos[0])[[0, 7, 7], :48]
