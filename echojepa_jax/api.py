@@ -6,7 +6,7 @@ encoder = load_encoder("out/encoder")
 embedding = encoder.embed("heart.avi")             # float32 [width]
 several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; or arrays
 probe = load_probe("runs/lvef")
-print(probe.predict("heart.dcm"))                  # 61.3
+print(probe.predict("heart.dcm").value)            # 61.3
 save_attention(probe.attention("heart.dcm"), "heart.png", title="what the probe looks at")
 """
 
@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,8 @@ from echojepa_jax.features.attention import AttentionMap, attention_maps, clips_
 from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_of
 from echojepa_jax.probes.attention import probe_maps
-from echojepa_jax.probes.predict import with_slots
+from echojepa_jax.probes.distance import flag
+from echojepa_jax.probes.predict import mean_tokens, spread, with_slots
 from echojepa_jax.probes.run import encoder_path
 from echojepa_jax.probes.saved import SavedProbe, check_encoder
 from echojepa_jax.probes.saved import load_probe as load_saved
@@ -206,6 +207,21 @@ def _sample_of(path: PathLike) -> Sample:
     return Sample(str(path), str(path), "api", frames=facts.frames, fps=facts.fps)
 
 
+class Prediction(NamedTuple):
+    """What a probe predicts for an example, and how far to trust it.
+
+    value: a number in the target's unit, or {class: probability}.
+    spread: standard deviation over the clips (and views), of the number or of the probability of
+      the most probable class; None if there is only one clip, or if clips do not differ.
+    flag: "far" if the example is further from the training data than usual, else "near"; "" if the
+      probe is of an earlier version, which did not record what its training data look like.
+    """
+
+    value: Any
+    spread: float | None
+    flag: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """A finished probe with its encoder."""
@@ -213,14 +229,11 @@ class Probe:
     saved: SavedProbe = dataclasses.field(repr=False)
     encoder: Encoder
 
-    def predict(self, video: PathLike | Mapping[str, PathLike]) -> Any:
+    def predict(self, video: PathLike | Mapping[str, PathLike]) -> Prediction:
         """Predicts for a video, or for a study.
 
         Args:
           video: a file. For a probe of several views: {view: file}, where views may be missing.
-
-        Returns:
-          A number in the target's unit, or {class: probability}.
 
         Raises:
           UserError: a file cannot be decoded, or a view is not one of the probe's.
@@ -234,12 +247,21 @@ class Probe:
         blank = np.zeros_like(next(iter(tokens.values())))
         together = np.concatenate([tokens.get(view, blank) for view in views])[None]
         present = np.repeat([view in tokens for view in views], saved.clips)[None]
-        predicted = saved.task.decode(
-            np.asarray(_predict(saved.head, saved.params, together, present))[0, 0]
+        outputs = np.asarray(_predict(saved.head, saved.params, together, present))
+        decoded = saved.task.decode(outputs)[0]
+        value: Any = float(decoded[0]) if decoded.ndim == 1 else None
+        if saved.task.kind == "classification":
+            value = dict(zip(saved.task.classes, decoded[0].tolist(), strict=True))
+            decoded = decoded[:, decoded[0].argmax()]
+        # A video that is too short for clips that differ has exactly equal tokens.
+        repeats = np.append(False, (together[0, 1:] == together[0, :-1]).all(axis=(1, 2)))
+        over_clips = float(spread(decoded[None, 1:], present & ~repeats)[0])
+        distance = float(saved.distances(mean_tokens(together, present))[0])
+        return Prediction(
+            value,
+            None if np.isnan(over_clips) else over_clips,
+            flag(distance),
         )
-        if saved.task.kind == "regression":
-            return float(predicted)
-        return dict(zip(saved.task.classes, predicted.tolist(), strict=True))
 
     def attention(self, video: PathLike | Mapping[str, PathLike]) -> list[AttentionMap]:
         """Maps which tokens the probe reads when it predicts, averaged over the heads of its query.

@@ -100,7 +100,9 @@ def test_a_probe_says_what_it_said(before):
     for sample in samples:
         if sample.split == "test":
             told = float(said[sample.name]["prediction"])
-            assert probe.predict(sample.path) == pytest.approx(told, rel=1e-5)
+            value, _, flag = probe.predict(sample.path)
+            assert value == pytest.approx(told, rel=1e-5)
+            assert flag == ""  # that commit did not record what the training data look like
     score_on(before / "probe", [SOURCE], "test", "", before / "scored")
     with (before / "scored" / "predictions.csv").open(newline="") as file:
         now = {line["id"]: line for line in csv.DictReader(file)}

@@ -25,7 +25,8 @@ class Example:
 
     name: of the video or the study in its source. view: of the video; "" for a study.
     rows: for each view of the task (for a video, a single one), the samples that show it; () =
-    missing. label: a number, or the name of a class; UNKNOWN if labels are not used.
+    missing. label: a number, or the name of a class; UNKNOWN if labels are not used. age: in years;
+    None = unknown. sex: as the source writes it; "" = unknown.
     """
 
     name: str
@@ -36,6 +37,25 @@ class Example:
     view: str
     rows: tuple[tuple[int, ...], ...]
     label: Label
+    age: float | None = None
+    sex: str = ""
+
+
+def age_of(sample: Sample) -> float | None:
+    """The age in years, from the label `age`; None if it is missing or in another unit."""
+    unit = by_name(sample.units, "age") or "years"
+    years = unit.casefold() in ("years", "year", "y", "a")
+    return by_name(sample.targets, "age") if years else None
+
+
+def sex_of(sample: Sample) -> str:
+    """The label `sex` or `gender`, a text or a code; "" if it is missing."""
+    for name in ("sex", "gender"):
+        if text := by_name(sample.classes, name):
+            return text
+        if (code := by_name(sample.targets, name)) is not None:
+            return f"{code:g}"
+    return ""
 
 
 def label_of(sample: Sample, target: str) -> Label | None:
@@ -85,7 +105,13 @@ def make_examples(
     if views:
         return _studies(labelled, target, views)
     return [
-        Example(s.name, shown(s.source), patient_of(s), s.study, s.split, s.view, ((row,),), label)
+        Example(
+            *(s.name, shown(s.source), patient_of(s), s.study, s.split, s.view),
+            rows=((row,),),
+            label=label,
+            age=age_of(s),
+            sex=sex_of(s),
+        )
         for row, s, label in labelled
     ]
 
@@ -130,7 +156,13 @@ def _studies(
         rows = tuple(tuple(row for row, s, _ in members if s.view == view) for view in views)
         label = members[0][2]
         examples.append(
-            Example(study, shown(source), patient_of(sample), study, sample.split, "", rows, label)
+            Example(
+                *(study, shown(source), patient_of(sample), study, sample.split, ""),
+                rows=rows,
+                label=label,
+                age=age_of(sample),
+                sex=sex_of(sample),
+            )
         )
     return examples
 

@@ -162,10 +162,12 @@ class Outputs:
     """Outputs of heads for examples, in their order.
 
     values: float32 [E, ...]; zeros if there is an error. errors: [E], "" = no error.
+    embeddings: float32 [E, D], see `mean_tokens`; None = they were not asked for.
     """
 
     values: np.ndarray
     errors: list[str]
+    embeddings: np.ndarray | None = None
 
     def readable(self) -> np.ndarray:
         """Which examples have outputs: bool [E]."""
@@ -182,6 +184,29 @@ def with_slots(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) 
     return jnp.concatenate([together[:, None], grids.slot_outputs(head, params, tokens)], axis=1)
 
 
+def with_slots_and_heads(
+    head: Head, params: tuple[Tree, Tree], tokens: jax.Array, present: jax.Array
+) -> jax.Array:
+    """`with_slots` of the first parameters, then outputs of stacked heads: [B, 1 + S + G, o]."""
+    mine, stacked = params
+    alone = with_slots(head, mine, tokens, present)
+    return jnp.concatenate([alone, grids.grid_outputs(head, stacked, tokens, present)], axis=1)
+
+
+def mean_tokens(tokens: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The embedding of examples: the mean over the tokens of all slots that are present.
+
+    Args:
+      tokens: [E, S, N, D]. present: bool [E, S].
+
+    Returns:
+      float32 [E, D]; zeros for an example without slots.
+    """
+    of_slots = tokens.mean(axis=2, dtype=np.float64) * present[..., None]
+    count = np.maximum(1, present.sum(axis=1, keepdims=True))
+    return (of_slots.sum(axis=1) / count).astype(np.float32)
+
+
 @partial(jax.jit, static_argnames=("head_fn", "head"))
 def _each_device(params: Tree, tokens: Any, present: Any, head_fn: HeadFn, head: Head) -> jax.Array:
     mesh = meshes.make_mesh(jax.local_devices())
@@ -192,18 +217,28 @@ def _each_device(params: Tree, tokens: Any, present: Any, head_fn: HeadFn, head:
 
 
 def head_outputs(
-    head_fn: HeadFn, head: Head, params: Tree, examples: Sequence[Example], features: Features
+    head_fn: HeadFn,
+    head: Head,
+    params: Tree,
+    examples: Sequence[Example],
+    features: Features,
+    embed: bool = False,
 ) -> tuple[Outputs, np.ndarray]:
     """Applies heads to every example once; an example without readable videos gets an error.
+
+    Args:
+      embed: also compute embeddings.
 
     Returns:
       The outputs, and which slots are present and do not repeat another one: bool [E, S].
     """
     rows = slots(examples, features.usable(), None)
     size = EXAMPLES_PER_DEVICE * jax.local_device_count()
-    values, presence = [], []
+    values, presence, embeddings = [], [], []
     for start in range(0, len(rows), size):
         tokens, present = features.gather(rows[start : start + size])
+        if embed:
+            embeddings.append(mean_tokens(tokens, present))
         missing = size - len(tokens)
         padded = np.pad(tokens, ((0, missing), (0, 0), (0, 0), (0, 0)))
         # A softmax over no slots is not defined: for examples without slots, all count as present.
@@ -218,7 +253,8 @@ def head_outputs(
     for example, there in zip(examples, np.concatenate(presence), strict=True):
         reasons = [features.errors[row] for row in rows_of([example]) if row in features.errors]
         errors.append("" if there.any() else reasons[0] if reasons else "it has no video")
-    return Outputs(np.concatenate(values), errors), np.concatenate(presence) & own
+    together = np.concatenate(embeddings) if embed else None
+    return Outputs(np.concatenate(values), errors, together), np.concatenate(presence) & own
 
 
 def encoded_head_outputs(
@@ -229,17 +265,21 @@ def encoded_head_outputs(
     videos: Videos,
     memory: float,
     what: str,
+    embed: bool = False,
 ) -> tuple[Outputs, np.ndarray]:
     """Encodes and applies `head_outputs`, with at most `memory` bytes of features at a time."""
     values, errors, presence = [], [], []
+    embeddings: list[Any] = []
     chunks = list(in_chunks(examples, videos.encoder, memory))
     encoding = encode_groups(videos, [*map(rows_of, chunks)], what)
     for chunk, features in zip(chunks, encoding, strict=True):
-        outputs, present = head_outputs(head_fn, head, params, chunk, features)
+        outputs, present = head_outputs(head_fn, head, params, chunk, features, embed)
         values.append(outputs.values)
         errors += outputs.errors
         presence.append(present)
-    return Outputs(np.concatenate(values), errors), np.concatenate(presence)
+        embeddings.append(outputs.embeddings)
+    together = np.concatenate(embeddings) if embed else None
+    return Outputs(np.concatenate(values), errors, together), np.concatenate(presence)
 
 
 def spread(values: np.ndarray, present: np.ndarray) -> np.ndarray:

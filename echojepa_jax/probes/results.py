@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.examples import UNKNOWN, Example, Label
 from echojepa_jax.probes.metrics import class_scores, regression_scores
 from echojepa_jax.probes.predict import Outputs, spread
@@ -25,20 +26,29 @@ Row = tuple[Example, Any]
 
 
 def predictions(
-    task: Task, examples: Sequence[Example], outputs: Outputs, present: np.ndarray
+    task: Task,
+    examples: Sequence[Example],
+    outputs: Outputs,
+    present: np.ndarray,
+    distances: np.ndarray | None = None,
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """Lines of predictions.csv, and the readable ones as rows to score.
 
     Args:
-      outputs: of `predict.with_slots`: [E, 1 + S, o]. present: bool [E, S].
+      outputs: of `predict.with_slots` or `predict.with_slots_and_heads`: [E, 1 + S (+ G), o].
+      present: bool [E, S].
+      distances: from the training data, [E], see `distance.Familiar`; None = not known.
     """
     decoded = task.decode(outputs.values)
-    together, by_slot = decoded[:, 0], decoded[:, 1:]
+    together, others = decoded[:, 0], decoded[:, 1:]
     if task.kind == "classification":
         chosen = together.argmax(axis=-1)
-        # The probability of the chosen class by single clips.
-        by_slot = np.take_along_axis(by_slot, chosen[:, None, None], axis=2)[..., 0]
+        # The probability of the chosen class by single clips and by other heads.
+        others = np.take_along_axis(others, chosen[:, None, None], axis=2)[..., 0]
+    by_slot, by_head = others[:, : present.shape[1]], others[:, present.shape[1] :]
     spreads = spread(by_slot, present)
+    of_heads = spread(by_head, np.ones(by_head.shape, bool))
+    far = np.full(len(examples), np.nan) if distances is None else distances
     lines, rows = [], []
     for i, example in enumerate(examples):
         line = {
@@ -48,6 +58,8 @@ def predictions(
             "study": example.study,
             "split": example.split,
             "view": example.view,
+            "age": _cell(example.age),
+            "sex": example.sex,
             "target": _label(task, example),
         }
         if error := outputs.errors[i]:
@@ -59,10 +71,16 @@ def predictions(
             line["prediction"] = task.classes[chosen[i]]
             shares = zip(task.classes, together[i], strict=True)
             line |= {f"p_{name}": repr(float(share)) for name, share in shares}
-        line["spread"] = "" if np.isnan(spreads[i]) else repr(float(spreads[i]))
+        line |= {"spread": _cell(spreads[i]), "spread_heads": _cell(of_heads[i])}
+        line |= {"distance": _cell(far[i]), "flag": flag(far[i])}
         lines.append(line | {"status": "ok"})
         rows.append((example, together[i]))
     return lines, rows
+
+
+def _cell(value: float | None) -> str:
+    """A number with all digits; "" if it is not known."""
+    return "" if value is None or np.isnan(value) else repr(float(value))
 
 
 def _label(task: Task, example: Example) -> Any:
@@ -104,7 +122,8 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
         groups.setdefault((example.source, example.study), []).append((example, output))
     lines, result = [], []
     for (_, study), members in groups.items():
-        mean = np.mean([output for _, output in members], axis=0)
+        outputs = [output for _, output in members]
+        mean = np.mean(outputs, axis=0)
         first = members[0][0]
         whole = dataclasses.replace(first, name=study, view="")
         result.append((whole, mean))
@@ -115,10 +134,34 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
                 "patient": first.patient,
                 "target": _label(task, first),
                 "prediction": task.classes[mean.argmax()] if task.classes else repr(float(mean)),
+                "majority": task.classes[majority(np.array(outputs))] if task.classes else "",
                 "examples": len(members),
             }
         )
     return lines, result
+
+
+def majority(shares: np.ndarray) -> int:
+    """The class that most videos of a study show; of equally many, the more probable one.
+
+    Args:
+      shares: probabilities of the videos, [n, classes].
+    """
+    votes = np.bincount(shares.argmax(axis=1), minlength=shares.shape[1])
+    return int(np.lexsort((shares.mean(axis=0), votes))[-1])
+
+
+def majority_scores(
+    lines: Sequence[Mapping[str, Any]], resamples: int, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy of the majority, with its interval, from lines of studies.csv."""
+    right = np.array([line["majority"] == line["target"] for line in lines], float)
+
+    def accuracy(right: np.ndarray, _: np.ndarray) -> dict[str, float]:
+        return {"majority_accuracy": float(right.mean())}
+
+    patients = [line["patient"] for line in lines]
+    return with_intervals(accuracy, right, right, patients, resamples, seed)
 
 
 def scores(task: Task, rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
@@ -165,12 +208,17 @@ def prediction_columns(task: Task) -> list[str]:
         "study",
         "split",
         "view",
+        "age",
+        "sex",
         "target",
         "prediction",
         "spread",
+        "spread_heads",
+        "distance",
+        "flag",
         "status",
     ]
     return known + [f"p_{name}" for name in task.classes]
 
 
-STUDY_COLUMNS = ("study", "source", "patient", "target", "prediction", "examples")
+STUDY_COLUMNS = ("study", "source", "patient", "target", "prediction", "majority", "examples")

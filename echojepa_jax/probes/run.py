@@ -19,10 +19,20 @@ from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES, WORST
-from echojepa_jax.probes.predict import Videos, encoded_head_outputs, rows_of, with_slots
+from echojepa_jax.probes.held_out import held_out
+from echojepa_jax.probes.predict import (
+    HeadFn,
+    Videos,
+    encoded_head_outputs,
+    rows_of,
+    with_slots,
+    with_slots_and_heads,
+)
+from echojepa_jax.probes.reading import reading
 from echojepa_jax.probes.results import (
     STUDY_COLUMNS,
     has_studies,
+    majority_scores,
     prediction_columns,
     predictions,
     scores,
@@ -164,7 +174,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         encoder = keep_encoder(setting, weights, best.encoder)
 
     # --- the best head on unseen patients ---------------------------------------------------------
-    cell = setting.grid[best.head]
+    cell, told = setting.grid[best.head], held_out(setting, best)
     saved = SavedProbe(
         setting.head,
         best.params,
@@ -177,6 +187,9 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         config.head.tokens,
         config.encoder.dtype,
         frozenset(map(patient_mark, [*train, *val])),
+        told.thresholds,
+        told.familiar,
+        told.heads,
     )
     saved.save(workdir)
     chosen = {
@@ -215,11 +228,17 @@ def evaluate(
             *(len(known), len(test)),
         )
     memory = config.data.cache_gb * 1e9
+    head_fn: HeadFn = with_slots
+    params = probe.params
+    if probe.heads is not None:
+        head_fn, params = with_slots_and_heads, (probe.params, probe.heads)
     outputs, present = encoded_head_outputs(
-        with_slots, probe.head, probe.params, test, videos, memory, "test"
+        head_fn, probe.head, params, test, videos, memory, "test", embed=True
     )
     task = probe.task
-    lines, rows = predictions(task, test, outputs, present)
+    assert outputs.embeddings is not None
+    distances = probe.distances(outputs.embeddings)
+    lines, rows = predictions(task, test, outputs, present, distances)
     if not rows:
         raise UserError(f"not one of {len(test)} test examples can be read: {outputs.errors[0]}")
     write_csv(workdir / PREDICTIONS, prediction_columns(task), lines)
@@ -235,11 +254,15 @@ def evaluate(
         "test": scores(task, rows, config.eval.bootstrap, config.seed)
         | {"unreadable": len(test) - len(rows), "of_patients_trained_on": len(known)},
         "study": None,
+        "clinical": reading(task, lines, probe.thresholds, config.eval.bootstrap, config.seed),
     }
     if by_study:
         study_lines, studies = study_rows(task, rows)
         write_csv(workdir / STUDIES, STUDY_COLUMNS, study_lines)
         result["study"] = scores(task, studies, config.eval.bootstrap, config.seed)
+        if task.kind == "classification":
+            found = majority_scores(study_lines, config.eval.bootstrap, config.seed)
+            result["study"]["scores"] |= found
     write_json(workdir / METRICS, result)
     return summary(result)
 
@@ -299,7 +322,7 @@ def score_on(
       UserError: the probe, its encoder or the data cannot be used, or `workdir` is not empty.
     """
     started = provenance.now()
-    probe = load_probe(folder)
+    probe = load_probe(folder, with_heads=True)
     config = read_config(folder / "config.json")
     path = weights_path or encoder_path(folder, config)
     weights = load_encoder_weights(path)

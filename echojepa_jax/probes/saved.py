@@ -1,8 +1,13 @@
-"""A trained head in a folder: `probe.json` describes it, `head.safetensors` has its weights."""
+"""A trained head in a folder: `probe.json` describes it, `head.safetensors` has its weights.
+
+`head.safetensors` also holds what the training data look like (`distance.Familiar`), under names
+that begin with "familiar.". If several heads of the grid are of use, `heads.safetensors` has them.
+"""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +20,16 @@ from safetensors.numpy import load_file, save_file
 
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.models.heads import Head
+from echojepa_jax.probes.distance import Familiar
 from echojepa_jax.probes.examples import Example
-from echojepa_jax.probes.files import ABOUT, HEAD
+from echojepa_jax.probes.files import ABOUT, HEAD, HEADS
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole, write_json
 from echojepa_jax.weights.pretrained import Pretrained
+
+_FAMILIAR = "familiar."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,8 @@ class SavedProbe:
     params: of the head. clip, clips: how videos are cut. views: of an example; () = a video.
     encoder: fingerprint of the weights it was trained on. width, tokens: of a clip's features.
     dtype: of the encoder's computation. trained_on: `patient_mark` of all patients in training
-    and validation.
+    and validation. thresholds: of predictions, by cut-off. familiar: what the training data look
+    like; None = unknown. heads: of the grid, stacked; None = not loaded, or there is only one.
     """
 
     head: Head
@@ -45,13 +54,30 @@ class SavedProbe:
     tokens: str
     dtype: str
     trained_on: frozenset[str] = frozenset()
+    thresholds: Mapping[float, float] = dataclasses.field(default_factory=dict)
+    familiar: Familiar | None = None
+    heads: Any = None
+
+    def distances(self, embeddings: np.ndarray) -> np.ndarray:
+        """Distance from the training data over its limit, float64 [n]; NaN if it is unknown.
+
+        Args:
+          embeddings: [n, D], see `predict.mean_tokens`.
+        """
+        if self.familiar is None:
+            return np.full(len(embeddings), np.nan)
+        return self.familiar.distances(embeddings)
 
     def save(self, folder: Path) -> None:
-        """Writes both files."""
+        """Writes all files."""
         flat = flatten_dict(self.params, sep=".")
-        with whole(folder / HEAD) as partial:
-            save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, partial)
-            partial.chmod(0o644)  # the library creates files that only their owner may read
+        if self.familiar is not None:
+            named = dataclasses.asdict(self.familiar)
+            flat |= {_FAMILIAR + name: value for name, value in named.items()}
+        _save_arrays(folder / HEAD, flat)
+        (folder / HEADS).unlink(missing_ok=True)  # of an attempt that continued from another head
+        if self.heads is not None:
+            _save_arrays(folder / HEADS, flatten_dict(self.heads, sep="."))
         about = {
             "head": _fields(self.head),
             "task": dataclasses.asdict(self.task),
@@ -63,8 +89,15 @@ class SavedProbe:
             "tokens": self.tokens,
             "dtype": self.dtype,
             "trained_on": sorted(self.trained_on),
+            "thresholds": list(self.thresholds.items()),
         }
         write_json(folder / ABOUT, about)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with whole(path) as partial:
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial)
+        partial.chmod(0o644)  # the library creates files that only their owner may read
 
 
 def _fields(head: Head) -> dict[str, Any]:
@@ -79,8 +112,11 @@ def patient_mark(example: Example) -> str:
     return hashlib.sha256(f"{kind} {example.patient}".encode()).hexdigest()[:16]
 
 
-def load_probe(folder: Path) -> SavedProbe:
+def load_probe(folder: Path, with_heads: bool = False) -> SavedProbe:
     """Loads the probe of a finished run.
+
+    Args:
+      with_heads: also load the heads of the grid.
 
     Raises:
       UserError: it is missing or incomplete (F08).
@@ -93,7 +129,13 @@ def load_probe(folder: Path) -> SavedProbe:
         )
     try:
         about = json.loads((folder / ABOUT).read_text())
-        flat = load_file(folder / HEAD)
+        stored = load_file(folder / HEAD)
+        flat = {name: x for name, x in stored.items() if not name.startswith(_FAMILIAR)}
+        known = {n.removeprefix(_FAMILIAR): x for n, x in stored.items() if n not in flat}
+        familiar = Familiar(**known) if known else None  # earlier versions wrote none
+        thresholds = dict(about.get("thresholds", ()))
+        there = with_heads and (folder / HEADS).exists()
+        heads = unflatten_dict(load_file(folder / HEADS), sep=".") if there else None
         head = Head(**about["head"])
         task = Task(**about["task"] | {"classes": tuple(about["task"]["classes"])})
         spec = about["clip"]
@@ -116,6 +158,10 @@ def load_probe(folder: Path) -> SavedProbe:
         raise UserError(
             f"the head in {folder} is not the one that {ABOUT} describes; they differ in {odd}"
         )
+    if heads is not None:
+        stacked = flatten_dict(heads, sep=".")
+        if {name: value.shape[1:] for name, value in stacked.items()} != expected:
+            raise UserError(f"the heads in {folder / HEADS} are not those that {ABOUT} describes")
     params = unflatten_dict(flat, sep=".")
     return SavedProbe(
         head,
@@ -129,6 +175,9 @@ def load_probe(folder: Path) -> SavedProbe:
         about["tokens"],
         about["dtype"],
         frozenset(about["trained_on"]),
+        thresholds,
+        familiar,
+        heads,
     )
 
 

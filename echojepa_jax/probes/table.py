@@ -7,6 +7,8 @@ views, a line for every study and one for every file that no study uses. Columns
 - `prediction`: a number in the target's unit, or the most probable class.
 - `spread`: the standard deviation over the clips, of the number or of the probability of the
   predicted class. Empty if there is only one clip.
+- `distance`, `flag`: how far it is from the training data, where 1 is the limit, and "far" or
+  "near" (see distance.py). Empty for a probe of an earlier version.
 - `padded`: frames of a clip that repeat the last frame, because the video is too short; for a
   study, the largest number.
 - `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
@@ -83,7 +85,18 @@ _SETTINGS = {
 _GIVEN = ("probe", "encoder", "sources")
 """The settings that the command gives; the others come from the files."""
 
-_KNOWN = ("id", "source", "patient", "study", "view", "prediction", "spread", "padded")
+_KNOWN = (
+    "id",
+    "source",
+    "patient",
+    "study",
+    "view",
+    "prediction",
+    "spread",
+    "distance",
+    "flag",
+    "padded",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,12 +279,17 @@ def _make_parts(
         some = examples[start : start + size]
         what = f"part {len(parts) + 1} of {count}"
         features = encode_videos(videos, rows_of(some), what)
-        outputs, present = head_outputs(with_slots, probe.head, probe.params, some, features)
+        outputs, present = head_outputs(
+            with_slots, probe.head, probe.params, some, features, embed=True
+        )
+        assert outputs.embeddings is not None
+        distances = probe.distances(outputs.embeddings)
         part = {
             "first": start,
             "values": outputs.values.tolist(),
             "present": present.tolist(),
             "errors": outputs.errors,
+            "distances": [None if np.isnan(x) else float(x) for x in distances],
         }
         _append(partial, part)
         parts.append(part)
@@ -425,7 +443,10 @@ def _lines(
     for part in parts:
         some = work.examples[part["first"] : part["first"] + len(part["errors"])]
         outputs = Outputs(np.array(part["values"], np.float32), part["errors"])
-        made, readable = predictions(probe.task, some, outputs, np.array(part["present"], bool))
+        present = np.array(part["present"], bool)
+        # A part of an earlier version has no distances.
+        distances = np.array(part.get("distances", [None] * len(some)), np.float64)
+        made, readable = predictions(probe.task, some, outputs, present, distances)
         rows += readable
         for example, line in zip(some, made, strict=True):
             videos = [work.samples[row] for row in rows_of([example])]

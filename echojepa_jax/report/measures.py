@@ -154,16 +154,6 @@ def seconds_of_steps(metrics: Metrics) -> float:
     return float(np.nansum(seconds * np.diff(steps, prepend=0)))
 
 
-def agreement(true: Sequence[float], predicted: Sequence[float]) -> tuple[float, float, float]:
-    """Mean difference predicted - true [n], and its 95 % limits of agreement for normally
-    distributed differences (Bland and Altman 1986); the limits are NaN for a single pair.
-    """
-    difference = np.asarray(predicted, float) - np.asarray(true, float)
-    bias = float(difference.mean())
-    reach = 1.96 * float(difference.std(ddof=1)) if len(difference) > 1 else math.nan
-    return bias, bias - reach, bias + reach
-
-
 def number(value: float, unit: str = "") -> str:
     """Three significant digits, or all digits before the point; a dash for NaN."""
     if not math.isfinite(value):

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from echojepa_jax.data.units import of_errors
-from echojepa_jax.report.measures import MINUS, Series, agreement, number
+from echojepa_jax.probes.clinical import agreement
+from echojepa_jax.report.measures import MINUS, Series, number
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole
 
@@ -250,6 +251,30 @@ def bland_altman(
             xlabel=f"mean of true and predicted{suffix}",
             ylabel=f"predicted {MINUS} true{of_difference}",
         )
+        return _svg(figure)
+
+
+def calibration(
+    true: Sequence[float], predicted: Sequence[float], slope: float, intercept: float, unit: str
+) -> str:
+    """True over predicted values [n] with true = intercept + slope x predicted, the line of
+    equality, and the means of tenths of the examples by their prediction."""
+    x, y = np.asarray(predicted, float), np.asarray(true, float)
+    low, high = limits_of([*x, *y])
+    ends = np.array([x.min(), x.max()])
+    tenths = np.array_split(np.argsort(x, kind="stable"), min(10, len(x)))
+    with mpl.rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained", dpi=200)
+        ax = figure.subplots()
+        ax.plot((low, high), (low, high), color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        ax.scatter(x, y, s=12, color=BLUE, alpha=0.35, linewidths=0,
+                   rasterized=len(x) > MAX_VECTOR_POINTS)  # fmt: skip
+        ax.plot(ends, intercept + slope * ends, color=VERMILION)
+        ax.plot([x[part].mean() for part in tenths], [y[part].mean() for part in tenths], "o",
+                color=INK, markersize=5, fillstyle="none")  # fmt: skip
+        suffix = f" ({unit})" if unit else ""
+        ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        ax.set(xlabel=f"predicted{suffix}", ylabel=f"true{suffix}")
         return _svg(figure)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.probes import worst as worst_examples
-from echojepa_jax.report import probe_pictures
+from echojepa_jax.report import probe_clinical, probe_pictures
 from echojepa_jax.report.measures import (
     DASH,
     interval,
@@ -38,7 +38,6 @@ from echojepa_jax.report.probe_tables import (
     best,
     classes_of,
     grid,
-    outcomes,
     read_predictions,
     worst,
     worst_pictures,
@@ -58,6 +57,7 @@ TITLES = {
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
     "auroc": "AUROC",
+    "majority_accuracy": "Accuracy of the majority of videos",
 }
 BASELINES = {
     "mae": "if the training mean is always predicted",
@@ -65,7 +65,7 @@ BASELINES = {
 }
 MAIN = {REGRESSION: "mae", "classification": "accuracy"}
 WORDS = {"mae": "MAE", "accuracy": "accuracy"}  # inside a sentence
-SHARES = ("accuracy", "balanced_accuracy")
+SHARES = ("accuracy", "balanced_accuracy", "majority_accuracy")
 
 
 def write_probe_report(workdir: Path) -> Path:
@@ -94,6 +94,7 @@ def write_probe_report(workdir: Path) -> Path:
     unreadable = [row for row in rows if row.problem]
     classes = classes_of(readable, task.get("classes") or [])
 
+    reading = results.get("clinical") or {}
     groups = []
     for some, name in (
         (readable, what),
@@ -124,10 +125,9 @@ def write_probe_report(workdir: Path) -> Path:
         "scores": _score_rows(test, results.get("study"), unit),
         "what": what,
         "pictures": list(filter(None, groups)),
-        "outcomes": [
-            (row.name, f"{row.examples:,}", percent(row.sensitivity), percent(row.precision))
-            for row in outcomes(readable, classes if kind != REGRESSION else [])
-        ],
+        "reading": probe_clinical.tables(reading, kind, unit),
+        "reading_pictures": probe_clinical.pictures(reading, readable, kind, unit),
+        "counted": probe_clinical.counted(reading, what),
         "learning": probe_pictures.learning(metrics, chosen.get("head", ""), kind, unit, baseline),
         "choice": _choice(chosen, kind, unit),
         "score_title": WORDS[main],
@@ -204,7 +204,7 @@ def _score_rows(
                 for part in parts
             ],
         )
-        for name in parts[0]
+        for name in dict.fromkeys(name for part in parts for name in part)
     ]
 
 

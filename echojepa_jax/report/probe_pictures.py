@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from echojepa_jax.data.units import of_errors
+from echojepa_jax.probes.clinical import agreement
 from echojepa_jax.report import plots
-from echojepa_jax.report.measures import MINUS, Metrics, Series, agreement, number, percent
+from echojepa_jax.report.measures import MINUS, Metrics, Series, number, percent
 from echojepa_jax.report.pictures import (
     Picture,
     by_view,

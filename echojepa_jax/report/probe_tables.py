@@ -36,15 +36,6 @@ class Prediction(NamedTuple):
     problem: str
 
 
-class Outcome(NamedTuple):
-    """Sensitivity and precision of a class, with its number of examples."""
-
-    name: str
-    examples: int
-    sensitivity: float
-    precision: float
-
-
 class Head(NamedTuple):
     """A head of the grid: its best validation score and that epoch; NaN and 0 if there is none."""
 
@@ -128,18 +119,6 @@ def classes_of(rows: Sequence[Prediction], known: Sequence[str]) -> list[str]:
     """The classes of the task in their order, then any others that occur."""
     seen = {row.target for row in rows} | {row.prediction for row in rows}
     return [*known, *sorted(seen - set(known))]
-
-
-def outcomes(rows: Sequence[Prediction], classes: Sequence[str]) -> list[Outcome]:
-    """A row for each class; NaN if no example has the class, or none was predicted to have it."""
-    table = []
-    for name in classes:
-        true = sum(row.target == name for row in rows)
-        predicted = sum(row.prediction == name for row in rows)
-        right = sum(row.target == row.prediction == name for row in rows)
-        sensitivity = right / true if true else math.nan
-        table.append(Outcome(name, true, sensitivity, right / predicted if predicted else math.nan))
-    return table
 
 
 def by_head(metrics: Metrics, what: str) -> dict[str, Series]:

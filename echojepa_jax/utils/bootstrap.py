@@ -14,7 +14,7 @@ def with_intervals(
     scores: Callable[[np.ndarray, np.ndarray], Scores],
     true: np.ndarray,
     predicted: np.ndarray,
-    patients: Sequence[str],
+    patients: Sequence[str] | np.ndarray,
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, float | None]]:

@@ -41,6 +41,22 @@ def test_f15_a_video_is_an_example_with_the_label_as_it_is():
     assert [e.label for e in make_examples(STUDIES, "view", (), False)][3:] == ["PLAX", "SSN"]
 
 
+def test_age_and_sex_come_from_labels_of_these_names():
+    aged = sample("a", ef=50.5, Age=61.0)
+    known = dataclasses.replace(aged, units={"Age": "years"}, classes={"Sex": "F"})
+    (example,) = make_examples([known], "ef", (), False)
+    assert (example.age, example.sex) == (61.0, "F")
+    (study,) = make_examples([known], "ef", ("A4C",), False)
+    assert (study.age, study.sex) == (61.0, "F")
+    months = dataclasses.replace(
+        aged, units={"Age": "months"}, targets={**aged.targets, "gender": 1}
+    )
+    (example,) = make_examples([months], "ef", (), False)
+    assert (example.age, example.sex) == (None, "1")
+    (example,) = make_examples([sample("a", ef=50.5)], "ef", (), False)
+    assert (example.age, example.sex) == (None, "")
+
+
 def test_a_study_is_an_example_with_a_slot_for_every_view():
     examples = make_examples(STUDIES, "ef", ("A4C", "PLAX"), False)
     assert [(e.name, e.rows, e.split) for e in examples] == [

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from echojepa_jax.api import load_encoder, load_probe
 from echojepa_jax.data import manifest
@@ -18,8 +19,11 @@ from echojepa_jax.data.clips.sampling import clip_frame_ids
 from echojepa_jax.data.formats.decode import decode
 from echojepa_jax.features import encode
 from echojepa_jax.preparation.plan import Options
-from echojepa_jax.probes import finetune, training
+from echojepa_jax.probes import finetune, held_out, training
+from echojepa_jax.probes.reading import reading
 from echojepa_jax.probes.run import score_on
+from echojepa_jax.probes.saved import load_probe as load_saved
+from echojepa_jax.probes.task import Task
 from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.errors import UserError
@@ -80,6 +84,16 @@ def test_a_run_leaves_what_is_promised(lvef):
     assert result["test"]["scores"]["mae"]["value"] == pytest.approx(np.mean(error))
     assert result["study"]["examples"] == 2
     assert len(lines(lvef, "studies.csv")) == 2
+    # The clinical reading comes from the table; its thresholds, which validation chose, do not.
+    about = json.loads((lvef / "probe.json").read_text())
+    chosen = dict(about["thresholds"])
+    task = Task(**about["task"] | {"classes": ()})
+    found_in_table = reading(task, found, chosen, 50, 0)
+    assert result["clinical"] == json.loads(json.dumps(found_in_table))
+    assert result["clinical"]["scored"] == 4
+    assert {line["flag"] for line in found} <= {"far", "near"}
+    for line in found:
+        assert (line["flag"] == "far") == (float(line["distance"]) > 1)
     epochs = [line["step"] for line in read_lines(lvef / "metrics.jsonl")]
     assert epochs == [1, 2, 3]
     assert (
@@ -105,6 +119,72 @@ def test_f07_f12_a_finished_run_is_not_touched_again(lvef, run_probe):
     assert other.returncode == 1
     assert re.search(r"was started with another config, .*head\.streams", other.stderr)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_f07_a_finished_run_of_an_earlier_version_is_complete_as_well(lvef, tmp_path, run_probe):
+    folder = tmp_path / "run"
+    shutil.copytree(lvef, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["optim"]["class_weights"], config["optim"]["focal_gamma"]
+    (folder / "config.json").write_text(json.dumps(config))
+    again = run_probe("--config=configs/probes/phantom_lvef.py", f"--workdir={folder}")
+    assert again.stdout.startswith(f"{folder} is complete: nothing to do"), again.stderr
+
+
+def test_what_validation_tells_is_kept_with_the_probe_and_used_elsewhere(
+    tiny_probe, train_probe, tmp_path, monkeypatch
+):
+    """Thresholds, heads of the grid and the training data; without them, cells are empty."""
+    seen, told = [], []
+
+    def spy(task, true, predicted):
+        seen.append(true.tolist())
+        return {50.0: float(np.median(predicted))}
+
+    def learn(setting, best):
+        told.append(held_out.held_out(setting, best))
+        return told[-1]
+
+    monkeypatch.setattr(held_out, "thresholds", spy)
+    monkeypatch.setattr(held_out, "_beats_the_guess", lambda *_: np.array([True, True]))
+    monkeypatch.setattr("echojepa_jax.probes.run.held_out", learn)
+    train_probe(tiny_probe(head__kind="linear", eval__bootstrap=5), tmp_path / "run")
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+    assert seen == [[s.targets["ef"] for s in samples if s.split == "val"]]
+    probe = load_saved(tmp_path / "run", with_heads=True)
+    assert probe.thresholds == told[0].thresholds
+    jax.tree.map(np.testing.assert_array_equal, probe.heads, told[0].heads)
+    score_on(tmp_path / "run", [PHANTOM], "train", "", tmp_path / "train")
+    clinical = metrics_of(tmp_path / "train")["clinical"]
+    assert clinical["cutoffs"][0]["threshold"] == probe.thresholds[50.0]
+    found = lines(tmp_path / "train")
+    for line in found:
+        assert float(line["spread_heads"]) > 0
+        assert float(line["distance"]) > 0
+    assert len(found) == 14
+    # The same numbers as from embeddings of the Python API.
+    first = next(s for s in samples if s.name == found[0]["id"])
+    tokens = load_probe(tmp_path / "run").encoder._encode(first.path, 2, "motion")
+    distance = probe.familiar.distances(tokens.mean(axis=(0, 1))[None])[0]
+    assert distance == pytest.approx(float(found[0]["distance"]), rel=1e-3)
+
+    # As an earlier version would have written it.
+    about = json.loads((tmp_path / "run" / "probe.json").read_text())
+    del about["thresholds"]
+    (tmp_path / "run" / "probe.json").write_text(json.dumps(about))
+    (tmp_path / "run" / "heads.safetensors").unlink()
+    arrays = load_file(tmp_path / "run" / "head.safetensors")
+    mine = {name: x for name, x in arrays.items() if not name.startswith("familiar.")}
+    assert len(mine) < len(arrays)
+    save_file(mine, tmp_path / "run" / "head.safetensors")
+    score_on(tmp_path / "run", [PHANTOM], "train", "", tmp_path / "older")
+    older = lines(tmp_path / "older")
+    assert [line["prediction"] for line in older] == [line["prediction"] for line in found]
+    for name in ("spread_heads", "distance", "flag"):
+        assert {line[name] for line in older} == {""}
+    assert load_probe(tmp_path / "run").predict(first.path).flag == ""
+    assert metrics_of(tmp_path / "older")["clinical"]["cutoffs"][0]["threshold"] is None
+    write_probe_report(tmp_path / "older")
 
 
 def test_f17_a_stopped_run_continues_to_the_same_head(
@@ -188,6 +268,32 @@ def test_classes_are_predicted_with_their_probabilities(tiny_probe, train_probe,
     assert set(result["test"]["scores"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auroc"}
 
 
+def test_classes_of_studies_with_weights_and_the_focal_loss(
+    table, tiny_probe, train_probe, tmp_path
+):
+    """A class for each patient: the majority of a study's videos is scored."""
+    grades = {"age": lambda s: s.targets["heart_rate"], "sex": lambda s: "FM"[len(s.view) % 2]}
+    grades |= {"grade": lambda s: "low" if s.targets["ef"] < 50 else "other"}
+    settings = {"task__kind": "classification", "task__target": "grade", "head__kind": "linear"}
+    settings |= {"data__sources": (table(grades),), "optim__learning_rates": (1e-2,)}
+    found = []
+    for name, changes in (
+        ("plain", {}),
+        ("weights", {"optim__class_weights": True}),
+        ("focal", {"optim__focal_gamma": 2.0}),
+    ):
+        train_probe(tiny_probe(**settings, **changes), tmp_path / name)
+        found.append(lines(tmp_path / name))
+    assert len({tuple(line["p_low"] for line in of) for of in found}) == 3
+    result = metrics_of(tmp_path / "plain")
+    studies = lines(tmp_path / "plain", "studies.csv")
+    right = np.mean([line["majority"] == line["target"] for line in studies])
+    assert result["study"]["scores"]["majority_accuracy"]["value"] == right
+    assert [row["name"] for row in result["clinical"]["classes"]] == ["low", "other"]
+    assert {line["sex"] for line in found[0]} <= {"F", "M"}
+    assert all(float(line["age"]) > 40 for line in found[0])
+
+
 @pytest.fixture(scope="module")
 def multiview(tmp_path_factory):
     return tmp_path_factory.mktemp("multiview") / "run"
@@ -205,10 +311,10 @@ def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_prob
     for study, line in found.items():
         files = {s.view: s.path for s in samples if s.study == study}
         assert len(files) == 2
-        together = probe.predict(files)
+        together = probe.predict(files).value
         assert together == pytest.approx(float(line["prediction"]), rel=1e-4)
         for view in files:
-            alone = probe.predict({view: files[view]})
+            alone = probe.predict({view: files[view]}).value
             assert np.isfinite(alone)
             assert alone != pytest.approx(together, rel=1e-6)
     with pytest.raises(UserError, match=r"must be some of the probe's, .*, not \['A9C'\]"):
@@ -237,7 +343,7 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
     assert 0 < moved["patch_embed"]["kernel"] < kernel
     # The probe finds its own encoder.
     sample = manifest.load((PHANTOM,), quarantine=None, workers=1)[0]
-    assert np.isfinite(load_probe(tmp_path / "run").predict(sample.path))
+    assert np.isfinite(load_probe(tmp_path / "run").predict(sample.path).value)
 
 
 def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
@@ -521,10 +627,14 @@ def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder):
     assert one.shape == (24,)
     np.testing.assert_allclose(one, encoder.tokens(samples[0].path).mean(axis=(0, 1)), atol=1e-6)
     probe = load_probe(lvef)
-    found = {line["id"]: float(line["prediction"]) for line in lines(lvef)}
+    found = {line["id"]: line for line in lines(lvef)}
     for sample in samples:
         if sample.name in found:
-            assert probe.predict(sample.path) == pytest.approx(found[sample.name], rel=1e-4)
+            line = found[sample.name]
+            value, spread, flag = probe.predict(sample.path)
+            assert value == pytest.approx(float(line["prediction"]), rel=1e-4)
+            assert spread == pytest.approx(float(line["spread"]), rel=1e-2, abs=1e-4)
+            assert flag == line["flag"] != ""
     with pytest.raises(UserError, match=r"nowhere\.avi cannot be read"):
         probe.predict("nowhere.avi")
 

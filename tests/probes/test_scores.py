@@ -136,6 +136,18 @@ def test_f05_every_example_has_a_line_and_what_is_unreadable_says_why():
     assert result["baseline"]["mae"] == 7.5
 
 
+def test_the_spread_over_heads_is_beside_that_over_clips():
+    task = Task("regression", "ef", mean=50.0, std=10.0)
+    # The chosen head, one clip, and three heads of the grid.
+    values = np.array([[[1.0], [1.0], [1.0], [0.0], [2.0]]])
+    outputs, present = Outputs(values, [""]), np.array([[True]])
+    (line,), _ = predictions(task, examples([60.0]), outputs, present, np.array([1.5]))
+    assert (line["spread"], float(line["spread_heads"])) == ("", pytest.approx(200**0.5 / 3**0.5))
+    assert (line["distance"], line["flag"]) == ("1.5", "far")
+    (line,), _ = predictions(task, examples([60.0]), outputs, present)
+    assert (line["distance"], line["flag"]) == ("", "")
+
+
 def test_a_study_is_the_mean_of_its_videos():
     task = Task("regression", "ef", mean=0.0, std=1.0)
     parts = [

@@ -105,7 +105,7 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
     assert {line["source"] for line in found} == {f"videos:{tmp_path}/clips\\xfc"}
     probe = load_probe(lvef)
     for line in (found[1], found[3]):
-        value = probe.predict(folder / line["id"])
+        value = probe.predict(folder / line["id"]).value
         assert float(line["prediction"]) == pytest.approx(value, rel=1e-5)
         assert float(line["spread"]) > 0
         assert line["status"] == "ok"
@@ -268,7 +268,7 @@ def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
     predict_table(lvef, [NEW], tmp_path / "fine.csv")
     line = rows(tmp_path / "fine.csv")[0]
     sample = manifest.load((NEW,), quarantine=None, workers=1)[0]
-    value = load_probe(lvef).predict(sample.path)
+    value = load_probe(lvef).predict(sample.path).value
     assert float(line["prediction"]) == pytest.approx(value, rel=1e-5)
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from echojepa_jax.probes.reading import reading
+from echojepa_jax.probes.task import Task
 from echojepa_jax.report import plots
-from echojepa_jax.report.measures import DASH, MINUS, Series, agreement
+from echojepa_jax.report.measures import DASH, MINUS, Series
 from echojepa_jax.report.plots import Panel
 from echojepa_jax.report.probe_page import write_probe_report
-from echojepa_jax.report.probe_tables import Outcome, outcomes, read_predictions, worst
+from echojepa_jax.report.probe_tables import read_predictions, worst
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 
@@ -104,6 +106,15 @@ def regression_result() -> dict[str, Any]:
     }
 
 
+def add_reading(workdir: Path, task: Task, thresholds: dict[float, float]) -> None:
+    """As a probe run does: the clinical reading of predictions.csv in metrics.json."""
+    with (workdir / "predictions.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = json.loads((workdir / "metrics.json").read_text())
+    found["clinical"] = reading(task, lines, thresholds, 50, 0)
+    (workdir / "metrics.json").write_text(json.dumps(found))
+
+
 def fill_regression(workdir: Path) -> None:
     rng = np.random.default_rng(0)
     workdir.mkdir()
@@ -124,7 +135,12 @@ def fill_regression(workdir: Path) -> None:
     rows[8] |= {"id": "/home/jo/clips/far.avi", "target": 70.0, "prediction": 30.0, "spread": ""}
     status = "unreadable: decode: /home/jo/clips/b.avi is cut off"
     rows += [prediction(i, 50.0, "", spread="", status=status) for i in range(200, 223)]
+    for i, row in enumerate(rows):
+        row |= {"spread": "" if i % 10 == 0 else 1.25 + i % 3, "sex": ("F", "<script>m")[i % 2]}
+        row |= {"age": 5 + i % 60, "distance": i / 190, "flag": "far" if i > 190 else "near"}
+    rows[7]["spread"], rows[8]["spread"] = 1.25, ""
     write_table(workdir / "predictions.csv", rows)
+    add_reading(workdir, Task("regression", "ef", 50.0, 10.0, unit="%"), {50.0: 51.25, 40.0: 42.5})
     pictures = {f"picture_{k}": np.full((32, 96, 3), 100 * k, np.uint8) for k in range(2)}
     error = [abs(row["target"] - row["prediction"]) for row in rows[:200]]
     best = {"best_rows": np.argsort(error)[:1], "best_picture_0": pictures["picture_0"]}
@@ -173,6 +189,7 @@ def fill_classification(workdir: Path) -> None:
         shares = {f"p_{name}": sure if name == said else (1 - sure) / 2 for name in CLASSES}
         rows.append(prediction(i, target, said) | shares)
     write_table(workdir / "predictions.csv", rows)
+    add_reading(workdir, Task("classification", "view", classes=tuple(CLASSES)), {})
 
 
 def text_of(page: str) -> str:
@@ -241,6 +258,33 @@ def test_regression_figures(regression: str) -> None:
     # Every other study was two too high.
     studies = "Difference over mean of 50 means of studies: bias 1.00 points, 95 % limits"
     assert f"{MINUS}1.96 SD" in figure(regression, studies)
+
+
+def test_the_clinical_reading_of_an_ejection_fraction(regression: str) -> None:
+    text = text_of(regression)
+    assert "200 videos are scored; 23 without a prediction could not be scored. 9 are" in text
+    assert re.search(rf"Bias {MINUS}?0\.\d+ points {MINUS}?0\.\d+ to \d\.\d+ points", text)
+    assert re.search(r"Slope of the calibration line 0\.9\d+ 0\.\d+ to \d\.\d+ Intercept", text)
+    low = re.search(
+        r"below 50 % (\d+) (\d+) 0\.\d\d \(0\.\d\d to \S+\) 0\.\d\d \(.*?\) 51\.2 % "
+        r"\d+\.\d % \(.*?\) \d+\.\d % \(.*?\) below 40 %",
+        text,
+    )
+    assert low
+    assert int(low[1]) + int(low[2]) == 200
+    groups = text.split("Error by group")[1].split("Does doubt mean error?")[0]
+    for name in ("True value below 30 ", " 60 and above ", "Age in years 1 to 6 ", "Sex <script>m"):
+        assert name in groups
+    assert "Flag far 9 " in groups
+    assert "View A2C 100 100 " in groups
+    doubt = text.split("Does doubt mean error?")[1]
+    assert re.search(r"Spread over clips 179 21 \S+ \(.*?\) 4\.\d+ points", doubt)
+    assert "Spread over heads" not in doubt
+    line = figure(regression, "Calibration: true over predicted value of 200 examples")
+    assert ">predicted (%)<" in line
+    curve = figure(regression, "Error over the share of examples that is kept: by spread over")
+    assert ">spread over clips<" in curve
+    assert ">distance from the training data<" in curve
 
 
 def test_worst_predictions_come_first(regression: str) -> None:
@@ -339,8 +383,11 @@ def test_classification(classification: str) -> None:
     assert f"; AUROC {DASH}" in text
     assert "A4C , correct but uncertain v019, A4C" in text
     assert "mean of a study" not in text
-    table = "Class Examples Sensitivity Precision A2C 10 80.0 % 100.0 % A4C 10 100.0 % 71.4 % "
-    assert f"{table}<script>x 2 0.0 % {DASH}" in text
+    table = "Class Examples Sensitivity Specificity Precision F1 AUROC Average precision "
+    table += "A2C 10 80.0 % 100.0 % 100.0 % 88.9 % "
+    assert table in text
+    assert f"<script>x 2 0.0 % 100.0 % {DASH} 0.0 %" in text
+    assert "Wrong of all" in text
     drawn = figure(classification, "Confusion matrix, videos: 22 predictions of 3 classes")
     assert "&lt;script&gt;x" in drawn
     # The least probable truth: the wrong prediction that was made with most certainty.
@@ -388,19 +435,9 @@ def test_worst_without_probabilities_and_with_a_prediction_that_is_not_finite(
     write_table(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
     rows = read_predictions(path, "classification")
     assert worst(rows, "classification", 1) == [1]
-    assert outcomes(rows, ["A"]) == [Outcome("A", 2, 0.5, 1.0)]
     write_table(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
     rows = read_predictions(path, "regression")
     assert worst(rows, "regression", 1) == [1]
-
-
-def test_agreement_by_hand() -> None:
-    bias, low, high = agreement([50, 60, 70], [52, 60, 76])
-    spread = np.std([2, 0, 6], ddof=1)
-    np.testing.assert_allclose(
-        [bias, low, high], [8 / 3, 8 / 3 - 1.96 * spread, 8 / 3 + 1.96 * spread]
-    )
-    assert np.isnan(agreement([50], [52])[1:]).all()
 
 
 @pytest.mark.filterwarnings("error")

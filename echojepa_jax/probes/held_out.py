@@ -1,0 +1,78 @@
+"""What training and validation examples tell about the chosen head, before any test example.
+
+Thresholds of cut-offs, which heads of the grid are good enough to be compared, and what the
+training data look like. The test split has no part in any of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from echojepa_jax.probes import distance
+from echojepa_jax.probes import grid as grids
+from echojepa_jax.probes.predict import encoded_head_outputs, head_outputs
+from echojepa_jax.probes.reading import thresholds
+from echojepa_jax.probes.task import Task
+from echojepa_jax.probes.training import Best, Setting, features_in_memory
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """thresholds: of predictions, by cut-off. heads: parameters of the heads that do better on
+    validation than a constant guess, stacked; None if there are not two. familiar: see `distance`.
+    """
+
+    thresholds: Mapping[float, float]
+    heads: Tree
+    familiar: distance.Familiar | None
+
+
+def held_out(setting: Setting, best: Best) -> HeldOut:
+    """Applies all heads of the best epoch to training and validation.
+
+    Features that training has left in memory are used again; otherwise, videos are encoded once
+    more, without augmentation.
+    """
+    examples = [*setting.train, *setting.val]
+    call = grids.grid_outputs, setting.head, best.heads, examples
+    features = best.features or features_in_memory(setting)
+    if features is not None:
+        outputs, _ = head_outputs(*call, features, embed=True)
+    else:
+        videos = setting.videos.encoded_by(best.encoder)
+        outputs, _ = encoded_head_outputs(
+            *call, videos, setting.memory, "train and val", embed=True
+        )
+    readable, first = outputs.readable(), len(setting.train)
+    in_val = readable & (np.arange(len(examples)) >= first)
+    labels = [example.label for example, ok in zip(examples, in_val, strict=True) if ok]
+    decoded = setting.task.decode(outputs.values[in_val])
+    task, embeddings = setting.task, outputs.embeddings
+    assert embeddings is not None
+    found: Mapping[float, float] = {}
+    if task.kind == "regression":
+        found = thresholds(task, np.array(labels, np.float64), decoded[:, best.head])
+    good = np.flatnonzero(_beats_the_guess(task, labels, decoded)).tolist()
+    heads = jax.tree.map(lambda x: x[good], best.heads) if len(good) > 1 else None
+    familiar = distance.fit(embeddings[readable & ~in_val], embeddings[in_val])
+    return HeldOut(found, heads, familiar)
+
+
+def _beats_the_guess(task: Task, labels: list[Any], decoded: np.ndarray) -> np.ndarray:
+    """Which heads do better than the mean or the commonest class of training: bool [G].
+
+    Args:
+      decoded: numbers [n, G] or probabilities [n, G, classes].
+    """
+    if task.kind == "regression":
+        true = np.array(labels, np.float64)
+        error = np.abs(decoded - true[:, None]).mean(axis=0)
+        return error < np.abs(true - task.mean).mean()  # False for a head that is not finite
+    true = task.encode(labels)
+    right = (decoded.argmax(axis=-1) == true[:, None]).mean(axis=0)
+    return right > np.mean(true == task.classes.index(task.commonest))
