@@ -14,6 +14,7 @@ import numpy as np
 
 from echojepa_jax.evaluation.fit import Fitted
 from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.reading import cutoffs
 from echojepa_jax.probes.task import Task
 from echojepa_jax.utils.files import whole
 
@@ -30,7 +31,8 @@ class Cell:
     numbers. predicted: numbers, or the probabilities of all classes. guess: the same for every
     example, of a model that knows nothing but the training labels. not_scored: test examples that
     have no label or cannot be read. chosen: the head of the grid. against: the variant that this
-    one is compared with; None = none. measures: numbers by name, of MEASURE.
+    one is compared with; None = none. measures: numbers by name, of MEASURE. cutoffs: values below
+    which examples are detected, of an ejection fraction.
     """
 
     variant: dict[str, str]
@@ -48,6 +50,7 @@ class Cell:
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
     against: dict[str, str] | None = None
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
+    cutoffs: list[float] = dataclasses.field(default_factory=list)
 
 
 def of_predictions(
@@ -83,6 +86,7 @@ def of_predictions(
         not_scored=int(np.count_nonzero(~readable)) + without_label,
         chosen=fitted.chosen,
         against=against,
+        cutoffs=list(cutoffs(task)),
     )
 
 

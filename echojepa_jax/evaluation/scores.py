@@ -42,26 +42,52 @@ def scores(
         alone = np.where(np.arange(len(weights)) == 0, 1.0, np.nan)
         return {name: value * alone for name, value in cell.measures.items()}
     if not cell.true:
-        names = REGRESSION if cell.kind == "regression" else CLASSIFICATION
+        names = [*(REGRESSION if cell.kind == "regression" else CLASSIFICATION)]
+        names += map(auroc_below, cell.cutoffs)
         return {name: np.full(len(weights), np.nan) for name in names}
     column = {patient: i for i, patient in enumerate(patients)}
     owner = np.zeros((len(cell.patients), len(patients)))
     owner[np.arange(len(owner)), [column[patient] for patient in cell.patients]] = 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        true, found = np.array(cell.true), np.array(predicted, np.float64)
-        score = _regression if cell.kind == "regression" else _classification
-        return score(true.astype(np.float64), found, owner, weights)
+        true, found = np.array(cell.true, np.float64), np.array(predicted, np.float64)
+        if cell.kind == "classification":
+            return _classification(true, found, owner, weights)
+        counts = weights @ owner.T
+        return _regression(true, found, counts) | {
+            auroc_below(cutoff): auroc(true < cutoff, -found, counts) for cutoff in cell.cutoffs
+        }
 
 
-def _regression(
-    true: np.ndarray, found: np.ndarray, owner: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+def auroc_below(cutoff: float) -> str:
+    """The name of the AUROC of detecting true values below a cut-off."""
+    return f"auroc_below_{cutoff:g}"
+
+
+def auroc(positive: np.ndarray, score: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AUROC in every resample, float64 [R]: the share of pairs of a positive and another example in
+    which the positive one has the higher score; of equal scores, a half.
+
+    Args:
+      positive: bool [n]. score: [n]. counts: how often each example counts, [R, n].
+    """
+    order = np.argsort(score[~positive], kind="stable")
+    others = score[~positive][order]
+    # How many of the others have one of the first k scores: [R, k].
+    below = np.cumsum(counts[:, ~positive][:, order], axis=1)
+    below = np.concatenate([np.zeros((len(counts), 1)), below], axis=1)
+    lower, upper = (np.searchsorted(others, score[positive], side) for side in ("left", "right"))
+    mine = counts[:, positive]
+    wins = np.sum(mine * (below[:, lower] + below[:, upper]), axis=1) / 2
+    return wins / (mine.sum(axis=1) * below[:, -1])
+
+
+def _regression(true: np.ndarray, found: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     # Away from zero by a common amount, squares would lose digits.
     centre = true.mean() if len(true) else 0.0
     t, p = true - centre, found - centre
     away = p - t
     columns = [np.ones_like(t), np.abs(away), away, away**2, t, t**2, p, p**2, t * p]
-    n, absolute, bias, squares, t1, t2, p1, p2, tp = (weights @ owner.T @ np.stack(columns, 1)).T
+    n, absolute, bias, squares, t1, t2, p1, p2, tp = (counts @ np.stack(columns, 1)).T
     t_var, p_var = t2 - t1**2 / n, p2 - p1**2 / n
     nothing = 1e-12 * np.maximum(1.0, n)  # rounding is no spread
     t_var, p_var = (np.where(v > nothing, v, np.nan) for v in (t_var, p_var))

@@ -25,6 +25,8 @@ TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
+    "auroc_below_50": "AUROC of EF < 50",
+    "auroc_below_40": "AUROC of EF < 40",
     "effective_rank": "effective rank",
     "mean_cosine": "mean cosine",
     "variance": "variance",

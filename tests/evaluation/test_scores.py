@@ -46,6 +46,27 @@ def test_errors_are_those_of_scikit_learn_in_every_resample():
             assert found[name][i] == pytest.approx(value, rel=1e-9), name
 
 
+def test_detection_of_a_low_ef_is_that_of_scikit_learn_in_every_resample():
+    cell = regression(cutoffs=[50.0, 40.0])
+    cell.predicted[:] = np.round(cell.predicted, -1).tolist()  # with ties
+    weights = scores.resamples(NAMES, 20, 0, "task")
+    found = scores.scores(cell, cell.predicted, NAMES, weights)
+    true, predicted = np.array(cell.true), np.array(cell.predicted)
+    for cutoff in cell.cutoffs:
+        low = true < cutoff
+        for i, row in enumerate(weights):
+            chosen = drawn(cell, row)
+            value = found[f"auroc_below_{cutoff:g}"][i]
+            if low[chosen].any() and not low[chosen].all():
+                area = sk.roc_auc_score(low[chosen], -predicted[chosen])
+                assert value == pytest.approx(area, abs=1e-9)
+            else:
+                assert np.isnan(value)
+    guess = scores.scores(cell, [50.0] * 30, NAMES, weights)["auroc_below_50"]
+    assert guess[0] == 0.5
+    assert "auroc_below_50" not in scores.scores(regression(), cell.predicted, NAMES, weights)
+
+
 def test_class_scores_are_those_of_scikit_learn_in_every_resample():
     true = rng.integers(3, size=30)
     shares = rng.dirichlet(np.ones(3), size=30).round(1)  # with ties
