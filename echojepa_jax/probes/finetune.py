@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 
 from echojepa_jax.features.encode import tokens_of
 from echojepa_jax.models.heads import Head
@@ -37,23 +37,25 @@ def layer_rates(params: Tree, depth: int, decay: float) -> Tree:
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
-_STATIC = ("encoder", "mean_std", "keep")
+_STATIC = ("encoder", "mean_std", "keep", "times")
 
 
 @partial(jax.jit, static_argnames=_STATIC)
 def tokens_of_slots(
     params: Tree, clips: jax.Array, rng: jax.Array, *, encoder: Encoder,
-    mean_std: tuple[Colour, Colour], keep: str,
+    mean_std: tuple[Colour, Colour], keep: str, times: int,
 ) -> jax.Array:  # fmt: skip
-    """`tokens_of` for all clips of examples: uint8 [B, S, T, H, W, 3] -> [B, S, N, D].
+    """`tokens_of` for all clips of examples: uint8 [B, S, T, H, W, 3] -> [B, S times, N, D].
 
-    mean_std: mean and standard deviation of each colour. rng: for stochastic depth.
+    mean_std: mean and standard deviation of each colour. rng: for stochastic depth. times: how many
+    equal clips of a video each clip stands for.
     """
     flat = rearrange(clips, "b s ... -> (b s) ...")
-    return rearrange(
+    return repeat(
         tokens_of(encoder, params, flat, *mean_std, keep, rngs={"drop_path": rng}),
-        "(b s) n d -> b s n d",
+        "(b s) n d -> b (s times) n d",
         s=clips.shape[1],
+        times=times,
     )
 
 
@@ -62,7 +64,7 @@ def tokens_of_slots(
 )
 def finetune_step(
     state: Tree, batch: Tree, rng: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array,
-    *, encoder: Encoder, mean_std: tuple[Colour, Colour], keep: str, head: Head,
+    *, encoder: Encoder, mean_std: tuple[Colour, Colour], keep: str, times: int, head: Head,
     kind: str, scale: float, decay: float, gamma: float = 0.0,
 ) -> tuple[Tree, jax.Array]:  # fmt: skip
     """One update of encoder and head together; the grid has a single head.
@@ -70,6 +72,7 @@ def finetune_step(
     Args:
       state: {"heads", "encoder"}, each {"params", "adam"}.
       batch: `clips` uint8 [B, S, T, H, W, 3], and the other inputs of `grid.loss_fn`.
+      times: see `tokens_of_slots`.
       scale: learning rate of the encoder's last layer, relative to the head's.
       decay: see `layer_rates`. gamma: of the focal loss, see `class_loss`.
 
@@ -81,7 +84,13 @@ def finetune_step(
 
     def loss(params: Tree) -> jax.Array:
         tokens = tokens_of_slots(
-            params["encoder"], batch["clips"], rng, encoder=encoder, mean_std=mean_std, keep=keep
+            params["encoder"],
+            batch["clips"],
+            rng,
+            encoder=encoder,
+            mean_std=mean_std,
+            keep=keep,
+            times=times,
         )
         return grids.loss_fn(params["head"], tokens, batch, head, kind, gamma)
 

@@ -222,6 +222,15 @@ def _takes_clips(config: ConfigDict) -> bool:
     return config.encoder.trainable or config.data.augment
 
 
+def _equal_clips(setting: Setting) -> int:
+    """How many equal clips a clip of training stands for: all, if no video has different ones."""
+    if setting.config.data.augment:
+        return 1
+    encoder = setting.videos.encoder
+    samples = [setting.videos.samples[row] for row in rows_of(setting.train)]
+    return encoder.clips if encoder.repeats(samples)[:, 1:].all() else 1
+
+
 def features_in_memory(setting: Setting) -> Features | None:
     """Features of training and validation; None if clips are encoded in every epoch."""
     config = setting.config
@@ -329,11 +338,12 @@ def _batches(
     def from_clips() -> Generator[Tree]:
         orders = [_order(setting, epoch, usable) for epoch in range(config.optim.epochs)]
         order, rows, views = (np.concatenate(parts) for parts in zip(*orders, strict=True))
+        times = _equal_clips(setting)
         pipeline = example_batches(
             setting.videos.samples,
             rows,
             clip=setting.videos.encoder.clip,
-            clips_per_sample=clips,
+            clips_per_sample=clips // times,
             global_batch=size,
             seed=config.seed,
             first_step=first_epoch * setting.steps,
@@ -346,7 +356,8 @@ def _batches(
                 part = slice(step * size, (step + 1) * size)
                 found = zip(batch["sample_ids"].flat, batch["error"].flat, strict=True)
                 note({int(row): str(error) for row, error in found if error})
-                present = np.asarray(batch["valid"]) & by_slot(views[part], clips)
+                valid = np.repeat(np.asarray(batch["valid"]), times, axis=1)
+                present = valid & by_slot(views[part], clips)
                 host = jax.device_put(common(order[part], present), sharding)
                 yield host | {"clips": batch["clips"]}
 
@@ -381,6 +392,7 @@ def _epoch(
         "encoder": encoder,
         "mean_std": (frozen.mean, frozen.std),
         "keep": frozen.keep,
+        "times": _equal_clips(setting),
     }
     losses = []
     for i in with_progress(range(setting.steps), setting.steps, f"epoch {epoch + 1}: updates"):

@@ -53,6 +53,7 @@ def test_four_chips_share_the_clips_and_run_the_attention_kernel():
             encoder=fused,
             mean_std=((0.5,) * 3, (0.5,) * 3),
             keep="mean",
+            times=1,
             head=head,
             kind="regression",
             scale=1.0,

@@ -346,6 +346,30 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
     assert np.isfinite(load_probe(tmp_path / "run").predict(sample.path).value)
 
 
+def test_fine_tuning_encodes_equal_clips_once(tiny_probe, train_probe, tmp_path, monkeypatch):
+    config = tiny_probe(optim__learning_rates=(1e-2,), optim__epochs=1)
+    config.encoder.update(trainable=True, drop_path=0.0)
+    config.data.update(sample_by="share", sample_value=1.0, clips=2)  # a clip is the whole video
+    seen, run = [], finetune.finetune_step
+
+    def spy(state, batch, rng, *rates, encoder, mean_std, keep, times, **others):
+        seen.append((batch["clips"].shape[1], times))
+        if len(seen) == 1:
+            params = state["encoder"]["params"]
+            settings = {"encoder": encoder, "mean_std": mean_std, "keep": keep}
+            once = finetune.tokens_of_slots(params, batch["clips"], rng, times=2, **settings)
+            clips = np.repeat(batch["clips"], 2, axis=1)
+            twice = finetune.tokens_of_slots(params, clips, rng, times=1, **settings)
+            np.testing.assert_allclose(once, twice, rtol=1e-5, atol=1e-5)
+        settings = {"encoder": encoder, "mean_std": mean_std, "keep": keep, "times": times}
+        return run(state, batch, rng, *rates, **settings, **others)
+
+    monkeypatch.setattr(finetune, "finetune_step", spy)
+    train_probe(config, tmp_path / "run")
+    assert set(seen) == {(1, 2)}
+    assert len(lines(tmp_path / "run")) == 4
+
+
 def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
     tiny_probe, train_probe, tmp_path, monkeypatch
 ):

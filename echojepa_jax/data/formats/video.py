@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.containers import check_complete, container_format, is_whole_riff
+from echojepa_jax.data.formats.incomplete import SecondDecoder, is_silent
 from echojepa_jax.data.formats.video_info import (
     CUT_BETWEEN_KEYS,
     INTERLACED,
@@ -50,8 +51,11 @@ _UNSUPPORTED = (
     *(av.error.PatchWelcomeError, av.error.NotImplementedError),
     *(av.error.DecoderNotFoundError, av.error.ExperimentalError),
 )
-# Decoder options. Without this one, a truncated Motion JPEG picture would be half grey.
-_STRICT = {"mjpeg": {"err_detect": "explode"}}
+# Decoder options. Without them, the rest of a truncated picture would be grey, or as before.
+_STRICT = {
+    "mjpeg": {"err_detect": "explode"},
+    **{codec: {"discard_damaged_percentage": "0"} for codec in ("cinepak", "qtrle")},
+}
 
 # A title that is not UTF-8 must not reject a video. PyAV 19 no longer has the option.
 _TAG_OPTIONS: dict[str, Any] = (
@@ -71,12 +75,16 @@ def probe(path: str) -> VideoInfo:
     """
     kind = container_format(path)
     check_complete(path, kind)
-    with _opened(path, kind) as (container, stream):
+    with (
+        _opened(path, kind) as (container, stream),
+        _second_decoder(path, kind, stream) as second,
+    ):
         codec = stream.codec_context.codec
         whole = slots = 0
         first, cut, late = None, False, False
         stored: list[int | None] = []  # times of the packets that are not hidden
         shown: list[int | None] = []  # times of the frames that decode
+        sizes: list[int] = []  # of the packets in bytes
         for packet in container.demux(stream):
             cut = cut or (packet.size > 0 and packet.is_corrupt)
             if cut:
@@ -84,11 +92,15 @@ def probe(path: str) -> VideoInfo:
             if packet.size:
                 late = late if whole else _begins_late(stream, packet)
                 whole += 1
+                sizes.append(packet.size)
                 stored += [] if packet.is_discard else [packet.pts]
                 slots = whole if packet.dts is None else packet.dts + 1
-            if first is None or not codec.intra_only:
+            if first is None or second or not codec.intra_only:
                 # The last, empty packet flushes the decoder.
-                for frame in _decoded(stream, packet, len(shown), late):
+                decoded = _decoded(stream, packet, len(shown), late)
+                if second and not second.agrees(packet, decoded):
+                    raise UnreadableVideo(f"damaged: frame {len(shown)} does not decode")
+                for frame in decoded:
                     if frame.is_corrupt:
                         raise UnreadableVideo(f"damaged: frame {len(shown)} does not decode")
                     first = first or frame
@@ -110,6 +122,8 @@ def probe(path: str) -> VideoInfo:
             if whole > len(stored):
                 why = "the edit list hides all of them"
             raise UnreadableVideo(f"no frames: {why}")
+        if codec.canonical_name == "rawvideo" and min(sizes) < max(sizes):
+            raise UnreadableVideo(f"damaged: frame {sizes.index(min(sizes))} does not decode")
         if codec.intra_only:
             shown = stored
         lost = codec.canonical_name in _PACKETS_ARE_FRAMES and len(shown) < len(stored)
@@ -154,6 +168,16 @@ def coded(path: str) -> Iterator[bytes]:
     with _opened(path, container_format(path)) as (container, stream):
         for packet in container.demux(stream):
             yield bytes(packet)
+
+
+@contextlib.contextmanager
+def _second_decoder(path: str, kind: str, stream: VideoStream) -> Iterator[SecondDecoder | None]:
+    """A second decoder for codecs whose first one accepts incomplete pictures."""
+    if is_silent(stream):
+        with _opened(path, kind) as (_, again):
+            yield SecondDecoder(again)
+    else:
+        yield None
 
 
 def _begins_late(stream: VideoStream, first: Packet) -> bool:

@@ -49,6 +49,7 @@ RATES_DIFFER = (
     "FrameTime, FrameTimeVector and CineRate disagree: the one that FrameIncrementPointer names is "
     "preferred"
 )
+NEGATIVE_TIMES = "FrameTimeVector contains negative times: the others are used"
 NO_POINTED_RATE = "the element that FrameIncrementPointer names has no rate: another one is used"
 # Notes on pictures that contradict their header.
 COLOURS_DIFFER = "PhotometricInterpretation contradicts the pictures: the header is ignored"

@@ -16,6 +16,7 @@ from echojepa_jax.utils.errors import UserError
 
 _TEXTS = ("patient", "study", "view", "split")
 _KNOWN = ("path", "name", *_TEXTS)
+_FILES = re.compile("file|path|video|dicom", re.IGNORECASE)
 _PEOPLE = re.compile("patient|subject|mrn", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def read(path: str, source: str) -> list[Sample]:
       UserError: the table cannot be read, has no column `path`, or a row has no path.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    table = read_rows(path, required=["path"], any_case=_KNOWN)
+    table = read_rows(path, required=["path"], any_case=_KNOWN, similar=_FILES)
     rows = [row for _, row in table]
     targets, classes, units = _labels(path, table)
     columns = list(rows[0]) if rows else []

@@ -16,16 +16,25 @@ log = logging.getLogger(__name__)
 _AS_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 # A quoted part of a line, with a separator or nothing on both sides.
 _QUOTED = re.compile(r"""(?<![^\s:])(?:"(?:[^"]|"")*"|'(?:[^']|'')*')(?=\s|::|$)""")
+# A number as spreadsheets of many European languages write it.
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _MISSING = {"", "na", "n/a", "nan", "none", "null"}
 
 
 def read_rows(
-    path: str, required: Sequence[str], any_case: Collection[str] = ()
+    path: str,
+    required: Sequence[str],
+    any_case: Collection[str] = (),
+    similar: re.Pattern[str] | None = None,
 ) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file as (line number, {column: text}), without spaces around texts.
 
+    If the header has more semicolons than commas, they separate the cells, and a decimal comma is
+    read as a point: so the spreadsheets of many European languages write tables.
+
     Args:
       any_case: columns (in lower case) whose names may be written in any case.
+      similar: names that people may give to a required column, for the error.
 
     Raises:
       UserError: the file is missing or not CSV, a row is longer than the header, or a required
@@ -34,9 +43,14 @@ def read_rows(
     try:
         # utf-8-sig, because spreadsheets write a byte order mark before the first column's name.
         with open(path, newline="", **_AS_TEXT) as file:
-            reader = csv.reader(file)
+            first = file.readline()
+            file.seek(0)
+            separator = ";" if first.count(";") > first.count(",") else ","
+            reader = csv.reader(file, delimiter=separator)
             header = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            if separator == ";":
+                lines = [(line, [_with_point(cell) for cell in cells]) for line, cells in lines]
         _check_text(path, [cell for _, cells in [(1, header), *lines] for cell in cells])
     except OSError as error:
         raise UserError(
@@ -53,14 +67,17 @@ def read_rows(
     found = ", ".join(header) or "nothing"
     for column in required:
         if column not in header:
-            raise UserError(f"{path} has no column {column!r}: add it; the header has {found}")
+            near = [name for name in header if similar and similar.search(name)]
+            way = f"rename {near[0]!r} to {column!r}" if near else "add it"
+            way = "separate the cells by commas" if "\t" in found else way
+            raise UserError(f"{path} has no column {column!r}: {way}; the header has {found}")
     if len(set(header)) < len(header):
         raise UserError(f"{path} has two columns with the same name: rename one; it has {found}")
     for line, cells in lines:
         if len(cells) > len(header):
             raise UserError(
                 f"{path}: line {line} has {len(cells)} cells, but the header has {len(header)}; "
-                "put texts that contain commas in double quotes"
+                f"put texts that contain {separator!r} in double quotes"
             )
     # A row may be shorter than the header: its missing cells are blank.
     blank = dict.fromkeys(header, "")
@@ -69,6 +86,10 @@ def read_rows(
         for line, cells in lines
         if any(cells)
     ]
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def read_lines(path: str) -> list[tuple[int, str]]:

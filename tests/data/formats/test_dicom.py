@@ -26,6 +26,7 @@ from pydicom.uid import (
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.formats.video_info import (
+    NEGATIVE_TIMES,
     NO_POINTED_RATE,
     NO_REGION,
     RATES_DIFFER,
@@ -311,6 +312,8 @@ EVEN, UNEVEN = ["0", *["40"] * 4], ["0", "20", "20", "60", "60"]
         ),
         ({"FrameTimeVector": UNEVEN, "FrameTime": "40"}, 25, {RATES_DIFFER}),
         ({"FrameTimeVector": ["0", "40", "40"]}, 25, {RATES_DIFFER}),  # of another cine
+        ({"FrameTimeVector": ["0", "40", "-9000", "40", "40"]}, 25, {NEGATIVE_TIMES}),
+        ({"FrameTimeVector": ["0", "40", "-9000", "40", "40"], "FrameTime": "40"}, 25, set()),
         (
             {"FrameIncrementPointer": VECTOR, "FrameTimeVector": None, "CineRate": "30"},
             *(30, {NO_POINTED_RATE}),

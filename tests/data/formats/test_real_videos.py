@@ -250,6 +250,112 @@ def test_a_motion_jpeg_picture_that_ends_too_soon():
     assert differ(decode.decode(path, others), by_opencv(path)[others]) < 2
 
 
+HALVES: dict[str, dict[str, Any]] = {
+    "h264.avi": {"codec": "libx264", "x264-params": "cabac=0:bframes=0:keyint=4"},
+    "hevc.mp4": {"codec": "libx265", "x265-params": "keyint=4:bframes=0:log-level=none"},
+    "hevc.mkv": {"codec": "libx265", "x265-params": "keyint=4:bframes=0:log-level=none"},
+    "vp8.webm": {"codec": "libvpx", "g": "4", "lag-in-frames": "0"},
+    "vp9.webm": {"codec": "libvpx-vp9", "g": "4", "lag-in-frames": "0"},
+    "hidden.webm": {"codec": "libvpx-vp9", "auto-alt-ref": "1", "lag-in-frames": "8"},
+    "vp9.mp4": {"codec": "libvpx-vp9", "g": "4"},
+    "mpeg2.mkv": {"codec": "mpeg2video", "g": "4"},
+    "mpeg4.avi": {"codec": "mpeg4", "g": "4"},
+    "wmv2.avi": {"codec": "wmv2"},
+    "mjpeg.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
+    "jpegls.avi": {"codec": "jpegls", "pixels": "rgb24"},
+    "jpeg2000.mov": {"codec": "jpeg2000", "pixels": "rgb24"},
+    "huffyuv.avi": {"codec": "huffyuv", "pixels": "yuv422p"},
+    "huffyuv_rgb.avi": {"codec": "huffyuv", "pixels": "rgb24"},
+    "ffvhuff.avi": {"codec": "ffvhuff"},
+    "ffv1.mkv": {"codec": "ffv1"},
+    "ffv1_1.avi": {"codec": "ffv1", "level": "1"},
+    "ffv1_1_rgb.avi": {"codec": "ffv1", "level": "1", "pixels": "bgr0"},
+    "rle.mov": {"codec": "qtrle", "pixels": "rgb24"},
+    "video_1.avi": {"codec": "msvideo1", "pixels": "rgb555le"},
+    "cinepak.avi": {"codec": "cinepak", "pixels": "rgb24"},
+    "gif.gif": {"codec": "gif", "pixels": "rgb8"},
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_picture_that_ends_too_soon_in_every_codec(name, tmp_path):
+    """Most decoders of FFmpeg fill the rest with grey or an earlier picture, and say nothing."""
+    whole = speckled(str(tmp_path / name), **HALVES[name])
+    info = decode.probe(whole)
+    assert (info.frames, info.note) == (9, "")
+    for number, share in ((0, 0.5), (6, 0.5), (6, 0.9), (8, 0.5)):
+        path = shortened(whole, number, share)
+        with pytest.raises(UnreadableVideo, match=rf"^damaged: frame {number} does not decode$"):
+            decode.decode(path, np.arange(decode.probe(path).frames))
+
+
+def test_an_incomplete_picture_in_h264(tmp_path):
+    """FFmpeg does not take the first one for a key picture: all up to the next one is left out."""
+    whole = speckled(str(tmp_path / "a.mp4"), "libx264", g="4", bf="0")
+    for number in (6, 8):
+        with pytest.raises(UnreadableVideo, match=rf"^damaged: frame {number} does not decode$"):
+            decode.probe(shortened(whole, number, 0.5))
+    path = shortened(whole, 0, 0.5)
+    assert each_note(decode.probe(path).note) == [CUT_BETWEEN_KEYS]
+    np.testing.assert_array_equal(all_frames(path), all_frames(whole)[4:])
+
+
+def test_half_of_an_uncompressed_picture(tmp_path):
+    """FFmpeg takes it for a picture with fewer bits a pixel."""
+    path = speckled(str(tmp_path / "raw.avi"), "rawvideo", "bgr24")
+    data, size = bytearray(Path(path).read_bytes()), HEIGHT * WIDTH * 3
+    places = [k for k in range(len(data)) if data.startswith(b"00dc" + struct.pack("<I", size), k)]
+    assert len(places) == 9
+    struct.pack_into("<I", data, places[6] + 4, size // 2)
+    struct.pack_into("<4sI", data, places[6] + 8 + size // 2, b"JUNK", size // 2 - 8)
+    Path(path).write_bytes(data)
+    with pytest.raises(UnreadableVideo, match=r"^damaged: frame 6 does not decode$"):
+        decode.probe(path)
+
+
+def speckled(path: str, codec: str, pixels: str = "yuv420p", **options: str) -> str:
+    """Nine frames of noise that moves: in them, every byte of a packet counts."""
+    noise = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (64, 120, 3), np.uint8), (0, 0), 1
+    )
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+        for k in range(9):
+            image = np.ascontiguousarray(noise[:, k : k + WIDTH])
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def shortened(path: str, number: int, share: float) -> str:
+    """The same video, in which packet `number` ends too soon, as if it had been closed there."""
+    changed = path.replace(".", "-half.")
+    with av.open(path) as source, av.open(changed, "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for k, packet in enumerate(p for p in source.demux(stream) if p.size):
+            if k == number:
+                data = bytes(packet)[: int(packet.size * share)]
+                if path.endswith(".gif"):
+                    data = closed_gif(data)
+                short = av.Packet(data)
+                short.pts, short.dts, short.time_base = packet.pts, packet.dts, packet.time_base
+                short.duration, short.is_keyframe = packet.duration, packet.is_keyframe
+                packet = short
+            packet.stream = copy
+            target.mux(packet)
+    return changed
+
+
+def closed_gif(data: bytes) -> bytes:
+    """A picture of a GIF up to its last whole block of 255 bytes, with an end mark."""
+    start = data.index(b"\x08\xff") + 1  # after the size of a code
+    return data[: start + (len(data) - start) // 256 * 256] + b"\0"
+
+
 def test_motion_jpeg_with_harmless_oddities_is_read(numbered):
     """Pictures without an end mark, with padding, and without the tables that AVI implies."""
     path = numbered.mjpeg(frames=4)

@@ -358,6 +358,15 @@ def test_csv_none_is_a_class_where_others_are(tmp_path):
     assert [s.targets for s in samples] == [{}, {"x": 3}, {}]
 
 
+def test_csv_with_semicolons_and_decimal_commas(tmp_path):
+    """As spreadsheets of many European languages write it."""
+    text = 'Path;EF;note\n"a;1.avi";55,5;"left, then right"\nb,2.avi;-1;1,2,3\n'
+    samples = read_source(f"csv:{write(tmp_path / 'm.csv', text)}")
+    assert [s.name for s in samples] == ["a;1.avi", "b,2.avi"]
+    assert [s.targets for s in samples] == [{"EF": 55.5}, {"EF": -1}]
+    assert [s.classes["note"] for s in samples] == ["left, then right", "1,2,3"]
+
+
 def test_csv_column_may_contain_its_unit(tmp_path):
     path = write(tmp_path / "m.csv", "path,rvsp [kPa],ef [%],size\na.avi,4.2,55,3\n")
     (sample,) = read_source(f"csv:{path}")
@@ -373,7 +382,13 @@ def test_csv_column_may_contain_its_unit(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,ef\na.avi,3\n", r"m\.csv has no column 'path': add it; the header has file, ef"),
+        ("dicm,ef\na.avi,3\n", r"m\.csv has no column 'path': add it; the header has dicm, ef"),
+        (
+            "File_name,ef\na,3\n",
+            r"no column 'path': rename 'File_name' to 'path'; the",
+        ),
+        ("id\tfile\n1\ta\n", r"no column 'path': separate the cells by commas; the header has"),
+        ("path;ef\na;b.avi;3,5\n", r"line 2 has 3 cells, .* texts that contain ';' in"),
         ("", r"has no column 'path': add it; the header has nothing"),
         ("path,ef\na.avi,3\n,4\n", r"m\.csv: column 'path' is empty in line 3"),
         ("path,ef\nmy,file.avi,3\n", r"m\.csv: line 2 has 3 cells, but the header has 2"),

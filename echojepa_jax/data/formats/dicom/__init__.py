@@ -30,6 +30,7 @@ from echojepa_jax.data.formats.dicom import video
 from echojepa_jax.data.formats.dicom.layout import Shape
 from echojepa_jax.data.formats.dicom.pixels import Pixels
 from echojepa_jax.data.formats.video_info import (
+    NEGATIVE_TIMES,
     NO_POINTED_RATE,
     NO_REGION,
     NON_SQUARE,
@@ -411,6 +412,8 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
     if len(vector) > 3 and (np.diff(vector) > 0).all() and is_regular(vector, 1.0):
         vector = np.diff(vector, prepend=0).tolist()
     later = vector if len(vector) == frames - 1 else vector[1:]  # the first entry is always 0
+    negative = any(time < 0 for time in later)  # as where the clock of the machine was set back
+    later = [time for time in later if time >= 0]
     even = is_regular(np.cumsum([0, *later]).tolist(), 1.0)
     taken = {
         "FrameTime": _rate_of(_positive(dataset, "FrameTime")),
@@ -429,6 +432,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
     misfit = bool(vector) and len(vector) not in (frames, frames - 1)
     return fps, [
         VARIABLE_RATE if source == "FrameTimeVector" and not even else "",
+        NEGATIVE_TIMES if source == "FrameTimeVector" and negative else "",
         RATES_DIFFER if differ or uneven_too or misfit else "",
         NO_POINTED_RATE if fps and pointed and not taken[pointed[0]] else "",
     ]

@@ -1,0 +1,80 @@
+"""Finds pictures that end too soon, where FFmpeg's decoder fills in the rest without an error.
+
+Such a decoder reads on behind the end of the picture. So a second decoder gets every packet with
+other bytes behind it: if it shows another frame, the picture is not complete.
+"""
+
+import hashlib
+
+import av
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+_SILENT = {
+    *("vp8", "vp9", "huffyuv", "ffvhuff", "ffv1", "gif", "jpegls"),
+    *("msvideo1", "asv2", "snow", "cfhd"),
+}
+_TAIL = hashlib.sha512(b"no picture").digest()  # 64 bytes without a pattern
+
+
+def is_silent(stream: VideoStream) -> bool:
+    """Whether the decoder of a stream accepts incomplete pictures."""
+    context = stream.codec_context
+    name = context.codec.canonical_name
+    # From version 3 on, FFV1 has a global header, and a check sum at the end of each picture.
+    return name in _SILENT and not (name == "ffv1" and context.extradata)
+
+
+class SecondDecoder:
+    """Decodes the packets of a stream again, with other bytes behind each of them.
+
+    Args:
+      stream: the same stream of the same file, opened a second time.
+    """
+
+    def __init__(self, stream: VideoStream):
+        self._decoder = stream.codec_context
+        self._name = stream.codec_context.codec.canonical_name
+        # VP9 packs hidden pictures together, and tells their sizes at the end of the packet.
+        self._split = (
+            BitStreamFilterContext("vp9_superframe_split", stream) if self._name == "vp9" else None
+        )
+
+    def agrees(self, packet: Packet, frames: list[VideoFrame]) -> bool:
+        """Whether the decoder shows the same `frames` of the next packet as the first one."""
+        try:
+            again = [frame for part in self._parts(packet) for frame in self._decoder.decode(part)]
+        except av.error.FFmpegError:
+            return not frames
+        return len(again) == len(frames) and all(map(_are_equal, again, frames))
+
+    def _parts(self, packet: Packet) -> list[Packet | None]:
+        """The pictures of a packet, each with other bytes behind it; None = no more packets."""
+        if not packet.size:
+            return [None]
+        pictures = self._split.filter(packet) if self._split else [packet]
+        parts: list[Packet | None] = []
+        for picture in pictures:
+            part = Packet(self._with_tail(bytes(picture)))
+            for data in picture.iter_sidedata():  # palettes
+                part.set_sidedata(data)
+            parts.append(part)
+        return parts
+
+    def _with_tail(self, picture: bytes) -> bytes:
+        if self._name != "gif":
+            # Long enough to end the picture, because FFV1 hides an open end.
+            return picture + _TAIL * (1 + len(picture) // 8)
+        # More of the blocks into which a GIF divides its data, before the empty last one: zeros,
+        # because a code that is not defined yet would end the picture. A pixel has 12 bits at most.
+        end = picture.rfind(b"\0")
+        blocks = 1 + self._decoder.height * self._decoder.width * 12 // 8 // 255
+        return picture[:end] + (b"\xff" + bytes(255)) * blocks + picture[end:]
+
+
+def _are_equal(one: VideoFrame, other: VideoFrame) -> bool:
+    images = (frame.to_ndarray(format="rgb24", threads=1) for frame in (one, other))
+    return np.array_equal(*images)
