@@ -76,5 +76,5 @@ class SecondDecoder:
 
 
 def _are_equal(one: VideoFrame, other: VideoFrame) -> bool:
-    images = (frame.to_ndarray(format="rgb24", threads=1) for frame in (one, other))
-    return np.array_equal(*images)
+    first = one.to_ndarray(format="rgb24", threads=1)
+    return np.array_equal(first, other.to_ndarray(format="rgb24", threads=1))

@@ -321,6 +321,7 @@ EVEN, UNEVEN = ["0", *["40"] * 4], ["0", "20", "20", "60", "60"]
         # There is no other one.
         ({"FrameIncrementPointer": TIME, "FrameTime": "0", "FrameTimeVector": None}, 0, set()),
         ({"FrameIncrementPointer": 0x00540010}, 25, set()),  # names no times
+        ({"FrameIncrementPointer": 0x00082144, "RecommendedDisplayFrameRate": "20"}, 20, set()),
     ],
 )
 def test_frame_increment_pointer_selects_the_rate(tmp_path, grey, tags, fps, noted):

@@ -309,6 +309,15 @@ def colours_of_jpegs() -> None:
             off=0.5,
             note=COLOURS_DIFFER,
         )
+    for label in ("RGB", "YBR_FULL_422"):
+        files = [remarked(p, adobe(2)) for p in pictures["4:2:0"]]
+        case(
+            f"jpeg with Adobe's code for four channels as {label}",
+            lambda path, files=files, label=label: coded(path, files, label, JPEG),
+            truth=truth["4:2:0"],
+            off=0.5,
+            note=COLOURS_DIFFER if label == "RGB" else "",
+        )
     progressive = [jpeg(f, "4:2:0", progressive=True) for f in COLOUR]
     case(
         "progressive jpeg",
@@ -452,6 +461,18 @@ def native_colours() -> None:
                 off=off,
                 note=COLOURS_DIFFER if label == "YBR_RCT" else "",
             )
+    case(
+        "planes as YBR_FULL",
+        lambda path: make(
+            path,
+            COLOUR,
+            "YBR_FULL",
+            PlanarConfiguration=1,
+            PixelData=np.ascontiguousarray(np.moveaxis(YBR, -1, 1)).tobytes(),
+        ),
+        truth=BACK,
+        off=SOME_LOSS,
+    )
     case(
         "8 bits in big-endian words",
         lambda path: in_words(path, COLOUR, "RGB"),
@@ -743,6 +764,22 @@ def depth() -> None:
             truth=truth,
             off=off,
         )
+    for name, value, data in (
+        ("65535", 65535, np.where(GREY < 5, 65535, deep).astype(np.uint16)),
+        ("-2000", -2000, np.where(GREY < 5, -2000, deep).astype(np.int16)),
+    ):
+        case(
+            f"12 bits said to be 16, with padding of {name}",
+            lambda path, data=data, value=value: make(path, data, PixelPaddingValue=value),
+            truth=np.where(GREY3 < 5, 0, GREY3),
+            off=SOME_LOSS,
+            note=DEPTH_UNKNOWN,
+        )
+    case(
+        "half the bytes",
+        lambda path: make(path, GREY.astype(np.uint16), PixelData=GREY.tobytes()),
+        reason="wrong BitsAllocated or NumberOfFrames: the pixel data has half the bytes",
+    )
     for bits in (1, 12, 32):
         case(
             f"uncompressed pixels of {bits} bits",
@@ -992,6 +1029,27 @@ def fragments() -> None:
         truth=truth,
         off=0.5,
     )
+    open_ended = [j2k(f)[:-2] for f in COLOUR]
+    case(
+        "JPEG 2000, no end markers",
+        lambda path: coded(path, open_ended, "YBR_RCT", J2K),
+        truth=COLOUR,
+    )
+    half_open = [*open_ended[:2], open_ended[2][:-40], open_ended[3]]
+    case(
+        "JPEG 2000, no end markers, 40 bytes of frame 2 are missing",
+        lambda path: coded(path, half_open, "YBR_RCT", J2K),
+        reason="damaged: frame 2 does not decode",
+    )
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 8 + len(pictures[0])) + b"Exif\0\0" + pictures[0]
+    within = [p[:2] + thumbnail + p[2:] for p in pictures]
+    for pieces in (1, 3):
+        case(
+            f"jpeg with a thumbnail, in {pieces} pieces",
+            lambda path, pieces=pieces: coded(path, within, "YBR_FULL_422", JPEG, pieces=pieces),
+            truth=truth,
+            off=0.5,
+        )
     halves = [lossless(f) for f in GREY]
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     for name, files in (("lossless", halves), ("lossless of 12 bits", deep)):
@@ -1186,6 +1244,34 @@ def videos() -> None:
                 reason="wrong Rows and Columns: header states 40 x 48, frame 0 has 64 x 96",
             )
 
+    def turned(path: Path, rows: int) -> None:
+        """With a display matrix of a quarter turn."""
+        stream = bytearray(video_stream(smooth, "libx264", "mp4"))
+        struct.pack_into(
+            ">9i", stream, stream.index(b"tkhd") + 44, 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30
+        )
+        template = np.zeros((1, rows, 160 - rows, 3), np.uint8)
+        syntax = UID("1.2.840.10008.1.2.4.102")
+        coded(path, [bytes(stream)], "YBR_PARTIAL_420", syntax, template=template)
+
+    case(
+        "turned, the header too",
+        lambda p: turned(p, 96),
+        truth=np.rot90(smooth, -1, (1, 2)),
+        off=12.0,
+    )
+    case("turned, the header not", lambda p: turned(p, 64), truth=smooth, off=12.0)
+    for codec, said in (("libx265", "102"), ("libx264", "100"), ("mpeg2video", "107")):
+        stream = video_stream(smooth, codec, "bare")
+        case(
+            f"{codec}, under the syntax {said}",
+            lambda p, stream=stream, said=said: coded(
+                p, [stream], "YBR_PARTIAL_420", UID(f"1.2.840.10008.1.2.4.{said}"), template=smooth
+            ),
+            truth=smooth,
+            off=12.0,
+        )
+
 
 def video_stream(frames: np.ndarray, codec: str, form: str) -> bytes:
     """H.264 and the like, bare or in an MP4."""
@@ -1291,6 +1377,9 @@ def odd_elements() -> None:
                 truth=GREY3,
             )
     case("without a syntax", without_syntax, truth=GREY3)
+    case("with an icon before the pixel data", with_icon, truth=GREY3)
+    case("pixel data twice", twice, truth=GREY3)
+    case("compressed, of a stated length", closed_at_its_length, truth=COLOUR)
     for text in (b"4 x ", b"4\\4 "):
         case(
             f"{text!r} frames",
@@ -1317,6 +1406,30 @@ def headless(path: Path, syntax: UID, start: str) -> None:
     make(path, GREY, syntax=syntax)
     data = path.read_bytes()
     path.write_bytes(data[132:] if start == "without DICM" else data[meta_end(data) :])
+
+
+def with_icon(path: Path) -> None:
+    make(path, GREY)
+    dataset = pydicom.dcmread(path)
+    icon = pydicom.Dataset()
+    icon.Rows, icon.Columns, icon.PixelData = 8, 8, bytes(64)
+    icon["PixelData"].VR = "OB"
+    dataset.IconImageSequence = [icon]
+    dataset.save_as(path)
+
+
+def twice(path: Path) -> None:
+    make(path, GREY)
+    data = path.read_bytes()
+    path.write_bytes(data + data[data.rindex(b"\xe0\x7f\x10\0OB") :])
+
+
+def closed_at_its_length(path: Path) -> None:
+    """Fragments in an element that states its length."""
+    coded(path, [j2k(f) for f in COLOUR], "YBR_RCT", J2K)
+    data = path.read_bytes()
+    place = data.rindex(b"\xe0\x7f\x10\0OB") + 8
+    path.write_bytes(data[:place] + struct.pack("<I", len(data) - place - 4) + data[place + 4 :])
 
 
 def without_syntax(path: Path) -> None:

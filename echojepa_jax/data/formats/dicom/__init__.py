@@ -310,7 +310,8 @@ def _video(
 
     def pictures(ids: Sequence[int]) -> Iterator[np.ndarray]:
         wanted = set(ids)
-        for k, image in enumerate(video.frames(data, dataset.file_meta[_SYNTAX].value)):
+        syntax = dataset.file_meta[_SYNTAX].value
+        for k, image in enumerate(video.frames(data, syntax, (rows, columns))):
             if image.shape[:2] != (rows, columns):
                 raise dicom_layout.wrong_size((rows, columns), k, image.shape[:2])
             if k in wanted:
@@ -333,7 +334,7 @@ def _decoding(path: str, size: int, changed: int) -> int:
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
         data, _ = dicom_layout.stream(file)
-    held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value))
+    held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value, (0, 0)))
     if not held:
         raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
     stated = _whole(dataset, "NumberOfFrames") or held
@@ -421,11 +422,10 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
         "CineRate": possible_rate(_positive(dataset, "CineRate")),
     }
     shown = possible_rate(_positive(dataset, "RecommendedDisplayFrameRate"))
-    pointed = [name for name in _pointed(dataset) if name in taken]
-    order = dict.fromkeys([*pointed, *taken])
-    source, fps = next(
-        ((name, taken[name]) for name in order if taken[name]), ("RecommendedDisplay", shown)
-    )
+    rates = taken | {"RecommendedDisplayFrameRate": shown}
+    pointed = [name for name in _pointed(dataset) if name in rates]
+    order = dict.fromkeys([*pointed, *rates])
+    source, fps = next(((name, rates[name]) for name in order if rates[name]), ("", 0.0))
     known = [rate for rate in taken.values() if rate]
     differ = known and max(known) - min(known) > max(_RATE_LEVELS, _RATE_SHARE * max(known))
     uneven_too = source == "FrameTime" and taken["FrameTimeVector"] and not even
@@ -434,7 +434,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, list[str]]:
         VARIABLE_RATE if source == "FrameTimeVector" and not even else "",
         NEGATIVE_TIMES if source == "FrameTimeVector" and negative else "",
         RATES_DIFFER if differ or uneven_too or misfit else "",
-        NO_POINTED_RATE if fps and pointed and not taken[pointed[0]] else "",
+        NO_POINTED_RATE if fps and pointed and not rates[pointed[0]] else "",
     ]
 
 

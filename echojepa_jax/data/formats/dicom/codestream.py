@@ -98,7 +98,7 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     if picture.channels not in (1, 3):
         raise Unsupported(f"pictures of {picture.channels} channels")
     if picture.kind == JPEG_2000:
-        pixels = openjpeg.decode(data[picture.start :])
+        pixels = _jpeg_2000(data[picture.start :])
         if pixels.dtype.kind == "i":  # keep the raw bits, because the header states their meaning
             pixels = pixels.view(pixels.dtype.str.replace("i", "u")) & (2**picture.bits - 1)
     elif picture.kind == _JPEG_LS:
@@ -110,7 +110,8 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
             raise Unsupported(f"lossless JPEG of {picture.bits} bits")
         pixels = _turbo(_stored_as_is(data), picture)
     else:
-        pixels = _turbo(data if colours != RGB or picture.colours else _marked(data), picture)
+        data = data if colours != RGB or picture.colours else _marked(data)
+        pixels = _turbo(_of_three_channels(data) if picture.channels == 3 else data, picture)
         colours = RGB  # libjpeg-turbo has converted the channels
     if pixels.shape[:2] != (picture.height, picture.width):
         raise ValueError("the size differs from the header")
@@ -248,6 +249,14 @@ def _marked(data: bytes) -> bytes:
     return data[:2] + _ADOBE_RGB + data[2:]
 
 
+def _of_three_channels(data: bytes) -> bytes:
+    """The JPEG with Adobe's code for three channels, 1 (YCbCr), instead of that for four, 2."""
+    place = data.find(b"\xff\xee\x00\x0eAdobe")
+    if 0 <= place < data.find(b"\xff\xda") and data[place + 15] > 1:
+        return data[: place + 15] + b"\1" + data[place + 16 :]
+    return data
+
+
 def _stored_as_is(data: bytes) -> bytes:
     """The lossless JPEG, declared as RGB, so that libjpeg-turbo does not convert colours."""
     position, parts = 2, [data[:2], _ADOBE_RGB]
@@ -280,6 +289,17 @@ def _deep(data: bytes, picture: Picture) -> np.ndarray:
     if not np.array_equal(pixels, followed):
         raise ValueError("the picture is truncated")
     return pixels
+
+
+def _jpeg_2000(data: bytes) -> np.ndarray:
+    if _END in data[-4:]:
+        return np.asarray(openjpeg.decode(data))
+    try:
+        return np.asarray(openjpeg.decode(data + _END))  # some writers omit the end marker
+    except RuntimeError:
+        if not data.endswith(b"\0"):
+            raise
+        return np.asarray(openjpeg.decode(data[:-1] + _END))  # the zero was padding
 
 
 def _jpeg_ls(data: bytes, picture: Picture) -> np.ndarray:

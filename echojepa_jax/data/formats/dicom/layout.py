@@ -221,6 +221,10 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
     size = next(iter(fits or sizes))
     frames = shape.frames or max(1, length // size)
     held = min(length, rest) // size
+    if shape.bits == 16 and not fits and 0 <= length - frames * (size // 2) < 2:
+        raise UnreadableVideo(
+            "wrong BitsAllocated or NumberOfFrames: the pixel data has half the bytes for them"
+        )
     if held > frames and not fits:
         raise wrong_count(frames, held)
     if held < frames:

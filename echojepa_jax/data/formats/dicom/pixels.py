@@ -38,7 +38,7 @@ TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelPresentation"),
-    *("ExtendedOffsetTable", _OVERLAY_BIT),
+    *("ExtendedOffsetTable", _OVERLAY_BIT, "PixelPaddingValue"),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
@@ -294,10 +294,13 @@ def display_map(
     if pixels.bits == 8 and not signed and (stated >= 8 or pixels.picture is not None):
         falling = pixels.channels == 1 and _slope(dataset) < 0
         table = np.arange(256)[:: -1 if falling else 1]
-        note = "" if stated == 8 else DEPTH_DIFFERS
+        note, padding = "" if stated == 8 else DEPTH_DIFFERS, []
     else:
-        table, note = _levels(dataset, pixels, signed, occurring())
+        present = occurring()
+        padding = _padding(dataset, present)
+        table, note = _levels(dataset, pixels, signed, np.setdiff1d(present, padding))
     table = (255 - table if inverted else table).astype(np.uint8)
+    table[padding] = 0
     as_it_is = bool(np.array_equal(table, np.arange(256)))
 
     def to_rgb(stored: np.ndarray) -> np.ndarray:
@@ -308,6 +311,13 @@ def display_map(
         return codestream.to_rgb(levels, pixels.colours) if deep else levels
 
     return to_rgb, note
+
+
+def _padding(dataset: pydicom.Dataset, present: np.ndarray) -> list[int]:
+    """The sample that marks places without a picture, if it occurs beside other samples."""
+    value = dataset.get("PixelPaddingValue")
+    marked = [] if value is None else [int(value) & 0xFFFF]
+    return marked if len(present) > 1 and np.isin(marked, present).all() else []
 
 
 def _levels(

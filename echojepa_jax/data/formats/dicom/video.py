@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.video_info import UnreadableVideo, check_size
 
 # Transfer syntaxes, without the prefix 1.2.840.10008.1.2.4., and FFmpeg's names of the streams. A
@@ -20,8 +21,12 @@ _BARE = {
 SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
 
 
-def frames(data: bytes, syntax: str) -> Iterator[np.ndarray]:
+def frames(data: bytes, syntax: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Yield all frames of a stream as RGB uint8 [H, W, 3].
+
+    Args:
+      size: rows and columns in the header. A display matrix in the stream counts only if this is
+        the size after the turn, because the regions in the header refer to it.
 
     Raises:
       UnreadableVideo: a frame does not decode, or there is no video.
@@ -37,16 +42,28 @@ def frames(data: bytes, syntax: str) -> Iterator[np.ndarray]:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise UnreadableVideo(f"damaged: frame {k} does not decode")
-                yield frame.to_ndarray(format="rgb24", threads=1)
+                image = frame.to_ndarray(format="rgb24", threads=1)
+                is_turned = image.shape[:2] != size == orientation.upright_size(frame)
+                yield orientation.upright(image, frame) if is_turned else image
                 k += 1
     except av.error.FFmpegError as error:
         raise UnreadableVideo(f"damaged: frame {k} does not decode") from error
 
 
 def _form(data: bytes, syntax: str) -> str:
-    """FFmpeg's name of the format; named, because FFmpeg's guess would also follow playlists."""
+    """FFmpeg's name of the format; named, because FFmpeg's guess would also follow playlists.
+
+    The first bytes decide, as some exporters write the transfer syntax of another codec.
+    """
     if data[4:8] == b"ftyp":
         return "mov"
     if data[:1] == b"G" and data[188:189] in (b"G", b""):
         return "mpegts"
-    return "mpeg" if data.startswith(b"\0\0\1\xba") else SYNTAXES[syntax]
+    if data.startswith(b"\0\0\1\xba"):
+        return "mpeg"
+    first = data[data.find(b"\0\0\1") + 3 :][:2]
+    if first[:1] == b"\xb3":  # a sequence header
+        return "mpegvideo"
+    if first in (b"\x40\1", b"\x42\1", b"\x46\1"):  # a parameter set, or the mark before it
+        return "hevc"
+    return "h264" if first[:1] in (b"\x67", b"\x27", b"\x47", b"\x09") else SYNTAXES[syntax]
