@@ -671,6 +671,14 @@ def depth() -> None:
             "",
             "",
         ),
+        (
+            "graphics elsewhere, and 16 bits said to be 12",
+            GREY.astype(np.uint16) * 257,
+            stored | {"OverlayBitPosition": 0},
+            None,
+            "",
+            "wrong BitsSto",
+        ),
         ("inverted 12 bits", deep, stored | {"label": "MONOCHROME1"}, 255 - GREY3, "", ""),
         ("falling 12 bits", deep, stored | {"RescaleSlope": -1}, 255 - GREY3, "", ""),
         ("falling 8 bits", GREY, {"RescaleSlope": -1}, 255 - GREY3, "", ""),
@@ -839,6 +847,15 @@ def palettes() -> None:
             )
         dataset.save_as(path)
 
+    def as_numbers(path: Path, stored: list[bytes]) -> None:
+        written(path, stored, [128, 0, 16])
+        dataset = pydicom.dcmread(path)
+        for name, data in zip(("Red", "Green", "Blue"), stored, strict=True):
+            element = f"{name}PaletteColorLookupTableData"
+            values = np.frombuffer(data, "<u2").tolist()
+            dataset[element] = pydicom.DataElement(element, "US", values)
+        dataset.save_as(path)
+
     def case_of(
         name: str, values: np.ndarray, dtype: str, descriptor: list[int], **more: Any
     ) -> None:
@@ -897,6 +914,7 @@ def palettes() -> None:
         truth=truth,
     )
     wide = [(table[:, c] * 257).astype("<u2").tobytes() for c in range(3)]
+    case("palette, as numbers", lambda path: as_numbers(path, wide), truth=truth)
     late = [wide[0], wide[1][20:], wide[2]]
     case(
         "palette, green begins later",

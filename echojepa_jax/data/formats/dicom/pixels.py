@@ -384,7 +384,9 @@ def _stored_bits(
                 f"wrong HighBit: header states bits {shift} to {top}, pixels also use lower ones"
             )
         shift, note = 0, DEPTH_DIFFERS
-    if used < 2 ** (stored + shift) or dataset.get(_OVERLAY_BIT):
+    graphics = dataset.get(_OVERLAY_BIT)  # 0, if they are not in the bits of the pixels
+    above = graphics is not None and int(graphics.value or 0) >= stored + shift
+    if used < 2 ** (stored + shift) or above:
         return stored, shift, note  # graphics in the upper bits do not belong to the picture
     if signed and _is_sign_extended(present >> shift, stored, bits - shift):
         return stored, shift, note
@@ -487,6 +489,8 @@ def _table(dataset: pydicom.Dataset, colour: str, endian: str, signed: bool) -> 
     first &= 0xFFFF
     if signed and first >= 2**15:
         first -= 2**16
+    if data and not isinstance(data, bytes):  # numbers (US or SS), instead of bytes (OW)
+        data = np.atleast_1d(np.asarray(data, np.int64)).astype(f"{endian}u2").tobytes()
     if data:
         entries = _entries(data, count, bits, endian)
     elif dataset.get(f"Segmented{colour}{_LUT}Data"):
