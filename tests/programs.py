@@ -20,8 +20,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 # Halves the rest. The compiler for TPUs ends a process that has this flag of CPUs, and so does JAX
 # from 0.11 on, which no longer has it.
-_OLD = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
-QUICK_ON_CPU = "--xla_cpu_use_fusion_emitters=false" if _OLD else ""
+OLD_JAX = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
+QUICK_ON_CPU = "--xla_cpu_use_fusion_emitters=false" if OLD_JAX else ""
 
 
 def simulated(devices: int) -> str:

@@ -21,6 +21,7 @@ from echojepa_jax.ops import attention as ops
 from echojepa_jax.ops import tpu_attention
 from echojepa_jax.ops.rotary import rotary_angles
 from echojepa_jax.parallel import mesh as meshes
+from tests.programs import OLD_JAX
 
 
 def interpreted(qkv, cos, sin, heads, segments):
@@ -87,7 +88,13 @@ def test_it_rotates_nothing_where_there_are_no_angles():
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
-@pytest.mark.parametrize(("heads", "channels"), [(2, 64), (4, 32), (2, 88)])
+# From JAX 0.11 on, CPUs cannot multiply these matrices of bfloat16, as the interpreter asks for.
+_NOT_ON_CPU = pytest.mark.skipif(not OLD_JAX, reason="not implemented for CPUs by this JAX")
+
+
+@pytest.mark.parametrize(
+    ("heads", "channels"), [(2, 64), (4, 32), pytest.param(2, 88, marks=_NOT_ON_CPU)]
+)
 def test_in_half_precision_it_is_one_rounding_away_from_xla(heads, channels):
     segments = (100, 156)
     arrays = inputs(2, 256, heads, channels, jnp.bfloat16, places=1)
