@@ -56,6 +56,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without slow tests, files of slow tests are not imported: they need more packages."""
+    slow = "\npytestmark = pytest.mark.slow\n"
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return slow in collection_path.read_text() or None
+    return None
+
+
 # The longest files come first: a long file at the end would leave the other process idle.
 _LONGEST = ("test_hosts", "test_main", "test_failure_modes", "test_vjepa2", "test_sharded")
 

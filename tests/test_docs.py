@@ -27,6 +27,8 @@ from tests import programs
 from tests.makers.configs import SHRINK
 from tests.programs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 BLOCK = re.compile(r"(?:^<!-- (.*) -->\n)?^```bash\n((?:.*\n)*?)^```$", re.MULTILINE)

@@ -36,6 +36,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests.makers.configs import PHANTOM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def videos(tmp_path) -> list[Path]:

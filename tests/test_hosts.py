@@ -20,6 +20,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 # Arrays divided over both hosts.
 ACROSS = {"mesh__replica": 1, "mesh__fsdp": 8}

@@ -12,6 +12,8 @@ import pytest
 
 from tests.programs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 PR_SET_CHILD_SUBREAPER = 36  # of prctl (sys/prctl.h)
 SCRIPTS = ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch"]
 TRAINING = ["--config=configs/vit_l.py", "--workdir=gs://bucket/run"]

@@ -33,6 +33,8 @@ from tests import programs
 from tests.makers.configs import PHANTOM
 from tests.makers.weights import random_weights
 
+pytestmark = pytest.mark.slow
+
 
 def weights_of(workdir: Path, step: int = 6):
     """Everything in a checkpoint, as NumPy arrays."""

@@ -20,6 +20,8 @@ from tests.makers.configs import PHANTOM
 from tests.makers.weights import random_weights
 from tests.programs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = REPOSITORY / "launch" / "finetune_colab.ipynb"
 
 # Compilations take most of the time: a linear head on the mean token is the quickest there is.

@@ -120,8 +120,10 @@ def test_a_citation_names_what_it_must():
 def test_extras_are_the_requirement_files():
     extras = project()["project"]["optional-dependencies"]
     dev = {name for name in extras["dev"] if not name.startswith("echojepa_jax[")}
-    wanted = set(requirements("requirements-dev.txt")) - set(requirements("requirements.txt"))
-    assert dev | set(extras["beam"]) == wanted
+    need = set(requirements("requirements.txt"))
+    assert set(extras["test"]) == set(requirements("requirements-test.txt")) - need
+    wanted = set(requirements("requirements-dev.txt")) - need
+    assert dev | set(extras["beam"]) | set(extras["test"]) == wanted
     assert {"tpu", "cuda13", "torch", "buckets", "dev"} <= set(extras)
 
 
@@ -152,6 +154,7 @@ def requires(wheel):
     return re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata_of(wheel), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_every_file_and_needs_what_the_requirements_say(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -202,6 +205,7 @@ def link_packages(names, folder):
             link.symlink_to(root / whole)
 
 
+@pytest.mark.slow
 def test_a_wheel_trains_in_an_empty_environment_elsewhere(wheel, tmp_path):
     """By a config's name, and by a config of one's own that starts from a shipped one.
 

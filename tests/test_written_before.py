@@ -30,6 +30,8 @@ from echojepa_jax.train.program import make_program
 from echojepa_jax.weights.read import read_weights
 from tests.makers.recordings import FOLDER
 
+pytestmark = pytest.mark.slow
+
 SOURCE = "./prepared"
 
 

@@ -8,6 +8,8 @@ from echojepa_jax.costs import account as accounts
 from echojepa_jax.costs import account_table
 from echojepa_jax.costs.chips import TPUS
 
+pytestmark = pytest.mark.slow
+
 # So that a million cycles are a millisecond.
 CHIP = dataclasses.replace(TPUS["v5e"], clock=1e9)
 

@@ -22,6 +22,8 @@ from tests.makers.configs import PHANTOM, SHRINK
 from tests.makers.dicom import make
 from tests.makers.prepared import prepared
 
+pytestmark = pytest.mark.slow
+
 BLOCKED = ("grain", "clu", "tensorflow_datasets", "av", "pydicom", "cv2", "pyarrow")
 
 SITE = f"""

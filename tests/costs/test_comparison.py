@@ -10,6 +10,8 @@ from echojepa_jax.costs.comparison import Run, as_json, lines, matched_updates, 
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 
 def runs():
     mine = demo_mae.get_config()

@@ -10,6 +10,8 @@ import pytest
 from echojepa_jax.costs import gpu
 from echojepa_jax.costs.chips import GPUS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", GPUS)
 def test_every_gpu_is_described(name):

@@ -21,6 +21,8 @@ from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.makers.configs import SHRINK
 
+pytestmark = pytest.mark.slow
+
 FIELDS = SHRINK | {"model.width": 64, "predictor.width": 32, "model.dtype": "bfloat16"}
 
 

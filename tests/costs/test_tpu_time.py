@@ -10,6 +10,8 @@ import pytest
 from echojepa_jax.costs.account import ELEMENTWISE, MOVING, OPTIMIZER, OUTSIDE, ROTARY
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 MOST_MOVING, MOST_ELEMENTWISE = 0.1, 0.25
 
 # Two layers of the real widths and lengths: they compile sooner, with nearly the same shares.

@@ -24,6 +24,8 @@ from echojepa_jax.probes.examples import share_of
 from echojepa_jax.utils.errors import UserError
 from tests.makers.labelled import SPLITS, VIEWS, data_of, probe_config
 
+pytestmark = pytest.mark.slow
+
 LVEF = ConfigDict(
     {"data": "adult", "target": "ef", "views": (), "heads": ("linear",), "by_study": False}
 )

@@ -24,6 +24,8 @@ from tests import programs
 from tests.makers.configs import PHANTOM
 from tests.makers.weights import random_weights
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = {"train": 14, "val": 2, "test": 4}  # of PHANTOM
 SHRINK = {
     "data.adult.sources": (PHANTOM,),

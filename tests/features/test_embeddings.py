@@ -23,6 +23,8 @@ from echojepa_jax.weights.write import write_weights
 from tests import programs
 from tests.makers.weights import random_weights
 
+pytestmark = pytest.mark.slow
+
 SOURCE = "phantom:adult,patients=10,views=2,seed=1"
 SETTINGS = EmbedSettings(ClipSpec(4, 32, "stride", 2), clips=3, shard_videos=8)
 

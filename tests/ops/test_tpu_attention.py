@@ -23,6 +23,8 @@ from echojepa_jax.ops.rotary import rotary_angles
 from echojepa_jax.parallel import mesh as meshes
 from tests.programs import OLD_JAX
 
+pytestmark = pytest.mark.slow
+
 
 def interpreted(qkv, cos, sin, heads, segments):
     return tpu_attention.self_attention(qkv, cos, sin, heads, segments, interpret=True)

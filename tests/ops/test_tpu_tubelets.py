@@ -10,6 +10,8 @@ from echojepa_jax.models.vit import tubelets
 from echojepa_jax.ops import tpu_tubelets
 from echojepa_jax.ops.linear import linear
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("tubelet", "shape"), [(2, (2, 4, 32, 48, 3)), (2, (1, 2, 64, 32, 1)), (8, (1, 8, 32, 16, 1))]

@@ -37,6 +37,8 @@ from tests.makers.dicom import as_jpeg, make, region
 from tests.makers.prepared import OPTIONS, left_out, prepared
 from tests.makers.screen import BANNER, patient_page, screen
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from echojepa_jax.costs import ahead
@@ -11,6 +12,8 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import finetune, grid
+
+pytestmark = pytest.mark.slow
 
 
 def test_four_chips_share_the_clips_and_run_the_attention_kernel():

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from echojepa_jax.models.heads import KINDS, Head
 from echojepa_jax.probes import grid as grids
@@ -56,7 +55,10 @@ def test_each_head_of_a_grid_is_what_it_would_be_alone(kind):
     assert any(not np.allclose(a, b) for a, b in zip(first, last, strict=True))
 
 
+@pytest.mark.slow
 def test_updates_are_those_of_pytorchs_adamw():
+    import torch
+
     rng = np.random.default_rng(0)
     start = rng.standard_normal((3, 4)).astype(np.float32)
     theirs = torch.nn.Parameter(torch.from_numpy(start.copy()))

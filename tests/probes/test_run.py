@@ -34,6 +34,8 @@ from echojepa_jax.weights.write import write_weights
 from tests.makers.configs import PHANTOM
 from tests.makers.prepared import prepared
 
+pytestmark = pytest.mark.slow
+
 
 def lines(workdir, name="predictions.csv"):
     with (workdir / name).open(newline="") as file:

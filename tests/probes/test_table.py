@@ -25,6 +25,8 @@ from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.makers.configs import PHANTOM
 
+pytestmark = pytest.mark.slow
+
 # Every seed makes other patients.
 NEW = "phantom:pediatric,patients=10,views=2,seed=5"
 EF = Task("regression", "ef", mean=55.0, std=12.0)

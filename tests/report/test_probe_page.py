@@ -22,6 +22,8 @@ from echojepa_jax.report.probe_tables import read_predictions, worst
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 HEADS = ["lr0.0001_wd0.01", "lr0.001_wd0.01", "lr0.1_wd0.01"]
 CHOSEN, DIVERGED = HEADS[0], HEADS[2]
 CLASSES = ["A2C", "A4C", "<script>x"]

@@ -16,6 +16,8 @@ from echojepa_jax.report.plots import MAX_POINTS, _thin
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 STEPS = 468
 STARTED = "2026-03-01T10:00:00+00:00"
 START = 1772359200.0  # the same time

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import programs
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import os

@@ -14,6 +14,8 @@ from echojepa_jax.runtime import signals
 from echojepa_jax.runtime.signals import stop_signal
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 
 class _Metadata(http.server.BaseHTTPRequestHandler):
     answers: ClassVar[dict[str, str]] = {}

@@ -24,6 +24,8 @@ from echojepa_jax.weights.write import write_weights
 from tests.makers.configs import PHANTOM, SHRINK
 from tests.makers.shapes import both_shapes, sizes_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny_mae(runs_of_one_config):

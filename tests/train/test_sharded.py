@@ -13,6 +13,8 @@ from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.program import initial_params, make_program
 from tests.makers.shapes import both_shapes, sizes_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 
 

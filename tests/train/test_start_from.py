@@ -19,6 +19,8 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.write import write_weights
 from tests.makers.weights import random_weights
 
+pytestmark = pytest.mark.slow
+
 V21 = {"model__family": "v2.1", "objective__context_weight": 0.5}
 
 

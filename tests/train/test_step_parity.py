@@ -44,8 +44,14 @@ def pytest_generate_tests(metafunc):
     cases = [(FOLDER / f"{name}.npz", how) for name, how in RECORDED]
     if named:
         cases = [(named, "scanned"), (named, "unrolled")]
-    names = [f"{path.stem}-{how}" for path, how in cases]
-    metafunc.parametrize("case", cases, ids=names, scope="module")
+    # The steps of V-JEPA 2.1 take the longest to compile; its gradients are compared by other tests.
+    steps = metafunc.function in (test_parity_steps, test_parity_of_a_step_on_videos_and_images)
+    marks = [[pytest.mark.slow] if steps and case != cases[0] else [] for case in cases]
+    cases = [
+        pytest.param(case, id=f"{case[0].stem}-{case[1]}", marks=mark)
+        for case, mark in zip(cases, marks, strict=True)
+    ]
+    metafunc.parametrize("case", cases, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_in_a_bucket_is_all_there_and_is_found_again(tiny, tmp_path, bucket, monkeypatch):
     name, run = f"{bucket}/run", bucket / "run"

@@ -30,6 +30,8 @@ from echojepa_jax.weights.write import FORMATS, write_weights
 from tests.benchmarks.convert import measure
 from tests.makers.weights import PREDICTOR, TINY, random_weights
 
+pytestmark = pytest.mark.slow
+
 HEADS = {"heads": 2, "predictor_heads": 1}
 CLIP = ClipInput(4, 32, "duration", 1.2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 

@@ -20,6 +20,8 @@ from echojepa_jax.weights.videomae import from_hugging_face, to_hugging_face
 from echojepa_jax.weights.vjepa2 import to_torch
 from echojepa_jax.weights.write import write_weights
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "image_size": 32,
     "patch_size": 8,

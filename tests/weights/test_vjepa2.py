@@ -19,6 +19,8 @@ from echojepa_jax.weights.vjepa2 import (
     to_torch,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def make_theirs(**settings):
     torch.manual_seed(0)

@@ -20,6 +20,8 @@ from echojepa_jax.preparation import plan
 from tests.makers.dicom import make
 from tests.makers.prepared import left_out, prepared
 
+pytestmark = pytest.mark.slow
+
 TOO_LONG = 10_000
 
 

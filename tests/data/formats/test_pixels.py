@@ -38,6 +38,8 @@ from echojepa_jax.data.formats.video_info import (
 from tests.makers.dicom import make, real
 from tests.makers.recordings import FOLDER
 
+pytestmark = pytest.mark.slow
+
 FRAMES, HEIGHT, WIDTH = 4, 32, 48
 JPEG, LOSSLESS, JPEG_LS, J2K, HTJ2K, RLE = (
     UID(f"1.2.840.10008.1.2.{k}") for k in ("4.50", "4.70", "4.80", "4.90", "4.201", "5")

@@ -24,6 +24,8 @@ from echojepa_jax.data.formats.video_info import (
 from tests.makers.recordings import FOLDER
 from tests.makers.videos import HEIGHT, WIDTH, picture
 
+pytestmark = pytest.mark.slow
+
 QUARTER = 0x10000
 
 
