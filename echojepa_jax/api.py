@@ -37,6 +37,7 @@ from echojepa_jax.probes.saved import load_probe as load_saved
 from echojepa_jax.runtime.platform import configure_jax
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import Pretrained
 
@@ -399,6 +400,5 @@ def evaluate(config: ConfigDict, workdir: PathLike) -> str:
         result = suite.run(config, workdir)
         write_evaluation_report(workdir, result)
         suite.mark_done(workdir, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
-    return (
-        f"complete: {len(result.rows)} tasks, {len(result.models)} models. The report is {report}"
-    )
+    done = f"{counted(len(result.rows), 'task')}, {counted(len(result.models), 'model')}"
+    return f"complete: {done}. The report is {report}"

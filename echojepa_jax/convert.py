@@ -12,6 +12,7 @@ input is not used, the conversion fails and names it. Nothing in a file is ever 
 """
 
 import logging
+from typing import Any
 
 from absl import flags
 
@@ -67,9 +68,9 @@ def job() -> str:
         predictor_heads=PREDICTOR_HEADS.value,
         ignore=IGNORE.value,
     )
-    log.info("encoder: %s", weights.shape)
+    log.info("encoder: %s", _sizes(weights.shape))
     if weights.predictor_shape and "predictor" in weights.params:
-        log.info("predictor: %s", weights.predictor_shape)
+        log.info("predictor: %s", _sizes(weights.predictor_shape))
     for part, mark in weights.fingerprints().items():
         count = count_parameters(weights.params[part])
         log.info("%s: %s parameters, fingerprint %s", part, f"{count:,}", mark)
@@ -78,6 +79,11 @@ def job() -> str:
         weights = weights.only("encoder", "predictor")
     write_weights(weights, to, FORMAT.value)
     return f"wrote {', '.join(weights.params)} to {to} as {FORMAT.value}"
+
+
+def _sizes(shape: Any) -> str:
+    """The sizes of a network as "width 1024, depth 24, ..."."""
+    return ", ".join(f"{name} {value}" for name, value in vars(shape).items())
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def check(folder: Path, workers: int) -> str:
     from echojepa_jax.data import shards
     from echojepa_jax.preparation.plan import PUBLIC
     from echojepa_jax.preparation.verify import verify
+    from echojepa_jax.utils.counts import counted
     from echojepa_jax.utils.errors import UserError
 
     problems = verify(folder, workers)
@@ -168,8 +169,8 @@ def check(folder: Path, workers: int) -> str:
         print(problem)
     if problems:
         raise UserError(
-            f"{folder} has {len(problems)} problems, listed above: look at the videos named there, "
-            "and prepare the set again without them"
+            f"{folder} has {counted(len(problems), 'problem')}, listed above: look at the videos "
+            "named there, and prepare the set again without them"
         )
     about = shards.about(str(folder))
     published = not about["clean"] and about["kind"] in PUBLIC

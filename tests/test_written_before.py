@@ -85,7 +85,7 @@ def test_embeddings_are_kept_and_made_again_alike(before):
     settings = EmbedSettings(clip, 2, asked["tokens"], asked["dtype"])
     samples = manifest.load((SOURCE,), quarantine=None, workers=1)
     said = embed(weights, samples, before / "embeddings", settings)
-    assert said.endswith("contains 12 clips of 6 videos in 1 shards")
+    assert said.endswith("contains 12 clips of 6 videos in 1 shard")
     assert path.read_bytes() == written
     embed(weights, samples, before / "again", settings)
     one, two = (pq.read_table(p) for p in (path, before / "again" / path.name))

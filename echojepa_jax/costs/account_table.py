@@ -6,6 +6,7 @@ from typing import Any
 
 from echojepa_jax.costs.account import COLLECTIVES, LEFT_OUT, Account
 from echojepa_jax.costs.chips import Chip
+from echojepa_jax.utils.counts import counted
 
 
 def lines(
@@ -47,8 +48,8 @@ def lines(
     for row in account.dearest(dearest):
         shape = row.shape if len(row.shape) <= _WIDEST else row.shape[: _WIDEST - 3] + "..."
         found.append(
-            f"  {_ms(account.seconds_of(row))}  {row.kind}; {row.part}; {row.runs} runs; "
-            f"{row.name} {shape}; {row.op_name}"
+            f"  {_ms(account.seconds_of(row))}  {row.kind}; {row.part}; "
+            f"{counted(row.runs, 'run')}; {row.name} {shape}; {row.op_name}"
         )
     return [*found, "", *(f"  {line}" for line in left_out(account))]
 

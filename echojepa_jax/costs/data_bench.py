@@ -22,6 +22,7 @@ from echojepa_jax.masking.masks import sample_mask
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.train.config import clip_spec, mask_specs
 from echojepa_jax.train.state import make_networks
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -51,7 +52,7 @@ def measure(
         need_rate=spec.by in NEED_RATE,
         workers=max(1, config.data.workers),
     )
-    say(f"{len(samples)} videos; {clips} clips, stage by stage")
+    say(f"{counted(len(samples), 'video')}; {counted(clips, 'clip')}, stage by stage")
     # A shard gives the bytes of a record; any other file is read while it is decoded.
     shards = all(video_record.is_record(sample.path) for sample in samples)
     reading = ("read", "JPEG") if shards else ("read and decode",)
@@ -118,7 +119,8 @@ def measure(
         last_step=steps,
         workers=config.data.workers,
     )
-    say(f"{steps} batches of {batch} clips by {config.data.workers} workers")
+    workers = counted(config.data.workers, "worker")
+    say(f"{counted(steps, 'batch')} of {counted(batch, 'clip')} by {workers}")
     with DeviceBatches(batches, meshes.batch_sharding(mesh), ahead=1) as on_device:
         for made, on_its_way in enumerate(on_device, start=1):
             jax.block_until_ready(on_its_way["clips"])
@@ -169,7 +171,8 @@ def _decord(shards: bool) -> Callable[[str, np.ndarray], np.ndarray]:
 def table(found: dict[str, Any]) -> str:
     """The measurements as text."""
     stages = found["stages_clips_per_second"]
-    lines = [f"{found['videos']} videos, clips of {found['clip']}", "", "on one core, clips/s"]
+    videos, workers = counted(found["videos"], "video"), counted(found["workers"], "worker")
+    lines = [f"{videos}, clips of {found['clip']}", "", "on one core, clips/s"]
     lines += [f"  {name:<18}{rate:12.1f}" for name, rate in stages.items()]
     lines += [f"  {'together':<18}{found['stages_together']:12.1f}", ""]
     if "decord_clips_per_second" in found:
@@ -179,7 +182,7 @@ def table(found: dict[str, Any]) -> str:
             "",
         ]
     lines.append(
-        f"the pipeline with {found['workers']} workers: {found['clips_per_second']:.1f} clips/s, "
+        f"the pipeline with {workers}: {found['clips_per_second']:.1f} clips/s, "
         f"{found['clips_per_second_per_core']:.1f} a core"
     )
     return "\n".join(lines)

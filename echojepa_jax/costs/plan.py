@@ -33,6 +33,7 @@ from echojepa_jax.train.program import (
     memory_of,
 )
 from echojepa_jax.train.state import make_networks
+from echojepa_jax.utils.counts import counted
 
 # Share of a chip's memory; the rest is for the runtime, for programs beside the step (health,
 # probe), and for fragmentation.
@@ -326,8 +327,8 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
         "",
         f"collectives of a step on a chip ({sent_by})",
         *(
-            f"  {kind:<20}{runs:6d} runs {scaled(size, 'B'):>10} of results, "
-            f"{scaled(sent, 'B')} sent"
+            f"  {kind:<20}{runs:6d} {'run ' if runs == 1 else 'runs'} "
+            f"{scaled(size, 'B'):>10} of results, {scaled(sent, 'B')} sent"
             for kind, (runs, size, sent) in by_kind(plan.sent).items()
         ),
         "",
@@ -353,12 +354,12 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
             for share, value in zip(REACHED, expected, strict=True)
         )
         + " of the peak",
-        f"  {steps:,} steps: {bound * steps / 3600:.1f} h at least, "
+        f"  {counted(steps, 'step')}: at least {_time(bound * steps)}; "
         + " and ".join(
-            f"{value * steps / 3600:.1f} h at {share:.0%}"
+            f"{_time(value * steps)} at {share:.0%}"
             for share, value in zip(REACHED, expected, strict=True)
         )
-        + f"; {clips:,} clips{passes}",
+        + f" of the peak; {clips:,} clips{passes}",
         "",
     ]
     if plan.account:
@@ -369,6 +370,13 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
         lines += [*account, ""]
     lines.append(verdict(plan))
     return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    """A time as "42 s", "12.3 min" or "37.5 h"."""
+    if seconds < 60:
+        return scaled(seconds, "s")
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _flops_line(what: str, one: flops.ClipFlops) -> str:

@@ -12,6 +12,7 @@ from echojepa_jax.data.sample import Rejected, Sample, by_name
 from echojepa_jax.data.scan import scan
 from echojepa_jax.data.sources import kind_of, read_source
 from echojepa_jax.utils.cache import cache_dir
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 
@@ -33,7 +34,7 @@ def load(
     need_rate: bool = False,
     workers: int,
 ) -> list[Sample]:
-    """Reads all sources and measures their files; rejects, counts and logs files that are unusable.
+    """Reads all sources and measures their files; rejects, counts and logs unusable ones.
 
     Args:
       split: keep only samples of this split (case does not matter); "" keeps all. A source without
@@ -215,7 +216,9 @@ def _list(sources: Sequence[str], split: str) -> dict[str, list[Sample]]:
 
     files = Counter(sample.path for samples in listed.values() for sample in samples)
     if shared := [path for path, times in files.items() if times > 1]:
-        log.warning("%d files are listed more than once, such as %s", len(shared), shown(shared[0]))
+        log.warning(
+            "listed more than once: %s, such as %s", counted(len(shared), "file"), shown(shared[0])
+        )
     return listed
 
 

@@ -20,6 +20,7 @@ from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo, VideoInfo
 from echojepa_jax.data.formats.video_info import REGION_NOTES, each_note
 from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.progress import with_progress
@@ -89,7 +90,7 @@ def log_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:
             by_note.setdefault(single, []).append(path)
     for note, paths in sorted(by_note.items()):
         text = f"{note}{more if note in REGION_NOTES else ''}"
-        log.warning("scan: %d files, such as %s: %s", len(paths), shown(paths[0]), text)
+        log.warning("scan: %s, such as %s: %s", counted(len(paths), "file"), shown(paths[0]), text)
 
 
 def with_facts(sample: Sample, info: VideoInfo) -> Sample:

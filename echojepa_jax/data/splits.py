@@ -17,6 +17,7 @@ from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.manifest import check_patients
 from echojepa_jax.data.same_pictures import groups_of_copies
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original, shown
 
@@ -108,7 +109,7 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
         by_split[sample.split].append(sample)
     for source in (source for source in by_source if source in made):
         counts = Counter(sample.split for sample in known if sample.source == source)
-        sizes = ", ".join(f"{name} {counts[name]} videos" for name in shares)
+        sizes = ", ".join(f"{name} {counted(counts[name], 'video')}" for name in shares)
         log.info("%s has no splits and is split by patient: %s", shown(source), sizes)
         if empty := sorted(set(wanted) & set(shares) - set(by_split)):
             raise UserError(
@@ -198,9 +199,9 @@ def _without_copies(samples: Sequence[Sample], made: Collection[str]) -> list[Sa
     if copies:
         (_, name), first = next(iter(copies.items()))
         log.warning(
-            "%d videos are rejected, because they show the same pictures as a video of another "
-            "split; the first is %s, a copy of %s in %s",
-            *(len(copies), name, first.name, shown(first.source)),
+            "rejected %s with the same pictures as a video of another split; the first is %s, a "
+            "copy of %s in %s",
+            *(counted(len(copies), "video"), name, first.name, shown(first.source)),
         )
     return [sample for sample in samples if (sample.source, sample.name) not in copies]
 

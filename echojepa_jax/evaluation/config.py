@@ -83,9 +83,7 @@ DATA_FIELDS: dict[str, Field] = {
     "train_split": Field(str, "split that is learned from"),
     "val_split": Field(str, "split that chooses head and epoch"),
     "test_split": Field(str, "split that is scored, once"),
-    "max_bad_share": Field(
-        float, "share of files that may be unusable before the suite stops", NOT_NEGATIVE
-    ),
+    "max_bad_share": Field(float, "stop if a larger share of the files is rejected", NOT_NEGATIVE),
     "workers": Field(int, "threads that measure files", NOT_NEGATIVE),
 }
 

@@ -225,7 +225,7 @@ def _validate(
     """Score (low is good) and loss of every head on validation; inf where one is not finite."""
     outputs, readable = _outputs(head, stacked, features, val, size)
     if not readable.any():
-        raise UserError(f"not one of {len(val)} validation examples can be read")
+        raise UserError(f"none of {len(val)} validation examples can be read")
     outputs = outputs[readable]
     labels = [example.label for example, ok in zip(val, readable, strict=True) if ok]
     coded = task.encode(labels)

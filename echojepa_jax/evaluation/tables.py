@@ -15,6 +15,7 @@ from echojepa_jax.evaluation.cells import MEASURE
 from echojepa_jax.evaluation.films import Film
 from echojepa_jax.evaluation.models import Facts
 from echojepa_jax.evaluation.rows import GUESS, Interval, Row
+from echojepa_jax.utils.counts import counted
 
 TITLES = {
     "mae": "MAE",
@@ -193,7 +194,7 @@ def _of_task(result: Result, task: str) -> Table:
             "difference from first model": with_interval(row.difference),
             "change": with_interval(row.change),
             "SD over seeds": number(row.spread) if row.seeds > 1 and row.spread else "",
-            "scored": f"{row.examples:,} of {row.patients:,} patients",
+            "scored": f"{row.examples:,} of {counted(row.patients, 'patient')}",
             "not scored": f"{row.not_scored:,}",
         }
         cells |= {

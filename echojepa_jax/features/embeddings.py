@@ -34,6 +34,7 @@ from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import EncodedClips, FrozenEncoder, divided, with_repeats
 from echojepa_jax.utils.config_fields import differences
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.files import PARTIAL, whole, write_json
@@ -156,7 +157,8 @@ def embed(
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     missing = [shard for shard in shards if not shard.path.exists()]
     if missing:
-        return f"host {host} of {hosts} is done; {len(missing)} shards of other hosts are missing"
+        left = counted(len(missing), "shard")
+        return f"host {host} of {hosts} is done; still to come from other hosts: {left}"
     rows, bad = _count(shards)
     if rows != len(samples) * settings.clips:
         raise RuntimeError(f"{rows} rows were written for {len(samples) * settings.clips} clips")
@@ -164,7 +166,8 @@ def embed(
         _write_studies(out, shards)
     unreadable = f"; {bad} of them could not be decoded, see column 'error'" if bad else ""
     return (
-        f"{out} contains {rows} clips of {len(samples)} videos in {len(shards)} shards{unreadable}"
+        f"{out} contains {counted(rows, 'clip')} of {counted(len(samples), 'video')} in "
+        f"{counted(len(shards), 'shard')}{unreadable}"
     )
 
 
@@ -240,20 +243,21 @@ def _repeats(repeats: np.ndarray, todo: Sequence[Shard], batch: int) -> np.ndarr
 
 def _logged(stream: Iterable[EncodedClips], total: int) -> Iterator[EncodedClips]:
     """Passes on a stream of `total` clips, and logs its progress."""
-    started = last_line = time.monotonic()
-    made = 0
+    started, last_line, made = time.monotonic(), 0.0, 0
     compiled: tuple[int, float] | None = None  # clips and time after the first batch
     for batch in stream:
         yield batch
         made += len(batch.rows)
         now = time.monotonic()
         if compiled is None:
-            compiled = made, now
+            compiled, last_line = (made, now), now
         elif now - last_line >= SECONDS_BETWEEN_LINES:
             last_line, rate = now, (made - compiled[0]) / (now - compiled[1])
-            left = duration((total - made) / rate)
-            log.info("embedding: %d of %d clips, %.1f clips/s, %s left", made, total, rate, left)
-    log.info("embedded %d clips at %.1f clips/s", made, made / (time.monotonic() - started))
+            left = f", {duration((total - made) / rate)} left" if made < total else ""
+            log.info("embedding: %d of %d clips, %.1f clips/s%s", made, total, rate, left)
+    log.info(
+        "embedded %s at %.1f clips/s", counted(made, "clip"), made / (time.monotonic() - started)
+    )
 
 
 def _identity(shard: Shard, samples: Sequence[Sample], clips: int) -> dict[str, list[Any]]:

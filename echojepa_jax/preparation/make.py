@@ -32,6 +32,7 @@ from echojepa_jax.preparation.plan import (
 from echojepa_jax.preparation.recording import JPEG_QUALITY, Encoded, Recording, encode
 from echojepa_jax.preparation.sector import NoSector
 from echojepa_jax.runtime.sandbox import Failed, Guard
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.progress import with_progress
@@ -65,8 +66,8 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
     _remove_leftovers(work)
     missing = [shard for shard in plan if not work.is_done(shard)]
     if not missing and shards.is_prepared(str(work.out)):
-        count = shards.about(str(work.out))["videos"]
-        return f"nothing to do: {work.out} is complete, with {count} videos"
+        count = counted(shards.about(str(work.out))["videos"], "video")
+        return f"nothing to do: {work.out} is complete, with {count}"
     total = sum(len(shard.recordings) for shard in plan)
     if len(missing) < len(plan):
         log.info("continuing: %d of %d shards are done", len(plan) - len(missing), len(plan))
@@ -97,7 +98,8 @@ def _prepare(source: str, work: Work, options: Options, guard: Guard, make: Make
     }
     shards.write_index(work.out, rows, about)
     rejections = _describe_rejected(reasons, work)
-    return f"{len(rows)} videos in {len(plan)} shards of {work.out}; {rejections}"
+    made, files = counted(len(rows), "video"), counted(len(plan), "shard")
+    return f"{made} in {files} of {work.out}; {rejections}"
 
 
 def _describe_rejected(reasons: Mapping[str, int], work: Work) -> str:

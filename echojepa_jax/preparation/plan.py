@@ -33,6 +33,7 @@ from echojepa_jax.preparation.recording import Recording
 from echojepa_jax.runtime.sandbox import Guard
 from echojepa_jax.utils.cache import cache_dir
 from echojepa_jax.utils.config_fields import differences
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original
 from echojepa_jax.utils.files import held, whole, write_json
@@ -226,7 +227,8 @@ def make_plan(
     if options.patient_from:
         listed = splits.patients_from(options.patient_from, listed)
         people = len({sample.patient for sample in listed} - {""})
-        log.info("the names of %d files contain %d patients", len(listed), people)
+        found = counted(len(listed), "file"), counted(people, "patient")
+        log.info("patients by the names of files: %s, %s", *found)
     facts = {
         "source": source,
         "options": dataclasses.asdict(options),
@@ -412,9 +414,8 @@ def _recordings(
     scan.log_notes(((sample.path, info.note) for sample, info in good), kept)
     if lost := sum(bool(s.view and not r.view) for (s, _), r in zip(good, recordings, strict=True)):
         log.warning(
-            "%d views are dropped, because a view must be one word of up to 24 letters, digits, "
-            "'_', '+', '/' and '-'",
-            lost,
+            "dropped %s: a view must be one word, up to 24 letters, digits, '_', '+', '/' and '-'",
+            counted(lost, "view"),
         )
     return recordings, rejected
 

@@ -47,6 +47,7 @@ from echojepa_jax.train import provenance
 from echojepa_jax.train.load_weights import FINE_TUNED, load_encoder_weights
 from echojepa_jax.train.workdir import MANIFEST, QUARANTINE, Workdir
 from echojepa_jax.utils.config_fields import read_config
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.trees import count_parameters
@@ -123,7 +124,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     for part in (val, test):
         task.encode([example.label for example in part])  # a class that training lacks is an error
     for name, part in (("train", train), ("val", val), ("test", test)):
-        log.info("%s: %d examples of %d patients", name, len(part), len({e.patient for e in part}))
+        log.info("%s: %s", name, _size(len(part), len({e.patient for e in part})))
 
     # --- encoder and heads ----------------------------------------------------------------------
     videos = make_videos(config, weights, clip, samples)
@@ -240,7 +241,7 @@ def evaluate(
     distances = probe.distances(outputs.embeddings)
     lines, rows = predictions(task, test, outputs, present, distances)
     if not rows:
-        raise UserError(f"not one of {len(test)} test examples can be read: {outputs.errors[0]}")
+        raise UserError(f"none of {len(test)} test examples can be read: {outputs.errors[0]}")
     write_csv(workdir / PREDICTIONS, prediction_columns(task), lines)
     save_worst(workdir / WORST, task, rows, videos.samples)
     result: dict[str, Any] = {
@@ -278,9 +279,12 @@ def summary(result: Mapping[str, Any]) -> str:
     unreadable = f"; {test['unreadable']} could not be read" if test["unreadable"] else ""
     return (
         f"{task['target']}: {name.replace('mae', 'MAE')} {score['value']:.4g}{unit and ' ' + unit}"
-        f"{interval} on "
-        f"{test['examples']} examples of {test['patients']} patients{unreadable}"
+        f"{interval} on {_size(test['examples'], test['patients'])}{unreadable}"
     )
+
+
+def _size(examples: int, patients: int) -> str:
+    return f"{counted(examples, 'example')} of {counted(patients, 'patient')}"
 
 
 def _grid_text(config: ConfigDict) -> str:

@@ -13,8 +13,8 @@ views, a line for every study and one for every file that no study uses. Columns
   study, the largest number.
 - `study_prediction, study_videos`: the mean over the videos of the study (for classes, the most
   probable class of the mean), and their number; not for a probe of several views.
-- `status`: "ok"; "left out: ..." for a file that the scan rejects, or "unreadable: ..." for one
-  whose frames cannot be decoded, with the reason.
+- `status`: "ok"; with the reason, "rejected: ..." for a file that cannot be used, or
+  "unreadable: ..." for one whose frames cannot be decoded.
 - `p_CLASS`: the probability of each class; `study_p_CLASS`: its mean over the study.
 
 `predictions.csv.json` beside it records the probe, the encoder and the files. Until the
@@ -61,6 +61,7 @@ from echojepa_jax.probes.saved import (
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.files import held, write_json
@@ -78,7 +79,7 @@ _SETTINGS = {
     "sources": "--source",
     "data": "the videos",
     "studies": "their studies or views",
-    "left_out": "the files that are left out",
+    "left_out": "the rejected files",
 }
 """The settings that determine a table, and their names in messages."""
 
@@ -101,15 +102,15 @@ _KNOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """The examples to predict for, and the files that are left out.
+    """The examples to predict for, and the rejected files.
 
-    examples: of `samples`. left_out: each with the reason. order: positions of all listed videos,
+    examples: of `samples`. rejected: each with the reason. order: positions of all listed videos,
     by (source, name).
     """
 
     samples: Sequence[Sample]
     examples: Sequence[Example]
-    left_out: Sequence[tuple[Sample, str]]
+    rejected: Sequence[tuple[Sample, str]]
     order: dict[tuple[str, str], int]
 
 
@@ -142,7 +143,7 @@ def predict_table(
         "sources": list(sources),
         "data": manifest.fingerprint(work.samples),
         "studies": _fingerprint(repr([(s.name, s.study, s.view) for s in work.samples]).encode()),
-        "left_out": _fingerprint(repr([(s.name, why) for s, why in work.left_out]).encode()),
+        "left_out": _fingerprint(repr([(s.name, why) for s, why in work.rejected]).encode()),
     }
     with _claimed(out) as partial:
         if _is_complete(out, settings, partial):
@@ -196,9 +197,9 @@ def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int)
             "%d of %d lines are of patients in the probe's training: it has seen their labels",
             *(known, len(examples)),
         )
-    left_out = [(r.sample, r.reason) for r in rejected] + unused
+    without = [(r.sample, r.reason) for r in rejected] + unused
     order = {(sample.source, sample.name): place for place, sample in enumerate(listed)}
-    return _Work(good, examples, left_out, order)
+    return _Work(good, examples, without, order)
 
 
 def _examples(
@@ -458,10 +459,10 @@ def _lines(
         of_study = _study_cells(probe.task, rows)
         for _, line in lines:
             line |= of_study.get((line["source"], line["study"]), {})
-    for sample, why in work.left_out:
+    for sample, why in work.rejected:
         line = {name: getattr(sample, name) for name in ("patient", "study", "view")}
         line["source"] = shown(sample.source)
-        status = f"left out: {why}"
+        status = f"rejected: {why}"
         place = work.order[sample.source, sample.name]
         lines.append((place, {"id": sample.name, **line, "status": status}))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])], len(rows)
@@ -511,9 +512,9 @@ def _summary(out: Path, probe: SavedProbe, lines: Sequence[dict[str, Any]], read
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not read:
         raise UserError(
-            f"none of {len(lines)} files can be used ({why}); {out} lists the reason for each"
+            f"none of {counted(len(lines), 'file')} can be used ({why}); {out} lists the reasons"
         )
-    what = "studies" if probe.views else "videos"
+    what = counted(read, "study" if probe.views else "video")
     unit = f" ({probe.task.unit})" if probe.task.unit else ""
     rest = f"; {len(lines) - read} have none ({why}): see column 'status'" if why else ""
-    return f"{out} contains {probe.task.target}{unit} of {read} {what}{rest}"
+    return f"{out} contains {probe.task.target}{unit} of {what}{rest}"

@@ -173,7 +173,8 @@ def train_heads(setting: Setting) -> Best | None:
                 started = time.perf_counter()
             else:
                 seconds = (time.perf_counter() - started) / (epoch - first)
-                left = f"  {duration(seconds * (config.optim.epochs - epoch - 1))} left"
+                more = config.optim.epochs - epoch - 1
+                left = f"  {duration(seconds * more)} left" if more else ""
             _log(setting, writer, epoch + 1, losses, val_losses, scores, progress, seconds, left)
             if stop_asked() and epoch + 1 < config.optim.epochs:
                 return None

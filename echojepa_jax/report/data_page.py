@@ -15,6 +15,7 @@ from echojepa_jax.report import plots
 from echojepa_jax.report.measures import number
 from echojepa_jax.report.page import Card, flat, write_page
 from echojepa_jax.report.pictures import Picture, jpeg
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.progress import duration
 from echojepa_jax.utils.rng import generator
 
@@ -33,7 +34,7 @@ def write_summary(folder: Path, command: str = "") -> Path:
     about, rows = shards.about(str(folder)), shards.rows(str(folder))
     measures = _measures(rows)
     values = {
-        "verdict": f"{len(rows):,} videos in {len(about['files']):,} shards",
+        "verdict": f"{counted(len(rows), 'video')} in {counted(len(about['files']), 'shard')}",
         "good": True,
         "rejected": (),
         "cards": _cards(about, rows),
@@ -67,7 +68,7 @@ def _cards(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[
     size = sum(about["files"].values())
     rejected = sum(about["left_out"].values())
     seconds = sum(row["frames"] / row["fps"] for row in rows if row["fps"] > 0)
-    length = f"{frames:,} frames" + (f", {duration(seconds)} in all" if seconds else "")
+    length = counted(frames, "frame") + (f", {duration(seconds)} in all" if seconds else "")
     return [
         Card("Videos", f"{len(rows):,}", length),
         Card("Patients", f"{len(patients):,}" if patients else "unknown"),
@@ -76,7 +77,7 @@ def _cards(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[
             f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB",
             f"{size / frames / 1e3:.3g} KB per frame",
         ),
-        Card("Rejected", f"{rejected:,} files", "see the reasons below" if rejected else ""),
+        Card("Rejected", counted(rejected, "file"), "see the reasons below" if rejected else ""),
     ]
 
 
@@ -92,7 +93,7 @@ def _facts(
         "Pixels": "only the ultrasound sector is kept; the rest is black"
         if about["clean"]
         else "as in the source; nothing was blackened",
-        "Colours": f"{grey:,} grey videos, {len(rows) - grey:,} with colours",
+        "Colours": f"{counted(grey, 'grey video')}, {len(rows) - grey:,} with colours",
     }
     return [(name, value) for name, value in facts.items() if value]
 

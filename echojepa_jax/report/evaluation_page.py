@@ -13,6 +13,7 @@ from echojepa_jax.report.page import (
     write_page,
 )
 from echojepa_jax.report.pictures import jpeg
+from echojepa_jax.utils.counts import counted
 
 REPORT = "report.html"
 
@@ -23,7 +24,8 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
     names = [facts.name for facts in result.models]
     pictures = {task: picture_of(task, rows) for task, rows in result.rows.items()}
     values = {
-        "verdict": f"{len(result.rows)} tasks, {len(names)} models: {', '.join(names)}",
+        "verdict": f"{counted(len(result.rows), 'task')}, {counted(len(names), 'model')}: "
+        + ", ".join(names),
         "good": True,
         "cards": [],
         "first": names[0],

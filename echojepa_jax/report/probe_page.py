@@ -42,6 +42,7 @@ from echojepa_jax.report.probe_tables import (
     worst,
     worst_pictures,
 )
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
 from echojepa_jax.utils.progress import duration
@@ -161,7 +162,7 @@ def _verdict(task: Mapping[str, Any], test: Mapping[str, Any], what: str) -> str
     between = f" ({interval})" if interval else ""
     return (
         f"{without_folders(task['target'])}: {WORDS[name]} {value}{between} "
-        f"on {test['examples']:,} {what} of {test['patients']:,} patients"
+        f"on {test['examples']:,} {what} of {counted(test['patients'], 'patient')}"
     )
 
 
@@ -181,7 +182,9 @@ def _cards(
             found = part["scores"][second]
             notes.append(f"{TITLES[second]} {_text(second, found['value'])}")
         if suffix:
-            notes.append(f"{part['examples']:,} studies of {part['patients']:,} patients")
+            notes.append(
+                f"{counted(part['examples'], 'study')} of {counted(part['patients'], 'patient')}"
+            )
         value = _text(main, part["scores"][main]["value"], unit)
         cards.append(Card(TITLES[main] + suffix, value, "; ".join(filter(None, notes))))
     if test.get("unreadable"):

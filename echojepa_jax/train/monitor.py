@@ -217,7 +217,8 @@ class Watch:
             values["data_wait_share"] = wait_share
             mean = (clock.time - self._started.time) / (clock.step - self._started.step)
             speed = f"  {values['clips_per_second']:.1f} clips/s  data wait {wait_share:.0%}"
-            left = f"  {duration(mean * (self._last_step - step))} left"
+            if step < self._last_step:
+                left = f"  {duration(mean * (self._last_step - step))} left"
         self._last = clock
         self._writer.write(step, values)
         log.info("step %d/%d  loss %.4f%s%s", step, self._last_step, values["loss"], speed, left)

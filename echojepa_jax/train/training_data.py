@@ -18,6 +18,7 @@ from echojepa_jax.parallel import hosts
 from echojepa_jax.train.config import clip_spec, image_mask, image_spec, mask_specs
 from echojepa_jax.train.state import Networks
 from echojepa_jax.train.workdir import Workdir
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _load_videos(config: ConfigDict, workdir: Workdir) -> tuple[list[Sample], di
         > 0
         for s in samples
     )
-    log.info("%d videos, %d of them shorter than a clip's window", len(samples), short)
+    log.info("%s, %d shorter than a clip's window", counted(len(samples), "video"), short)
     if short > data.max_padded_share * len(samples):
         raise UserError(
             f"{short} of {len(samples)} videos are shorter than the window that a clip of "
@@ -155,7 +156,7 @@ def _load_stills(config: ConfigDict, workdir: Workdir) -> list[Sample]:
         max_bad_share=config.data.max_bad_share,
         workers=max(1, config.data.workers),
     )
-    log.info("%d images", len(stills))
+    log.info("%s", counted(len(stills), "image"))
     return stills
 
 

@@ -17,8 +17,11 @@ _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 def without_driver(name: str, error: ImportError) -> UserError:
     """The error for a bucket whose driver is not installed."""
     package = _DRIVERS.get(name.partition(":")[0])
-    how = f"{package}: {pip_install('buckets')}" if package else f"a driver of fsspec ({error})"
-    return UserError(f"{name} needs another package: {how}")
+    if package:
+        return UserError(f"{name} needs the package {package}: {pip_install('buckets')}")
+    return UserError(
+        f"{name} needs a driver of fsspec, which is not installed: {first_line(error)}"
+    )
 
 
 def is_remote(name: str) -> bool:

@@ -25,15 +25,16 @@ def duration(seconds: float) -> str:
 def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yields `items`, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds.
 
-    The time of the first item is not counted, because it includes compilation.
+    The clock starts after the first item, which includes compilation.
     """
-    started = last = time.monotonic()
+    started = last = 0.0
     for done, item in enumerate(items):
         yield item
         now = time.monotonic()
         if done == 0:
-            started = now
+            started = last = now
         elif now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - started) / done * (total - done - 1)
-            log.info("%s: %d of %d, %s left", what, done + 1, total, duration(left))
+            seconds = (now - started) / done * (total - done - 1)
+            left = f", {duration(seconds)} left" if done + 1 < total else ""
+            log.info("%s: %d of %d%s", what, done + 1, total, left)

@@ -190,7 +190,7 @@ def test_name_twice_in_a_source(folder):
 def test_file_in_two_sources_is_kept_and_logged(folder, caplog):
     samples = load(f"videos:{folder}", f"videos:{folder}/0.avi", f"videos:{folder}")
     assert [s.name for s in samples] == ["0.avi", "1.avi", "2.avi", "0.avi"]
-    assert f"1 files are listed more than once, such as {folder}/0.avi" in caplog.messages
+    assert f"listed more than once: 1 file, such as {folder}/0.avi" in caplog.messages
 
 
 def test_quarantine_keeps_what_is_there(tmp_path):

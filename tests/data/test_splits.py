@@ -226,7 +226,7 @@ def test_copies_do_not_come_to_two_splits(cine, caplog):
     assert len(by_content) == 30
     assert all(len(parts) == 1 for parts in by_content.values())
     lost = len(samples) - len(found)
-    assert f"{lost} videos are rejected, because they show the same pictures" in caplog.text
+    assert f"rejected {lost} videos with the same pictures" in caplog.text
     given = [dataclasses.replace(s, split="test") if s.source == "dicom:b" else s for s in samples]
     found = splits.divided(given, {"test"})
     assert sum(sample.source == "dicom:b" for sample in found) == 30

@@ -80,7 +80,7 @@ def test_a_study_is_the_mean_of_its_clips(made, samples):
 def test_hosts_share_the_shards_and_the_last_one_finishes(made, weights, samples, tmp_path):
     out = tmp_path / "out"
     first = embed(weights, samples, out, SETTINGS, host=1, hosts=2)
-    assert first == "host 1 of 2 is done; 2 shards of other hosts are missing"
+    assert first == "host 1 of 2 is done; still to come from other hosts: 2 shards"
     assert [p.name for p in out.glob("embeddings-*")] == ["embeddings-00001-of-00003.parquet"]
     assert "contains 60 clips" in embed(weights, samples, out, SETTINGS, host=0, hosts=2)
     assert rows(out) == rows(made)
@@ -226,7 +226,7 @@ def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_pat
         workers = f"--workers={2 if devices == 2 else 0}"
         done = programs.run("embed", *common, f"--out={out}", workers, devices=devices)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{out} contains 1000 clips of 20 videos in 1 shards\n"
+        assert done.stdout == f"{out} contains 1,000 clips of 20 videos in 1 shard\n"
     one = rows(tmp_path / "1")
     assert len(one) == 1000
     assert rows(tmp_path / "2") == one

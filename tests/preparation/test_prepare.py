@@ -361,7 +361,7 @@ def test_a_recording_with_another_screen_is_rejected(archive, tmp_path):
         frames[10:13] = page
         make(folder / f"{name}.dcm", frames, FrameTime=20.0)
     out = tmp_path / "shards"
-    assert "1 videos in" in prepared(f"dicom:{folder}", out)
+    assert "1 video in" in prepared(f"dicom:{folder}", out)
     reason = "another screen: frame 10 has nothing in common with the frame before it"
     assert left_out(out) == {"dark.dcm": reason, "bright.dcm": reason}
 
@@ -493,7 +493,7 @@ def test_a_copy_whose_header_was_cut_is_a_copy(archive, tmp_path, whole, cut):
     other.PatientID = "ANON7"
     other.save_as(folder / cut)
     out = tmp_path / "shards"
-    assert "1 videos in" in prepared(f"dicom:{folder}", out)
+    assert "1 video in" in prepared(f"dicom:{folder}", out)
     assert left_out(out)[cut].startswith("duplicate: the same pictures as")
 
 

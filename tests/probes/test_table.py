@@ -117,8 +117,8 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
     assert [found[i]["padded"] for i in (1, 3, 4)] == ["0", "0", "2"]
     for line in (found[0], found[2]):
         assert line["prediction"] == line["spread"] == ""
-    assert found[0]["status"].startswith("left out: ")
-    assert found[2]["status"] == "left out: still: the file holds one frame"
+    assert found[0]["status"].startswith("rejected: ")
+    assert found[2]["status"] == "rejected: still: the file holds one frame"
     assert re.fullmatch(
         rf"{out} contains ef.* of 3 videos; 2 have none \(1 .*\): see column .*", said
     )
@@ -257,9 +257,9 @@ def test_several_views_make_a_line_for_every_study(saved, tmp_path, folder):
     assert re.search(rf"contains ef.* of {len(studies)} studies; ", said)
     for sample in samples:
         if sample.view not in ("A2C", "A4C"):
-            status = f"left out: other view: {sample.view}; the probe takes A2C, A4C"
+            status = f"rejected: other view: {sample.view}; the probe takes A2C, A4C"
             assert found[sample.name]["status"] == status
-    assert found["b.avi"]["status"].startswith("left out: no study: ")
+    assert found["b.avi"]["status"].startswith("rejected: no study: ")
 
 
 def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
@@ -276,14 +276,14 @@ def test_a_fine_tuned_probe_brings_its_encoder(lvef, encoder_folder, tmp_path):
 
 def test_nothing_usable_is_an_error_that_names_the_table(lvef, folder, tmp_path):
     out = tmp_path / "none.csv"
-    with pytest.raises(UserError, match=rf"none of 1 files can be used .*; {out} lists the reason"):
+    with pytest.raises(UserError, match=rf"none of 1 file can be used .*; {out} lists the reasons"):
         predict_table(lvef, [f"videos:{folder}/a.avi"], out)
-    assert rows(out)[0]["status"].startswith("left out: ")
+    assert rows(out)[0]["status"].startswith("rejected: ")
     with pytest.raises(UserError, match="is another table, which differs in --source, the videos"):
         predict_table(lvef, [NEW], out)
     # Once the file is mended, the same command is no longer refused.
     shutil.copy(folder / "b.avi", folder / "a.avi")
-    assert "of 1 videos" in predict_table(lvef, [f"videos:{folder}/a.avi"], out)
+    assert "of 1 video" in predict_table(lvef, [f"videos:{folder}/a.avi"], out)
 
 
 def test_an_encoder_that_has_moved_is_asked_for(lvef, encoder_folder, tmp_path):

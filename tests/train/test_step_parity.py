@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc):
     cases = [(FOLDER / f"{name}.npz", how) for name, how in RECORDED]
     if named:
         cases = [(named, "scanned"), (named, "unrolled")]
-    # The steps of V-JEPA 2.1 take the longest to compile; its gradients are compared by other tests.
+    # Steps of V-JEPA 2.1 take the longest to compile; other tests compare its gradients.
     steps = metafunc.function in (test_parity_steps, test_parity_of_a_step_on_videos_and_images)
     marks = [[pytest.mark.slow] if steps and case != cases[0] else [] for case in cases]
     cases = [

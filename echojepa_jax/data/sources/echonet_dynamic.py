@@ -8,6 +8,7 @@ import os
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 
 _TARGETS = {"EF": "ef", "ESV": "esv", "EDV": "edv"}
@@ -55,4 +56,4 @@ def _warn_of_unlisted(root: str, samples: list[Sample]) -> None:
         {f for f in os.listdir(folder) if f.endswith(".avi")} if os.path.isdir(folder) else set()
     )
     if unlisted := len(there - {f"{sample.name}.avi" for sample in samples}):
-        log.warning("%s: %d videos are not used, as FileList.csv lacks them", folder, unlisted)
+        log.warning("%s: %s not in FileList.csv", folder, counted(unlisted, "unused video"))

@@ -9,6 +9,7 @@ from collections import defaultdict
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 
 _UNITS = {"ivsd": "cm", "lvidd": "cm", "lvpwd": "cm", "lvids": "cm"}
@@ -43,9 +44,7 @@ def read(path: str, source: str) -> list[Sample]:
             values[name][row["Calc"].lower()].append(value)
     files = _files(root)
     if unlisted := len(set(files) - set(splits)):
-        log.warning(
-            "%s: %d videos are not used, as MeasurementsList.csv lacks them", root, unlisted
-        )
+        log.warning("%s: %s not in MeasurementsList.csv", root, counted(unlisted, "unused video"))
     return [
         Sample(
             name=name,

@@ -17,6 +17,7 @@ from echojepa_jax.data.sources.tables import (
     number,
     split_line,
 )
+from echojepa_jax.utils.counts import counted
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def read(path: str, source: str) -> list[Sample]:
         targets = {} if value is None else {"label": value}
         samples.append(Sample(name=name, path=file, source=source, targets=targets))
     if words:
-        log.warning("%s: %d labels are ignored, because they are not numbers", path, words)
+        log.warning("%s: ignored %s: not a number", path, counted(words, "label"))
     return samples
 
 

@@ -9,6 +9,7 @@ import os
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.options import split_options
 from echojepa_jax.data.sources.tables import file_of, list_lines, number, split_line
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 
 _MISSING = "MISS"
@@ -38,8 +39,8 @@ def read(path: str, source: str) -> list[Sample]:
         views = views or [f"view{k}" for k in range(1, len(files) + 1)]
         if len(files) != len(views):
             raise UserError(
-                f"{path}: line {line} names {len(files)} videos for {len(views)} views; write "
-                "'MISS' in place of a missing view"
+                f"{path}: line {line} names {counted(len(files), 'video')} for "
+                f"{counted(len(views), 'view')}; write 'MISS' in place of a missing view"
             )
         study = " ".join(file for file in files if file != _MISSING)
         if study and study in lines:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import as_unicode, original, shown
 
@@ -122,7 +123,7 @@ def _check_text(path: str, texts: Sequence[str]) -> None:
     if any("\0" in text for text in texts):
         raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "it contains zero bytes")
     if odd := sum(text != as_unicode(text) for text in texts):
-        log.warning("%s: %d texts are not UTF-8; their bytes are kept", shown(path), odd)
+        log.warning("%s: kept the bytes of %s: not UTF-8", shown(path), counted(odd, "text"))
 
 
 def list_lines(path: str) -> list[tuple[int, str]]:

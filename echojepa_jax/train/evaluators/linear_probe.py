@@ -39,6 +39,7 @@ from echojepa_jax.train.evaluators import Evaluator, Moment
 from echojepa_jax.train.program import attention_of, initial_params
 from echojepa_jax.train.state import Networks, make_networks
 from echojepa_jax.utils.bootstrap import with_intervals
+from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.files import write_json
@@ -368,7 +369,7 @@ class LinearProbe:
         attention = attention_of(self._config, plain, platform_of(self._mesh))
         networks = make_networks(self._config, attention)
         params = initial_params(self._config, self._mesh)
-        log.info("probe: encoding %d videos with random weights", len(self._samples))
+        log.info("probe: encoding %s with random weights", counted(len(self._samples), "video"))
         made = self._fit(networks, params["encoder"])
         rows = {
             name: (fit.true.tolist(), fit.predicted.tolist(), fit.scores)
@@ -449,10 +450,10 @@ class LinearProbe:
                 result["regression"][name] = entry
             unit = of_errors(unit_of(self._test, name))
             log.info(
-                "probe of %s on %d videos of other patients: %s; with random weights: %s "
+                "probe of %s on %s of other patients: %s; with random weights: %s "
                 "(in brackets: 95 %% intervals)",
                 name,
-                len(names),
+                counted(len(names), "video"),
                 _in_words(fit.scores, entry["intervals"], unit),
                 _in_words(at_init.scores, entry["intervals_init"], unit),
             )

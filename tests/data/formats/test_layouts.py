@@ -133,7 +133,7 @@ def test_lvh(tmp_path, videos, caplog):
     assert (second.targets, second.split, second.view) == ({"lvidd": 4.5}, "val", "PLAX")
     assert second.path.endswith("Batch4/0Xb.avi")
     assert first.units["ivsd"] == "cm"
-    assert "1 videos are not used, as MeasurementsList.csv lacks them" in caplog.text
+    assert "1 unused video not in MeasurementsList.csv" in caplog.text
     table(root / "MeasurementsList.csv", "\n".join([header, *rows, f"5,0Xa,IVSd,1,{rest},test"]))
     with pytest.raises(UserError, match="0Xa is in split 'test', and in 'train'"):
         read_source(f"echonet_lvh:{root}")
@@ -278,7 +278,7 @@ def test_lists_of_studies(tmp_path, videos):
     ]
     assert read_source(f"list_multiview:{path}")[1].view == "view3"
     path.write_text(f"{lines[0]}\n{videos[0]} 1\n")
-    with pytest.raises(UserError, match=r"line 2 names 1 videos for 3 views"):
+    with pytest.raises(UserError, match=r"line 2 names 1 video for 3 views"):
         read_source(f"list_multiview:{path}")
     path.write_text("\n".join([*lines, lines[0]]))
     with pytest.raises(UserError, match=r"lines 1 and 4 name the same videos"):

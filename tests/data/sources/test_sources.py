@@ -194,7 +194,7 @@ def test_lines_of_studies_in_quotes_or_with_colons(tmp_path, line):
 
 def test_labels_that_are_not_numbers_are_counted(tmp_path, caplog):
     read_source(f"list:{write(tmp_path / 'l', 'a.avi::one word' + chr(10) + 'b.avi::2')}")
-    assert "1 labels are ignored, because they are not numbers" in caplog.text
+    assert "ignored 1 label: not a number" in caplog.text
 
 
 ODD_NAMES = [
@@ -479,7 +479,7 @@ def test_echonet_dynamic(tmp_path, caplog):
 def test_echonet_files_and_rows_that_do_not_match(tmp_path, caplog):
     source = echonet(tmp_path, HEADER + "0X1A,1,2,3,,,,,TEST\n", ("extra.avi", "more.avi"))
     assert names(source) == ["0X1A"], "a missing video is listed, for the scan to reject"
-    assert "2 videos are not used, as FileList.csv lacks them" in caplog.text
+    assert "2 unused videos not in FileList.csv" in caplog.text
 
 
 @pytest.mark.parametrize(
