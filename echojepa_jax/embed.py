@@ -55,7 +55,7 @@ MAX_BAD_SHARE = flags.DEFINE_float(
 EXPECT_STILLS = flags.DEFINE_bool(
     "expect_stills",
     False,
-    "leave out stills (files with one frame) without counting them as rejected",
+    "skip stills (files with one frame) without counting them as rejected",
 )
 HOST = flags.DEFINE_integer("host", 0, "number of this host, from 0, if several share the work")
 HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")

@@ -261,21 +261,19 @@ def _report(
 
     stills: stills are wanted, so videos are skipped instead of stills.
     """
-    wanted, left_out = ("stills and videos", "video") if stills else ("videos", "still")
+    wanted, skipped = ("file", "video") if stills else ("video", "still")
     if file is not None:
         quarantine(file, [r for r in rejected if r.kind != "video"], "scan")
     for source, samples in listed.items():
         mine = [r for r in rejected if r.sample.source == source]
-        bad = [r for r in mine if r.kind != left_out]
+        bad = [r for r in mine if r.kind != skipped]
         log.info(
-            "%s: %d %s, %d rejected%s, %d %ss",
+            "%s: %s, %d rejected%s, %s",
             shown(source),
-            len(samples),
-            wanted,
+            counted(len(samples), wanted),
             len(bad),
             f" ({categories(bad)})" if bad else "",
-            len(mine) - len(bad),
-            left_out,
+            counted(len(mine) - len(bad), skipped),
         )
 
 

@@ -100,7 +100,7 @@ FIELDS: dict[str, Field] = {
         float, "stop if a larger share of the files is rejected", NOT_NEGATIVE
     ),
     "data.expect_stills": Field(
-        bool, "leave out single-frame files without counting them as rejected"
+        bool, "skip stills (files with one frame) without counting them as rejected"
     ),
     "task.kind": Field(str, "kind of the task", choices=TASKS),
     "task.target": Field(

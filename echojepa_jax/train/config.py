@@ -120,7 +120,7 @@ FIELDS: dict[str, Field] = {
         choices=(KEPT, MASKED),
     ),
     "data.expect_stills": Field(
-        bool, "leave out single-frame files without counting them as rejected"
+        bool, "skip stills (files with one frame) without counting them as rejected"
     ),
     "objective.levels": Field(int, "layers of the encoder that are predicted: 1, or 4 (v2.1)"),
     "objective.context_weight": Field(
@@ -206,7 +206,7 @@ _NOT_OF_MAE = ("objective.", "optim.momentum", "optim.loss_exponent")
 # The section `images` is optional, for V-JEPA 2.1 only: every update then also sees stills. Its
 # section `images.mask` is a mask specification.
 IMAGE_FIELDS: dict[str, Field] = {
-    "images.sources": Field(TEXTS, "sources of stills to train on; videos are left out", _SOURCES),
+    "images.sources": Field(TEXTS, "sources of stills to train on; videos are skipped", _SOURCES),
     "images.global_batch": Field(
         int, "images of one update, over all devices, beside the videos", POSITIVE
     ),

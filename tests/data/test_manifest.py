@@ -64,7 +64,7 @@ def test_stills_of_a_folder_that_holds_videos_as_well(folder, tmp_path, caplog):
 
     found = stills(max_bad_share=0.2)
     assert [(s.name, s.frames) for s in found] == [("still0.png", 1), ("still1.png", 1)]
-    assert "6 stills and videos, 1 rejected (1 not a video file), 3 videos" in caplog.text
+    assert "6 files, 1 rejected (1 not a video file), 3 videos" in caplog.text
     (line,) = quarantine.read_text().splitlines()
     assert "broken.png" in line
     with pytest.raises(UserError, match=r"1 of 6 files .* were rejected"):
@@ -158,7 +158,7 @@ def test_stills_count_as_bad_unless_expected(folder, numbered, tmp_path, caplog)
     with pytest.raises(UserError, match=r"1 of 4 files .*1 still.*data\.expect_stills"):
         load(f"videos:{folder}", quarantine=file)
     assert len(load(f"videos:{folder}", quarantine=file, expect_stills=True)) == 3
-    assert f"videos:{folder}: 4 videos, 0 rejected, 1 stills" in caplog.messages
+    assert f"videos:{folder}: 4 videos, 0 rejected, 1 still" in caplog.messages
     assert [json.loads(line)["kind"] for line in file.read_text().splitlines()] == ["still"]
 
 
