@@ -1,5 +1,6 @@
 """Options, settings and fixtures that all tests share."""
 
+import ctypes
 import dataclasses
 import os
 import resource
@@ -131,6 +132,19 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """After each test file, its programs are forgotten, and freed memory goes back to the system.
+
+    Programs that run in this process have set the allocator to keep it (runtime/allocator.py); over
+    all files, it would grow to 8 GB.
+    """
+    yield
+    jax.clear_caches()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        trim(0)
 
 
 def _changed(config, changes):

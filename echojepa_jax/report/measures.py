@@ -62,8 +62,8 @@ HEALTH = (
     Measure(
         "health/effective_rank",
         "Effective rank",
-        "Number of directions that the clips' features use. A value below half of the best one so "
-        "far means a partial collapse, even if the loss improves.",
+        "Number of directions that the clips' features use. A value below half of its highest "
+        "so far means a partial collapse, even if the loss improves.",
         alarm_below_best=MIN_RANK_SHARE,
     ),
     Measure(

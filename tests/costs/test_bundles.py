@@ -79,6 +79,7 @@ def body(text, depth):
     return int(jump, 16) - int(head, 16) + 1 + 4
 
 
+@pytest.mark.slow
 def test_a_loop_counts_as_often_as_it_runs(schedules):
     plain, longer, deeper = (
         bundles.cycles(schedules[name], delay=4) for name in ("plain", "longer", "deeper")
@@ -88,6 +89,7 @@ def test_a_loop_counts_as_often_as_it_runs(schedules):
     assert deeper - plain == 12 * 5 * 7 * body(schedules["plain"], 3)
 
 
+@pytest.mark.slow
 def test_steps_of_the_grid_count_and_what_runs_at_some_of_them(schedules):
     plain, wider, seldom = (
         bundles.cycles(schedules[name], delay=4) for name in ("plain", "wider", "seldom")

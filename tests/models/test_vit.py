@@ -37,6 +37,7 @@ def loss(params, model):
     return jnp.sum(model.apply({"params": params}, CLIPS) ** 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("remat", ["none", *REMAT_POLICIES])
 def test_scan_and_remat_change_nothing(params, scan_layers, remat):
@@ -136,6 +137,7 @@ def test_every_parameter_has_a_decay_policy_and_an_unknown_one_is_an_error(param
         by_rules({"encoder": {"new": {"gamma": 0}}}, DECAY_RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_drop_path_leaves_out_branches_of_some_clips_and_keeps_the_mean(scan_layers):
     settings = {"width": 12, "depth": 3, "heads": 1, "mlp_hidden": 24, "patch": 8}

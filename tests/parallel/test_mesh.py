@@ -51,6 +51,7 @@ def test_shardings_of_shipped_configs_are_the_golden_ones(name):
     assert "".join(lines) == golden.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "shapes"),
     [
@@ -84,6 +85,7 @@ def test_bytes_of_the_state_fall_with_the_devices_that_share_it(name):
         assert share == pytest.approx(whole / fsdp, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_state_of_a_tpu_slice_is_made_part_by_part():
     """Parameters come from one clip, which kernels cannot share between devices."""
     config = importlib.import_module("configs.vit_l").get_config()

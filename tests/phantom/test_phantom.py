@@ -23,6 +23,8 @@ from echojepa_jax.phantom.heart import POPULATIONS, REST, VIEWS, draw_patient, d
 from echojepa_jax.phantom.motion import Motion
 from echojepa_jax.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {"frames": 24, "size": 64, "fps": 20.0}
 
 

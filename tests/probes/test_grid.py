@@ -92,7 +92,10 @@ def test_what_fills_up_a_batch_counts_for_nothing():
     np.testing.assert_allclose(loss, shorter, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_classes_act_as_in_pytorchs_cross_entropy():
+    import torch
+
     labels = np.array([0, 0, 0, 0, 0, 0, 1, 2])
     weights = class_weights(labels, 3)
     np.testing.assert_allclose(weights, 3 * np.array([1 / 6, 1, 1]) / (1 / 6 + 2), rtol=1e-6)
@@ -112,6 +115,7 @@ def test_weights_of_classes_act_as_in_pytorchs_cross_entropy():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_same_update():
     head = Head(kind="attentive", outputs=1, depth=2, heads=2, clips=2)
     tokens, batch = next(batches("regression"))

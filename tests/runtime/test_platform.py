@@ -12,6 +12,8 @@ from etils import epath
 from echojepa_jax.runtime import platform
 from tests.programs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cache_settings(monkeypatch):

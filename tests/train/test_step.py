@@ -124,6 +124,7 @@ def joint(tiny_images):
     return networks, optimizer, new_state(params, optimizer), batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_images_have_their_share_of_the_loss_and_its_gradient(joint, microbatches):
     networks, optimizer, state, batch = joint
@@ -156,6 +157,7 @@ def test_images_have_their_share_of_the_loss_and_its_gradient(joint, microbatche
     assert np.any(first["encoder"]["patch_embed_image"]["kernel"])
 
 
+@pytest.mark.slow
 def test_what_only_images_use_decays_with_images_only(joint):
     _, _, state, _ = joint
     for images in (True, False):
@@ -204,6 +206,7 @@ def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objecti
     np.testing.assert_allclose(masked, by_hand, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seeds_squared_loss_is_one_value_away(setting):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 5, 7, 3))

@@ -43,6 +43,7 @@ def test_a_file_is_recognised_by_its_digest_and_not_by_its_name(tmp_path, kind):
     assert known.recognised(tmp_path, [row]) is None
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word():
     """Such as `head`."""
     command = f"{sys.executable} -m echojepa_jax.convert --list | true"
@@ -50,6 +51,7 @@ def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_convert_lists_them():
     done = programs.run("convert", "--list")
     assert done.returncode == 0, done.stderr

@@ -111,6 +111,7 @@ def test_a_batch_has_the_documented_leaves_and_the_pixels_of_its_samples(samples
             assert levels.max() <= FRAMES + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_do_not_change_the_content(samples, count):
     assert_equal(training(samples, workers=count), training(samples))
@@ -150,6 +151,7 @@ def test_images_come_beside_the_videos_and_do_not_change_them(samples, images):
     assert len({mask.tobytes() for mask in masks}) > 30
 
 
+@pytest.mark.slow
 def test_images_are_the_same_however_the_work_is_divided(samples, images, monkeypatch):
     whole = training(samples, images=images)
     assert_equal(training(samples, images=images, first_step=3), whole[3:])
@@ -243,7 +245,7 @@ def test_f04_a_file_that_fails_is_marked_and_nothing_else_changes(samples, with_
     assert seen
 
 
-@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_f01_f05_evaluation_scores_every_sample_once_in_input_order(with_bad_file, count):
     batches = list(
         pipeline.evaluation_batches(with_bad_file, clip=CLIP, global_batch=4, workers=count)
@@ -301,6 +303,7 @@ def test_impossible_divisions_and_masks_are_errors_before_iterating(samples):
         training([])
 
 
+@pytest.mark.slow
 def test_f09_a_killed_worker_fails_the_run(samples):
     batches = pipeline.training_batches(
         samples,
@@ -335,7 +338,7 @@ class EndsEarly:
         return {"clips": np.zeros((count, 1))}
 
 
-@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("count", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_f09_batches_that_end_early_fail_the_run(count):
     with pytest.raises(RuntimeError, match="3 batches early"):
         list(workers.build(EndsEarly(), 0, 5, 2, workers=count, threads=1))

@@ -20,6 +20,8 @@ from echojepa_jax.utils.errors import UserError
 from tests.makers.dicom import make
 from tests.makers.prepared import left_out, prepared
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def videos(hearts) -> list[Path]:

@@ -234,7 +234,7 @@ def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
         assert first.name == "M\\xfcller.avi"
     assert (first.patient, second.patient) == ("\\xe4", "p")
     assert second.path == f"{tmp_path}/two\nlines.avi"
-    assert "m.csv: 2 texts are not UTF-8" in caplog.text
+    assert "m.csv: kept the bytes of 2 texts: not UTF-8" in caplog.text
 
 
 def test_tables_that_name_files_as_our_own_tables_do(tmp_path):
