@@ -149,12 +149,8 @@ def forgotten() -> Iterator[None]:
 
 def _changed(config, changes):
     """The shrunken config, with further changes by section__field."""
-    for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
-        *sections, field = name.split(".")
-        part = config
-        for section in sections:
-            part = part[section]
-        part[field] = value
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(SHRINK | changes)
     return config
 
 

@@ -7,23 +7,15 @@ from echojepa_jax.evaluation.stored import DTYPES
 from echojepa_jax.evaluation.tasks import COMMON, KINDS
 from echojepa_jax.features.clip_input import WAYS
 from echojepa_jax.features.encode import KEEP
+from echojepa_jax.probes.config import GRID, SOURCES
 from echojepa_jax.utils.config_fields import (
     NOT_NEGATIVE,
     NUMBERS,
     POSITIVE,
     TEXTS,
     Field,
-    Rule,
     check_fields,
     require,
-)
-
-_GRID = Rule(
-    lambda values: len(values) > 0 and min(values) >= 0,
-    "must hold at least one number, none negative",
-)
-_SOURCES = Rule(
-    bool, "must name at least one source, such as ('echonet_dynamic:/data/EchoNet-Dynamic',)"
 )
 
 # Every field but those of `data` and `tasks`. These two hold sections under names of your choice: a
@@ -64,10 +56,10 @@ FIELDS: dict[str, Field] = {
         int, "processes that decode; 0 = threads of the main process", NOT_NEGATIVE
     ),
     "probe.learning_rates": Field(
-        NUMBERS, "learning rates of linear and MLP heads; all pairs with weight_decays", _GRID
+        NUMBERS, "learning rates of linear and MLP heads; all pairs with weight_decays", GRID
     ),
-    "probe.attentive_rates": Field(NUMBERS, "learning rates of attentive heads", _GRID),
-    "probe.weight_decays": Field(NUMBERS, "weight decays", _GRID),
+    "probe.attentive_rates": Field(NUMBERS, "learning rates of attentive heads", GRID),
+    "probe.weight_decays": Field(NUMBERS, "weight decays", GRID),
     "probe.standardise": Field(
         bool, "scale every channel of tokens to mean 0 and SD 1, as in the training split"
     ),
@@ -79,7 +71,7 @@ FIELDS: dict[str, Field] = {
 }
 
 DATA_FIELDS: dict[str, Field] = {
-    "sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", _SOURCES),
+    "sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", SOURCES),
     "train_split": Field(str, "split that is learned from"),
     "val_split": Field(str, "split that chooses head and epoch"),
     "test_split": Field(str, "split that is scored, once"),

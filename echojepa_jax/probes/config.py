@@ -23,11 +23,11 @@ TASKS = ("regression", "classification")
 
 _SHARE = Rule(lambda value: 0 < value <= 1, "must be above 0 and not above 1")
 _PROBABILITY = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-_GRID = Rule(
+GRID = Rule(
     lambda values: len(values) > 0 and min(values) >= 0,
     "must contain at least one number, and none may be negative",
 )
-_SOURCES = Rule(
+SOURCES = Rule(
     bool, "must name at least one source, such as ('echonet_dynamic:/data/EchoNet-Dynamic',)"
 )
 
@@ -55,7 +55,7 @@ FIELDS: dict[str, Field] = {
     "encoder.remat": Field(
         str, "what a block recomputes in the backward pass", choices=("none", *REMAT_POLICIES)
     ),
-    "data.sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", _SOURCES),
+    "data.sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", SOURCES),
     "data.train_split": Field(str, "split for training"),
     "data.val_split": Field(str, "split that selects head and epoch"),
     "data.test_split": Field(str, "split for the reported scores"),
@@ -137,9 +137,9 @@ FIELDS: dict[str, Field] = {
     "optim.learning_rates": Field(
         NUMBERS,
         "learning rates of the grid, which has a head for each pair with weight_decays",
-        _GRID,
+        GRID,
     ),
-    "optim.weight_decays": Field(NUMBERS, "weight decays of the grid", _GRID),
+    "optim.weight_decays": Field(NUMBERS, "weight decays of the grid", GRID),
     "optim.epochs": Field(
         int, "passes over the training split; learning rates fall to 0 as a cosine", POSITIVE
     ),

@@ -66,13 +66,7 @@ def shipped(name="phantom"):
 def changed(config, changes):
     """The config with other values, by "section.field", even of wrong types or unknown fields."""
     with config.unlocked(), config.ignore_type():
-        for name, value in changes.items():
-            *sections, field = name.split(".")
-            part = config
-            for section in sections:
-                part = part[section]
-            with part.unlocked(), part.ignore_type():
-                part[field] = value
+        config.update_from_flattened_dict(changes)
     return config
 
 

@@ -52,12 +52,8 @@ def tiny_probe(encoder_folder):
     def make(**changes):
         config = phantom_lvef.get_config()
         config.weights = str(encoder_folder)
-        for name, value in (SHRINK | {k.replace("__", "."): v for k, v in changes.items()}).items():
-            *sections, field = name.split(".")
-            part = config
-            for section in sections:
-                part = part[section]
-            part[field] = value
+        changes = {name.replace("__", "."): value for name, value in changes.items()}
+        config.update_from_flattened_dict(SHRINK | changes)
         return config
 
     return make

@@ -52,13 +52,7 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
 def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sentence):
     config = shipped("lvef")
     with config.unlocked(), config.ignore_type():
-        for name, value in changes.items():
-            *sections, field = name.split(".")
-            part = config
-            for section in sections:
-                part = part[section]
-            with part.unlocked(), part.ignore_type():
-                part[field] = value
+        config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=sentence):
         configs.check(config, devices=4)
 

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import json
 import re
 import warnings
@@ -21,6 +20,7 @@ from echojepa_jax.report.probe_page import write_probe_report
 from echojepa_jax.report.probe_tables import read_predictions, worst
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
+from tests.makers.pages import figures, text_of
 
 pytestmark = pytest.mark.slow
 
@@ -192,18 +192,6 @@ def fill_classification(workdir: Path) -> None:
         rows.append(prediction(i, target, said) | shares)
     write_table(workdir / "predictions.csv", rows)
     add_reading(workdir, Task("classification", "view", classes=tuple(CLASSES)), {})
-
-
-def text_of(page: str) -> str:
-    """What a reader sees: tags and images away, white space as one blank."""
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
-
-
-def figures(page: str) -> dict[str, str]:
-    """The SVG source of every figure, by its alternative text."""
-    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page)
-    return {html.unescape(alt): base64.b64decode(data).decode() for data, alt in found}
 
 
 def figure(page: str, start: str) -> str:

@@ -1,7 +1,5 @@
 """The report of a made-up run. To look at it: pytest tests/report --basetemp=DIR, DIR/*/demo."""
 
-import base64
-import html
 import json
 import math
 import re
@@ -15,6 +13,7 @@ from echojepa_jax.report.measures import DASH, Series, number
 from echojepa_jax.report.plots import MAX_POINTS, _thin
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
+from tests.makers.pages import figures, text_of
 
 pytestmark = pytest.mark.slow
 
@@ -187,18 +186,6 @@ def fill(workdir: Path) -> None:
     )
     (workdir / "probe.json").write_text(json.dumps(probe_result(rng)))
     np.savez_compressed(workdir / "examples.npz", **example_arrays(rng))
-
-
-def text_of(page: str) -> str:
-    """What a reader sees: tags and images away, white space as one blank."""
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
-
-
-def figures(page: str) -> dict[str, str]:
-    """The SVG source of every figure, by its alternative text."""
-    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page)
-    return {html.unescape(alt): base64.b64decode(data).decode() for data, alt in found}
 
 
 @pytest.fixture(scope="module")

@@ -79,22 +79,27 @@ def vjepa2_checkpoint(weights: Pretrained, folder: Path) -> dict:
     return wrapped | {"opt": {"state": {}}, "scaler": None, "epoch": 3, "loss": 0.5, "lr": 1e-4}
 
 
+def there_and_back(weights, folder):
+    """The weights as a checkpoint of PyTorch, which is read and written again unchanged."""
+    checkpoint = vjepa2_checkpoint(weights, folder / "torch")
+    torch.save(checkpoint, folder / "latest.pt")
+    back = read_weights(folder / "latest.pt", **HEADS)
+    assert_same(weights, back)
+    write_weights(back, folder / "again", "torch")
+    again = torch.load(folder / "again" / "model.pt", weights_only=True)
+    for part in ("encoder", "target_encoder", "predictor"):
+        assert len(again[part]) == len(checkpoint[part])
+        for name, value in again[part].items():
+            assert torch.equal(value, checkpoint[part][f"module.backbone.{name}"])
+    return checkpoint
+
+
 def test_f14_a_training_checkpoint_of_pytorch_there_and_back(tmp_path):
     weights = random_weights(parts=("encoder", "predictor"))
     context = {**random_weights(parts=("encoder",)).params["encoder"]}
     context["norm"] = {"scale": context["norm"]["scale"] + 1, "bias": context["norm"]["bias"]}
     weights = dataclasses.replace(weights, params={**weights.params, "context_encoder": context})
-    checkpoint = vjepa2_checkpoint(weights, tmp_path / "torch")
-    torch.save(checkpoint, tmp_path / "latest.pt")
-    back = read_weights(tmp_path / "latest.pt", **HEADS)
-    assert_same(weights, back)
-    write_weights(back, tmp_path / "again", "torch")
-    again = torch.load(tmp_path / "again" / "model.pt", weights_only=True)
-    for part in ("encoder", "target_encoder", "predictor"):
-        for name, value in again[part].items():
-            assert torch.equal(value, checkpoint[part][f"module.backbone.{name}"])
-        assert len(again[part]) == len(checkpoint[part])
-
+    checkpoint = there_and_back(weights, tmp_path)
     renamed = checkpoint | {"ema_encoder": checkpoint["target_encoder"]}
     del renamed["target_encoder"]
     torch.save(renamed, tmp_path / "ema.pt")
@@ -115,20 +120,11 @@ def v21_weights(levels: int, out_width: int = 0) -> Pretrained:
 @pytest.mark.parametrize(("levels", "out_width"), [(4, 0), (1, 0), (1, 40)])
 def test_a_training_checkpoint_of_vjepa21_there_and_back(tmp_path, levels, out_width):
     weights = v21_weights(levels, out_width)
-    checkpoint = vjepa2_checkpoint(weights, tmp_path / "torch")
+    checkpoint = there_and_back(weights, tmp_path)
     names = {name.removeprefix("module.backbone.") for name in checkpoint["encoder"]}
     assert {"img_mod_embed", "patch_embed_img.proj.weight", "norms_block.3.bias"} <= names
     image = checkpoint["encoder"]["module.backbone.patch_embed_img.proj.weight"]
     assert list(image.shape) == [24, 3, 1, 8, 8]
-    torch.save(checkpoint, tmp_path / "latest.pt")
-    back = read_weights(tmp_path / "latest.pt", **HEADS)
-    assert_same(weights, back)
-    write_weights(back, tmp_path / "again", "torch")
-    again = torch.load(tmp_path / "again" / "model.pt", weights_only=True)
-    for part in ("encoder", "target_encoder", "predictor"):
-        assert len(again[part]) == len(checkpoint[part])
-        for name, value in again[part].items():
-            assert torch.equal(value, checkpoint[part][f"module.backbone.{name}"])
     for form in ("orbax", "safetensors"):
         write_weights(weights, tmp_path / form, form)
         assert_same(weights, read_weights(tmp_path / form))
