@@ -66,7 +66,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 # The longest files come first: a long file at the end would leave the other process idle.
-_LONGEST = ("test_hosts", "test_main", "test_failure_modes", "test_vjepa2", "test_sharded")
+_LONGEST = (
+    "test_hosts",
+    "test_main",
+    "test_failure_modes",
+    "test_vjepa2",
+    "test_sharded",
+    "test_step_parity",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

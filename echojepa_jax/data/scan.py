@@ -56,25 +56,24 @@ def scan(
         for sample, result in zip(samples, results, strict=True):
             if isinstance(result, str):
                 rejected.append(Rejected(sample, result, "bad"))
-                continue
-            if reason := of_another_machine(sample, result):
-                rejected.append(Rejected(sample, reason, "other"))
-                continue
-            notes.append((sample.path, result.note))
-            if result.frames == 1 and not sample.still:
-                rejected.append(Rejected(sample, "still: the file holds one frame", "still"))
+            elif found := unwanted(sample, result):
+                rejected.append(found)
             else:
+                notes.append((sample.path, result.note))
                 good.append(with_facts(sample, result))
     log_notes(notes)
     return good, rejected
 
 
-def of_another_machine(sample: Sample, info: VideoInfo) -> str:
-    """The reason to reject a DICOM file whose modality the source does not accept, else ""."""
-    if not (sample.modalities and info.modality) or info.modality in sample.modalities:
-        return ""
-    wanted = " or ".join(sample.modalities)
-    return f"another modality: {info.modality}, not {wanted}; ',modality=any' accepts it"
+def unwanted(sample: Sample, info: VideoInfo) -> Rejected | None:
+    """The sample with its reason if its modality is not accepted, or if it is a still."""
+    if sample.modalities and info.modality and info.modality not in sample.modalities:
+        wanted = " or ".join(sample.modalities)
+        reason = f"another modality: {info.modality}, not {wanted}; ',modality=any' accepts it"
+        return Rejected(sample, reason, "other")
+    if info.frames == 1 and not sample.still:
+        return Rejected(sample, "still: the file holds one frame", "still")
+    return None
 
 
 def log_notes(notes: Iterable[tuple[str, str]], more: str = "") -> None:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -357,35 +357,12 @@ def _recordings(
             f"--splits={options.splits} has no effect, because {source} has splits: remove the flag"
         )
     _check_targets(listed, source, options)
-    good: list[tuple[Sample, VideoInfo]] = []
-    rejected: list[Rejected] = []
-    with ThreadPoolExecutor(16) as pool:
-        probe = partial(duplicates.guarded, decode.probe, guard)
-        results = scan.measured(listed, cache_dir(), pool, probe)
-        for sample, info in zip(listed, results, strict=True):
-            reason = (
-                info if isinstance(info, str) else _reason_to_reject(sample, info, options, clean)
-            )
-            if not reason and has_splits and not sample.split:
-                reason = "no split: the source gives a split to other files only"
-            if not reason and options.patient_from and not sample.patient:
-                reason = "no patient: --patient_from finds none in the file's name"
-            if isinstance(info, str) or reason:
-                rejected.append(Rejected(sample, reason, _kind_of(reason)))
-            else:
-                good.append((scan.with_facts(sample, info), info))
-    known: list[tuple[Sample, VideoInfo]] = []
-    identities = duplicates.patients_and_studies([sample for sample, _ in good], guard)
-    for (sample, info), identity in zip(good, identities, strict=True):
-        if isinstance(identity, str):
-            rejected.append(Rejected(sample, identity, "bad"))
-        else:
-            patient, study = identity
-            known.append((dataclasses.replace(sample, patient=patient, study=study), info))
-    good = known
-    copies = duplicates.copies(good, guard)
-    rejected += [Rejected(s, copies[s.name], "bad") for s, _ in good if s.name in copies]
-    good = [(sample, info) for sample, info in good if sample.name not in copies]
+    measured, rejected = _measured(listed, options, clean, has_splits, guard)
+    known, unknown = _identified(measured, guard)
+    copies = duplicates.copies(known, guard)
+    rejected += unknown
+    rejected += [Rejected(s, copies[s.name], "bad") for s, _ in known if s.name in copies]
+    good = [(sample, info) for sample, info in known if sample.name not in copies]
     shares = splits.parse(options.splits or splits.DEFAULT)
     split_salt = salt if hashed else splits.PUBLIC_SALT
     recordings = []
@@ -418,6 +395,43 @@ def _recordings(
             counted(lost, "view"),
         )
     return recordings, rejected
+
+
+def _measured(
+    listed: Sequence[Sample], options: Options, clean: bool, has_splits: bool, guard: Guard
+) -> tuple[list[tuple[Sample, VideoInfo]], list[Rejected]]:
+    """The usable samples with the facts of their files, and the rejected ones."""
+    good: list[tuple[Sample, VideoInfo]] = []
+    rejected: list[Rejected] = []
+    with ThreadPoolExecutor(16) as pool:
+        probe = partial(duplicates.guarded, decode.probe, guard)
+        results = scan.measured(listed, cache_dir(), pool, probe)
+        for sample, info in zip(listed, results, strict=True):
+            if isinstance(info, str):
+                rejected.append(Rejected(sample, info, "bad"))
+            elif found := scan.unwanted(sample, info):
+                rejected.append(found)
+            elif reason := _reason_to_reject(sample, info, options, clean, has_splits):
+                rejected.append(Rejected(sample, reason, "bad"))
+            else:
+                good.append((scan.with_facts(sample, info), info))
+    return good, rejected
+
+
+def _identified(
+    good: Sequence[tuple[Sample, VideoInfo]], guard: Guard
+) -> tuple[list[tuple[Sample, VideoInfo]], list[Rejected]]:
+    """The samples with their patients and studies, and those whose header cannot be read."""
+    known: list[tuple[Sample, VideoInfo]] = []
+    rejected: list[Rejected] = []
+    identities = duplicates.patients_and_studies([sample for sample, _ in good], guard)
+    for (sample, info), identity in zip(good, identities, strict=True):
+        if isinstance(identity, str):
+            rejected.append(Rejected(sample, identity, "bad"))
+        else:
+            patient, study = identity
+            known.append((dataclasses.replace(sample, patient=patient, study=study), info))
+    return known, rejected
 
 
 def _requested_labels(options: Options) -> set[str]:
@@ -514,23 +528,16 @@ def _check_plan(recordings: Sequence[Recording], shares: Mapping[str, float], so
             )
 
 
-def _kind_of(reason: str) -> Literal["bad", "still", "other"]:
-    category = reason.partition(":")[0]
-    return "still" if category == "still" else "other" if "modality" in category else "bad"
-
-
-def _reason_to_reject(sample: Sample, info: VideoInfo, options: Options, clean: bool) -> str:
+def _reason_to_reject(
+    sample: Sample, info: VideoInfo, options: Options, clean: bool, has_splits: bool
+) -> str:
     """Why a readable file is rejected; "" if it is not."""
     if ".." in Path(sample.name).parts:
         return "unsafe name: it leads out of the data set's folder"
-    if info.frames == 1 and not sample.still:
-        return "still: the file holds one frame"
     if info.frames < options.min_frames and not sample.still:
         return f"too short: {info.frames} frames, fewer than {options.min_frames}"
     if info.frames > options.max_frames:
         return f"too long: {info.frames} frames, more than {options.max_frames}"
-    if other := scan.of_another_machine(sample, info):
-        return other
     noted = each_note(info.note)
     if clean and NOT_2D in noted:
         return "not a sector: its regions are M-mode or spectral Doppler"
@@ -538,6 +545,10 @@ def _reason_to_reject(sample: Sample, info: VideoInfo, options: Options, clean: 
         return "variable frame rate: the time between frames varies"
     if not (info.fps or sample.fps or sample.still or options.default_fps):
         return "no frame rate: the file does not state one; set --default_fps to use the file"
+    if has_splits and not sample.split:
+        return "no split: the source gives a split to other files only"
+    if options.patient_from and not sample.patient:
+        return "no patient: --patient_from finds none in the file's name"
     return ""
 
 
