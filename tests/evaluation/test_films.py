@@ -3,11 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from echojepa_jax.data import manifest
 from echojepa_jax.evaluation.cells import MEASURE, Cell
 from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.probes.worst import FRAMES, strip_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_films_are_of_the_worst_and_of_the_best_examples(hearts):

@@ -24,6 +24,8 @@ from echojepa_jax.models.blocks import Block, BlockStack
 from echojepa_jax.models.family import FAMILIES
 from tests.makers.weights import TINY, random_weights
 
+pytestmark = pytest.mark.slow
+
 SHAPE = dataclasses.replace(TINY, depth=4)  # V-JEPA 2.1 has four levels
 CLIPS = np.random.default_rng(0).standard_normal((2, 4, 16, 24, 3)).astype(np.float32)
 

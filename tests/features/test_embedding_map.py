@@ -21,6 +21,8 @@ from echojepa_jax.report.embedding_pictures import draw
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 
+pytestmark = pytest.mark.slow
+
 VIEWS = ("A2C", "A4C")
 
 

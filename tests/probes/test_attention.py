@@ -21,6 +21,8 @@ from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 24
 
 
