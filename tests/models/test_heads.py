@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -131,7 +130,10 @@ def test_stream_embeddings_tell_views_and_clips_apart():
         assert np.allclose(out, other, atol=1e-5) != streams
 
 
+@pytest.mark.slow
 def test_the_focal_loss_and_its_gradient_are_the_formula():
+    import torch
+
     rng = np.random.default_rng(0)
     out, target = 3 * rng.standard_normal((7, 4)).astype(np.float32), rng.integers(4, size=7)
     theirs = torch.from_numpy(out).double().requires_grad_()
