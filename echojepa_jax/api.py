@@ -391,13 +391,14 @@ def evaluate(config: ConfigDict, workdir: PathLike) -> str:
     from echojepa_jax.report.evaluation_page import REPORT, write_evaluation_report
 
     configure_jax()
+    config, left_out = configs.used(config)
     configs.check(config)
     workdir = Path(workdir)
     report = workdir / REPORT
     with suite.claimed(workdir, config):
         if suite.is_done(workdir):
             return f"{workdir} is complete: nothing to do. The report is {report}"
-        result = suite.run(config, workdir)
+        result = suite.run(config, workdir, left_out)
         write_evaluation_report(workdir, result)
         suite.mark_done(workdir, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
     done = f"{counted(len(result.rows), 'task')}, {counted(len(result.models), 'model')}"

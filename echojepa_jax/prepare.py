@@ -138,7 +138,7 @@ def job() -> str:
 
 def public_command() -> str:
     """This command without the names of folders and files, because the set may be shared."""
-    from echojepa_jax.preparation.plan import origin_of
+    from echojepa_jax.data.sources import origin_of
 
     source = SOURCE.value[0]
     shown = source if source.startswith("phantom:") else f"{origin_of(source)}:..."

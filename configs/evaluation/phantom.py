@@ -30,6 +30,7 @@ PERTURBATIONS = (
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
+    config.only = ()  # all data
     config.weights = ()  # name yours with --weights
     config.controls = ("initial", "pca")
     config.pca_data = "adult"
@@ -42,7 +43,7 @@ def get_config() -> ConfigDict:
             sources=("phantom:pediatric,patients=100,views=2,seed=0",), **splits, **files
         ),
     )
-    config.clip = dict(frames=0, size=0, sample_by="", sample_value=0.0, count=1)
+    config.clip = dict(frames=0, size=0, more_sizes=(), sample_by="", sample_value=0.0, count=1)
     config.features = dict(tokens="steps", dtype="float32", encoder_dtype="float32", workers=0)
     config.probe = dict(
         learning_rates=(3e-2, 1e-2, 3e-3),
@@ -92,6 +93,7 @@ def get_config() -> ConfigDict:
             seeds=(0, 1, 2),
             to="pediatric",
             alone=("A4C", "PSAX"),
+            ages=(),
             head="attentive-1",
             **adult,
         ),

@@ -22,6 +22,11 @@ from echojepa_jax.utils.config_fields import (
 # section of DATA_FIELDS for each data set, and one for each task, see `evaluation/tasks`.
 FIELDS: dict[str, Field] = {
     "seed": Field(int, "seed of random weights and of resamples"),
+    "only": Field(
+        TEXTS,
+        "sections of data that you have: the other ones are left out, with every task that needs "
+        "them; () = you have all",
+    ),
     "weights": Field(TEXTS, "models: runs, exports, files; --weights adds to them"),
     "controls": Field(
         TEXTS,
@@ -32,6 +37,14 @@ FIELDS: dict[str, Field] = {
     "clip.frames": Field(int, "frames of a clip; 0 = as the weights say", NOT_NEGATIVE),
     "clip.size": Field(
         int, "height and width of a clip in pixels; 0 = as the weights say", NOT_NEGATIVE
+    ),
+    "clip.more_sizes": Field(
+        NUMBERS,
+        "further sizes of clips: each of them makes one more model of all weights",
+        Rule(
+            lambda sizes: all(s == int(s) and s > 0 for s in sizes),
+            "must hold only whole numbers above 0",
+        ),
     ),
     "clip.sample_by": Field(
         str, "how the spacing of frames is given; '' = as the weights say", choices=("", *WAYS)
@@ -90,6 +103,33 @@ def fields_of(config: ConfigDict) -> dict[str, Field]:
         own = KINDS[kind].FIELDS if kind in KINDS else {}
         fields |= {f"tasks.{name}.{field}": row for field, row in (COMMON | own).items()}
     return fields
+
+
+def used(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+    """The config without the data that the user does not have, and the tasks that this leaves out.
+
+    Raises:
+      UserError: `only` names a section of data that is not there, or no task is left.
+    """
+    only, data = config.get("only", ()), config.get("data", {})
+    if not only:
+        return config, []
+    for name in only:
+        rule = f"must hold only sections of data: {', '.join(data)}"
+        require(name in data, "only", only, rule)
+    left_out = [
+        task
+        for task, options in config.get("tasks", {}).items()
+        if any(options.get(field, only[0]) not in only for field in ("data", "to"))
+    ]
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name in set(data) - set(only):
+            del config.data[name]
+        for task in left_out:
+            del config.tasks[task]
+    require(len(config.tasks) > 0, "only", only, "must leave at least one task")
+    return config, left_out
 
 
 def check(config: ConfigDict) -> None:

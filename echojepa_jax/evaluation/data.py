@@ -98,8 +98,15 @@ def divided(data: Data, kind: str, target: str, views: Sequence[str], study: boo
       study: an example is a study, not a video.
 
     Raises:
-      UserError: a split has no labelled example, or training has nothing to learn from.
+      UserError: no video shows one of the views, a split has no labelled example, or training has
+        nothing to learn from.
     """
+    there = {sample.view for sample in data.samples}
+    if unknown := [view for view in views if view not in there]:
+        raise UserError(
+            f"no video of data.{data.name} shows the view {unknown[0]!r} of this task; there are "
+            f"{', '.join(sorted(there - {''})) or 'none'}"
+        )
     found = make_examples(data.samples, target, views if study else (), skip_unlabelled=True)
     if views and not study:
         found = [example for example in found if example.view in views]

@@ -42,7 +42,8 @@ def numbers(
             value = ROBUSTNESS.get(variant["perturbation"], {}).get(variant["severity"])
             return {"EchoJEPA-L": value} if value else {}
         case "transfer" if kinds[options.to] == {"echonet_pediatric"}:
-            if variant["scored on"] == options.to and variant["views"] == "all":
+            every = variant["views"] == "all" and not variant["age"]
+            if variant["scored on"] == options.to and every:
                 own = variant["probe"] == "its own"
                 found = PEDIATRIC_RETRAINED if own else PEDIATRIC_ZERO_SHOT
     return dict(zip(MODELS, found, strict=False))

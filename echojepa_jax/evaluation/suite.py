@@ -6,6 +6,7 @@ its own facts state, so a second start makes only what is missing.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -18,7 +19,8 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.data.sources import kind_of
+from echojepa_jax.data.clips.sampling import NEED_RATE
+from echojepa_jax.data.sources import origin_of
 from echojepa_jax.evaluation import cells, models, rows, stored, tables
 from echojepa_jax.evaluation.data import Data, load
 from echojepa_jax.evaluation.films import films_of
@@ -102,11 +104,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run(config: ConfigDict, workdir: Path) -> tables.Result:
+def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tables.Result:
     """Does all that is missing, and writes the tables.
 
     Args:
-      config: accepted by `config.check`. workdir: claimed for this config.
+      config: accepted by `config.check`. workdir: claimed for this config. left_out: tasks that
+        `config.used` has removed.
 
     Raises:
       UserError: weights, data or labels cannot be used, or no head learned anything finite.
@@ -122,14 +125,17 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
         config.features.encoder_dtype,
         config.features.workers,
     )
-    by_stride = config.clip.sample_by == "stride"
+    openers = _of_weights(config, how)
+    facts = {name: make().facts for name, make in openers.items()}
+    need_rate = any(one.clip.by in NEED_RATE for one in facts.values())
     found = {
-        name: load(name, section, workdir / REJECTED, not by_stride)
+        name: load(name, section, workdir / REJECTED, need_rate)
         for name, section in config.data.items()
     }
     data = {name: one for name, (one, _) in found.items()}
-    openers = _openers(config, workdir, data, how)
-    facts = {name: make().facts for name, make in openers.items()}
+    controls = _of_controls(config, workdir, data, how)
+    facts |= {name: make().facts for name, make in controls.items()}
+    openers |= controls
 
     counts = {name: _counts(one, rejected) for name, (one, rejected) in found.items()}
     provenance.record(
@@ -198,10 +204,11 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
         _passes(config, workdir / FEATURES, facts, wanted),
         table_rows,
         dict(config.tasks.items()),
-        {name: {kind_of(s) for s in section.sources} for name, section in config.data.items()},
+        {name: {origin_of(s) for s in section.sources} for name, section in config.data.items()},
         counts,
         config.bootstrap,
         films,
+        left_out,
     )
     shown = tables.tables(result)
     for name, text in (
@@ -214,23 +221,30 @@ def run(config: ConfigDict, workdir: Path) -> tables.Result:
     return result
 
 
-def _openers(
+def _of_weights(config: ConfigDict, how: HowToEncode) -> dict[str, Callable[[], Model]]:
+    """What opens each model that the user named, at each size; only one is in memory at a time."""
+    named = dict(zip(models.names_of(config.weights), config.weights, strict=True))
+    ways = {"": how}
+    for size in map(int, config.clip.more_sizes):
+        ways[f"-{size}px"] = dataclasses.replace(how, size=size)
+    return {
+        name + ending: functools.partial(models.open_weights, name + ending, path, way)
+        for ending, way in ways.items()
+        for name, path in named.items()
+    }
+
+
+def _of_controls(
     config: ConfigDict, workdir: Path, data: Mapping[str, Data], how: HowToEncode
 ) -> dict[str, Callable[[], Model]]:
-    """What opens each model; only one is in memory at a time."""
-    names = models.names_of(config.weights)
-    paths = dict(zip(names, config.weights, strict=True))
-    found: dict[str, Callable[[], Model]] = {
-        name: lambda name=name: models.open_weights(name, paths[name], how)  # type: ignore[misc]
-        for name in names
-    }
-    first = names[0]
+    """What opens each model that needs no training; both are made from the first one."""
+    first, path = models.names_of(config.weights)[0], config.weights[0]
 
     def initial() -> Model:
-        return models.open_initial(load_encoder_weights(paths[first]), first, config.seed, how)
+        return models.open_initial(load_encoder_weights(path), first, config.seed, how)
 
     def pca() -> Model:
-        weights = load_encoder_weights(paths[first])
+        weights = load_encoder_weights(path)
         model = models.of_pretrained(first, "", weights, how)
         fitted_on = data[config.pca_data]
         train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
@@ -242,7 +256,7 @@ def _openers(
         return models.open_pca(kept, train, model.facts.clip, shape.tubelet, shape.width, how)
 
     made = {models.INITIAL: initial, models.PCA: pca}
-    return found | {name: made[name] for name in config.controls}
+    return {name: made[name] for name in config.controls}
 
 
 def _jobs(config: ConfigDict, workdir: Path, facts: Sequence[Facts]) -> Iterator[Job]:

@@ -54,6 +54,7 @@ class Result:
     has encoded, by data set (with the perturbation). rows: by task. options: of each task. kinds:
     of the sources of every data set. data: number of videos by split and of rejected files. films:
     of each task, by the first probe of the first model.
+    left_out: tasks whose data the user does not have.
     """
 
     models: Sequence[Facts]
@@ -64,6 +65,7 @@ class Result:
     data: Mapping[str, Mapping[str, Any]]
     resamples: int
     films: Mapping[str, Sequence[Film]]
+    left_out: Sequence[str] = ()
 
 
 def number(value: float) -> str:
@@ -152,7 +154,10 @@ def _data(result: Result) -> Table:
         )
     columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
     columns += ["rejected files", "clips encoded by a model", "and degraded clips"]
-    return Table("Data", "Splits are by patient.", columns, lines)
+    note = "Splits are by patient."
+    if result.left_out:
+        note += f" Tasks without data, which were left out: {', '.join(result.left_out)}."
+    return Table("Data", note, columns, lines)
 
 
 def score_title(row: Row, name: str) -> str:

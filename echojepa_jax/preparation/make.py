@@ -16,6 +16,7 @@ from typing import Any
 from echojepa_jax.data import manifest, shards, splits
 from echojepa_jax.data.formats.decode import UnreadableVideo
 from echojepa_jax.data.sample import Rejected, Sample
+from echojepa_jax.data.sources import origin_of
 from echojepa_jax.preparation.plan import (
     GIGABYTES,
     STATE,
@@ -26,7 +27,6 @@ from echojepa_jax.preparation.plan import (
     has_pseudonyms,
     is_cleaned,
     make_plan,
-    origin_of,
     units_of,
 )
 from echojepa_jax.preparation.recording import JPEG_QUALITY, Encoded, Recording, encode

@@ -197,12 +197,6 @@ def has_pseudonyms(source: str, options: Options) -> bool:
     return is_hashed(source, options) or _was_prepared_with(source, "hashed_ids")
 
 
-def origin_of(source: str) -> str:
-    """The kind of a source; for a prepared set, the kind of the source it was made from."""
-    kind = kind_of(source)
-    return str(_about(source)["kind"]) if kind == "shards" else kind
-
-
 def _was_prepared_with(source: str, fact: str) -> bool:
     """Whether a source is a prepared set, and its description states this fact."""
     return kind_of(source) == "shards" and bool(_about(source)[fact])

@@ -14,6 +14,7 @@ from echojepa_jax.evaluation.data import divided, load
 from echojepa_jax.evaluation.fit import HowToFit, fit, predict
 from echojepa_jax.evaluation.tasks import (
     classification,
+    geometry,
     multiview,
     regression,
     robustness,
@@ -141,6 +142,7 @@ def test_zero_shot_compares_raw_targets_of_the_other_population():
     """Targets were scaled with another population's mean and SD, or were of the first one."""
     adult, child = data_of(), data_of(20, "child")
     options = {"data": "adult", "to": "child", "target": "ef", "views": (), "alone": ("A4C",)}
+    options |= {"ages": ()}
     options |= {"head": "linear"}
     cells = transfer.run({"adult": adult, "child": child}, ConfigDict(options), probe_config(), 0)
     at_home, zero_shot, retrained, a4c, _ = cells
@@ -267,3 +269,69 @@ def test_a_class_that_training_lacks_is_an_error(adult):
     other = dataclasses.replace(adult, samples=samples)
     with pytest.raises(UserError, match=r"\['SSN'\] of 'view' do not occur in the training split"):
         divided(other, "classification", "view", (), study=False)
+
+
+def test_a_seed_is_of_the_subset_the_probe_and_the_order(adult):
+    """Subsets of few labels had seeds, but the probes on them had none."""
+    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
+    options |= {"shares": (0.3,), "subsets": ("patient", "video"), "lengths": ("epochs",)}
+
+    def predicted(seed):
+        cells = classification.run({"adult": adult}, ConfigDict(options), probe_config(), seed)
+        return [cell.predicted for cell in cells]
+
+    assert predicted(1) == predicted(1)
+    assert all(one != two for one, two in zip(predicted(1), predicted(2), strict=True))
+    train = divided(adult, "classification", "view", (), study=False).train
+    for draw in (share_of, classification.by_video):
+        assert draw(train, 0.3, 1) != draw(train, 0.3, 2)
+    options = ConfigDict(LVEF.to_dict())  # on all labels, a seed is of the probe alone
+    one, two = (
+        regression.run({"adult": adult}, options, probe_config(), s)[0].predicted for s in (1, 2)
+    )
+    assert one != two
+
+
+def test_embeddings_that_collapsed_are_seen_without_labels():
+    """Embeddings of another hospital pointed the same way, and nobody looked."""
+    rng = np.random.default_rng(0)
+    spread = rng.standard_normal((50, 6))
+    line = np.outer(rng.standard_normal(50), np.ones(6))
+    same = 1 + 1e-3 * spread
+    healthy, flat, collapsed = map(geometry.measures, (spread, line, same))
+    assert healthy["effective_rank"] > 5
+    assert flat["effective_rank"] == pytest.approx(1, abs=1e-3)
+    pairs = [
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        for i, a in enumerate(spread)
+        for b in spread[:i]
+    ]
+    assert healthy["mean_cosine"] == pytest.approx(np.mean(pairs))
+    assert collapsed["mean_cosine"] > 0.999
+    assert collapsed["variance"] == pytest.approx(1e-6 * healthy["variance"], rel=1e-6)
+
+
+def test_a_view_that_is_not_there_is_an_error_and_not_fewer_videos(adult):
+    with pytest.raises(UserError, match="shows the view 'A5C' of this task; there are A2C, A4C"):
+        lvef(adult, views=("A4C", "A5C"))
+
+
+def test_errors_by_age_are_of_the_same_predictions():
+    samples = [
+        dataclasses.replace(
+            s, targets={**s.targets, "age": float(row % 3)} if row % 7 else s.targets
+        )
+        for row, s in enumerate(data_of(60, "child").samples)
+    ]
+    child = dataclasses.replace(data_of(60, "child"), samples=samples)
+    options = {"data": "adult", "to": "child", "target": "ef", "views": (), "alone": ()}
+    options |= {"ages": (1.0, 2.0), "head": "linear"}
+    data = {"adult": data_of(), "child": child}
+    _, everybody, _, *groups = transfer.run(data, ConfigDict(options), probe_config(), 0)
+    zero_shot = groups[::2]
+    assert [c.variant["age"] for c in zero_shot] == ["below 1", "1 to 2", "2 and more"]
+    answer = dict(zip(everybody.ids, everybody.predicted, strict=True))
+    age = {s.name: s.targets.get("age", -1) for s in samples}
+    for cell, ages in zip(zero_shot, ({0}, {1}, {2}), strict=True):
+        assert cell.ids == [name for name in everybody.ids if age[name] in ages]
+        assert cell.predicted == [answer[name] for name in cell.ids]

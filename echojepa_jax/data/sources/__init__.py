@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.shards import is_prepared
+from echojepa_jax.data.shards import about, is_prepared
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import as_unicode, shown
 
@@ -33,6 +33,12 @@ def kind_of(source: str) -> str:
     """The kind of a source; the path of a prepared set has the kind "shards"."""
     kind = source.partition(":")[0]
     return kind if kind in _READERS else "shards"
+
+
+def origin_of(source: str) -> str:
+    """The kind of a source; for a prepared set, the kind of the source it was made from."""
+    kind = kind_of(source)
+    return str(about(source.removeprefix("shards:"))["kind"]) if kind == "shards" else kind
 
 
 def read_source(source: str) -> list[Sample]:

@@ -1,8 +1,8 @@
 """MIMIC-IV-Echo: DICOM files listed in `echo-record-list.csv`; labels from structured measurements.
 
 "mimic_iv_echo:/data/mimic-iv-echo,rules=my_rules.json,views=echoview.csv": the rules for labels
-(see mimic_targets.py) and the table of views are optional. The set has no splits; preparation makes
-them.
+(see mimic_targets.py) and the table of views are optional. With ",without_view=skip", files that
+the table of views lacks are not listed. The set has no splits; preparation makes them.
 """
 
 import logging
@@ -30,7 +30,13 @@ def read(path: str, source: str) -> list[Sample]:
     Raises:
       UserError: a table or a column is missing, or the rules are wrong.
     """
-    path, options = split_options(path, {"rules": "", "views": ""}, source)
+    known = {"rules": "", "views": "", "without_view": "keep"}
+    path, options = split_options(path, known, source)
+    keep_all = options["without_view"] == "keep"
+    if not keep_all and (options["without_view"] != "skip" or not options["views"]):
+        raise UserError(
+            f"source {source!r}: 'without_view' must be keep, or skip together with ',views='"
+        )
     root = os.path.abspath(os.path.expanduser(path))
     table = os.path.join(root, _RECORDS)
     rows = read_rows(table, required=["subject_id", "study_id", "dicom_filepath"])
@@ -53,6 +59,8 @@ def read(path: str, source: str) -> list[Sample]:
         name = os.path.splitext(os.path.basename(file))[0]
         if ".." in file.split("/"):
             name = file  # preparation rejects names that lead out of the data set's folder
+        if name not in views and not keep_all:
+            continue
         samples.append(
             Sample(
                 name=name,

@@ -1,20 +1,25 @@
 """From one population to another: the probe of the first as it is, and one that is trained anew.
 
 A probe keeps the scaling of its own training; the targets of the other population are compared as
-they are.
+they are. Where the age of patients is known, errors are also given by age.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.data.units import check_unit
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
 from echojepa_jax.evaluation.fit import HowToFit, fit, predict
 from echojepa_jax.evaluation.tasks import fields
-from echojepa_jax.utils.config_fields import TEXTS, Field
+from echojepa_jax.probes.examples import Example
+from echojepa_jax.utils.config_fields import NUMBERS, TEXTS, Field, Rule
 
 FIELDS = {
     "data": fields.DATA,
@@ -22,6 +27,11 @@ FIELDS = {
     "target": fields.TARGET,
     "views": fields.VIEWS,
     "alone": Field(TEXTS, "views that are scored alone as well; each has its own retrained probe"),
+    "ages": Field(
+        NUMBERS,
+        "limits of groups by age, by the label 'age' of the other population; () = no groups",
+        Rule(lambda ages: list(ages) == sorted(set(ages)), "must ascend"),
+    ),
     "head": fields.HEAD,
 }
 
@@ -40,7 +50,7 @@ def run(
         HowToFit(options.head), here.features[None], mine.train, mine.val, mine.task, probe, seed
     )
     predicted, readable = predict(fitted, here.features[None], mine.test, probe.batch)
-    variant = {"probe": "its own", "scored on": here.name, "views": "all"}
+    variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
     found = [
         cells.of_predictions(variant, fitted, mine.test, predicted, readable, mine.without_label)
     ]
@@ -51,13 +61,44 @@ def run(
         own = fit(
             HowToFit(options.head), features, theirs.train, theirs.val, theirs.task, probe, seed
         )
-        zero_shot = {"probe": f"of {here.name}", "scored on": there.name, "views": name}
-        for used, variant in ((fitted, zero_shot), (own, zero_shot | {"probe": "its own"})):
-            predicted, readable = predict(used, features, theirs.test, probe.batch)
-            against = None if used is fitted else zero_shot
-            found.append(
-                cells.of_predictions(
-                    variant, used, theirs.test, predicted, readable, theirs.without_label, against
+        answers = [
+            (used, *predict(used, features, theirs.test, probe.batch)) for used in (fitted, own)
+        ]
+        groups = {"": np.arange(len(theirs.test))}
+        if name == "all":
+            groups |= _by_age(there.samples, theirs.test, options.ages)
+        for age, rows in groups.items():
+            told = {"scored on": there.name, "views": name, "age": age}
+            zero_shot = {"probe": f"of {here.name}", **told}
+            for used, predicted, readable in answers:
+                found.append(
+                    cells.of_predictions(
+                        zero_shot if used is fitted else {"probe": "its own", **told},
+                        used,
+                        [theirs.test[row] for row in rows],
+                        predicted[rows],
+                        readable[rows],
+                        0 if age else theirs.without_label,
+                        None if used is fitted else zero_shot,
+                    )
                 )
-            )
+    return found
+
+
+def _by_age(
+    samples: Sequence[Sample], examples: Sequence[Example], limits: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Rows of `examples` by group of age; an example of unknown age is in no group."""
+    known = [by_name(samples[example.rows[0][0]].targets, "age") for example in examples]
+    ages = np.array([math.nan if age is None else age for age in known])
+    found = {}
+    for low, high in pairwise((-math.inf, *limits, math.inf)) if limits else ():
+        rows = np.flatnonzero((ages >= low) & (ages < high))
+        name = f"{low:g} to {high:g}"
+        if low == -math.inf:
+            name = f"below {high:g}"
+        elif high == math.inf:
+            name = f"{low:g} and more"
+        if len(rows):
+            found[name] = rows
     return found

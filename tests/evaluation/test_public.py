@@ -1,0 +1,162 @@
+"""The suite on public data sets: every layout in miniature, through the shipped config."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.evaluation import public
+from echojepa_jax.api import evaluate
+from echojepa_jax.evaluation import config as configs
+from echojepa_jax.evaluation import suite
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.weights.pretrained import ClipInput
+from echojepa_jax.weights.write import write_weights
+from tests.makers import public_sets
+from tests.makers.weights import random_weights
+
+SMALL_PROBE = {
+    "learning_rates": (1e-2,),
+    "attentive_rates": (1e-2,),
+    "weight_decays": (0.1,),
+    "epochs": 1,
+    "batch": 4,
+    "heads": 2,
+    "hidden": 8,
+}
+SMALL_TASKS = {
+    "dynamic_lvef": {"heads": ("linear",)},
+    "dynamic_robustness": {"head": "linear", "perturbations": ("shadow",)},
+    "pediatric_lvef": {"head": "linear"},
+    "camus_lvef": {"heads": ("linear",)},
+    "camus_views": {"shares": (1.0,)},
+    "tmed2_views": {"heads": ("linear",), "shares": (1.0,)},
+    "mimic_lvef": {"heads": ("linear",)},
+    "mimic_rvsp": {"head": "linear", "ablations": False},
+}
+
+
+def shrunken(weights: str, sets: Path) -> ConfigDict:
+    """The shipped config for miniature sets, with few, short probes of one seed."""
+    config = public.get_config()
+    config.weights, config.controls, config.bootstrap = (weights,), (), 10
+    config.clip.update(more_sizes=(16,))
+    config.features.update(encoder_dtype="float32", dtype="float32", workers=0)
+    config.probe.update(SMALL_PROBE)
+    for section in config.data.values():
+        sources = tuple(source.replace("/data/", f"{sets}/") for source in section.sources)
+        section.update(sources=sources, max_bad_share=0.0, workers=1)
+    for name, options in config.tasks.items():
+        options.update(SMALL_TASKS.get(name, {}), seeds=(0,))
+    return config
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """An exported encoder that was trained on clips of 4 frames, every fourth one."""
+    weights = random_weights(parts=("encoder",), clip=ClipInput(4, 32, "stride", 4))
+    folder = tmp_path_factory.mktemp("weights") / "encoder"
+    write_weights(weights, folder, "safetensors")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def sets(hearts, tmp_path_factory):
+    """The folder that holds what the shipped config expects in /data."""
+    folder = tmp_path_factory.mktemp("sets")
+    public_sets.write(folder, sorted((hearts / "Videos").glob("*.avi")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def complete(encoder, sets, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("public") / "run"
+    evaluate(shrunken(encoder, sets), workdir)
+    return workdir
+
+
+def lines(workdir):
+    with (workdir / suite.CSV).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_public_set_fills_its_tables(complete):
+    found = [line for line in lines(complete) if line["model"] == "encoder"]
+    assert {line["task"] for line in found} == set(public.get_config().tasks)
+    main = {(x["task"], x["variant"]): x for x in found if x["score"] in ("mae", "accuracy")}
+    scored = {key: (int(x["examples"]), int(x["not_scored"])) for key, x in main.items()}
+    of = "probe=of echonet_dynamic; scored on=echonet_pediatric; views="
+    assert scored["dynamic_lvef", "head=linear"] == (2, 0)
+    assert scored["pediatric_lvef", f"{of}all"] == (4, 0)
+    assert scored["pediatric_lvef", f"{of}PSAX"] == (2, 0)
+    assert scored["pediatric_lvef", f"{of}all; age=1 to 6"] == (2, 0)
+    assert scored["pediatric_lvef", f"{of}all; age=12 and more"] == (2, 0)
+    assert ("pediatric_lvef", f"{of}all; age=below 1") not in scored
+    assert scored["camus_lvef", "head=linear; level=video"] == (4, 0)
+    assert scored["camus_lvef", "head=linear; level=study"] == (2, 0)
+    assert scored["tmed2_views", "head=linear; labels=100 %"] == (4, 0)
+    assert scored["mimic_lvef", "head=linear; level=video"] == (2, 0)
+    assert scored["mimic_rvsp", ""] == (2, 0)
+    assert scored["mimic_views", "head=linear; labels=100 %"] == (4, 0)
+    robust = [variant for task, variant in scored if task == "dynamic_robustness"]
+    assert len(robust) == 1 + 3
+
+
+def test_numbers_of_the_paper_stand_beside_those_of_its_data_sets(complete):
+    text = (complete / suite.MARKDOWN).read_text()
+    published = [row.split(" | ") for row in text.splitlines() if "as published" in row]
+    names = [next(cell for cell in row if "as published" in cell) for row in published]
+    assert len([row for row in published if "4.32" in row]) == 1, "zero-shot, all ages and views"
+    assert len([row for row in published if "3.88" in row]) == 1
+    assert names.count("EchoJEPA-L, as published") == 2 + 4
+
+
+def test_another_size_is_another_model_of_the_same_weights(complete):
+    found = {line["model"]: line for line in lines(complete)}
+    assert set(found) == {"encoder", "encoder-16px", "mean of training", "commonest class"}
+    tokens = [int(found[name]["tokens_of_a_clip"]) for name in ("encoder", "encoder-16px")]
+    assert tokens[0] == 4 * tokens[1]
+
+
+def test_a_user_who_has_one_set_names_it(encoder, sets, tmp_path):
+    config = shrunken(encoder, sets)
+    config.only, config.pca_data, config.clip.more_sizes = ("camus",), "camus", ()
+    config.data.echonet_dynamic.sources = ()
+    evaluate(config, tmp_path / "run")
+    assert {line["task"] for line in lines(tmp_path / "run")} == {"camus_lvef", "camus_views"}
+    left_out = ", ".join(name for name in config.tasks if not name.startswith("camus"))
+    assert f"were left out: {left_out}." in (tmp_path / "run" / suite.MARKDOWN).read_text()
+
+
+def test_clips_by_stride_need_no_frame_rates(encoder, sets, tmp_path):
+    """Neither where the config says so, nor where the weights do."""
+    shutil.copytree(sets / "CAMUS_public", tmp_path / "CAMUS_public")
+    for path in tmp_path.rglob("Info_*.cfg"):
+        path.write_text(path.read_text().replace("FrameRate: 48.5", ""))
+    config = shrunken(encoder, tmp_path)
+    config.only, config.pca_data = ("camus",), "camus"
+    del config.tasks.camus_lvef
+    config.clip.update(sample_by="", sample_value=0.0, more_sizes=())
+    evaluate(config, tmp_path / "run")
+    config.clip.update(sample_by="fps", sample_value=8.0)
+    with pytest.raises(UserError, match=r"12 of 12 files .* were rejected .12 no frame rate"):
+        evaluate(config, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("only", "sentence"),
+    [
+        (
+            ("echonet",),
+            r"'only' is \('echonet',\), but it must hold only sections of data: camus, ",
+        ),
+        (("camus",), "'pca_data' is 'echonet_dynamic', .* sections of data, camus"),
+    ],
+)
+def test_what_the_user_has_must_be_enough(only, sentence):
+    config = public.get_config()
+    config.weights, config.only = ("out/encoder",), only
+    with pytest.raises(UserError, match=sentence):
+        configs.check(configs.used(config)[0])
