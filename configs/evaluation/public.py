@@ -3,7 +3,8 @@
 Command:   python -m echojepa_jax.evaluate --config=configs/evaluation/public.py \
              --weights=out/encoder --workdir=runs/public
 Hardware:  one GPU of 80 GB; disk for all tokens, about 0.6 TB for each ViT-L at 224 px.
-Duration:  not measured yet; docs/evaluation.md has an estimate for every task.
+Duration:  not measured; estimated at 6 hours for one seed of one ViT-L on both EchoNet sets, see
+           docs/evaluation.md.
 Expect:    the paper's EchoJEPA-L: MAE of EF 5.76 points on EchoNet-Dynamic; 6.31 (zero-shot) and
            5.12 (own probe) on EchoNet-Pediatric; robustness +2.3 % on average. The tables show
            the paper's numbers beside yours.

@@ -350,6 +350,10 @@ def test_mimic(mimic, caplog):
     assert "lvef: 3 of 5 studies (biplane_lvef 1, lvef_3d 1, lvef+lvef_upper 1)" in caplog.text
     assert "lvef: 1 results are not numbers, such as '>55'" in caplog.text
     assert "1 of 5 files have a view" in caplog.text
+    source = f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv,without_view=skip"
+    assert [s.name for s in read_source(source)] == ["1_0001"]
+    with pytest.raises(UserError, match="'without_view' must be keep, or skip together with"):
+        read_source(f"mimic_iv_echo:{mimic},without_view=skip")
     table(mimic.parent / "echoview.csv", "dicom_filepath,view\nother/9_9.dcm,A4C\n")
     with pytest.raises(UserError, match=r"echoview\.csv contains none of the 5 files"):
         read_source(f"mimic_iv_echo:{mimic},views={mimic.parent}/echoview.csv")
