@@ -17,6 +17,8 @@ from echojepa_jax.weights.write import write_weights
 from tests.makers import public_sets
 from tests.makers.weights import random_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL_PROBE = {
     "learning_rates": (1e-2,),
     "attentive_rates": (1e-2,),
