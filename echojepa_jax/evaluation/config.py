@@ -14,6 +14,7 @@ from echojepa_jax.utils.config_fields import (
     POSITIVE,
     TEXTS,
     Field,
+    Rule,
     check_fields,
     require,
 )
