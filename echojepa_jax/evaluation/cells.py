@@ -18,7 +18,7 @@ from echojepa_jax.probes.reading import cutoffs
 from echojepa_jax.probes.task import Task
 from echojepa_jax.utils.files import whole
 
-MEASURE = "measure"
+MEASURE, SEGMENTATION = "measure", "segmentation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,16 @@ class Cell:
     """Predictions of one trained probe, with all that scores need.
 
     variant: what distinguishes it in the table of its task, such as {"head": "linear"}.
-    kind: "regression", "classification", or MEASURE for numbers that need no labels.
+    kind: "regression", "classification", SEGMENTATION, or MEASURE for numbers that need no labels.
     ids, patients, studies, views: of the examples that could be read. true: numbers, or class
     numbers. predicted: numbers, or the probabilities of all classes. guess: the same for every
     example, of a model that knows nothing but the training labels. not_scored: test examples that
     have no label or cannot be read. chosen: the head of the grid. against: the variant that this
     one is compared with; None = none. measures: numbers by name, of MEASURE. cutoffs: values below
     which examples are detected, of an ejection fraction.
+
+    Of SEGMENTATION, an example is a frame, `true` is empty, and `predicted` and `guess` have Dice
+    and Hausdorff distance of each frame. pictures: masks of a few test frames, for the report.
     """
 
     variant: dict[str, str]
@@ -51,6 +54,7 @@ class Cell:
     against: dict[str, str] | None = None
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
     cutoffs: list[float] = dataclasses.field(default_factory=list)
+    pictures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def of_predictions(

@@ -11,6 +11,7 @@ from echojepa_jax.data import manifest, splits
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources import read_source
+from echojepa_jax.data.tracings import Tracing
 from echojepa_jax.data.units import unit_of
 from echojepa_jax.probes.examples import Example, label_of, make_examples
 from echojepa_jax.probes.predict import Features
@@ -21,20 +22,27 @@ from echojepa_jax.utils.file_names import shown
 log = logging.getLogger(__name__)
 
 
+TRACED, MASKS = "traced frames", "masks"
+What = Perturbation | str | None
+"""Which features: of videos as they are (None), of degraded ones, or of traced frames (TRACED)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set as tasks see it.
 
     samples: of the three splits. splits: their names: training, validation, test. width: of an
     encoder's tokens. features: of one model, by perturbation; None = of the videos as they are.
-    Those of a perturbation are of the test split.
+    Those of a perturbation are of the test split. traced: the row of a sample and its tracing, for
+    every traced frame; features of TRACED and MASKS are in this order.
     """
 
     name: str
     samples: Sequence[Sample]
     splits: tuple[str, str, str]
     width: int = 0
-    features: Mapping[Perturbation | None, Features] = dataclasses.field(default_factory=dict)
+    features: Mapping[What, Features] = dataclasses.field(default_factory=dict)
+    traced: Sequence[tuple[int, Tracing]] = ()
 
     def rows(self, perturbation: Perturbation | None) -> list[int]:
         """The samples that are encoded: all, or those of the test split if they are degraded."""

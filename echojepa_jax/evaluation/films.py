@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.evaluation.cells import MEASURE, Cell
+from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
 from echojepa_jax.probes.worst import strip_of
 from echojepa_jax.utils.file_names import shown
 
@@ -35,7 +35,7 @@ def films_of(cell: Cell, samples: Sequence[Sample]) -> list[Film]:
       samples: the videos; an example is one of them, or a study. Videos that cannot be decoded have
         no film.
     """
-    if cell.kind == MEASURE or not cell.ids:
+    if cell.kind in (MEASURE, SEGMENTATION) or not cell.ids:
         return []
     predicted, true = np.array(cell.predicted), np.array(cell.true)
     if cell.kind == "classification":

@@ -275,10 +275,10 @@ class Look:
         tokens = features.tokens
         if self.components:
             tokens = _reduced(tokens, self.components)
-        return dataclasses.replace(features, tokens=_Scaled(tokens, self.shift, self.scale))
+        return dataclasses.replace(features, tokens=Scaled(tokens, self.shift, self.scale))
 
 
-class _Scaled:
+class Scaled:
     """Tokens [m, N, D] that are shifted and scaled when they are asked for."""
 
     def __init__(self, tokens: Any, shift: np.ndarray, scale: np.ndarray) -> None:
@@ -308,6 +308,16 @@ def fit_look(features: Features, rows: Sequence[int], pca: int, standardise: boo
     width = tokens.shape[-1]
     if not standardise:
         return Look(components, np.zeros(width, np.float32), np.ones(width, np.float32))
+    return Look(components, *scaling(tokens, clips))
+
+
+def scaling(tokens: Any, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale, float32 [D], that give every channel mean 0 and standard deviation 1.
+
+    Args:
+      tokens: [m, N, D]. clips: int [k], those that it is computed from.
+    """
+    width = tokens.shape[-1]
     sums, squares, count = np.zeros(width), np.zeros(width), 0
     for part in _parts(clips):
         values = tokens[part].reshape(-1, width).astype(np.float64)
@@ -317,7 +327,7 @@ def fit_look(features: Features, rows: Sequence[int], pca: int, standardise: boo
     spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
     # A channel that is the same everywhere says nothing: it stays 0.
     scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0)
-    return Look(components, mean.astype(np.float32), scale.astype(np.float32))
+    return mean.astype(np.float32), scale.astype(np.float32)
 
 
 def _parts(clips: np.ndarray) -> list[np.ndarray]:

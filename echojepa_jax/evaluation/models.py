@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict
 
 from echojepa_jax.costs.flops import transformer
 from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.clips.pipeline import Shown
 from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.evaluation import pixels
 from echojepa_jax.features.clip_input import clip_spec
-from echojepa_jax.features.encode import EncodedClips, FrozenEncoder
+from echojepa_jax.features.encode import EncodedClips, FrozenEncoder, of_tubelets, tubelets_of
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.trees import count_parameters
@@ -35,7 +36,8 @@ class Facts:
     """What tables report about a model.
 
     name: in tables and of folders. about: where it comes from. fingerprint: of its numbers.
-    parameters: of the encoder. tokens, width: of a clip. flops: of a clip's forward pass.
+    parameters: of the encoder. tokens, width: of a clip. flops: of a clip's forward pass. places:
+    tokens of a time step, which segmentation has.
     """
 
     name: str
@@ -46,10 +48,15 @@ class Facts:
     tokens: int
     width: int
     flops: float
+    places: int
 
 
 Encode = Callable[[Sequence[Sample], np.ndarray, Perturbation | None], Iterator[EncodedClips]]
 """(samples, which clips bool [samples, clips], perturbation) -> their tokens, in order."""
+
+EncodeFrames = Callable[[Sequence[Sample], np.ndarray], Iterator[EncodedClips]]
+"""(samples, a frame of each int [samples]) -> the tokens [B, places, D] of the tubelet that starts
+with the frame, in a clip that has it, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Model:
 
     facts: Facts
     encode: Encode
+    encode_frames: EncodeFrames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +139,13 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         frozen = FrozenEncoder.of(weights, how.dtype, clip, only.shape[1], how.keep)
         return frozen.encode(samples, only, workers=how.workers, perturbation=perturbation)
 
+    def encode_frames(samples: Sequence[Sample], frames: np.ndarray) -> Iterator[EncodedClips]:
+        frozen = FrozenEncoder.of(weights, how.dtype, clip, 1, "all")
+        shown = Shown(frames, shape.tubelet)
+        tubelets = tubelets_of(samples, clip, shown)
+        for piece in frozen.encode(samples, workers=how.workers, shown=shown):
+            yield of_tubelets(piece, tubelets, times)
+
     look = {"mean": np.array(weights.clip.mean), "std": np.array(weights.clip.std)}
     facts = Facts(
         name,
@@ -142,8 +157,9 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         tokens,
         shape.width,
         transformer(tokens, shape.width, shape.depth, shape.mlp_hidden),
+        height * width,
     )
-    return Model(facts, encode)
+    return Model(facts, encode, encode_frames)
 
 
 def flatten_names(tree: Any) -> dict[str, np.ndarray]:
@@ -153,24 +169,32 @@ def flatten_names(tree: Any) -> dict[str, np.ndarray]:
 
 def open_pca(
     kept: Path,
-    samples: Sequence[Sample],
+    train: Sequence[Sample],
     clip: ClipSpec,
     tubelet: int,
+    patch: int,
     width: int,
     how: HowToEncode,
 ) -> Model:
     """Principal components of the pixels of training videos, which are kept in the file `kept`.
 
     Args:
-      samples: the training videos. width: components, as many as the first encoder has channels.
+      train: the training videos. tubelet, patch: of the first encoder. width: components, as many
+        as it has channels.
     """
-    components = pixels.fitted(kept, samples, clip, tubelet, width, how.workers)
+    components = pixels.fitted(kept, train, clip, tubelet, width, how.workers)
     times = clip.frames // tubelet
 
     def encode(
         samples: Sequence[Sample], only: np.ndarray, perturbation: Perturbation | None
     ) -> Iterator[EncodedClips]:
         return pixels.encoded(components, samples, clip, only, how.keep, perturbation, how.workers)
+
+    def encode_frames(samples: Sequence[Sample], frames: np.ndarray) -> Iterator[EncodedClips]:
+        file = kept.with_name(f"{kept.stem}-patches{kept.suffix}")
+        fit = file, train, clip, tubelet, patch, width, how.workers
+        of_patches, shown = pixels.fitted_patches(*fit), Shown(frames, tubelet)
+        return pixels.encoded_patches(of_patches, samples, clip, shown, patch, how.workers)
 
     inputs, outputs = components.matrix.shape
     facts = Facts(
@@ -182,8 +206,9 @@ def open_pca(
         times,
         outputs,
         2.0 * times * inputs * outputs,
+        (clip.size // patch) ** 2,
     )
-    return Model(facts, encode)
+    return Model(facts, encode, encode_frames)
 
 
 def check_names(weights: Collection[str], controls: Collection[str]) -> None:

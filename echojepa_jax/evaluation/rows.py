@@ -2,18 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.evaluation import scores
-from echojepa_jax.evaluation.cells import MEASURE, Cell
+from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
 from echojepa_jax.evaluation.tasks.robustness import CLEAN, PAPER
 
 Interval = tuple[float, float, float]
 """A value and its 95 % interval; NaN where it is not defined."""
 
-GUESS = {"regression": "mean of training", "classification": "commonest class"}
+GUESS = {
+    "regression": "mean of training",
+    "classification": "commonest class",
+    SEGMENTATION: "mean mask of training",
+}
 """The name of the row of a model that knows nothing but the training labels."""
 
 
@@ -74,9 +79,7 @@ def of_task(task: str, options: ConfigDict, found: Found, count: int, seed: int)
         first = next(iter(by_model.values()))
         if first[0].kind != MEASURE:
             # A guess comes from the training labels: it is the same for every model.
-            everybody = [
-                scores.scores(c, [c.guess] * len(c.true), patients, weights) for c in first
-            ]
+            everybody = [scores.scores(c, _guesses(c), patients, weights) for c in first]
             name = GUESS[first[0].kind]
             scored[variant][name] = scores.over_seeds(everybody)
             by_model[name] = first
@@ -87,6 +90,11 @@ def of_task(task: str, options: ConfigDict, found: Found, count: int, seed: int)
     if options.kind == "robustness":
         rows += _average_degradation(rows, scored)
     return rows
+
+
+def _guesses(cell: Cell) -> Sequence[Any]:
+    """The guess for every example; that of masks has scores which differ from frame to frame."""
+    return cell.guess if cell.kind == SEGMENTATION else [cell.guess] * len(cell.true)
 
 
 def _row(
@@ -118,7 +126,7 @@ def _row(
         difference,
         change,
         single,
-        len(cell.true),
+        len(cell.patients),
         len(set(cell.patients)),
         cell.not_scored,
         len(mine),

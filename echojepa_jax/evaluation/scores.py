@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from echojepa_jax.evaluation.cells import MEASURE, Cell
+from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
 from echojepa_jax.utils.bootstrap import INTERVAL
 from echojepa_jax.utils.rng import generator
 
 REGRESSION = ("mae", "rmse", "r2", "pearson", "bias")
 CLASSIFICATION = ("accuracy", "balanced_accuracy", "auroc")
-MAIN = {"regression": "mae", "classification": "accuracy", MEASURE: "effective_rank"}
+MASKS = ("dice", "hd95")
+MAIN = {
+    "regression": "mae",
+    "classification": "accuracy",
+    SEGMENTATION: "dice",
+    MEASURE: "effective_rank",
+}
 
 
 def resamples(patients: Sequence[str], count: int, seed: int, task: str) -> np.ndarray:
@@ -41,18 +47,22 @@ def scores(
         # Measures of features are not of patients: they have no interval.
         alone = np.where(np.arange(len(weights)) == 0, 1.0, np.nan)
         return {name: value * alone for name, value in cell.measures.items()}
-    if not cell.true:
-        names = [*(REGRESSION if cell.kind == "regression" else CLASSIFICATION)]
+    if not cell.patients:
+        names = [*{"regression": REGRESSION, SEGMENTATION: MASKS}.get(cell.kind, CLASSIFICATION)]
         names += map(auroc_below, cell.cutoffs)
         return {name: np.full(len(weights), np.nan) for name in names}
     column = {patient: i for i, patient in enumerate(patients)}
     owner = np.zeros((len(cell.patients), len(patients)))
     owner[np.arange(len(owner)), [column[patient] for patient in cell.patients]] = 1
     with np.errstate(invalid="ignore", divide="ignore"):
+        counts = weights @ owner.T
+        if cell.kind == SEGMENTATION:
+            # Means over frames.
+            sums = counts @ np.array(predicted, np.float64)
+            return dict(zip(MASKS, sums.T / counts.sum(axis=1), strict=True))
         true, found = np.array(cell.true, np.float64), np.array(predicted, np.float64)
         if cell.kind == "classification":
             return _classification(true, found, owner, weights)
-        counts = weights @ owner.T
         return _regression(true, found, counts) | {
             auroc_below(cutoff): auroc(true < cutoff, -found, counts) for cutoff in cell.cutoffs
         }

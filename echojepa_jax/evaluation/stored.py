@@ -56,7 +56,9 @@ class Rows:
 class Wanted:
     """Which features: of the samples `rows` of a data set `name`.
 
-    clips: of every video. dtype: of the numbers on disk. encoder_dtype: of the computation.
+    clips: of every video. dtype: of the numbers on disk. encoder_dtype: of the computation. frames:
+    a frame for each of `rows`, among which a sample may be several times: instead of clips spread
+    over the videos, only the tubelet is kept that starts with the frame, with all its tokens.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Wanted:
     dtype: str
     encoder_dtype: str
     perturbation: Perturbation | None = None
+    frames: tuple[int, ...] | None = None
 
     @property
     def chosen(self) -> list[Sample]:
@@ -74,7 +77,7 @@ class Wanted:
 
     def settings(self, model: Facts) -> dict[str, Any]:
         """All that the features depend on."""
-        return {
+        found: dict[str, Any] = {
             "model": model.fingerprint,
             "data": manifest.fingerprint(self.chosen),
             "clip": dataclasses.asdict(model.clip),
@@ -84,10 +87,14 @@ class Wanted:
             "encoder_dtype": self.encoder_dtype,
             "perturbation": list(self.perturbation or ()),
         }
+        if self.frames is not None:
+            found |= {"clips": 1, "tokens": "tubelet", "frames": digest_of(self.frames)}
+        return found
 
     def folder(self, root: Path, model: Facts) -> Path:
         """A folder of these features alone, with a name that a person understands."""
         words = [model.name, self.name, *(self.perturbation or ())]
+        words += [] if self.frames is None else ["frames"]
         return root / f"{'-'.join(words)}-{digest_of(self.settings(model))[:10]}"
 
 
@@ -108,7 +115,7 @@ def make(root: Path, model: Model, wanted: Wanted) -> int:
         if problem and path.with_suffix(".json").exists():
             log.warning("%s is made again: %s", path, problem)
         if problem:
-            todo.append((path, samples[start : start + PART]))
+            todo.append((path, slice(start, start + PART)))
     if not todo:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,12 +135,16 @@ def _problem(path: Path, settings: dict[str, Any]) -> str:
     return "" if about["sha256"] == digest else "its SHA-256 is another one"
 
 
-def _write(
-    path: Path, model: Model, samples: Sequence[Sample], wanted: Wanted, settings: dict[str, Any]
-) -> int:
-    own = ~repeats_of(samples, model.facts.clip, wanted.clips)
+def _write(path: Path, model: Model, part: slice, wanted: Wanted, settings: dict[str, Any]) -> int:
+    samples = wanted.chosen[part]
+    if wanted.frames is None:
+        own = ~repeats_of(samples, model.facts.clip, wanted.clips)
+        pieces = model.encode(samples, own, wanted.perturbation)
+    else:
+        own = np.ones((len(samples), 1), bool)
+        pieces = model.encode_frames(samples, np.array(wanted.frames[part]))
     there, padded, errors, tokens = [], 0, {}, []
-    for piece in _checked(model.encode(samples, own, wanted.perturbation), own):
+    for piece in _checked(pieces, own):
         tokens.append(piece.tokens.astype(wanted.dtype))
         there += (piece.errors == "").tolist()
         padded += int(np.count_nonzero(piece.padded))
@@ -180,9 +191,15 @@ def _abouts(folder: Path) -> list[dict[str, Any]]:
 
 
 def load(root: Path, model: Facts, wanted: Wanted) -> Features:
-    """Features that `make` has verified; tokens stay on disk until they are asked for."""
+    """Features that `make` has verified; tokens stay on disk until they are asked for.
+
+    Those of frames are in the order of `wanted.rows`, so the place of a sample has no meaning.
+    """
     folder = wanted.folder(root, model)
-    repeats = repeats_of(wanted.chosen, model.clip, wanted.clips)
+    if wanted.frames is None:
+        repeats = repeats_of(wanted.chosen, model.clip, wanted.clips)
+    else:
+        repeats = np.zeros((len(wanted.rows), 1), bool)
     place = np.full(len(wanted.samples), -1)
     place[list(wanted.rows)] = np.arange(len(wanted.rows))
     there: list[bool] = []

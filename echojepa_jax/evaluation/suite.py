@@ -21,8 +21,8 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import NEED_RATE
 from echojepa_jax.data.sources import origin_of
-from echojepa_jax.evaluation import cells, models, rows, stored, tables
-from echojepa_jax.evaluation.data import Data, load
+from echojepa_jax.evaluation import cells, models, overlays, rows, stored, tables, truth
+from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
 from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
@@ -132,7 +132,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         name: load(name, section, workdir / REJECTED, need_rate)
         for name, section in config.data.items()
     }
-    data = {name: one for name, (one, _) in found.items()}
+    data = {name: _with_traced(config, one) for name, (one, _) in found.items()}
     controls = _of_controls(config, workdir, data, how)
     facts |= {name: make().facts for name, make in controls.items()}
     openers |= controls
@@ -167,9 +167,13 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     for name, make in openers.items():
         needed = {need for job in todo if job.model.name == name for need in _needs(config, job)}
         if needed:
-            _encode(
-                workdir / FEATURES, make(), [wanted[name][need] for need in sorted(needed, key=str)]
-            )
+            model = make()
+            asked = [wanted[name][need] for need in sorted(needed, key=str)]
+            _encode(workdir / FEATURES, model, asked)
+            for one in asked:
+                if one.frames is not None:
+                    known = _masks(data[one.name], model.facts)
+                    stored.make(workdir / FEATURES, known, _as_labels(one))
 
     # --- probes ---------------------------------------------------------------------------------
     first = time.monotonic()
@@ -189,7 +193,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         results[job.file] = cells.read(job.file, told[job.file])
 
     # --- tables ---------------------------------------------------------------------------------
-    table_rows, films = {}, {}
+    table_rows, films, pictures = {}, {}, {}
     everything = [sample for one in data.values() for sample in one.samples]
     for task, options in config.tasks.items():
         of_task: dict[str, list[Sequence[cells.Cell]]] = {}
@@ -199,6 +203,8 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         log.info("%s: %d resamples of patients", task, config.bootstrap)
         table_rows[task] = rows.of_task(task, options, of_task, config.bootstrap, config.seed)
         films[task] = films_of(next(iter(of_task.values()))[0][0], everything)
+        if options.kind == cells.SEGMENTATION:
+            pictures[task] = overlays.made(data[options.data], of_task)
     result = tables.Result(
         list(facts.values()),
         _passes(config, workdir / FEATURES, facts, wanted),
@@ -209,6 +215,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         config.bootstrap,
         films,
         left_out,
+        pictures,
     )
     shown = tables.tables(result)
     for name, text in (
@@ -253,7 +260,8 @@ def _of_controls(
         )
         kept = workdir / "models" / f"pca-{digest[:10]}.npz"
         shape = weights.shape
-        return models.open_pca(kept, train, model.facts.clip, shape.tubelet, shape.width, how)
+        cut = shape.tubelet, shape.patch
+        return models.open_pca(kept, train, model.facts.clip, *cut, shape.width, how)
 
     made = {models.INITIAL: initial, models.PCA: pca}
     return {name: made[name] for name in config.controls}
@@ -277,7 +285,7 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
     names = {name for name, _ in KINDS[options.kind].needs(options)}
     # The labels of a task are texts at times.
     classes = options.get("target", "")
-    return {
+    told = {
         "version": VERSION,
         "model": job.model.fingerprint,
         "clip": dataclasses.asdict(job.model.clip),
@@ -289,9 +297,33 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
         "probe": config.probe.to_dict(),
         "seed": job.seed,
     }
+    if traced := [name for name, what in KINDS[options.kind].needs(options) if what == TRACED]:
+        told["traced"] = {name: truth.fingerprint(data[name].traced) for name in traced}
+    return told
 
 
-Need = tuple[str, Perturbation | None]
+def _with_traced(config: ConfigDict, data: Data) -> Data:
+    """The data set with the traced frames of all views that a task needs."""
+    need = (data.name, TRACED)
+    asking = [o for o in config.tasks.values() if need in KINDS[o.kind].needs(o)]
+    if not asking:
+        return data
+    views = {view for options in asking for view in options.views}
+    everything = any(not options.views for options in asking)
+    traced = truth.traced(data.samples, () if everything else sorted(views))
+    return dataclasses.replace(data, traced=traced)
+
+
+def _masks(data: Data, model: Facts) -> Model:
+    return truth.masks(data.traced, data.samples, model.clip)
+
+
+def _as_labels(wanted: Wanted) -> Wanted:
+    """The masks of the frames, in place of their features."""
+    return dataclasses.replace(wanted, dtype="uint8", encoder_dtype="")
+
+
+Need = tuple[str, What]
 
 
 def _needs(config: ConfigDict, job: Job) -> list[Need]:
@@ -303,19 +335,26 @@ def _wanted(config: ConfigDict, data: Mapping[str, Data], model: str) -> dict[Ne
     """The features that any task needs of a model."""
     needs = {need for o in config.tasks.values() for need in KINDS[o.kind].needs(o)}
     features = config.features
-    return {
-        (name, perturbation): Wanted(
+    found = {}
+    for name, what in needs:
+        mine = data[name]
+        perturbation = what if isinstance(what, Perturbation) else None
+        rows_, frames = mine.rows(perturbation), None
+        if what == TRACED:
+            rows_ = [row for row, _ in mine.traced]
+            frames = tuple(tracing.frame for _, tracing in mine.traced)
+        found[name, what] = Wanted(
             name,
-            data[name].samples,
-            data[name].rows(perturbation),
+            mine.samples,
+            rows_,
             config.clip.count,
             features.tokens,
             features.dtype,
             features.encoder_dtype,
             perturbation,
+            frames,
         )
-        for name, perturbation in needs
-    }
+    return found
 
 
 def _encode(root: Path, model: Model, wanted: Sequence[Wanted]) -> None:
@@ -326,6 +365,7 @@ def _encode(root: Path, model: Model, wanted: Sequence[Wanted]) -> None:
             seconds = (time.monotonic() - started) / done * (len(wanted) - done)
             left = f", about {duration(seconds)} left"
         degraded = f", {' '.join(one.perturbation)}" if one.perturbation else ""
+        degraded += f", {TRACED}" * (one.frames is not None)
         log.info(
             "features %d of %d: %s of %s%s%s",
             *(done + 1, len(wanted), model.facts.name, one.name, degraded, left),
@@ -341,10 +381,13 @@ def _with_features(
     wanted: Mapping[Need, Wanted],
 ) -> dict[str, Data]:
     """The data sets of a job with the features of its model."""
-    found: dict[str, dict[Perturbation | None, Any]] = {}
-    for name, perturbation in _needs(config, job):
-        features = stored.load(root, job.model, wanted[name, perturbation])
-        found.setdefault(name, {})[perturbation] = features
+    found: dict[str, dict[What, Any]] = {}
+    for name, what in _needs(config, job):
+        features = stored.load(root, job.model, wanted[name, what])
+        found.setdefault(name, {})[what] = features
+        if what == TRACED:
+            known = _masks(data[name], job.model).facts
+            found[name][MASKS] = stored.load(root, known, _as_labels(wanted[name, what]))
     return {
         name: dataclasses.replace(data[name], width=job.model.width, features=features)
         for name, features in found.items()
@@ -360,8 +403,8 @@ def _passes(
     """Clips that were encoded, by model, and by data set with the degradation."""
     return {
         name: {
-            " ".join([one.name, *(one.perturbation or ())]): stored.passes(root, model, one)
-            for one in wanted[name].values()
+            tables.passes_of(*need): stored.passes(root, model, one)
+            for need, one in wanted[name].items()
         }
         for name, model in facts.items()
     }

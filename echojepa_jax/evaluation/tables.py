@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.evaluation import published
-from echojepa_jax.evaluation.cells import MEASURE
+from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION
+from echojepa_jax.evaluation.data import TRACED, What
 from echojepa_jax.evaluation.films import Film
 from echojepa_jax.evaluation.models import Facts
+from echojepa_jax.evaluation.overlays import Overlay
 from echojepa_jax.evaluation.rows import GUESS, Interval, Row
 from echojepa_jax.utils.counts import counted
 
@@ -32,6 +34,8 @@ TITLES = {
     "mean_cosine": "mean cosine",
     "variance": "variance",
     "degradation": "mean degradation",
+    "dice": "Dice",
+    "hd95": "HD95",
 }
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -51,9 +55,9 @@ class Result:
     """All that the tables of a suite show.
 
     models: the first one is the one that others are compared with. passes: clips that each model
-    has encoded, by data set (with the perturbation). rows: by task. options: of each task. kinds:
-    of the sources of every data set. data: number of videos by split and of rejected files. films:
-    of each task, by the first probe of the first model.
+    has encoded, by `passes_of` a data set. rows: by task. options: of each task. kinds: of the
+    sources of every data set. data: number of videos by split and of rejected files. films: of each
+    task, by the first probe of the first model. overlays: masks on pictures, by task.
     left_out: tasks whose data the user does not have.
     """
 
@@ -65,7 +69,15 @@ class Result:
     data: Mapping[str, Mapping[str, Any]]
     resamples: int
     films: Mapping[str, Sequence[Film]]
-    left_out: Sequence[str] = ()
+    left_out: Sequence[str]
+    overlays: Mapping[str, Sequence[Overlay]]
+
+
+def passes_of(data: str, what: What) -> str:
+    """The name of the clips of a data set: as they are, degraded, or with traced frames."""
+    if what is None:
+        return data
+    return f"{data}: {what}" if isinstance(what, str) else " ".join([data, *what])
 
 
 def number(value: float) -> str:
@@ -91,7 +103,7 @@ def tables(result: Result) -> list[Table]:
         _overview(result),
         _models(result),
         _data(result),
-        *(_of_task(result, task) for task in result.rows),
+        *(table for task in result.rows for table in _of_task(result, task)),
     ]
 
 
@@ -141,6 +153,7 @@ def _data(result: Result) -> Table:
         degraded = sorted(
             {sum(n for k, n in found.items() if k.startswith(f"{name} ")) for found in passes}
         )
+        traced = sorted({found.get(passes_of(name, TRACED), 0) for found in passes})
         lines.append(
             [
                 name,
@@ -150,10 +163,12 @@ def _data(result: Result) -> Table:
                 f"{facts['rejected']:,}",
                 " or ".join(f"{n:,}" for n in clean),
                 " or ".join(f"{n:,}" for n in degraded),
+                " or ".join(f"{n:,}" for n in traced),
             ]
         )
     columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
     columns += ["rejected files", "clips encoded by a model", "and degraded clips"]
+    columns += ["and clips with a traced frame"]
     note = "Splits are by patient."
     if result.left_out:
         note += f" Tasks without data, which were left out: {', '.join(result.left_out)}."
@@ -162,15 +177,28 @@ def _data(result: Result) -> Table:
 
 def score_title(row: Row, name: str) -> str:
     """The name of a score, with its unit."""
-    in_unit = name in ("mae", "rmse", "bias", "degradation")
+    in_unit = name in ("mae", "rmse", "bias", "degradation", "hd95")
     unit = row.unit if row.kind == MEASURE else of_errors(row.unit)
     return f"{TITLES.get(name, name)}{f' ({unit})' if unit and in_unit else ''}"
 
 
-def _of_task(result: Result, task: str) -> Table:
+def _of_task(result: Result, task: str) -> Iterator[Table]:
+    """A table for each kind of numbers; measures of predictions belong to these."""
+    groups: list[list[Row]] = []
+    for row in result.rows[task]:
+        if not groups or row.kind not in (groups[-1][0].kind, MEASURE):
+            groups.append([])
+        groups[-1].append(row)
+    for rows in groups:
+        title = task if rows is groups[0] else f"{task}: {TITLES[rows[0].main]}"
+        yield _of_rows(result, task, rows, title)
+
+
+def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Table:
     """One table: variants, and in each of them every model, the guess and the paper's models."""
-    rows, options = result.rows[task], result.options[task]
-    tokens = {facts.name: f"{facts.tokens:,}" for facts in result.models}
+    options = result.options[task]
+    of_frames = options.kind == SEGMENTATION
+    tokens = {m.name: f"{m.places if of_frames else m.tokens:,}" for m in result.models}
     first, score = rows[0].main, score_title(rows[0], rows[0].main)
     shown = [field for field in rows[0].variant if len({row.variant[field] for row in rows}) > 1]
     others = [name for name in rows[0].values if name != first]
@@ -208,11 +236,11 @@ def _of_task(result: Result, task: str) -> Table:
             if name in row.values
         }
         lines.append([cells.get(name, "") for name in columns])
-    return Table(task, _note(result, task), columns, lines)
+    return Table(title, _note(result, task, rows), columns, lines)
 
 
-def _note(result: Result, task: str) -> str:
-    rows, options = result.rows[task], result.options[task]
+def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
+    options = result.options[task]
     constant = [
         f"{name} {value}"
         for name, value in rows[0].variant.items()
@@ -221,6 +249,12 @@ def _note(result: Result, task: str) -> str:
     told = [f"Kind of task: {options.kind}.", f"Data: {options.data}."]
     if "target" in options:
         told.append(f"Target: {options.target}.")
+    if rows[0].kind == SEGMENTATION:
+        told.append(
+            "Means over traced frames. Tokens are those of a frame; pca is of their pixels."
+        )
+    elif options.kind == SEGMENTATION:
+        told.append("Ejection fraction from the LV masks by discs in one plane.")
     if constant:
         told.append(f"All rows: {', '.join(constant)}.")
     if rows[0].kind != MEASURE:

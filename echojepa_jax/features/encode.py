@@ -16,9 +16,9 @@ from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.data.clips.pipeline import evaluation_batches
+from echojepa_jax.data.clips.pipeline import Shown, evaluation_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
-from echojepa_jax.data.clips.sampling import ClipSpec, repeated_clips
+from echojepa_jax.data.clips.sampling import ClipSpec, clip_with_frame, repeated_clips
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.models.pixels import Colour, normalise
 from echojepa_jax.models.vit import Encoder
@@ -181,6 +181,7 @@ class FrozenEncoder:
         clips_per_device: int = CLIPS_PER_DEVICE,
         workers: int = 0,
         perturbation: Perturbation | None = None,
+        shown: Shown | None = None,
     ) -> Iterator[EncodedClips]:
         """Encodes the clips of every sample, on all devices of this host.
 
@@ -189,6 +190,7 @@ class FrozenEncoder:
           clips_per_device: clips that a device encodes at a time.
           workers: processes that decode; 0 = threads of this process.
           perturbation: degrades the videos; None = does not.
+          shown: a frame that the clip of each sample has; None = clips spread over the video.
         """
         mesh = meshes.make_mesh(jax.local_devices())
         batches = evaluation_batches(
@@ -198,6 +200,7 @@ class FrozenEncoder:
             clips_per_sample=self.clips,
             only=only,
             perturbation=perturbation,
+            shown=shown,
             workers=workers,
         )
         waiting: tuple[dict[str, Any], jax.Array] | None = None
@@ -234,6 +237,30 @@ class FrozenEncoder:
     def _tokens(self, clips: jax.Array, mesh: Mesh) -> jax.Array:
         mean_std = self.mean, self.std
         return encode_clips(self.params, clips, self.network, *mean_std, self.keep, mesh)
+
+
+def tubelets_of(samples: Sequence[Sample], clip: ClipSpec, shown: Shown) -> np.ndarray:
+    """The tubelet of each sample's clip that starts with the frame that is shown: int [samples]."""
+    how: dict[str, Any] = {"length": clip.frames, "by": clip.by, "value": clip.value}
+    return np.array(
+        [
+            clip_with_frame(s.frames, s.fps, int(frame), tubelet=shown.tubelet, **how)[2]
+            for s, frame in zip(samples, shown.frames, strict=True)
+        ],
+        int,
+    )
+
+
+def of_tubelets(piece: EncodedClips, tubelets: np.ndarray, times: int) -> EncodedClips:
+    """Only the tokens of one tubelet of every clip.
+
+    Args:
+      piece: with all tokens of its clips, which are of `times` time steps.
+      tubelets: of every sample, int [samples].
+    """
+    tokens = rearrange(piece.tokens, "b (t place) d -> b t place d", t=times)
+    chosen = tokens[np.arange(len(tokens)), tubelets[piece.rows]]
+    return dataclasses.replace(piece, tokens=chosen)
 
 
 def repeats_of(samples: Sequence[Sample], clip: ClipSpec, clips: int) -> np.ndarray:

@@ -108,7 +108,7 @@ def echo_levels(scene: Scene, local: np.ndarray, rng: np.random.Generator) -> np
     p, q = local[..., 0], local[..., 1]
     pitch = float(p[0, 1] - p[0, 0])
     outlines = chambers(scene)
-    blood = [_filled(outline, local) for outline, _ in outlines]
+    blood = [filled(outline, local) for outline, _ in outlines]
     away = np.stack([cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) * pitch for mask in blood])
     beyond = away - np.array([wall for _, wall in outlines])[:, None, None]
 
@@ -144,11 +144,11 @@ def echo_levels(scene: Scene, local: np.ndarray, rng: np.random.Generator) -> np
     if scene.view == "PSAX":
         for p_share in (-0.56, 0.56):
             papillary = ellipse(p_share, 0.38, 0.2, 0.2) * patient.radius
-            level = np.where(_filled(papillary, local) > 0, muscle, level)
+            level = np.where(filled(papillary, local) > 0, muscle, level)
     return level.astype(np.float32)
 
 
-def _filled(outline: np.ndarray, local: np.ndarray) -> np.ndarray:
+def filled(outline: np.ndarray, local: np.ndarray) -> np.ndarray:
     """1 inside the outline [n, 2], else 0: uint8 [H, W] on the grid `local` [H, W, 2]."""
     points = (outline - local[0, 0]) / (local[1, 1] - local[0, 0])
     fixed = np.round(points * 16).astype(np.int32)

@@ -1,7 +1,11 @@
 """The report of an evaluation suite: one HTML page with all its tables and their pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from echojepa_jax.evaluation.overlays import Overlay
 from echojepa_jax.evaluation.tables import Result, tables
 from echojepa_jax.report.evaluation_pictures import picture_of
 from echojepa_jax.report.page import (
@@ -12,10 +16,11 @@ from echojepa_jax.report.page import (
     without_folders,
     write_page,
 )
-from echojepa_jax.report.pictures import jpeg
+from echojepa_jax.report.pictures import Picture, jpeg
 from echojepa_jax.utils.counts import counted
 
 REPORT = "report.html"
+_GAP = 4  # pixels between two frames of a strip
 
 
 def write_evaluation_report(workdir: Path, result: Result) -> Path:
@@ -43,9 +48,22 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
             )
             for table in shown
         ],
+        "strips": {task: _strips(found) for task, found in result.overlays.items()},
         "facts": facts_of(manifest),
         "raw": list(flat(manifest)),
         "config": list(flat(read_json(workdir / "config.json"))),
         "rejected": rejected_files(workdir),
     }
     return write_page(workdir, "evaluation.html.jinja", values, REPORT)
+
+
+def _strips(overlays: Sequence[Overlay]) -> list[Picture]:
+    """One picture for each model: its frames beside each other."""
+    strips = []
+    for model in dict.fromkeys(one.model for one in overlays):
+        mine = [one for one in overlays if one.model == model]
+        gap = np.zeros((mine[0].picture.shape[0], _GAP, 3), np.uint8)
+        parts = [part for one in mine for part in (one.picture, gap)]
+        frames = ", ".join(one.about for one in mine)
+        strips.append(Picture(model, jpeg(np.hstack(parts[:-1])), f"{model} on {frames}.", frames))
+    return strips

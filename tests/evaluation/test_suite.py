@@ -17,6 +17,7 @@ from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import models, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.evaluation.tasks import regression as a_task
+from echojepa_jax.evaluation.tasks import segmentation as masks_task
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
@@ -27,6 +28,7 @@ from tests.makers.weights import random_weights
 pytestmark = pytest.mark.slow
 
 VIDEOS = {"train": 14, "val": 2, "test": 4}  # of PHANTOM
+TRACED = 2 * 11  # two frames of each video that shows the A2C or the A4C view
 SHRINK = {
     "data.adult.sources": (PHANTOM,),
     "data.pediatric.sources": ("phantom:pediatric,patients=10,views=2,seed=1",),
@@ -94,9 +96,9 @@ def complete(encoder, tmp_path_factory):
     words = ["--config=configs/evaluation/phantom.py", f"--weights={encoder}", *fields]
     done = programs.run("evaluate", *words, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("complete: 7 tasks, 3 models. The report is ")
-    assert re.search(r"features 2 of 8: encoder of adult, .*, about .* left", done.stderr)
-    assert re.search(r"probes 21 of 21: views of pca, seed 0, .* left", done.stderr)
+    assert done.stdout.startswith("complete: 8 tasks, 3 models. The report is ")
+    assert re.search(r"features 3 of 9: encoder of adult, .*, about .* left", done.stderr)
+    assert re.search(r"probes 24 of 24: views of pca, seed 0, .* left", done.stderr)
     return workdir
 
 
@@ -118,7 +120,11 @@ def test_every_task_has_all_models_and_the_guess(complete):
         models_of.setdefault(line["task"], {})[line["model"]] = line
     assert list(models_of) == list(shipped().tasks)
     for task, rows in models_of.items():
-        guess = {"geometry": set(), "views": {"commonest class"}}.get(task, {"mean of training"})
+        guess = {
+            "geometry": set(),
+            "views": {"commonest class"},
+            "segmentation": {"mean mask of training", "mean of training"},
+        }.get(task, {"mean of training"})
         assert set(rows) == {"encoder", "initial", "pca", *guess}
         assert rows["encoder"]["tokens_of_a_clip"] == "32"
         assert float(rows["encoder"]["flops_of_a_clip"]) > float(rows["pca"]["flops_of_a_clip"])
@@ -145,7 +151,17 @@ def test_the_report_shows_the_worst_and_the_best_cases_of_every_task(complete):
     for task in shipped().tasks:
         ranks = re.findall(r"<p>(Worst|Best): <strong>", of_task[task])
         # Of four videos or two studies.
-        assert ranks[::2] == {"geometry": [], "multiview": ["Worst"]}.get(task, ["Worst", "Best"])
+        other = {"geometry": [], "segmentation": [], "multiview": ["Worst"]}
+        assert ranks[::2] == other.get(task, ["Worst", "Best"])
+
+
+def test_the_report_shows_masks_on_the_same_frames_for_every_model(complete):
+    page = (complete / "report.html").read_text()
+    frames = {
+        m: re.findall(rf'alt="{m} on ([^"]+)\."', page) for m in ("encoder", "initial", "pca")
+    }
+    assert frames["encoder"] == frames["initial"] == frames["pca"]
+    assert set(frames["encoder"][0].split(", ")) == {"A4C ED", "A4C ES"}
 
 
 def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
@@ -153,11 +169,11 @@ def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
     adult = sum(VIDEOS.values())
     degraded = 2 * 3 * VIDEOS["test"]
     (row,) = re.findall(r"^\| adult \|.*$", table, re.MULTILINE)
-    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} |")
+    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} | {TRACED} |")
     (row,) = re.findall(r"^\| encoder \| .* px \| .*$", table, re.MULTILINE)
-    assert f"| {adult + degraded + 20} |" in row
+    assert f"| {adult + degraded + 20 + TRACED} |" in row
     parts = sorted((complete / suite.FEATURES).glob("*/part-*.npy"))
-    assert len(parts) == 3 * (2 + 6)
+    assert len(parts) == 3 * (2 + 6 + 1) + 1, "and the true masks, once for all models"
 
 
 def test_all_formats_show_the_same_numbers(complete):
@@ -183,12 +199,13 @@ def test_f07_a_second_start_changes_nothing(complete, encoder):
 def test_f17_killed_anywhere_it_makes_the_same_tables(complete, small, tmp_path, monkeypatch):
     """Killed while it encodes, while it trains, and while it writes tables."""
     workdir = tmp_path / "run"
-    config = small("lvef", "views")
+    config = small("lvef", "segmentation", "views")
     whole = tmp_path / "whole"
     evaluate(config, whole)
     for module, name, after in (
         (stored, "write_json", 1),
-        (a_task, "predict", 2),
+        (masks_task, "predict", 0),
+        (a_task, "predict", 1),
         (suite.tables, "as_csv", 0),
     ):
         function, calls = getattr(module, name), []
@@ -310,6 +327,7 @@ def test_a_shipped_config_is_accepted(name):
         ({"tasks.views.shares": (0.0,)}, "must be above 0 and at most 1"),
         ({"tasks.robustness.perturbations": ("fog",)}, "must hold only these kinds"),
         ({"tasks.multiview.views": ("A4C",)}, "must name several views"),
+        ({"tasks.segmentation.structures": ("LV", "RV")}, "must name some of LV, myocardium, LA"),
         ({"data.adult.val_split": "test"}, "must be three different names"),
         ({"clip.sample_by": "fps"}, "must be given with sample_by=fps"),
         ({"probe.lr": 1.0}, r"unknown field 'probe\.lr'"),

@@ -26,14 +26,21 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from echojepa_jax.data.clips import transforms
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.data.clips.sampling import KEPT, MASKED, NEED_RATE, ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import (
+    KEPT,
+    MASKED,
+    NEED_RATE,
+    ClipSpec,
+    clip_frame_ids,
+    clip_with_frame,
+)
 from echojepa_jax.data.clips.workers import Batch, MakePart, build
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.sample import Sample
@@ -56,6 +63,16 @@ class Images(NamedTuple):
     mask: Mask
     grid: tuple[int, int, int]
     global_batch: int
+
+
+class Shown(NamedTuple):
+    """A frame of each sample that its clip has, as the first one of a tubelet.
+
+    frames: int [samples]. tubelet: frames of a tubelet.
+    """
+
+    frames: np.ndarray
+    tubelet: int
 
 
 def training_batches(
@@ -146,6 +163,7 @@ def evaluation_batches(
     clips_per_sample: int = 1,
     only: np.ndarray | None = None,
     perturbation: Perturbation | None = None,
+    shown: Shown | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -161,6 +179,7 @@ def evaluation_batches(
     Args:
       only: bool [samples, clips_per_sample], the wanted clips; None = all.
       perturbation: degrades the videos, before frames are resized and cropped; None = does not.
+      shown: a frame that the clip of each sample has, for one clip per sample; None = any.
 
     Raises:
       UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
@@ -174,6 +193,7 @@ def evaluation_batches(
         clips=np.argwhere(wanted).astype(np.int32),
         clips_per_sample=clips_per_sample,
         perturbation=perturbation,
+        shown=shown,
         names=[sample.name for sample in samples] if perturbation else [],
         global_batch=global_batch,
         first_position=process_index * share,
@@ -363,6 +383,7 @@ def _evaluation_part(
     clips: np.ndarray,
     clips_per_sample: int,
     perturbation: Perturbation | None,
+    shown: Shown | None,
     names: Sequence[str],
     global_batch: int,
     first_position: int,
@@ -375,7 +396,8 @@ def _evaluation_part(
     first = step * global_batch + first_position + offset
     for i, (row, part) in enumerate(clips[first : first + count].tolist()):
         degraded = (perturbation, names[row]) if perturbation else None
-        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample), degraded)
+        frame = (int(shown.frames[row]), shown.tubelet) if shown else None
+        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample), degraded, frame)
     return batch
 
 
@@ -432,21 +454,20 @@ def _fill(
     rng: np.random.Generator | None,
     part: tuple[int, int],
     degraded: tuple[Perturbation, str] | None = None,
+    shown: tuple[int, int] | None = None,
 ) -> None:
     """Write the clip of sample `row` to place i of the batch; rng = None makes evaluation clips.
 
-    degraded: a perturbation, and the name of the video.
+    degraded: a perturbation, and the name of the video. shown: a frame, and the length of the
+    tubelet that it is the first one of.
     """
     batch["sample_ids"][i] = row
-    ids, padded = clip_frame_ids(
-        int(videos.frames[row]),
-        float(videos.fps[row]),
-        rng,
-        length=clip.frames,
-        by=clip.by,
-        value=clip.value,
-        part=part,
-    )
+    facts = int(videos.frames[row]), float(videos.fps[row])
+    how: dict[str, Any] = {"length": clip.frames, "by": clip.by, "value": clip.value}
+    if shown:
+        ids, padded, _ = clip_with_frame(*facts, shown[0], tubelet=shown[1], **how)
+    else:
+        ids, padded = clip_frame_ids(*facts, rng, part=part, **how)
     if degraded:
         perturbation, name = degraded
         ids = perturbation.frames(ids, int(videos.frames[row]), name)

@@ -76,6 +76,69 @@ def clip_frame_ids(
     Raises:
       UserError: the frame rate is needed and unknown, or a value is impossible.
     """
+    offsets, window = _offsets(frames, fps, length, by, value)
+    last_start = max(0, frames - window)
+    if rng is None:
+        index, parts = part
+        centre = (2 * index + 1) * frames // (2 * parts)
+        start = min(max(0, centre - window // 2), last_start)
+    else:
+        start = int(rng.integers(last_start + 1))
+    return _clamped(start + offsets, frames)
+
+
+def clip_with_frame(
+    frames: int,
+    fps: float,
+    frame: int,
+    *,
+    length: int,
+    by: str,
+    value: float,
+    tubelet: int,
+) -> tuple[np.ndarray, int, int]:
+    """Chooses the frames of a clip that has a given frame of the video as the first of a tubelet.
+
+    Of all such clips it is the one with the fewest frames that repeat the last one and, of these,
+    the one with that tubelet nearest to its middle.
+
+    Args:
+      frames, fps, length, by, value: see `clip_frame_ids`. frame: counted from 0.
+      tubelet: frames of a tubelet.
+
+    Returns:
+      Frame numbers int32 [length], how many of them repeat the last frame, and the number of the
+      tubelet.
+
+    Raises:
+      UserError: as `clip_frame_ids`.
+      ValueError: the video has no such frame.
+    """
+    if not 0 <= frame < frames:
+        raise ValueError(f"a video of {frames} frames has no frame {frame}")
+    offsets, _ = _offsets(frames, fps, length, by, value)
+
+    def quality(place: int) -> tuple[int, int]:
+        beyond = np.count_nonzero(frame - offsets[place] + offsets >= frames)
+        return int(beyond), abs(2 * place + tubelet - length)
+
+    places = [place for place in range(0, length, tubelet) if offsets[place] <= frame]
+    best = min(places, key=quality)
+    return *_clamped(frame - offsets[best] + offsets, frames), best // tubelet
+
+
+def _clamped(ids: np.ndarray, frames: int) -> tuple[np.ndarray, int]:
+    """Frame numbers of a video, int32, and how many of them repeat its last frame."""
+    padded = int(np.count_nonzero(ids >= frames))
+    return np.minimum(ids, frames - 1).astype(np.int32), padded
+
+
+def _offsets(frames: int, fps: float, length: int, by: str, value: float) -> tuple[np.ndarray, int]:
+    """Frames from the first frame of a clip to each of them, int [length], and of its window.
+
+    Raises:
+      UserError: see `clip_frame_ids`.
+    """
     if frames < 1 or length < 1 or value <= 0:
         raise UserError(
             f"a clip of {length} frames by {by}={value:g} from a video of {frames} frames is "
@@ -100,19 +163,9 @@ def clip_frame_ids(
                 f'sampling by="{by}" with value={value:g} is not possible: use "fps", "duration", '
                 '"stride" with a whole number, or "share" with a number up to 1'
             )
-
     if by != "share":
         window = math.ceil(length * distance - ROUNDING)
-    last_start = max(0, frames - window)
-    if rng is None:
-        index, parts = part
-        centre = (2 * index + 1) * frames // (2 * parts)
-        start = min(max(0, centre - window // 2), last_start)
-    else:
-        start = int(rng.integers(last_start + 1))
-    ids = start + np.floor(np.arange(length) * distance + ROUNDING).astype(np.int64)
-    padded = int(np.count_nonzero(ids >= frames))
-    return np.minimum(ids, frames - 1).astype(np.int32), padded
+    return np.floor(np.arange(length) * distance + ROUNDING).astype(np.int64), window
 
 
 def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: int) -> np.ndarray:

@@ -58,8 +58,22 @@ def coded(path: str) -> Iterator[bytes]:
         yield np.asarray(image.dataobj).tobytes()
 
 
+def mask(path: str) -> np.ndarray:
+    """A picture of labels, uint8 [H, W]; the file has the axes [x, y], or a third one of length 1.
+
+    Raises:
+      UnreadableVideo: as `probe`, or the labels are not whole numbers from 0 to 255.
+    """
+    with _opened(path, mask=True) as image:
+        labels = np.asarray(image.dataobj).reshape(image.shape[:2]).T
+    whole = np.rint(labels)
+    if not (whole == labels).all() or whole.min() < 0 or whole.max() > 255:
+        raise UnreadableVideo("unsupported: labels in NIfTI that are not whole numbers to 255")
+    return np.ascontiguousarray(whole.astype(np.uint8))
+
+
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _opened(path: str, mask: bool = False) -> Iterator[Any]:
     # Few data sets need it, and every process that decodes would wait for it.
     import nibabel
     from nibabel.filebasedimages import ImageFileError
@@ -73,7 +87,10 @@ def _opened(path: str) -> Iterator[Any]:
     first_bytes(path)
     try:
         image: Any = nibabel.load(path)
-        if len(image.shape) != 3 or min(image.shape) < 1:
+        shape = image.shape
+        if mask and (len(shape) < 2 or shape[2:] not in ((), (1,))):
+            raise UnreadableVideo("unsupported: not one picture of labels in NIfTI")
+        if (not mask and len(shape) != 3) or min(shape) < 1:
             raise UnreadableVideo("unsupported: not a sequence of grey frames in NIfTI")
         check_size(image.shape[1], image.shape[0])
         yield image

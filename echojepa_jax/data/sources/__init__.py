@@ -5,9 +5,11 @@ The path of a prepared set alone is a source as well, because its files identify
 
 import dataclasses
 import importlib
+from types import ModuleType
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.shards import about, is_prepared
+from echojepa_jax.data.tracings import Tracing
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import as_unicode, shown
 
@@ -27,6 +29,8 @@ _READERS = {
     "phantom": "phantom",
     "shards": "shards",
 }
+# Kinds whose module also has `tracings(path, source)`.
+_TRACED = ("camus", "echonet_dynamic", "echonet_pediatric", "phantom")
 
 
 def kind_of(source: str) -> str:
@@ -59,9 +63,28 @@ def read_source(source: str) -> list[Sample]:
     return _read(kind, path, source)
 
 
+def read_tracings(source: str) -> list[Tracing]:
+    """The traced frames of a source's samples, without reading files of labels.
+
+    Raises:
+      UserError: this kind of source has no tracings, or they cannot be read.
+    """
+    kind = kind_of(source)
+    if kind not in _TRACED:
+        raise UserError(
+            f"source {source!r} has no tracings, which segmentation needs: use one of the kinds "
+            f"{', '.join(_TRACED)}"
+        )
+    tracings: list[Tracing] = _module(kind).tracings(source.partition(":")[2], source)
+    return [dataclasses.replace(one, name=shown(one.name)) for one in tracings]
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{_READERS[kind]}")
+
+
 def _read(kind: str, path: str, source: str) -> list[Sample]:
-    module = importlib.import_module(f"{__name__}.{_READERS[kind]}")
-    samples: list[Sample] = module.read(path, source)
+    samples: list[Sample] = _module(kind).read(path, source)
     # Names in prepared sets are text already.
     return samples if kind == "shards" else list(map(_as_text, samples))
 

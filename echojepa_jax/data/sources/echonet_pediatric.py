@@ -10,10 +10,14 @@ import dataclasses
 import logging
 import os
 from collections import defaultdict
+from typing import Any
+
+import numpy as np
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.options import split_options
 from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.data.tracings import Tracing, of_outlines
 from echojepa_jax.utils.errors import UserError
 
 VIEWS = ("A4C", "PSAX")
@@ -30,20 +34,7 @@ def read(path: str, source: str) -> list[Sample]:
     Raises:
       UserError: a view, table or column is missing, or a cell is not a number or a fold.
     """
-    path, options = split_options(path, {"val": "1", "test": "0", "views": "+".join(VIEWS)}, source)
-    wanted = options.pop("views").split("+")
-    if not set(wanted) <= set(VIEWS):
-        raise UserError(
-            f"source {source!r}: 'views' must be {' or '.join(VIEWS)}, or {'+'.join(VIEWS)}"
-        )
-    root = os.path.abspath(os.path.expanduser(path))
-    if os.path.isdir(os.path.join(root, _INNER)):
-        root = os.path.join(root, _INNER)
-    views = [view for view in wanted if os.path.isdir(os.path.join(root, view))]
-    if not views:
-        raise UserError(
-            f"source {source!r} has no folder {' or '.join(wanted)} in {root}: check the path"
-        )
+    root, views, options = _opened(path, source)
     splits = _splits(options, source)
     samples = []
     for view in views:
@@ -76,6 +67,59 @@ def read(path: str, source: str) -> list[Sample]:
                 )
             )
     return _with_patients(samples)
+
+
+def tracings(path: str, source: str) -> list[Tracing]:
+    """The outlines of the LV in the views' VolumeTracings.csv, at end diastole and end systole.
+
+    Frames that are no numbers, such as "No Systolic", are left out.
+
+    Raises:
+      UserError: as `read`, or a table of tracings is missing.
+    """
+    root, views, _ = _opened(path, source)
+    found = []
+    for view in views:
+        table = os.path.join(root, view, "VolumeTracings.csv")
+        points: dict[str, dict[Any, list[Any]]] = {}
+        for line, row in read_rows(table, required=["FileName", "X", "Y", "Frame"]):
+            where = f"line {line} of {table}"
+            x, y = (column_number(row, column, where) for column in ("X", "Y"))
+            frame = _frame(row["Frame"])
+            if None not in (frame, x, y):
+                of_video = points.setdefault(row["FileName"].removesuffix(".avi"), {})
+                of_video.setdefault(frame, []).append([x, y])
+        for name, frames in points.items():
+            outlines = {frame: np.array(outline) for frame, outline in frames.items()}
+            found += of_outlines(f"{view}/{name}", outlines)
+    return found
+
+
+def _frame(text: str) -> int | None:
+    """The number of a frame; None if the cell is a text."""
+    try:
+        return int(float(text))
+    except ValueError:
+        return None
+
+
+def _opened(path: str, source: str) -> tuple[str, list[str], dict[str, str]]:
+    """The folder of the views, those that are wanted and there, and the other options."""
+    path, options = split_options(path, {"val": "1", "test": "0", "views": "+".join(VIEWS)}, source)
+    wanted = options.pop("views").split("+")
+    if not set(wanted) <= set(VIEWS):
+        raise UserError(
+            f"source {source!r}: 'views' must be {' or '.join(VIEWS)}, or {'+'.join(VIEWS)}"
+        )
+    root = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(os.path.join(root, _INNER)):
+        root = os.path.join(root, _INNER)
+    views = [view for view in wanted if os.path.isdir(os.path.join(root, view))]
+    if not views:
+        raise UserError(
+            f"source {source!r} has no folder {' or '.join(wanted)} in {root}: check the path"
+        )
+    return root, views, options
 
 
 def _splits(options: dict[str, str], source: str) -> dict[int, str]:

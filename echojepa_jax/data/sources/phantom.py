@@ -7,10 +7,16 @@ The source "phantom:adult,patients=100,views=2,seed=0" names the population, the
 from __future__ import annotations
 
 import csv
+import functools
 from pathlib import Path
 
+import numpy as np
+
 from echojepa_jax.data.sample import Sample
+from echojepa_jax.data.tracings import ED, ES, BadTracing, Tracing
+from echojepa_jax.phantom import masks
 from echojepa_jax.phantom.dataset import cached
+from echojepa_jax.phantom.heart import Scene, draw_patient, draw_scene
 from echojepa_jax.utils.errors import UserError
 
 DEFAULTS = {"patients": 50, "views": 4, "seed": 0, "stills": 0}
@@ -32,6 +38,37 @@ def read(path: str, source: str) -> list[Sample]:
         _sample(row, studies[row["FileName"]], folder / f"{row['FileName']}.{ending}", source)
         for row in _rows(root / "FileList.csv")
     ]
+
+
+def tracings(path: str, source: str) -> list[Tracing]:
+    """The true labels of every video at end diastole and end systole, which are computed anew.
+
+    Raises:
+      UserError: as `read`, or the source has stills.
+    """
+    population, *pairs = (part.strip() for part in path.split(","))
+    options = _options(pairs, source)
+    if options.pop("stills"):
+        raise UserError(f"source {source!r}: stills have no tracings; leave out stills=1")
+    root = cached(population, stills=False, **options)
+    sizes = {row["FileName"]: row for row in _rows(root / "FileList.csv")}
+    found = []
+    for row in _rows(root / "StudyList.csv"):
+        name = row["FileName"]
+        index = int(row["Patient"].rpartition("-")[2])
+        patient = draw_patient(population, options["seed"], index)
+        side, fps = int(sizes[name]["FrameHeight"]), float(sizes[name]["FPS"])
+        scene = draw_scene(patient, row["View"], size=side, fps=fps)
+        for phase in (ED, ES):
+            frame = int(row[f"{phase}Frame"])
+            found.append(Tracing(name, frame, phase, functools.partial(_labels, scene, frame)))
+    return found
+
+
+def _labels(scene: Scene, frame: int, height: int, width: int) -> np.ndarray:
+    if (height, width) != (scene.size, scene.size):
+        raise BadTracing(f"the video has {width} x {height} pixels instead of {scene.size}")
+    return masks.labels(scene, frame)
 
 
 def _options(pairs: list[str], source: str) -> dict[str, int]:

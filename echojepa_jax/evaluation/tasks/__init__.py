@@ -1,7 +1,7 @@
 """The kinds of tasks. Each is a file with three names, and the table below is the list of them.
 
 FIELDS          what a task of this kind may be told in a suite's config
-needs(options)  the features that it reads: (data set, perturbation or None)
+needs(options)  the features that it reads: (data set, perturbation or None, or TRACED)
 run(data, options, probe, seed)  the cells, a pure function of its arguments
 """
 
@@ -13,6 +13,7 @@ from echojepa_jax.evaluation.tasks import (
     multiview,
     regression,
     robustness,
+    segmentation,
     transfer,
 )
 from echojepa_jax.utils.config_fields import NUMBERS, Field, Rule
@@ -23,6 +24,7 @@ KINDS: dict[str, ModuleType] = {
     "multiview": multiview,
     "transfer": transfer,
     "robustness": robustness,
+    "segmentation": segmentation,
     "geometry": geometry,
 }
 

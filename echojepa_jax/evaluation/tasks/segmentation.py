@@ -1,0 +1,265 @@
+"""Structures of the left heart in traced frames, by a linear head on the tokens of the frame.
+
+The encoder sees a clip that has the frame; the mask belongs to the tubelet that starts with it.
+Masks, true and found, have the size of the clip: what the clip's crop leaves out is not scored.
+Dice and Hausdorff distance are of single frames, see `evaluation.masks`. A structure that a frame's
+tracing lacks is not scored there. The ejection fraction is that of the volumes of both LV masks of
+a video, compared with the label; with the true masks it shows what the method of discs costs.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.sample import Sample, by_name
+from echojepa_jax.data.tracings import ED, ES, STRUCTURES, spacing_in_clip
+from echojepa_jax.data.units import unit_of
+from echojepa_jax.evaluation.cells import SEGMENTATION, Cell
+from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What
+from echojepa_jax.evaluation.fit_masks import Frames, commonest, fit, predict
+from echojepa_jax.evaluation.masks import dice, ejection_fraction, hausdorff95, volume
+from echojepa_jax.evaluation.tasks import fields
+from echojepa_jax.evaluation.truth import Traced
+from echojepa_jax.probes.examples import patient_of
+from echojepa_jax.probes.reading import cutoffs
+from echojepa_jax.probes.task import Task
+from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
+from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import shown
+
+_PICTURES = 3  # videos whose masks are kept for the report
+
+FIELDS = {
+    "data": fields.DATA,
+    "views": fields.VIEWS,
+    "structures": Field(
+        TEXTS,
+        f"what is found: {', '.join(STRUCTURES[1:])}; everything else is background",
+        Rule(
+            lambda names: (
+                bool(names) and set(names) <= {*STRUCTURES[1:]} and len({*names}) == len(names)
+            ),
+            f"must name some of {', '.join(STRUCTURES[1:])}, each once",
+        ),
+    ),
+    "ef": Field(
+        str,
+        "label of the ejection fraction in percent, which is compared with that of the LV "
+        "masks; '' = none",
+    ),
+}
+
+
+def needs(options: ConfigDict) -> list[tuple[str, What]]:
+    return [(options.data, TRACED)]
+
+
+def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int) -> list[Cell]:
+    """A cell for each structure, and two for the ejection fraction: of masks found, and true."""
+    mine = data[options.data]
+    frames, readable = _frames(mine, options)
+    parts = [_rows(mine, options, readable, split) for split in mine.splits]
+    _check(frames, parts, mine, options)
+    train, val, test = parts
+    fitted = fit(frames, train, val, probe, seed)
+    true, found = frames.masks(test), predict(fitted, test, probe.batch)
+    guess = commonest(frames, train.tolist())
+    traced = [mine.traced[row] for row in test]
+    missing = _missing(mine, options, traced)
+    cells = [
+        _of_structure(k, name, mine, traced, (true, found, guess), missing, fitted.chosen)
+        for k, name in enumerate(options.structures, start=1)
+    ]
+    cells[0].pictures.extend(_pictures(mine, traced, true, found))
+    if options.ef and "LV" in options.structures:
+        lv = 1 + options.structures.index("LV")
+        mean = _mean_ef(mine, options, {mine.traced[row][0] for row in train})
+        for name, masks in (("found", found == lv), ("true", true == lv)):
+            cells.append(_of_ef(name, mine, options, traced, masks, mean, fitted.chosen))
+    return cells
+
+
+def _frames(data: Data, options: ConfigDict) -> tuple[Frames, np.ndarray]:
+    """All frames with their masks, and which can be read: bool [frames]."""
+    classes = np.zeros(len(STRUCTURES), int)
+    for k, name in enumerate(options.structures, start=1):
+        classes[STRUCTURES.index(name)] = k
+    features, masks = data.features[TRACED], data.features[MASKS]
+    return Frames(features.tokens, masks.tokens, classes), features.there & masks.there
+
+
+def _wanted(sample: Sample, options: ConfigDict, split: str) -> bool:
+    return sample.split == split and (not options.views or sample.view in options.views)
+
+
+def _rows(data: Data, options: ConfigDict, readable: np.ndarray, split: str) -> np.ndarray:
+    """The frames of a split and of the task's views that can be read."""
+    rows = [
+        row
+        for row, (sample, _) in enumerate(data.traced)
+        if readable[row] and _wanted(data.samples[sample], options, split)
+    ]
+    return np.array(rows, int)
+
+
+def _check(frames: Frames, parts: Sequence[np.ndarray], data: Data, options: ConfigDict) -> None:
+    for split, rows in zip(data.splits, parts, strict=True):
+        there = {k for row in rows for k in np.unique(frames.masks(np.array([row]))).tolist()}
+        for k, name in enumerate(options.structures, start=1):
+            if k not in there:
+                raise UserError(
+                    f"no traced frame of the split {split!r} of data.{data.name} shows the "
+                    f"structure {name!r}: leave it out of the task, or use other splits"
+                )
+
+
+def _missing(data: Data, options: ConfigDict, traced: Sequence[Traced]) -> int:
+    """Test frames that cannot be read, and test videos without a traced frame."""
+    test = data.splits[2]
+    rows = {row for row, s in enumerate(data.samples) if _wanted(s, options, test)}
+    all_frames = [row for row, _ in data.traced if row in rows]
+    return len(all_frames) - len(traced) + len(rows - set(all_frames))
+
+
+def _spacing(sample: Sample, size: int) -> tuple[tuple[float, float], str]:
+    """The size of a pixel of the clip, and its unit: mm, or pixels of the clip if unknown."""
+    spacing = spacing_in_clip(sample.spacing, sample.height, sample.width, size)
+    return (spacing, "mm") if min(spacing) > 0 else ((1.0, 1.0), "pixels")
+
+
+def _of_structure(
+    k: int,
+    name: str,
+    data: Data,
+    traced: Sequence[Traced],
+    masks: tuple[np.ndarray, np.ndarray, np.ndarray],
+    missing: int,
+    chosen: dict[str, Any],
+) -> Cell:
+    """Dice and Hausdorff distance of the structure with the number k in every frame that has it."""
+    true, found, guess = masks
+    rows = [row for row in range(len(traced)) if (true[row] == k).any()]
+    samples = [data.samples[traced[row][0]] for row in rows]
+    spacings = [_spacing(sample, true.shape[1]) for sample in samples]
+    # One column cannot have two units.
+    in_mm = all(unit == "mm" for _, unit in spacings)
+
+    def measured(of_row: Any) -> list[list[float]]:
+        return [
+            [
+                dice(true[row] == k, of_row(row) == k),
+                hausdorff95(true[row] == k, of_row(row) == k, spacing if in_mm else (1.0, 1.0)),
+            ]
+            for row, (spacing, _) in zip(rows, spacings, strict=True)
+        ]
+
+    return Cell(
+        {"structure": name},
+        SEGMENTATION,
+        unit="mm" if in_mm else "pixels",
+        ids=[f"{s.name} frame {traced[r][1].frame}" for s, r in zip(samples, rows, strict=True)],
+        **_owners(samples),
+        predicted=measured(lambda row: found[row]),
+        guess=measured(lambda row: guess),
+        not_scored=missing,
+        chosen=chosen,
+    )
+
+
+def _owners(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "patients": [f"{shown(s.source)}#{patient_of(s)}" for s in samples],
+        "studies": [s.study for s in samples],
+        "views": [s.view for s in samples],
+    }
+
+
+def _mean_ef(data: Data, options: ConfigDict, rows: set[int]) -> float:
+    """The mean label of training videos.
+
+    Raises:
+      UserError: not one of them has the label.
+    """
+    labels = [by_name(data.samples[row].targets, options.ef) for row in sorted(rows)]
+    known = [label for label in labels if label is not None]
+    if not known:
+        raise UserError(
+            f"no traced training video of data.{data.name} has the label {options.ef!r}: set ef of "
+            "the task to '', or name another label"
+        )
+    return float(np.mean(known))
+
+
+def _of_ef(
+    name: str,
+    data: Data,
+    options: ConfigDict,
+    traced: Sequence[Traced],
+    masks: np.ndarray,
+    mean: float,
+    chosen: dict[str, Any],
+) -> Cell:
+    """The ejection fraction of every test video with a label and both masks.
+
+    masks: of the LV, bool [frames, size, size]. mean: of the labels of training.
+    """
+    volumes: dict[int, dict[str, float]] = {}
+    for (row, tracing), mask in zip(traced, masks, strict=True):
+        spacing, _ = _spacing(data.samples[row], mask.shape[0])
+        volumes.setdefault(row, {})[tracing.phase] = volume(mask, spacing)
+    scored = {}
+    for row, of_phase in volumes.items():
+        label = by_name(data.samples[row].targets, options.ef)
+        if label is not None and of_phase.get(ED) and ES in of_phase:
+            scored[row] = float(label), ejection_fraction(of_phase[ED], of_phase[ES])
+    samples = [data.samples[row] for row in scored]
+    unit = unit_of(samples, options.ef)
+    expected = sum(_wanted(s, options, data.splits[2]) for s in data.samples)
+    return Cell(
+        {"masks": name},
+        "regression",
+        unit=unit,
+        ids=[s.name for s in samples],
+        **_owners(samples),
+        true=[label for label, _ in scored.values()],
+        predicted=[found for _, found in scored.values()],
+        guess=mean,
+        not_scored=expected - len(scored),
+        chosen=chosen,
+        cutoffs=list(cutoffs(Task("regression", options.ef, mean=mean, unit=unit))),
+    )
+
+
+def _pictures(
+    data: Data, traced: Sequence[Traced], true: np.ndarray, found: np.ndarray
+) -> list[dict[str, Any]]:
+    """The masks of a few test videos, evenly spaced in the list, so that nobody picks the best."""
+    videos = list(dict.fromkeys(row for row, _ in traced))
+    chosen = {videos[i] for i in np.linspace(0, len(videos) - 1, _PICTURES).round().astype(int)}
+    return [
+        {
+            "video": data.samples[row].name,
+            "source": shown(data.samples[row].source),
+            "frame": tracing.frame,
+            "phase": tracing.phase,
+            "size": true.shape[1],
+            "true": packed(true[i]),
+            "found": packed(found[i]),
+        }
+        for i, (row, tracing) in enumerate(traced)
+        if row in chosen
+    ]
+
+
+def packed(mask: np.ndarray) -> str:
+    """Classes of pixels as a short text."""
+    return base64.b64encode(zlib.compress(mask.astype(np.uint8).tobytes())).decode()
+
+
+def unpacked(text: str, size: int) -> np.ndarray:
+    """The inverse of `packed`: uint8 [size, size]."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(size, size)
