@@ -2,6 +2,9 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo_v21.py --workdir=runs/demo_v21
 Hardware:  two CPU cores.
+Duration:  about 5 minutes, as configs/demo.py.
+Expect:    view accuracy rises from 0.79 (random weights) to 0.96, and the error of the ejection
+           fraction falls from 8.6 to 7.2 points. docs/results compares three seeds of both.
 """
 
 from ml_collections import ConfigDict
