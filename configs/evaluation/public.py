@@ -93,6 +93,14 @@ def get_config() -> ConfigDict:
             perturbations=PERTURBATIONS,
             **adult,
         ),
+        dynamic_segmentation=dict(
+            kind="segmentation",
+            seeds=SEEDS,
+            data="echonet_dynamic",
+            views=(),
+            structures=("LV",),
+            ef="ef",
+        ),
         dynamic_geometry=dict(kind="geometry", seeds=(0,), data="echonet_dynamic"),
         pediatric_lvef=dict(
             kind="transfer",
@@ -110,6 +118,14 @@ def get_config() -> ConfigDict:
             heads=("attentive-4", "attentive-1", "linear"),
             by_study=True,
             **ef,
+        ),
+        camus_segmentation=dict(
+            kind="segmentation",
+            seeds=SEEDS,
+            data="camus",
+            views=(),
+            structures=("LV", "myocardium", "LA"),
+            ef="ef",
         ),
         camus_views=dict(
             kind="classification",

@@ -28,7 +28,7 @@ def write(root: Path, videos: Sequence[Path]) -> None:
     """Writes all sets into folders below `root`, named as in configs/evaluation/public.py.
 
     Args:
-      videos: at least six, of 60 frames.
+      videos: at least six, of 60 frames, in a set of the phantom.
     """
     frames = [decode.decode(str(path), np.arange(60))[..., 0] for path in videos]
     dynamic(root / "EchoNet-Dynamic", videos)
@@ -52,13 +52,18 @@ def _link(path: Path, video: Path) -> None:
 
 
 def dynamic(root: Path, videos: Sequence[Path]) -> None:
-    """EchoNet-Dynamic: one video of each patient."""
+    """EchoNet-Dynamic: one video of each patient, with its tracings."""
     rows = []
     for k, (ef, split) in enumerate(zip(EF, SPLITS, strict=True)):
         _link(root / "Videos" / f"0X{k}.avi", videos[k])
         rows.append((f"0X{k}", ef, 40, 90, 64, 64, 50, 60, split.upper()))
     header = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
     _table(root / "FileList.csv", header, rows)
+    names = {video.name: f"0X{k}.avi" for k, video in enumerate(videos)}
+    with (videos[0].parent.parent / "VolumeTracings.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    kept = [(names[name], *rest) for name, *rest in lines if name in names]
+    _table(root / "VolumeTracings.csv", ",".join(header), kept)
 
 
 def pediatric(root: Path, videos: Sequence[Path]) -> None:
@@ -74,7 +79,7 @@ def pediatric(root: Path, videos: Sequence[Path]) -> None:
 
 
 def camus(root: Path, frames: Sequence[np.ndarray]) -> None:
-    """CAMUS: half a beat in two views of each patient."""
+    """CAMUS: half a beat in two views of each patient, with the masks of its ends."""
     lists: dict[str, list[str]] = {"training": [], "validation": [], "testing": []}
     for k, (ef, split) in enumerate(zip(EF, SPLITS, strict=True)):
         patient = f"patient{k:04d}"
@@ -85,6 +90,15 @@ def camus(root: Path, frames: Sequence[np.ndarray]) -> None:
             volume = frames[k][first : first + 20].transpose(2, 1, 0)  # x, y, time
             image = nibabel.Nifti1Image(volume, np.diag([0.3, 0.3, 1, 1]))
             nibabel.save(image, folder / f"{patient}_{code}_half_sequence.nii.gz")
+            size = len(volume)
+            for part, radius in (("ED", size // 6), ("ES", size // 8)):
+                # Left ventricle 1, myocardium 2, left atrium 3; x, y.
+                mask = np.zeros(volume.shape[:2], np.uint8)
+                cv2.circle(mask, (3 * size // 4, size // 2), radius, 3, -1)
+                cv2.circle(mask, (size // 2, size // 2), radius + 3, 2, -1)
+                cv2.circle(mask, (size // 2, size // 2), radius, 1, -1)
+                picture = nibabel.Nifti1Image(mask, image.affine)
+                nibabel.save(picture, folder / f"{patient}_{code}_{part}_gt.nii.gz")
             facts = f"ED: 1\nES: 20\nNbFrame: 20\nSex: F\nAge: 56\nEF: {ef}\nFrameRate: 48.5\n"
             (folder / f"Info_{code}.cfg").write_text(facts)
     for part, patients in lists.items():
