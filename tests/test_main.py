@@ -30,7 +30,7 @@ from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.pretrained import PredictorShape
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.makers.configs import PHANTOM
+from tests.makers.configs import PHANTOM, SHRINK
 from tests.makers.weights import random_weights
 
 pytestmark = pytest.mark.slow
@@ -91,22 +91,26 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_with_images_continues_with_the_same_bits(tiny_images, tmp_path):
-    config, whole, again = tiny_images(), tmp_path / "whole", tmp_path / "again"
-    assert train(config, whole).startswith("complete")
+def test_f17_a_run_with_images_is_killed_and_started_again(run_main, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    images = {"config": "tests/makers/demo_images.py"}
+    done = run_main(workdir=whole, **images)
+    assert done.returncode == 0, done.stderr
     facts = json.loads((whole / "manifest.json").read_text())["data"]
     assert (facts["videos"], facts["images"]) == (14, 14)
     assert sum(facts["image_sources"].values()) == 14
     # Examples and health are of videos; the report has the loss of images as well.
-    assert np.load(whole / "examples.npz")["clips"].shape[1] == config.data.frames
+    assert np.load(whole / "examples.npz")["clips"].shape[1] == SHRINK["data.frames"]
     line = read_lines(whole / "metrics.jsonl")[-2]
     assert {"loss/images", "loss_context/images", "loss_context"} <= set(line)
     assert "mask images from" in (whole / "report.html").read_text()
-    # As if it had been killed after the checkpoint of step 3.
-    shutil.copytree(whole, again)
-    (again / "done.json").unlink()
-    shutil.rmtree(again / "checkpoints" / "00000006")
-    assert train(config, again).startswith("complete")
+    process = run_main(workdir=again, wait=False, **images)
+    wait_for(again / "checkpoints" / "00000003" / "_CHECKPOINT_METADATA", process)
+    process.kill()
+    process.communicate()
+    shutil.rmtree(again / "checkpoints" / "00000006", ignore_errors=True)
+    done = run_main(workdir=again, **images)
+    assert "continuing after step 3" in done.stderr
     assert_identical(weights_of(again), weights_of(whole))
 
 
