@@ -23,7 +23,6 @@ Batch, for a host's share of B clips and M mask specifications:
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -106,52 +105,18 @@ def training_batches(
       UserError: samples, weights or masks are impossible (raised at once), or a worker dies (raised
         while iterating).
     """
-
-    def maker(
-        samples: Sequence[Sample],
-        clip: ClipSpec,
-        masks: Sequence[Mask],
-        grid: tuple[int, int, int],
-        global_batch: int,
-        seed: int,
-        weights: Mapping[str, float] | None = None,
-        padded: str = KEPT,
-    ) -> MakePart:
-        for spec in masks:
-            check_mask(spec, grid)
-        return functools.partial(
-            _training_part,
-            videos=_Videos.of(samples, clip),
-            order=_order(samples, weights, seed),
-            clip=clip,
-            masks=tuple(masks),
-            grid=grid,
-            seed=seed,
-            global_batch=global_batch,
-            first_position=process_index * _share(global_batch, process_count),
-            padded=padded,
-        )
-
     share = _share(global_batch, process_count)
-    make = maker(samples, clip, masks, grid, global_batch, seed, weights, padded)
+    first = process_index * share
+    make = _training_parts(samples, clip, masks, grid, seed, global_batch, first, weights, padded)
     if images is not None:
         # Images have their own seed, so that their random numbers do not repeat those of the clips.
         image_seed = int(generator(seed, "images").integers(2**32))
-        make_images = maker(
-            images.samples,
-            images.clip,
-            (images.mask,),
-            images.grid,
-            images.global_batch,
-            image_seed,
+        image_share = _share(images.global_batch, process_count)
+        first = process_index * image_share
+        make_images = _training_parts(
+            *images[:2], (images.mask,), images.grid, image_seed, images.global_batch, first
         )
-        make = functools.partial(
-            _part_with_images,
-            make_videos=make,
-            make_images=make_images,
-            videos=share,
-            images=_share(images.global_batch, process_count),
-        )
+        make = _with_images(make, make_images, share, image_share)
     return build(make, first_step, last_step, share, workers=workers, threads=threads)
 
 
@@ -186,18 +151,20 @@ def evaluation_batches(
     """
     share = _share(global_batch, process_count)
     wanted = np.ones((len(samples), clips_per_sample), bool) if only is None else only
-    make = functools.partial(
-        _evaluation_part,
-        videos=_Videos.of(samples, clip),
-        clip=clip,
-        clips=np.argwhere(wanted).astype(np.int32),
-        clips_per_sample=clips_per_sample,
-        perturbation=perturbation,
-        shown=shown,
-        names=[sample.name for sample in samples] if perturbation else [],
-        global_batch=global_batch,
-        first_position=process_index * share,
-    )
+    first_position = process_index * share
+    videos = _Videos.of(samples, clip)
+    clips = np.argwhere(wanted).astype(np.int32)  # the sample of each clip, and the clip's number
+    names = [sample.name for sample in samples] if perturbation else []
+
+    def make(step: int, offset: int, count: int) -> Batch:
+        batch = _blank(count, clip, videos.channels)
+        first = step * global_batch + first_position + offset
+        for i, (row, part) in enumerate(clips[first : first + count].tolist()):
+            degraded = (perturbation, names[row]) if perturbation else None
+            frame = (int(shown.frames[row]), shown.tubelet) if shown else None
+            _fill(batch, i, videos, row, clip, None, (part, clips_per_sample), degraded, frame)
+        return batch
+
     steps = -(-int(np.count_nonzero(wanted)) // global_batch)
     return build(make, 0, steps, share, workers=workers, threads=threads)
 
@@ -233,17 +200,27 @@ def example_batches(
       UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
     """
     share = _share(global_batch, process_count)
-    make = functools.partial(
-        _example_part,
-        videos=_Videos.of(samples, clip),
-        rows=rows.astype(np.int32),
-        clip=clip,
-        clips_per_sample=clips_per_sample,
-        seed=seed,
-        augment=augment,
-        global_batch=global_batch,
-        first_position=process_index * share,
-    )
+    first_position = process_index * share
+    videos = _Videos.of(samples, clip)
+    slots = rows.shape[1] * clips_per_sample
+    rows = rows.astype(np.int32)
+
+    def make(step: int, offset: int, count: int) -> Batch:
+        flat = _blank(count * slots, clip, videos.channels)
+        first = first_position + offset
+        for i in range(count * slots):
+            position, slot = divmod(i, slots)
+            view, part = divmod(slot, clips_per_sample)
+            row = int(rows[step * global_batch + first + position, view])
+            if row < 0:
+                continue
+            rng = generator(seed, "example", step, first + position, slot) if augment else None
+            _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample))
+        return {
+            name: flat[name].reshape(count, slots, *flat[name].shape[1:])
+            for name in ("clips", "valid", "padded", "error", "sample_ids")
+        }
+
     return build(make, first_step, last_step, share, workers=workers, threads=threads)
 
 
@@ -320,117 +297,55 @@ def _order(
     return grain.MapDataset.mix(sources, [weights[name] for name in rows_of] if weights else None)
 
 
-def _training_part(
-    step: int,
-    offset: int,
-    count: int,
-    *,
-    videos: _Videos,
-    order: grain.MapDataset[int],
+def _training_parts(
+    samples: Sequence[Sample],
     clip: ClipSpec,
-    masks: tuple[Mask, ...],
+    masks: Sequence[Mask],
     grid: tuple[int, int, int],
     seed: int,
     global_batch: int,
     first_position: int,
-    padded: str,
-) -> Batch:
-    """Build the `count` clips of a step that start at `offset` in this host's share."""
-    positions = range(first_position + offset, first_position + offset + count)
-    batch = _blank(count, clip, videos.channels)
-    for i, position in enumerate(positions):
-        row = int(order[step * global_batch + position])
-        rng = generator(seed, "clip", step, position)
-        _fill(batch, i, videos, row, clip, rng, (0, 1))
-    context = tuple(np.empty((count, spec.context_tokens), np.int32) for spec in masks)
-    targets = tuple(np.empty((count, spec.target_tokens), np.int32) for spec in masks)
-    for m, spec in enumerate(masks):
+    weights: Mapping[str, float] | None = None,
+    padded: str = KEPT,
+) -> MakePart:
+    """Makes a host's clips with masks; its share begins at `first_position` of a batch."""
+    for spec in masks:
+        check_mask(spec, grid)
+    videos, order = _Videos.of(samples, clip), _order(samples, weights, seed)
+
+    def make(step: int, offset: int, count: int) -> Batch:
+        positions = range(first_position + offset, first_position + offset + count)
+        batch = _blank(count, clip, videos.channels)
         for i, position in enumerate(positions):
-            drawn = sample_mask(spec, grid, seed, m, step, position)
-            context[m][i], targets[m][i] = drawn
-    batch["context_ids"], batch["target_ids"] = context, targets
-    if padded == MASKED:
-        batch["frames"] = clip.frames - batch["padded"]
-    return batch
+            row = int(order[step * global_batch + position])
+            rng = generator(seed, "clip", step, position)
+            _fill(batch, i, videos, row, clip, rng, (0, 1))
+        context = tuple(np.empty((count, spec.context_tokens), np.int32) for spec in masks)
+        targets = tuple(np.empty((count, spec.target_tokens), np.int32) for spec in masks)
+        for m, spec in enumerate(masks):
+            for i, position in enumerate(positions):
+                context[m][i], targets[m][i] = sample_mask(spec, grid, seed, m, step, position)
+        batch["context_ids"], batch["target_ids"] = context, targets
+        if padded == MASKED:
+            batch["frames"] = clip.frames - batch["padded"]
+        return batch
+
+    return make
 
 
-def _part_with_images(
-    step: int,
-    offset: int,
-    count: int,
-    *,
-    make_videos: MakePart,
-    make_images: MakePart,
-    videos: int,
-    images: int,
-) -> Batch:
-    """Build clips as `make_videos` does, and the same fraction of this host's images.
+def _with_images(
+    make_videos: MakePart, make_images: MakePart, videos: int, images: int
+) -> MakePart:
+    """Makes clips as `make_videos` does, and the same fraction of this host's images.
 
     videos, images: numbers of clips and images that this host builds in a step.
     """
-    first, last = (place * images // videos for place in (offset, offset + count))
-    batch = make_videos(step, offset, count)
-    return batch | {"images": make_images(step, first, last - first)}
 
+    def make(step: int, offset: int, count: int) -> Batch:
+        first, last = (place * images // videos for place in (offset, offset + count))
+        return make_videos(step, offset, count) | {"images": make_images(step, first, last - first)}
 
-def _evaluation_part(
-    step: int,
-    offset: int,
-    count: int,
-    *,
-    videos: _Videos,
-    clip: ClipSpec,
-    clips: np.ndarray,
-    clips_per_sample: int,
-    perturbation: Perturbation | None,
-    shown: Shown | None,
-    names: Sequence[str],
-    global_batch: int,
-    first_position: int,
-) -> Batch:
-    """Build the `count` clips of a step that start at `offset` in this host's share.
-
-    clips: int [n, 2], the sample of every clip, and the number of the clip in it.
-    """
-    batch = _blank(count, clip, videos.channels)
-    first = step * global_batch + first_position + offset
-    for i, (row, part) in enumerate(clips[first : first + count].tolist()):
-        degraded = (perturbation, names[row]) if perturbation else None
-        frame = (int(shown.frames[row]), shown.tubelet) if shown else None
-        _fill(batch, i, videos, row, clip, None, (part, clips_per_sample), degraded, frame)
-    return batch
-
-
-def _example_part(
-    step: int,
-    offset: int,
-    count: int,
-    *,
-    videos: _Videos,
-    rows: np.ndarray,
-    clip: ClipSpec,
-    clips_per_sample: int,
-    seed: int,
-    augment: bool,
-    global_batch: int,
-    first_position: int,
-) -> Batch:
-    """Build the `count` examples of a step that start at `offset` in this host's share."""
-    slots = rows.shape[1] * clips_per_sample
-    flat = _blank(count * slots, clip, videos.channels)
-    first = first_position + offset
-    for i in range(count * slots):
-        position, slot = divmod(i, slots)
-        view, part = divmod(slot, clips_per_sample)
-        row = int(rows[step * global_batch + first + position, view])
-        if row < 0:
-            continue
-        rng = generator(seed, "example", step, first + position, slot) if augment else None
-        _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample))
-    return {
-        name: flat[name].reshape(count, slots, *flat[name].shape[1:])
-        for name in ("clips", "valid", "padded", "error", "sample_ids")
-    }
+    return make
 
 
 def _blank(count: int, clip: ClipSpec, channels: int) -> Batch:
