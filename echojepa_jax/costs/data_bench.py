@@ -72,9 +72,7 @@ def measure(
     for i in range(clips):
         sample = samples[i % len(samples)]
         rng = generator(config.seed, "bench", i)
-        ids, _ = clip_frame_ids(
-            sample.frames, sample.fps, rng, length=spec.frames, by=spec.by, value=spec.value
-        )
+        ids, _ = clip_frame_ids(sample.frames, sample.fps, rng, **spec.rule)
         if shards:
             with timed("read"):
                 record = video_record.fetch(sample.path)

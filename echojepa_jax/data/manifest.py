@@ -33,6 +33,7 @@ def load(
     expect_stills: bool = False,
     need_rate: bool = False,
     workers: int,
+    stills: bool = False,
 ) -> list[Sample]:
     """Reads all sources and measures their files; rejects, counts and logs unusable ones.
 
@@ -44,48 +45,29 @@ def load(
       expect_stills: files of one frame do not count as rejected.
       need_rate: reject files without a frame rate.
       workers: threads that measure files.
+      stills: read the stills instead. Videos are skipped: they do not count as rejected, and get no
+        line in `quarantine`.
 
     Raises:
       UserError: a source cannot be read, names a video twice or has none of the split; a patient is
-        in two splits; too many files are rejected; no video is left.
+        in two splits; too many files are rejected; no video (or still) is left.
     """
     _, good, rejected = sort_out(
-        sources, split=split, quarantine=quarantine, need_rate=need_rate, workers=workers
+        sources,
+        split=split,
+        quarantine=quarantine,
+        need_rate=need_rate,
+        workers=workers,
+        stills=stills,
     )
-    faults = {"bad"} if expect_stills else {"bad", "still"}
+    faults = {"bad"} if expect_stills or stills else {"bad", "still"}
     _check_faults(good, rejected, faults, max_bad_share, quarantine)
     if not good:
-        raise UserError(
-            f"all videos of {', '.join(sources)} were rejected ({categories(rejected)}): check "
-            "the sources"
-        )
-    return good
-
-
-def load_stills(
-    sources: Sequence[str],
-    *,
-    split: str = "",
-    quarantine: Path | None,
-    max_bad_share: float = 0.01,
-    workers: int,
-) -> list[Sample]:
-    """Reads the stills of the sources, as `load` reads the videos.
-
-    Videos are skipped: they do not count as rejected, and get no line in `quarantine`.
-
-    Raises:
-      UserError: as `load`, or no still is left.
-    """
-    _, good, rejected = sort_out(
-        sources, split=split, quarantine=quarantine, need_rate=False, workers=workers, stills=True
-    )
-    _check_faults(good, rejected, {"bad"}, max_bad_share, quarantine)
-    if not good:
-        raise UserError(
-            f"no still of {', '.join(sources)} can be used ({categories(rejected)}): check the "
-            "sources"
-        )
+        names, reasons = ", ".join(sources), categories(rejected)
+        problem = f"all videos of {names} were rejected ({reasons})"
+        if stills:
+            problem = f"no still of {names} can be used ({reasons})"
+        raise UserError(f"{problem}: check the sources")
     return good
 
 
@@ -98,7 +80,7 @@ def sort_out(
     workers: int,
     stills: bool = False,
 ) -> tuple[list[Sample], list[Sample], list[Rejected]]:
-    """`load` without its limits; or `load_stills`, if `stills` is true.
+    """`load` without its limits.
 
     Returns:
       All samples that the sources list; the usable ones with the facts of their files; and the
@@ -293,18 +275,14 @@ def _check_faults(
     """Raises UserError if too many samples were rejected as one of the kinds `faults`."""
     faulty = [r for r in rejected if r.kind in faults]
     total = len(good) + len(rejected)
-    if len(faulty) > max_bad_share * total:
-        raise UserError(_too_many(faulty, total, max_bad_share, quarantine))
-
-
-def _too_many(faulty: Sequence[Rejected], total: int, limit: float, file: Path | None) -> str:
+    if len(faulty) <= max_bad_share * total:
+        return
     first = faulty[0]
-    listed = f"{file} lists all of them" if file else "the log counts them by source"
-    hint = "; set data.expect_stills=True if your data contain stills" * any(
-        r.kind == "still" for r in faulty
-    )
-    return (
+    listed = f"{quarantine} lists all of them" if quarantine else "the log counts them by source"
+    if any(r.kind == "still" for r in faulty):
+        listed += "; set data.expect_stills=True if your data contain stills"
+    raise UserError(
         f"{len(faulty)} of {total} files ({len(faulty) / total:.1%}) were rejected "
-        f"({categories(faulty)}), more than data.max_bad_share = {limit:g} allows; the first is "
-        f"{shown(first.sample.path)} ({first.reason}); {listed}{hint}"
+        f"({categories(faulty)}), more than data.max_bad_share = {max_bad_share:g} allows; the "
+        f"first is {shown(first.sample.path)} ({first.reason}); {listed}"
     )

@@ -51,6 +51,10 @@ _COLUMNS: Mapping[str, pa.DataType] = {
     "shard": pa.string(),
     "record": pa.int32(),
 }
+_AS_IN_A_SAMPLE = (
+    *("patient", "study", "view", "split", "targets", "classes"),
+    *("frames", "fps", "height", "width", "grey", "content"),
+)
 # The kinds of labels: key in a row, prefix of their columns, and type of their values.
 _LABELS: Sequence[tuple[str, str, pa.DataType]] = (
     ("targets", _TARGET, pa.float64()),
@@ -270,19 +274,8 @@ def samples(folder: str, source: str) -> list[Sample]:
             name=row["id"],
             path=f"{folder}/{row['shard']}#{row['record']}",
             source=source,
-            patient=row["patient"],
-            study=row["study"],
-            view=row["view"],
-            split=row["split"],
-            targets=row["targets"],
-            classes=row["classes"],
-            frames=row["frames"],
-            fps=row["fps"],
-            height=row["height"],
-            width=row["width"],
+            **{name: row[name] for name in _AS_IN_A_SAMPLE},
             spacing=tuple(row["spacing"]),
-            grey=row["grey"],
-            content=row["content"],
             still=row["frames"] == 1,
             units=facts["units"],
         )

@@ -241,10 +241,9 @@ class FrozenEncoder:
 
 def tubelets_of(samples: Sequence[Sample], clip: ClipSpec, shown: Shown) -> np.ndarray:
     """The tubelet of each sample's clip that starts with the frame that is shown: int [samples]."""
-    how: dict[str, Any] = {"length": clip.frames, "by": clip.by, "value": clip.value}
     return np.array(
         [
-            clip_with_frame(s.frames, s.fps, int(frame), tubelet=shown.tubelet, **how)[2]
+            clip_with_frame(s.frames, s.fps, int(frame), tubelet=shown.tubelet, **clip.rule)[2]
             for s, frame in zip(samples, shown.frames, strict=True)
         ],
         int,

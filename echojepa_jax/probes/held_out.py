@@ -12,11 +12,9 @@ import jax
 import numpy as np
 
 from echojepa_jax.probes import distance
-from echojepa_jax.probes import grid as grids
-from echojepa_jax.probes.predict import encoded_head_outputs, head_outputs
 from echojepa_jax.probes.reading import thresholds
 from echojepa_jax.probes.task import Task
-from echojepa_jax.probes.training import Best, Setting, features_in_memory
+from echojepa_jax.probes.training import Best, Setting, all_outputs, features_in_memory
 
 Tree = Any
 
@@ -39,15 +37,10 @@ def held_out(setting: Setting, best: Best) -> HeldOut:
     more, without augmentation.
     """
     examples = [*setting.train, *setting.val]
-    call = grids.grid_outputs, setting.head, best.heads, examples
     features = best.features or features_in_memory(setting)
-    if features is not None:
-        outputs, _ = head_outputs(*call, features, embed=True)
-    else:
-        videos = setting.videos.encoded_by(best.encoder)
-        outputs, _ = encoded_head_outputs(
-            *call, videos, setting.memory, "train and val", embed=True
-        )
+    outputs = all_outputs(
+        setting, best.heads, examples, best.encoder, features, "train and val", embed=True
+    )
     readable, first = outputs.readable(), len(setting.train)
     in_val = readable & (np.arange(len(examples)) >= first)
     labels = [example.label for example, ok in zip(examples, in_val, strict=True) if ok]

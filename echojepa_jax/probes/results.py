@@ -118,15 +118,13 @@ def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], l
       rows: with examples that `has_studies` accepts.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
-    for example, output in rows:
-        groups.setdefault((example.source, example.study), []).append((example, output))
+    for row in rows:
+        groups.setdefault((row[0].source, row[0].study), []).append(row)
     lines, result = [], []
     for (_, study), members in groups.items():
-        outputs = [output for _, output in members]
+        first, outputs = members[0][0], [output for _, output in members]
         mean = np.mean(outputs, axis=0)
-        first = members[0][0]
-        whole = dataclasses.replace(first, name=study, view="")
-        result.append((whole, mean))
+        result.append((dataclasses.replace(first, name=study, view=""), mean))
         lines.append(
             {
                 "study": study,
@@ -201,24 +199,11 @@ def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, A
 
 def prediction_columns(task: Task) -> list[str]:
     """The header of predictions.csv."""
-    known = [
-        "id",
-        "source",
-        "patient",
-        "study",
-        "split",
-        "view",
-        "age",
-        "sex",
-        "target",
-        "prediction",
-        "spread",
-        "spread_heads",
-        "distance",
-        "flag",
-        "status",
+    return [
+        *("id", "source", "patient", "study", "split", "view", "age", "sex", "target"),
+        *("prediction", "spread", "spread_heads", "distance", "flag", "status"),
+        *(f"p_{name}" for name in task.classes),
     ]
-    return known + [f"p_{name}" for name in task.classes]
 
 
 STUDY_COLUMNS = ("study", "source", "patient", "target", "prediction", "majority", "examples")

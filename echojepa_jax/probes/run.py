@@ -45,7 +45,7 @@ from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, tra
 from echojepa_jax.probes.worst import save_worst
 from echojepa_jax.train import provenance
 from echojepa_jax.train.load_weights import FINE_TUNED, load_encoder_weights
-from echojepa_jax.train.workdir import MANIFEST, QUARANTINE, Workdir
+from echojepa_jax.train.workdir import CONFIG, MANIFEST, QUARANTINE, Workdir
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
@@ -106,15 +106,12 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         area=tuple(data.crop_area),
         aspect=tuple(data.crop_aspect),
     )
-    names = [data[name] for name in ("train_split", "val_split", "test_split")]
-    samples = load_samples(config, workdir, clip, names)
+    names = ("train_split", "val_split", "test_split")
+    samples = load_samples(config, workdir, clip, [data[name] for name in names])
     examples = make_examples(
         samples, task_config.target, tuple(task_config.views), data.skip_unlabelled
     )
-    parts = {
-        name: of_split(examples, data[name], f"config field 'data.{name}'")
-        for name in ("train_split", "val_split", "test_split")
-    }
+    parts = {name: of_split(examples, data[name], f"config field 'data.{name}'") for name in names}
     train = share_of(parts["train_split"], data.train_share, config.seed)
     val, test = parts["val_split"], parts["test_split"]
     used = {name: [samples[row] for row in rows_of(part)] for name, part in parts.items()}
@@ -141,21 +138,12 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     )
     head_size = count_parameters(head_shapes(setting)["params"]) // len(setting.grid)
     encoder_size = count_parameters(weights.params["encoder"])
+    encoder = fingerprint(weights.params["encoder"])
+    counts = {"train": len(train), "val": len(val), "test": len(test)}
     facts: dict[str, Any] = {
-        "data": {
-            "fingerprint": manifest.fingerprint(samples, task.target),
-            "videos": len(samples),
-            "sources": {s: sum(x.source == s for x in samples) for s in data.sources},
-            "examples": {"train": len(train), "val": len(val), "test": len(test)},
-        },
-        "weights": {
-            "encoder": fingerprint(weights.params["encoder"]),
-            "parameters": encoder_size,
-        },
-        "parameters": {
-            "head": head_size,
-            "heads": len(setting.grid),
-        },
+        "data": _facts_of(samples, task.target, data.sources, counts),
+        "weights": {"encoder": encoder, "parameters": encoder_size},
+        "parameters": {"head": head_size, "heads": len(setting.grid)},
     }
     provenance.record(Workdir(workdir), facts, program="probe", started=started)
     log.info(
@@ -170,7 +158,6 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     best = train_heads(setting)
     if best is None:
         return ""
-    encoder = fingerprint(weights.params["encoder"])
     if config.encoder.trainable:
         encoder = keep_encoder(setting, weights, best.encoder)
 
@@ -298,6 +285,18 @@ def _grid_text(config: ConfigDict) -> str:
     )
 
 
+def _facts_of(
+    samples: Sequence[Sample], target: str, sources: Sequence[str], examples: Mapping[str, int]
+) -> dict[str, Any]:
+    """What manifest.json says of the data; `examples`: their numbers by split."""
+    return {
+        "fingerprint": manifest.fingerprint(samples, target),
+        "videos": len(samples),
+        "sources": {s: sum(x.source == s for x in samples) for s in sources},
+        "examples": examples,
+    }
+
+
 def _check_head(config: ConfigDict, width: int) -> None:
     """Raises UserError if the attention heads do not divide the width of the tokens."""
     heads = config.head.heads
@@ -335,15 +334,7 @@ def score_on(
     config.data.test_split = split
     # Files of a failed attempt may be replaced, finished results may not.
     left = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
-    if left - {
-        QUARANTINE,
-        MANIFEST,
-        "config.json",
-        PREDICTIONS,
-        STUDIES,
-        WORST,
-        METRICS,
-    }:
+    if left - {QUARANTINE, MANIFEST, CONFIG, PREDICTIONS, STUDIES, WORST, METRICS}:
         raise UserError(f"--workdir={workdir} is not empty: give a new folder")
     for name in left:
         (workdir / name).unlink()
@@ -355,12 +346,7 @@ def score_on(
     probe.task.encode([example.label for example in test])
     probe = with_unit(probe, unit_of((samples[row] for row in rows_of(test)), probe.task.target))
     facts = {
-        "data": {
-            "fingerprint": manifest.fingerprint(samples, probe.task.target),
-            "videos": len(samples),
-            "sources": {s: sum(x.source == s for x in samples) for s in sources},
-            "examples": {"test": len(test)},
-        },
+        "data": _facts_of(samples, probe.task.target, sources, {"test": len(test)}),
         "weights": {"encoder": probe.encoder},
         "probe": json.loads((folder / METRICS).read_text())["chosen"],
     }

@@ -30,6 +30,7 @@ from echojepa_jax.utils.files import whole, write_json
 from echojepa_jax.weights.pretrained import Pretrained
 
 _FAMILIAR = "familiar."
+_PLAIN = ("clips", "views", "encoder", "width", "tokens", "dtype")  # fields that JSON knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +83,7 @@ class SavedProbe:
             "head": _fields(self.head),
             "task": dataclasses.asdict(self.task),
             "clip": dataclasses.asdict(self.clip),
-            "clips": self.clips,
-            "views": self.views,
-            "encoder": self.encoder,
-            "width": self.width,
-            "tokens": self.tokens,
-            "dtype": self.dtype,
+            **{name: getattr(self, name) for name in _PLAIN},
             "trained_on": sorted(self.trained_on),
             "thresholds": list(self.thresholds.items()),
         }
@@ -140,7 +136,8 @@ def load_probe(folder: Path, with_heads: bool = False) -> SavedProbe:
         task = Task(**about["task"] | {"classes": tuple(about["task"]["classes"])})
         spec = about["clip"]
         clip = ClipSpec(**spec | {name: tuple(spec[name]) for name in ("area", "aspect")})
-        width = about["width"]
+        plain = {name: about[name] for name in _PLAIN} | {"views": tuple(about["views"])}
+        trained_on = frozenset(about["trained_on"])
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} does not contain a finished probe: {ABOUT} or {HEAD} is missing"
@@ -148,9 +145,8 @@ def load_probe(folder: Path, with_heads: bool = False) -> SavedProbe:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"the probe in {folder} is damaged: {error!r}") from error
     slots = head.views * head.clips
-    shapes = jax.eval_shape(
-        head.init, jax.random.key(0), jnp.zeros((1, slots, 1, width)), jnp.ones((1, slots), bool)
-    )["params"]
+    inputs = jnp.zeros((1, slots, 1, plain["width"])), jnp.ones((1, slots), bool)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), *inputs)["params"]
     expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep=".").items()}
     found = {name: value.shape for name, value in flat.items()}
     if expected != found:
@@ -162,22 +158,13 @@ def load_probe(folder: Path, with_heads: bool = False) -> SavedProbe:
         stacked = flatten_dict(heads, sep=".")
         if {name: value.shape[1:] for name, value in stacked.items()} != expected:
             raise UserError(f"the heads in {folder / HEADS} are not those that {ABOUT} describes")
-    params = unflatten_dict(flat, sep=".")
     return SavedProbe(
-        head,
-        params,
-        task,
-        clip,
-        about["clips"],
-        tuple(about["views"]),
-        about["encoder"],
-        width,
-        about["tokens"],
-        about["dtype"],
-        frozenset(about["trained_on"]),
-        thresholds,
-        familiar,
-        heads,
+        *(head, unflatten_dict(flat, sep="."), task, clip),
+        **plain,
+        trained_on=trained_on,
+        thresholds=thresholds,
+        familiar=familiar,
+        heads=heads,
     )
 
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
-from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import NEED_RATE, clip_frame_ids
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
@@ -87,16 +87,8 @@ _GIVEN = ("probe", "encoder", "sources")
 """The settings that the command gives; the others come from the files."""
 
 _KNOWN = (
-    "id",
-    "source",
-    "patient",
-    "study",
-    "view",
-    "prediction",
-    "spread",
-    "distance",
-    "flag",
-    "padded",
+    *("id", "source", "patient", "study", "view"),
+    *("prediction", "spread", "distance", "flag", "padded"),
 )
 
 
@@ -219,12 +211,8 @@ def _examples(
     unused = []
     for row, sample in enumerate(samples):
         if not sample.study:
-            unused.append(
-                (
-                    sample,
-                    "no study: this probe needs studies, but the source has none for this file",
-                )
-            )
+            why = "no study: this probe needs studies, but the source has none for this file"
+            unused.append((sample, why))
         elif sample.view not in views:
             view = sample.view or "not named by the source"
             unused.append((sample, f"other view: {view}; the probe takes {', '.join(views)}"))
@@ -243,16 +231,8 @@ def _examples(
 
 
 def _example_of(sample: Sample, name: str, view: str, rows: tuple[tuple[int, ...], ...]) -> Example:
-    return Example(
-        name,
-        shown(sample.source),
-        patient_of(sample),
-        sample.study,
-        sample.split,
-        view,
-        rows,
-        UNKNOWN,
-    )
+    about = shown(sample.source), patient_of(sample), sample.study, sample.split, view
+    return Example(name, *about, rows, UNKNOWN)
 
 
 # --- parts ------------------------------------------------------------------------------------
@@ -452,7 +432,11 @@ def _lines(
         for example, line in zip(some, made, strict=True):
             videos = [work.samples[row] for row in rows_of([example])]
             if line["status"] == "ok":
-                line["padded"] = max(_padded(video, probe.clip) for video in videos)
+                # Frames that repeat the last one: as many in every clip of a video.
+                line["padded"] = max(
+                    clip_frame_ids(video.frames, video.fps, None, **probe.clip.rule)[1]
+                    for video in videos
+                )
             place = work.order[videos[0].source, videos[0].name]
             lines.append((place, line | {"patient": videos[0].patient}))
     if not probe.views:
@@ -466,14 +450,6 @@ def _lines(
         place = work.order[sample.source, sample.name]
         lines.append((place, {"id": sample.name, **line, "status": status}))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])], len(rows)
-
-
-def _padded(sample: Sample, clip: ClipSpec) -> int:
-    """Repeated frames in every clip of a video; 0 unless it is shorter than a clip's window."""
-    _, padded = clip_frame_ids(
-        sample.frames, sample.fps, None, length=clip.frames, by=clip.by, value=clip.value
-    )
-    return padded
 
 
 def _study_cells(task: Task, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -441,20 +441,8 @@ def _validate(
     setting: Setting, heads: Tree, encoder: Tree, features: Features | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score (lower is better) and loss of every head on the validation split; inf if not finite."""
-    head_fn, head, examples, task = grids.grid_outputs, setting.head, setting.val, setting.task
-    outputs: Outputs
-    if features is not None:
-        outputs, _ = head_outputs(head_fn, head, heads, examples, features)
-    else:
-        outputs, _ = encoded_head_outputs(
-            head_fn,
-            head,
-            heads,
-            examples,
-            setting.videos.encoded_by(encoder),
-            setting.memory,
-            "val",
-        )
+    examples, task = setting.val, setting.task
+    outputs = all_outputs(setting, heads, examples, encoder, features, "val")
     readable = outputs.readable()
     if not readable.all():
         log.warning("%d of %d validation examples cannot be read", sum(~readable), len(readable))
@@ -478,6 +466,23 @@ def _validate(
             scores.append(-np.mean(decoded.argmax(axis=1) == coded))
     finite = np.isfinite(losses)
     return np.where(finite, scores, np.inf), np.where(finite, losses, np.inf)
+
+
+def all_outputs(
+    setting: Setting,
+    heads: Tree,
+    examples: Sequence[Example],
+    encoder: Tree,
+    features: Features | None,
+    what: str,
+    embed: bool = False,
+) -> Outputs:
+    """Outputs of stacked heads, from features in memory, or else from videos encoded once more."""
+    call = grids.grid_outputs, setting.head, heads, examples
+    if features is not None:
+        return head_outputs(*call, features, embed)[0]
+    videos = setting.videos.encoded_by(encoder)
+    return encoded_head_outputs(*call, videos, setting.memory, what, embed)[0]
 
 
 def _log(

@@ -273,28 +273,15 @@ def fill_sources(config: ConfigDict) -> None:
 def clip_spec(config: ConfigDict) -> ClipSpec:
     """How this config cuts clips from videos."""
     data = config.data
-    return ClipSpec(
-        frames=data.frames,
-        size=data.size,
-        by=data.sample_by,
-        value=data.sample_value,
-        area=tuple(data.crop_area),
-        aspect=tuple(data.crop_aspect),
-    )
+    crop = tuple(data.crop_area), tuple(data.crop_aspect)
+    return ClipSpec(data.frames, data.size, data.sample_by, data.sample_value, *crop)
 
 
 def encoder_shape(model: ConfigDict) -> EncoderShape:
     """The sizes of a config's encoder; those that are 0 come from the table of sizes."""
-    size = SIZES[model.size]
-    return EncoderShape(
-        width=model.width or size.width,
-        depth=model.depth or size.depth,
-        heads=model.heads or size.heads,
-        mlp_hidden=model.mlp_hidden or size.mlp_hidden,
-        tubelet=model.tubelet,
-        patch=model.patch,
-        family=model.family,
-    )
+    names = ("width", "depth", "heads", "mlp_hidden")
+    sizes = {name: model[name] or getattr(SIZES[model.size], name) for name in names}
+    return EncoderShape(**sizes, tubelet=model.tubelet, patch=model.patch, family=model.family)
 
 
 def mask_specs(config: ConfigDict) -> dict[str, Mask]:
@@ -308,14 +295,8 @@ def mask_specs(config: ConfigDict) -> dict[str, Mask]:
 def image_spec(config: ConfigDict) -> ClipSpec:
     """How the images of a config are cut: clips of one frame."""
     images = config.images
-    return ClipSpec(
-        frames=1,
-        size=images.size,
-        by="stride",
-        value=1,
-        area=tuple(images.crop_area),
-        aspect=tuple(images.crop_aspect),
-    )
+    crop = tuple(images.crop_area), tuple(images.crop_aspect)
+    return ClipSpec(1, images.size, "stride", 1, *crop)
 
 
 def image_mask(config: ConfigDict) -> MaskSpec:
@@ -324,14 +305,7 @@ def image_mask(config: ConfigDict) -> MaskSpec:
 
 
 def _mask_spec(mask: ConfigDict) -> MaskSpec:
-    return MaskSpec(
-        blocks=mask.blocks,
-        scale=mask.scale,
-        context_tokens=mask.context_tokens,
-        target_tokens=mask.target_tokens,
-        aspect=tuple(mask.aspect),
-        keep=mask.keep,
-    )
+    return MaskSpec(**dict(mask) | {"aspect": tuple(mask.aspect)})
 
 
 def _grid(config: ConfigDict) -> Grid:

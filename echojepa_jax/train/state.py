@@ -115,11 +115,7 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
         tubelet=model.tubelet,
         patch=model.patch,
         out_width=shape.width,
-        width=config.predictor.width,
-        depth=config.predictor.depth,
-        heads=config.predictor.heads,
-        mlp_hidden=config.predictor.mlp_hidden,
-        mask_tokens=config.predictor.mask_tokens,
+        **config.predictor,
         **common,
     )
     networks = Networks(

@@ -130,11 +130,7 @@ def _load_videos(config: ConfigDict, workdir: Workdir) -> tuple[list[Sample], di
         need_rate=clip.by in NEED_RATE,
         workers=max(1, data.workers),
     )
-    short = sum(
-        clip_frame_ids(s.frames, s.fps, None, length=clip.frames, by=clip.by, value=clip.value)[1]
-        > 0
-        for s in samples
-    )
+    short = sum(clip_frame_ids(s.frames, s.fps, None, **clip.rule)[1] > 0 for s in samples)
     log.info("%s, %d shorter than a clip's window", counted(len(samples), "video"), short)
     if short > data.max_padded_share * len(samples):
         raise UserError(
@@ -149,12 +145,13 @@ def _load_stills(config: ConfigDict, workdir: Workdir) -> list[Sample]:
     """The stills to train on; none without `images` in the config."""
     if "images" not in config:
         return []
-    stills = manifest.load_stills(
+    stills = manifest.load(
         config.images.sources,
         split=config.data.split,
         quarantine=workdir.quarantine,
         max_bad_share=config.data.max_bad_share,
         workers=max(1, config.data.workers),
+        stills=True,
     )
     log.info("%s", counted(len(stills), "image"))
     return stills

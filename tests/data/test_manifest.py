@@ -60,7 +60,7 @@ def test_stills_of_a_folder_that_holds_videos_as_well(folder, tmp_path, caplog):
 
     def stills(**limits):
         settings = {"quarantine": quarantine, "workers": 2} | limits
-        return manifest.load_stills((f"videos:{folder}",), **settings)
+        return manifest.load((f"videos:{folder}",), **settings, stills=True)
 
     found = stills(max_bad_share=0.2)
     assert [(s.name, s.frames) for s in found] == [("still0.png", 1), ("still1.png", 1)]

@@ -267,7 +267,7 @@ def test_stills_are_the_first_frames(tmp_path, monkeypatch):
         scene = draw_scene(who, sample.view, size=112, fps=50.0)
         np.testing.assert_array_equal(cv2.imread(sample.path, 0), render(scene, 1)[0])
         assert os.path.basename(sample.path) == f"{sample.name}.png"
-    found = manifest.load_stills([f"phantom:{path}"], quarantine=None, workers=1)
+    found = manifest.load([f"phantom:{path}"], quarantine=None, workers=1, stills=True)
     assert [sample.name for sample in found] == [sample.name for sample in samples]
 
 

@@ -25,7 +25,7 @@ Batch, for a host's share of B clips and M mask specifications:
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -378,11 +378,10 @@ def _fill(
     """
     batch["sample_ids"][i] = row
     facts = int(videos.frames[row]), float(videos.fps[row])
-    how: dict[str, Any] = {"length": clip.frames, "by": clip.by, "value": clip.value}
     if shown:
-        ids, padded, _ = clip_with_frame(*facts, shown[0], tubelet=shown[1], **how)
+        ids, padded, _ = clip_with_frame(*facts, shown[0], tubelet=shown[1], **clip.rule)
     else:
-        ids, padded = clip_frame_ids(*facts, rng, part=part, **how)
+        ids, padded = clip_frame_ids(*facts, rng, part=part, **clip.rule)
     if degraded:
         perturbation, name = degraded
         ids = perturbation.frames(ids, int(videos.frames[row]), name)

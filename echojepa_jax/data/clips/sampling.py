@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,11 @@ class ClipSpec:
     value: float = 8
     area: tuple[float, float] = (0.5, 1.0)
     aspect: tuple[float, float] = (0.9, 1.1)
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What `clip_frame_ids` needs to know of these clips."""
+        return {"length": self.frames, "by": self.by, "value": self.value}
 
 
 def clip_frame_ids(
@@ -183,13 +189,7 @@ def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: 
     @functools.cache
     def of_video(frames: int, fps: float) -> np.ndarray:
         starts = [
-            clip_frame_ids(
-                *(frames, fps, None),
-                length=clip.frames,
-                by=clip.by,
-                value=clip.value,
-                part=(part, clips),
-            )[0][0]
+            clip_frame_ids(frames, fps, None, part=(part, clips), **clip.rule)[0][0]
             for part in range(clips)
         ]
         return np.diff(starts, prepend=-1) == 0

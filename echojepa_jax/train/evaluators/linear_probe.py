@@ -141,10 +141,18 @@ def _patient(sample: Sample) -> str:
     return sample.patient or sample.name
 
 
-def _groups(samples: Sequence[Sample]) -> tuple[list[str], int]:
-    """The patient of each sample, and the number of folds for cross-validation."""
+def _fitted(
+    model: Any, grid: Mapping[str, Any], x: np.ndarray, y: np.ndarray, samples: Sequence[Sample]
+) -> GridSearchCV:
+    """A model of scaled features x [n, D] and labels y [n], regularised by cross-validation.
+
+    grid: the strengths to try, by scikit-learn's name. Folds are of patients.
+    """
     patients = [_patient(sample) for sample in samples]
-    return patients, min(FOLDS, len(set(patients)))
+    folds = GroupKFold(min(FOLDS, len(set(patients))))
+    scoring = "neg_mean_absolute_error" if isinstance(model, Ridge) else None
+    search = GridSearchCV(make_pipeline(StandardScaler(), model), grid, scoring=scoring, cv=folds)
+    return search.fit(x, y, groups=patients)
 
 
 def regression_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -184,14 +192,8 @@ def fit_regression(
         rows = [i for i, sample in enumerate(train_samples) if sample.view == view]
         if len({_patient(train_samples[row]) for row in rows}) < VIEW_PATIENTS:
             rows = list(range(len(train_samples)))
-        patients, folds = _groups([train_samples[row] for row in rows])
-        search = GridSearchCV(
-            make_pipeline(StandardScaler(), Ridge()),
-            {"ridge__alpha": RIDGE_ALPHAS},
-            scoring="neg_mean_absolute_error",
-            cv=GroupKFold(folds),
-        )
-        search.fit(train[rows], labels[rows], groups=patients)
+        grid, some = {"ridge__alpha": RIDGE_ALPHAS}, [train_samples[row] for row in rows]
+        search = _fitted(Ridge(), grid, train[rows], labels[rows], some)
         predicted[test_views == view] = search.predict(test[test_views == view])
     return Fit(truth, predicted, regression_scores(truth, predicted))
 
@@ -200,14 +202,9 @@ def fit_view(
     train: np.ndarray, train_samples: Sequence[Sample], test: np.ndarray, truth: np.ndarray
 ) -> Fit:
     """Logistic regression of the view, with the regularisation chosen as in `fit_regression`."""
-    patients, folds = _groups(train_samples)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
-        {"logisticregression__C": LOGISTIC_CS},
-        cv=GroupKFold(folds),
-    )
-    search.fit(train, np.array([sample.view for sample in train_samples]), groups=patients)
-    predicted = search.predict(test)
+    model, grid = LogisticRegression(max_iter=2000), {"logisticregression__C": LOGISTIC_CS}
+    views = np.array([sample.view for sample in train_samples])
+    predicted = _fitted(model, grid, train, views, train_samples).predict(test)
     return Fit(truth, predicted, view_scores(truth, predicted))
 
 
@@ -240,8 +237,9 @@ def fit_all(
         for target in targets
     }
     if view:
-        truth = np.array([sample.view for sample in test_samples])
-        fits["view"] = fit_view(train, train_samples, test, truth)
+        fits["view"] = fit_view(
+            train, train_samples, test, np.array([s.view for s in test_samples])
+        )
     return fits
 
 
@@ -444,10 +442,7 @@ class LinearProbe:
                 "intervals": self._intervals(name, fit, patients),
                 "intervals_init": self._intervals(name, at_init, patients),
             }
-            if name == "view":
-                result["view"] = entry
-            else:
-                result["regression"][name] = entry
+            (result if name == "view" else result["regression"])[name] = entry
             unit = of_errors(unit_of(self._test, name))
             log.info(
                 "probe of %s on %s of other patients: %s; with random weights: %s "

@@ -94,13 +94,7 @@ class Mae(NamedTuple):
         return out.astype(jnp.float32)
 
     def embed(
-        self,
-        encoder: Any,
-        predictor: Any,
-        params: dict[str, Any],
-        target: Any,
-        clips: jax.Array,
-        batch: Batch,
+        self, encoder: Any, predictor: Any, params: Any, target: Any, clips: jax.Array, batch: Batch
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """Embeddings of all tokens, and pairs of predicted and true pixels.
 

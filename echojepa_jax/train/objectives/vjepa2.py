@@ -35,13 +35,7 @@ class VJepa2(NamedTuple):
         return {}
 
     def embed(
-        self,
-        encoder: Any,
-        predictor: Any,
-        params: dict[str, Any],
-        target: Any,
-        clips: jax.Array,
-        batch: Batch,
+        self, encoder: Any, predictor: Any, params: Any, target: Any, clips: jax.Array, batch: Batch
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """Embeddings of all tokens, and pairs of predictions and targets.
 

@@ -59,13 +59,7 @@ class VJepa21(NamedTuple):
         return {"context_weight": self.context_weight_at(step)}
 
     def embed(
-        self,
-        encoder: Any,
-        predictor: Any,
-        params: dict[str, Any],
-        target: Any,
-        clips: jax.Array,
-        batch: Batch,
+        self, encoder: Any, predictor: Any, params: Any, target: Any, clips: jax.Array, batch: Batch
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """As `VJepa2.embed`, with levels x D features instead of D."""
         targets, masked, _ = self._embed(encoder, predictor, params, target, clips, batch)
@@ -75,13 +69,7 @@ class VJepa21(NamedTuple):
         ]
 
     def _embed(
-        self,
-        encoder: Any,
-        predictor: Any,
-        params: dict[str, Any],
-        target: Any,
-        clips: jax.Array,
-        batch: Batch,
+        self, encoder: Any, predictor: Any, params: Any, target: Any, clips: jax.Array, batch: Batch
     ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
         with jax.named_scope("target_encoder"):
             tokens: Any = encoder.apply(
