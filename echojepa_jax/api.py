@@ -145,13 +145,8 @@ class Encoder:
         encoder = dataclasses.replace(self.frozen, clips=clips, keep=keep)
         repeats = encoder.repeats(samples)
         count = int(np.count_nonzero(~repeats))
-        parts = list(
-            encoder.encode(
-                samples,
-                only=~repeats,
-                clips_per_device=min(CLIPS_PER_DEVICE, -(-count // jax.local_device_count())),
-            )
-        )
+        at_a_time = min(CLIPS_PER_DEVICE, -(-count // jax.local_device_count()))
+        parts = list(encoder.encode(samples, only=~repeats, clips_per_device=at_a_time))
         for part in parts:
             for row, padded, error in zip(part.rows, part.padded, part.errors, strict=True):
                 if error:
@@ -258,11 +253,7 @@ class Probe:
         repeats = np.append(False, (together[0, 1:] == together[0, :-1]).all(axis=(1, 2)))
         over_clips = float(spread(decoded[None, 1:], present & ~repeats)[0])
         distance = float(saved.distances(mean_tokens(together, present))[0])
-        return Prediction(
-            value,
-            None if np.isnan(over_clips) else over_clips,
-            flag(distance),
-        )
+        return Prediction(value, None if np.isnan(over_clips) else over_clips, flag(distance))
 
     def attention(self, video: PathLike | Mapping[str, PathLike]) -> list[AttentionMap]:
         """Maps which tokens the probe reads when it predicts, averaged over the heads of its query.

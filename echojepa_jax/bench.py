@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from echojepa_jax import command_line
+from echojepa_jax.command_line import say
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -93,10 +94,6 @@ def job() -> str:
     if OUT.value:
         Path(OUT.value).write_text(text)
     return last
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,11 @@ def run(
         raise
 
 
+def say(line: str) -> None:
+    """Prints a line about progress, apart from the results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _is_unread(pipe: int) -> bool:
     """Whether the reading end of a pipe is closed, given the writing end."""
     poll = select.poll()

@@ -27,6 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from echojepa_jax import command_line
+from echojepa_jax.command_line import say
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -56,10 +57,6 @@ VIDEOS = flags.DEFINE_integer(
     "videos", 0, "number of videos in your data set, to count passes over it"
 )
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def job() -> str:

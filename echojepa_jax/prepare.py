@@ -14,6 +14,7 @@ once the set is complete, it reports that there is nothing to do. Train on the s
 --config.data.sources="('shards/archive',)".
 """
 
+import dataclasses
 import os
 import shlex
 from functools import partial
@@ -96,9 +97,9 @@ def job() -> str:
     if workers < 1:
         raise UserError(f"--workers={workers} must be 1 or more, or 0")
     if VERIFY.value:
-        if given := [flag.name for flag in _PREPARE_FLAGS if flag.present]:
+        if others := [flag.name for flag in _PREPARE_FLAGS if flag.present]:
             raise UserError(
-                f"--{given[0]} has no effect on --verify, which checks an existing set: remove it"
+                f"--{others[0]} has no effect on --verify, which checks an existing set: remove it"
             )
         return check(on_disk(VERIFY.value, "verify"), workers)
     if len(SOURCE.value) > 1:
@@ -113,19 +114,10 @@ def job() -> str:
         )
     if BEAM_FLAG.value and not RUNNER.value:
         raise UserError("--beam_flag needs --runner: name the Beam runner")
-    options = plan.Options(
-        size=SIZE.value,
-        sector=SECTOR.value,
-        min_frames=MIN_FRAMES.value,
-        max_frames=MAX_FRAMES.value,
-        default_fps=DEFAULT_FPS.value,
-        splits=SPLITS.value,
-        salt_file=SALT_FILE.value,
-        targets=TARGETS.value,
-        shard_videos=SHARD_VIDEOS.value,
-        file_seconds=FILE_SECONDS.value,
-        patient_from=PATIENT_FROM.value,
-    )
+    # Every option is a flag of the same name.
+    names = [field.name for field in dataclasses.fields(plan.Options)]
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    options = plan.Options(**given)
     out = on_disk(OUT.value, "out").absolute()
     work = plan.Work(out)
     make: preparation.MakeShards = preparation.make_here

@@ -56,32 +56,13 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PRODUCTS = {"dot", "convolution"}
 _JOINS = {"add", "maximum", "or"}  # operations by which the compiler concatenates padded arrays
 _MOVES = {
-    "broadcast",
-    "concatenate",
-    "copy",
-    "dynamic-slice",
-    "dynamic-update-slice",
-    "gather",
-    "pad",
-    "reshape",
-    "reverse",
-    "scatter",
-    "slice",
-    "transpose",
+    *("broadcast", "concatenate", "copy", "dynamic-slice", "dynamic-update-slice", "gather"),
+    *("pad", "reshape", "reverse", "scatter", "slice", "transpose"),
 }
 # Operations that accompany moving data and count neither as moving nor as computing.
 _NEITHER = {
-    "bitcast",
-    "bitcast-convert",
-    "constant",
-    "convert",
-    "custom-call",
-    "fusion",
-    "get-tuple-element",
-    "iota",
-    "parameter",
-    "partition-id",
-    "tuple",
+    *("bitcast", "bitcast-convert", "constant", "convert", "custom-call", "fusion"),
+    *("get-tuple-element", "iota", "parameter", "partition-id", "tuple"),
 }
 
 
@@ -216,11 +197,10 @@ def _rows(
             body, trips = hlo.loop(line, bodies) or ("", 1)
             yield from _rows(bodies, body, runs * trips, place, kernels)
         elif found.opcode == "conditional":
+            branches = "branch_computations", "true_computation", "false_computation"
             ways = [
                 list(_rows(bodies, way, runs, place, kernels))
-                for way in hlo.callees(
-                    line, "branch_computations", "true_computation", "false_computation"
-                )
+                for way in hlo.callees(line, *branches)
             ]
             # Only one of them runs: count the slowest.
             yield from max(ways, key=lambda rows: sum(row.cycles or 0 for row in rows), default=[])
@@ -229,17 +209,12 @@ def _rows(
                 yield from _rows(bodies, callee, runs, place, kernels)
         else:
             # A fusion's estimate includes all that it contains.
-            row = _row(bodies, found, runs, place, kernels)
-            if row:
+            if row := _row(bodies, found, runs, place, kernels):
                 yield row
 
 
 def _row(
-    bodies: hlo.Bodies,
-    one: hlo.Instruction,
-    runs: int,
-    place: str,
-    kernels: Mapping[str, int],
+    bodies: hlo.Bodies, one: hlo.Instruction, runs: int, place: str, kernels: Mapping[str, int]
 ) -> Row | None:
     cycles: int | None = None
     if is_kernel(one):

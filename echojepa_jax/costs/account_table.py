@@ -10,12 +10,7 @@ from echojepa_jax.utils.counts import counted
 
 
 def lines(
-    account: Account,
-    flops: Mapping[str, float],
-    chip: Chip,
-    sent: float,
-    dearest: int,
-    whole: str,
+    account: Account, flops: Mapping[str, float], chip: Chip, sent: float, dearest: int, whole: str
 ) -> list[str]:
     """A table of the account.
 

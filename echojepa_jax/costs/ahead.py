@@ -24,9 +24,8 @@ def prepare_environment(simulated: int = 0, schedules: str = "") -> None:
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
-        "1"  # no TPU is used, so several processes may compile
-    )
+    # No TPU is used, so several processes may compile.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     if schedules:

@@ -1,13 +1,14 @@
 """Measures the training step on random clips, after a warm-up, until its results are computed."""
 
 import dataclasses
+import itertools
 import json
 import math
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ def _noise(
     tokens, ids = math.prod(grid_of(*clips.shape[1:4])), []
     for context, target in zip(shapes["context_ids"], shapes["target_ids"], strict=True):
         seen, hidden = context.shape[1], target.shape[1]
-        drawn = np.argsort(rng.random((len(clips), tokens)), axis=1)[:, : seen + hidden]
-        drawn = drawn.astype(np.int32)
-        ids.append((np.sort(drawn[:, :seen], axis=1), np.sort(drawn[:, seen:], axis=1)))
+        drawn = np.argsort(rng.random((len(clips), tokens)), axis=1).astype(np.int32)
+        parts = drawn[:, :seen], drawn[:, seen : seen + hidden]
+        ids.append([np.sort(part, axis=1) for part in parts])
     context_ids, target_ids = zip(*ids, strict=True)
     valid = np.ones(len(clips), bool)
     return {"clips": clips, "context_ids": context_ids, "target_ids": target_ids, "valid": valid}
@@ -69,7 +70,7 @@ class OurStep:
         self.compile_seconds = time.perf_counter() - started
         self._state = self.program.init()
         pool = [random_batch(config, seed) for seed in range(2)]
-        self._batches = DeviceBatches(_endless(pool), meshes.batch_sharding(mesh))
+        self._batches = DeviceBatches(itertools.cycle(pool), meshes.batch_sharding(mesh))
         self.waited = 0.0
 
     def run(self) -> float:
@@ -91,11 +92,6 @@ class OurStep:
 
     def close(self) -> None:
         self._batches.close()
-
-
-def _endless(pool: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    while True:
-        yield from pool
 
 
 class CountCompilations:
@@ -150,8 +146,7 @@ class Result:
     facts: dict[str, Any]
 
     def as_json(self) -> str:
-        values = dataclasses.asdict(self)
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
 def measure(

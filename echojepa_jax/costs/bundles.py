@@ -8,6 +8,7 @@ loop that depends on data counts once.
 """
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +25,11 @@ _STATEMENT = re.compile(r"(%\w+) = ([a-z][\w.]*) (?:\((!?%\w+)(?:, (%\w+))?\), )
 _LOAD = re.compile(r"(%\w+) = sld (\[smem:\[#\w+_spill\]\])")
 _STORE = re.compile(r"= sst (\[smem:\[#\w+_spill\]\]) (%\w+)")
 
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-}
+_COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "sadd.s32": lambda a, b: a + b,
-    "ssub.s32": lambda a, b: a - b,
-    "smul.u32": lambda a, b: a * b,
+    "sadd.s32": operator.add,
+    "ssub.s32": operator.sub,
+    "smul.u32": operator.mul,
     "smulhi.u32": lambda a, b: (_unsigned(a) * _unsigned(b)) >> 32,
     "sand.u32": lambda a, b: a & b,
     "sor.u32": lambda a, b: a | b,
@@ -90,10 +84,7 @@ def cycles(text: str, delay: int) -> int:
     wanted = _interesting(bundles)
     # Bundles with something to compute; those between them are only counted.
     stops = [
-        (
-            tuple(one for one in bundle.statements if one.result in wanted),
-            bundle.branch,
-        )
+        (tuple(one for one in bundle.statements if one.result in wanted), bundle.branch)
         for bundle in bundles
     ]
     following = [len(stops)] * (len(stops) + 1)
@@ -122,7 +113,7 @@ def cycles(text: str, delay: int) -> int:
         run(statements)
         count += 1
         place = stop + 1
-        if branch and _taken(branch[0], known):
+        if branch and (not branch[0] or _read(branch[0], known) == 1):
             target = places[branch[1]]
             # Up to the end of the delay or of the program.
             until = min(place + delay, len(stops))
@@ -148,12 +139,10 @@ def _parse(text: str) -> tuple[list[_Bundle], dict[str, int]]:
             elif (found := _LOAD.search(part)) or (found := _STORE.search(part)):
                 statements.append(_Statement(found[1], "smov.u32", (found[2],)))
             elif found := _STATEMENT.search(part):
-                operands = tuple(
-                    word.strip() for word in found[5].rstrip(" \n}").split(",") if word.strip()
-                )
-                statements.append(
-                    _Statement(found[1], found[2], operands, found[3] or "", found[4] or "")
-                )
+                words = map(str.strip, found[5].rstrip(" \n}").split(","))
+                condition, otherwise = found[3] or "", found[4] or ""
+                operands = tuple(filter(None, words))
+                statements.append(_Statement(found[1], found[2], operands, condition, otherwise))
         # A loop's counter has its new value in the whole bundle.
         statements.sort(key=lambda one: one.operation not in ("sphi", "pphi"))
         bundles.append(_Bundle(tuple(statements), branch))
@@ -174,10 +163,6 @@ def _interesting(bundles: list[_Bundle]) -> set[str]:
             found.add(name)
             todo += [need for one in makers.get(name, []) for need in one.needs()]
     return found
-
-
-def _taken(condition: str, known: dict[str, Value]) -> bool:
-    return not condition or _read(condition, known) == 1
 
 
 def _read(word: str, known: dict[str, Value]) -> Value:

@@ -86,11 +86,8 @@ def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int, float]]:
     totals: dict[str, tuple[int, int, float]] = {}
     for one in found:
         runs, size, sent = totals.get(one.kind, (0, 0, 0.0))
-        totals[one.kind] = (
-            runs + one.runs,
-            size + one.runs * one.bytes,
-            sent + one.runs * one.sent,
-        )
+        more = size + one.runs * one.bytes, sent + one.runs * one.sent
+        totals[one.kind] = (runs + one.runs, *more)
     return totals
 
 

@@ -79,10 +79,7 @@ def lines(mine: Run, other: Run, how: str) -> list[str]:
     Args:
       how: where the seconds come from, such as "measured".
     """
-    found = [
-        f"compared with {other.name}",
-        f"  {'':<24}{mine.name:>20}{other.name:>20}",
-    ]
+    found = [f"compared with {other.name}", f"  {'':<24}{mine.name:>20}{other.name:>20}"]
     parts: dict[str, list[Any]] = {}
     for run in (mine, other):
         clip = flops.of_clip(run.config)

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,7 @@ def make_forward(
     mesh = meshes.make_mesh([device])
     key = jax.eval_shape(lambda: jax.random.key(0))
     made = make_networks(config)  # one clip, which makes the parameters, needs no kernels
-    shapes = jax.eval_shape(
-        lambda key: init_params(made, key, frames=data.frames, size=data.size), key
-    )
+    shapes = jax.eval_shape(partial(init_params, made, frames=data.frames, size=data.size), key)
 
     def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, spec)
@@ -75,26 +74,14 @@ def make_forward(
         options: dict[str, Any] = dict(COMPILER_OPTIONS["tpu"])
         options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         with jax.set_mesh(mesh):
-            compiled = encode.lower(
-                params,
-                placed(pixels, PartitionSpec(mesh.axis_names)),
-                networks.encoder,
-                networks.mean,
-                networks.std,
-                "mean",
-                mesh,
-            ).compile(compiler_options=options)
+            inputs = params, placed(pixels, PartitionSpec(mesh.axis_names))
+            how = networks.encoder, networks.mean, networks.std, "mean", mesh
+            compiled = encode.lower(*inputs, *how).compile(compiler_options=options)
         account = accounts.of_dump(Path(folder), chip, schedules)
     if not account:
         say(accounts.NO_ESTIMATES)
-    analysis: Any = compiled.memory_analysis()
-    return Forward(
-        chip,
-        clips,
-        analysis.peak_memory_in_bytes,
-        clips * flops.of_encoder(config),
-        account,
-    )
+    memory = compiled.memory_analysis().peak_memory_in_bytes
+    return Forward(chip, clips, memory, clips * flops.of_encoder(config), account)
 
 
 def table(forward: Forward, dearest: int = 0) -> str:
@@ -112,15 +99,9 @@ def table(forward: Forward, dearest: int = 0) -> str:
     ]
     if forward.account:
         per_clip = forward.clips / forward.account.seconds
+        parts = {accounts.ENCODER: forward.flops}
         lines += [
-            *account_table.lines(
-                forward.account,
-                {accounts.ENCODER: forward.flops},
-                chip,
-                0.0,
-                dearest,
-                "a forward pass",
-            ),
+            *account_table.lines(forward.account, parts, chip, 0.0, dearest, "a forward pass"),
             f"  By this account, a chip encodes {per_clip:.0f} clips per second.",
             "",
         ]

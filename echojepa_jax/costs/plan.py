@@ -151,17 +151,8 @@ def make_plan(
         account = accounts.of_dump(Path(folder), chip, schedules) if schedules else None
     if schedules and not account:
         say(accounts.NO_ESTIMATES)
-    return Plan(
-        config,
-        chip,
-        len(devices),
-        dict(mesh.shape),
-        memory,
-        collectives(text),
-        flops.of_clip(config),
-        flops.of_image(config),
-        account,
-    )
+    costs = flops.of_clip(config), flops.of_image(config), account
+    return Plan(config, chip, len(devices), dict(mesh.shape), memory, collectives(text), *costs)
 
 
 def compiled_program(program: Program, folder: Path, on_gpus: str = "") -> tuple[str, Memory]:
@@ -346,20 +337,18 @@ def table(plan: Plan, videos: int = 0, dearest: int = 0) -> str:
     bound, *expected = plan.seconds()
     steps = optim.epochs * optim.updates_per_epoch
     clips = steps * optim.global_batch
+
+    def at_shares(text: Callable[[float], str]) -> str:
+        """The times that a step and a very good step take, as texts."""
+        pairs = zip(REACHED, expected, strict=True)
+        return " and ".join(f"{text(value)} at {share:.0%}" for share, value in pairs)
+
     passes = f" = {clips / videos:.1f} passes over {videos:,} videos" if videos else ""
     lines += [
         f"  a step takes at least {scaled(bound, 's')}; "
-        + " and ".join(
-            f"{scaled(value, 's')} at {share:.0%}"
-            for share, value in zip(REACHED, expected, strict=True)
-        )
-        + " of the peak",
+        f"{at_shares(lambda value: scaled(value, 's'))} of the peak",
         f"  {counted(steps, 'step')}: at least {_time(bound * steps)}; "
-        + " and ".join(
-            f"{_time(value * steps)} at {share:.0%}"
-            for share, value in zip(REACHED, expected, strict=True)
-        )
-        + f" of the peak; {clips:,} clips{passes}",
+        f"{at_shares(lambda value: _time(value * steps))} of the peak; {clips:,} clips{passes}",
         "",
     ]
     if plan.account:
@@ -400,11 +389,8 @@ def as_json(plan: Plan, videos: int = 0, dearest: int = 0) -> dict[str, Any]:
         "mesh": plan.mesh,
         "global_batch": optim.global_batch,
         "remat": plan.config.model.remat,
-        "memory": {
-            **dataclasses.asdict(plan.memory),
-            "peak": plan.memory.peak,
-            "of": plan.chip.memory,
-        },
+        "memory": dataclasses.asdict(plan.memory)
+        | {"peak": plan.memory.peak, "of": plan.chip.memory},
         "collectives": {
             kind: {"runs": runs, "bytes": size, "sent": sent}
             for kind, (runs, size, sent) in by_kind(plan.sent).items()

@@ -129,17 +129,12 @@ def echo_levels(scene: Scene, local: np.ndarray, rng: np.random.Generator) -> np
     level = np.where(rim, np.maximum(level, shine), level)
     level = np.where(away[0] < 0.08 * patient.radius, level + 6 * facing, level)  # endocardium
     level = np.where(np.any(blood, axis=0), BLOOD, level)
+    radius, below = patient.radius, q - patient.length  # the base
     for first, second, _ in valves(scene):
-        across = (p > first) & (p < second)
-        orifice = across & (
-            np.abs(q - patient.length - 0.1 * patient.radius) < 0.35 * patient.radius
-        )
+        orifice = (p > first) & (p < second) & (np.abs(below - 0.1 * radius) < 0.35 * radius)
         level = np.where(orifice, BLOOD, level)
         for hinge in (first, second):
-            ring = (
-                np.hypot(p - hinge, q - patient.length - 0.06 * patient.radius)
-                < 0.11 * patient.radius
-            )
+            ring = np.hypot(p - hinge, below - 0.06 * radius) < 0.11 * radius
             level = np.where(ring, ANNULUS, level)
     if scene.view == "PSAX":
         for p_share in (-0.56, 0.56):

@@ -48,9 +48,7 @@ VERSION = 1  # part of the cache folder's name: raise it whenever the files chan
 SPLITS = ("TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "TRAIN", "TRAIN", "TEST", "TRAIN", "TRAIN")
 JPEG_QUALITY = 95
 VIDEOS_PER_WORKER = 8  # fewer videos are rendered faster than another process starts
-_ABANDONED_SECONDS = (
-    86400  # an incomplete folder that is older belongs to a process that was killed
-)
+_ABANDONED_SECONDS = 86400  # older incomplete folders belong to processes that were killed
 # Headers of the tables; the first two are those of EchoNet-Dynamic.
 FILE_LIST = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
 TRACINGS = "FileName,X1,Y1,X2,Y2,Frame"
@@ -202,13 +200,8 @@ def _draw(folder: Path, scene: Scene) -> None:
 def _record(folder: Path, frames: int, scene: Scene) -> None:
     """Renders one video into a Motion-JPEG AVI file, grey as three channels."""
     path = folder / f"{name_of(scene)}.avi"
-    writer = cv2.VideoWriter(
-        str(path),
-        cv2.CAP_OPENCV_MJPEG,
-        cv2.VideoWriter.fourcc(*"MJPG"),
-        scene.fps,
-        (scene.size, scene.size),
-    )
+    codec, size = cv2.VideoWriter.fourcc(*"MJPG"), (scene.size, scene.size)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, codec, scene.fps, size)
     if not writer.isOpened():
         raise OSError(f"cannot write {path}")
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)

@@ -288,9 +288,7 @@ def draw_scene(patient: Patient, view: str, *, size: int, fps: float) -> Scene:
     tilt = rng.uniform(-0.13, 0.13)
     near, aside = rng.uniform(0.5, 1.0) * radius, rng.uniform(-0.2, 0.2) * radius
     margin = rng.uniform(0.98, 1.12)
-    parasternal = (
-        near + 2 * radius + wall
-    )  # depth of the LV's axis under chest wall and right heart
+    parasternal = near + 2 * radius + wall  # depth of the LV's axis under the right heart
     if view == "PSAX":
         origin = (aside + 0.25 * radius, parasternal)
         depth = parasternal + 2.1 * radius + wall
@@ -347,12 +345,8 @@ def chambers(scene: Scene) -> list[tuple[np.ndarray, float]]:
         from_apex = 0.14 + 0.86 * u
         septum = -(radius * lv_profile(view, from_apex) + wall)
         free = septum - 1.15 * right * u**0.6 * (1 - 0.25 * from_apex**6)
-        right_atrium = ellipse(
-            -0.95 * radius - 0.8 * right,
-            roof - 0.1 * patient.atrium,
-            0.75 * right,
-            0.9 * patient.atrium,
-        )
+        p, q = -0.95 * radius - 0.8 * right, roof - 0.1 * patient.atrium
+        right_atrium = ellipse(p, q, 0.75 * right, 0.9 * patient.atrium)
         return [
             left,
             (_between(septum, free, from_apex * base), 0.4 * wall),

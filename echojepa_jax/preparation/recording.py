@@ -88,11 +88,7 @@ def encode(recording: Recording, size: int) -> Encoded:
             f"truncated: the scan counted {recording.frames} frames, {len(jpegs)} decode"
         )
     facts: dict[str, Any] = {
-        "id": recording.id,
-        "patient": recording.patient,
-        "study": recording.study,
-        "view": recording.view,
-        "split": recording.split,
+        **{name: getattr(recording, name) for name in ("id", "patient", "study", "view", "split")},
         "frames": len(jpegs),
         "fps": recording.fps,
         "height": cut.side,

@@ -125,7 +125,11 @@ def _check_record(path: str, row: Mapping[str, Any], search: str, hashed: bool) 
     for name, mine, other in (
         ("fps", features["fps"], [row["fps"]]),
         ("spacing", features["spacing"], row["spacing"]),
-        ("targets", [labels[k] for k in sorted(labels)], _values(row["targets"])),
+        (
+            "targets",
+            [labels[k] for k in sorted(labels)],
+            [x for _, x in sorted(row["targets"].items())],
+        ),
     ):
         if not _same(mine, other):
             yield f"{name} differs from the index"
@@ -145,9 +149,8 @@ def _check_record(path: str, row: Mapping[str, Any], search: str, hashed: bool) 
     lowest = highest = None
     corners = np.array(features["sector"], np.int32).reshape(-1, 2)
     screens = Screens(corners, (row["height"], row["width"])) if len(corners) else None
-    for k, frame in enumerate(
-        video_record.decode_frames(video_record.fetch(path), range(len(jpegs)))
-    ):
+    frames = video_record.decode_frames(video_record.fetch(path), range(len(jpegs)))
+    for k, frame in enumerate(frames):
         if frame.shape[:2] != (row["height"], row["width"]):
             yield (
                 f"frame {k} has {frame.shape[0]} x {frame.shape[1]} pixels, the index states "
@@ -165,10 +168,6 @@ def _check_record(path: str, row: Mapping[str, Any], search: str, hashed: bool) 
         yield from _burned_texts(lowest, highest, np.ones(lowest.shape, np.uint8))
     else:
         yield from _check_pixels(lowest, highest, corners)
-
-
-def _values(targets: Mapping[str, float]) -> list[float]:
-    return [targets[name] for name in sorted(targets)]
 
 
 def _same(mine: Sequence[float], other: Sequence[float]) -> bool:
@@ -193,7 +192,7 @@ def _check_pixels(lowest: np.ndarray, highest: np.ndarray, corners: np.ndarray) 
         return
     inside = np.zeros(lowest.shape, np.uint8)
     cv2.fillConvexPoly(inside, corners, 1)
-    if (highest[_grown(inside, _EDGE) == 0] > _RINGING).any():
+    if (highest[cv2.dilate(inside, _disc(_EDGE)) == 0] > _RINGING).any():
         yield "is not black outside the ultrasound sector"
     # Skip the edge itself: it is as sharp and still as text.
     outer = 2 * _EDGE
@@ -206,10 +205,6 @@ def _burned_texts(lowest: np.ndarray, highest: np.ndarray, where: np.ndarray) ->
     if found := burned_text.find(lowest, highest, where):
         top, left, height, width = found[0]
         yield f"shows what looks like text, {width} x {height} pixels at x = {left}, y = {top}"
-
-
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    return cv2.dilate(mask, _disc(pixels))
 
 
 def _shrunk(mask: np.ndarray, pixels: int) -> np.ndarray:
