@@ -253,12 +253,11 @@ def _open_pickle(path: Path) -> Any:
         named = re.search(r"GLOBAL ([\w.]+\.[\w.]+)\b", reason)
         # Not quoted in full: PyTorch's message advises to run the code.
         found = (
-            f"contains more than weights ({named[1]}), and loading it could run code"
-            if named
-            else "is not a file of weights, or loading it could run code"
+            f"contains more than weights ({named[1]})," if named else "is not a file of weights,"
         )
         raise UserError(
-            f"{path} {found}: ask its author for a safetensors file or a plain state dict"
+            f"{path} {found} {'and' if named else 'or'} loading it could run code: ask its author "
+            "for a safetensors file or a plain state dict"
         ) from error
     # A truncated file raises errors of many types.
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
@@ -516,43 +515,27 @@ def _side(path: Path, config: Mapping[str, Any], field: str) -> int:
 _Sizes = tuple[EncoderShape, PredictorShape, dict[str, int]]
 
 
+def _sizes(config: Mapping[str, Any], of: str = "") -> tuple[int, int, int]:
+    """Width, depth and heads of the encoder or, with a prefix, of the other network."""
+    names = "hidden_size", "num_hidden_layers", "num_attention_heads"
+    width, depth, heads = (config[f"{of}{name}"] for name in names)
+    return width, depth, heads
+
+
 def _sizes_of_vjepa2(config: Mapping[str, Any], patch: int) -> _Sizes:
     """The sizes of encoder, predictor and clip."""
-    width = config["hidden_size"]
-    shape = EncoderShape(
-        width=width,
-        depth=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        mlp_hidden=int(width * config["mlp_ratio"]),
-        tubelet=config["tubelet_size"],
-        patch=patch,
-    )
-    predictor = PredictorShape(
-        width=config["pred_hidden_size"],
-        depth=config["pred_num_hidden_layers"],
-        heads=config["pred_num_attention_heads"],
-        mlp_hidden=int(config["pred_hidden_size"] * config["pred_mlp_ratio"]),
-        mask_tokens=config["pred_num_mask_tokens"],
-    )
+    mine, theirs = _sizes(config), _sizes(config, "pred_")
+    hidden = int(mine[0] * config["mlp_ratio"])
+    shape = EncoderShape(*mine, hidden, config["tubelet_size"], patch)
+    hidden = int(theirs[0] * config["pred_mlp_ratio"])
+    predictor = PredictorShape(*theirs, hidden, config["pred_num_mask_tokens"])
     return shape, predictor, {"frames": config["frames_per_clip"], "size": config["crop_size"]}
 
 
 def _sizes_of_videomae(config: Mapping[str, Any], patch: int) -> _Sizes:
     """The sizes of encoder, decoder and clip."""
-    shape = EncoderShape(
-        width=config["hidden_size"],
-        depth=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        mlp_hidden=config["intermediate_size"],
-        tubelet=config["tubelet_size"],
-        patch=patch,
-        family=VIDEOMAE,
-    )
-    decoder = PredictorShape(
-        width=config["decoder_hidden_size"],
-        depth=config["decoder_num_hidden_layers"],
-        heads=config["decoder_num_attention_heads"],
-        mlp_hidden=config["decoder_intermediate_size"],
-        mask_tokens=1,
-    )
+    hidden, tubelet = config["intermediate_size"], config["tubelet_size"]
+    shape = EncoderShape(*_sizes(config), hidden, tubelet, patch, VIDEOMAE)
+    hidden = config["decoder_intermediate_size"]
+    decoder = PredictorShape(*_sizes(config, "decoder_"), hidden, mask_tokens=1)
     return shape, decoder, {"frames": config["num_frames"], "size": config["image_size"]}

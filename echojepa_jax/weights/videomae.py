@@ -14,12 +14,16 @@ import numpy as np
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.vjepa2 import (
     LINEAR,
+    THIRDS,
     TOKEN,
     Array,
     Lazy,
     Row,
     block_rows,
+    dense,
     encoder_rows,
+    fused,
+    norm,
     some,
 )
 
@@ -34,10 +38,8 @@ def rows_of(part: str, tubelet: int, patch: int) -> tuple[Row, ...]:
         Row("encoder_to_decoder.weight", "embed/kernel", LINEAR),
         Row("mask_token", "mask_token", TOKEN),
         *_with_biases(block_rows("decoder.blocks"), "decoder.blocks"),
-        Row("decoder.norm.weight", "norm/scale"),
-        Row("decoder.norm.bias", "norm/bias"),
-        Row("decoder.head.weight", "proj/kernel", LINEAR),
-        Row("decoder.head.bias", "proj/bias"),
+        *norm("decoder.norm", "norm"),
+        *dense("decoder.head", "proj"),
     )
 
 
@@ -113,7 +115,6 @@ _HUGGING_FACE = {
         for bias, their_bias in _BIASES.items()
     },
 }
-_THIRDS = ("query", "key", "value")
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str | None:
@@ -143,11 +144,11 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
             stem, number = match[1], match[2]
             mine = next((mine for mine, theirs in _STACKS.items() if theirs == stem), None)
             prefix = name.rpartition("attention.")[0] + "attention."
-            thirds = [f"{prefix}{third}.weight" for third in _THIRDS]
+            thirds = [f"{prefix}{third}.weight" for third in THIRDS]
             if mine is None or name not in thirds or not all(one in tensors for one in thirds):
                 unknown.append(name)
                 continue
-            make[f"{mine}.{number}.attn.qkv.weight"] = partial(_fused, tensors, thirds)
+            make[f"{mine}.{number}.attn.qkv.weight"] = partial(fused, tensors, thirds)
         elif found := _renamed(full, back):
             make[found] = partial(tensors.__getitem__, name)
         else:
@@ -161,17 +162,13 @@ def _bias_now(match: re.Match[str]) -> str:
     return f"attention.{'query' if match[1] == 'q' else 'value'}.bias"
 
 
-def _fused(tensors: Mapping[str, Array], names: Iterable[str]) -> Array:
-    return np.concatenate([tensors[name] for name in names])
-
-
 def to_hugging_face(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     """The inverse of `from_hugging_face`, with the names of version 5."""
     tensors: dict[str, Array] = {}
     for name, value in from_parts(parts).items():
         if match := re.fullmatch(r"(.+)\.(\d+)\.attn\.qkv\.weight", name):
             stem = f"{_STACKS[match[1]]}.{match[2]}.attention.attention"
-            for third, rows in zip(_THIRDS, np.split(value, 3), strict=True):
+            for third, rows in zip(THIRDS, np.split(value, 3), strict=True):
                 tensors[f"{stem}.{third}.weight"] = rows
         else:
             found = _renamed(name, _HUGGING_FACE)

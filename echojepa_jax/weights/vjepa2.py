@@ -6,6 +6,7 @@ layers (or mask tokens), which we keep stacked on a leading axis.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -62,45 +63,46 @@ def _tubelet_layout(tubelet: int, patch: int) -> Layout:
     )
 
 
+def dense(torch: str, ours: str, layout: Layout = LINEAR) -> tuple[Row, Row]:
+    """The rows of a layer's weight and bias."""
+    return Row(f"{torch}.weight", f"{ours}/kernel", layout), Row(f"{torch}.bias", f"{ours}/bias")
+
+
+def norm(torch: str, ours: str) -> tuple[Row, Row]:
+    """The rows of a norm's scale and bias."""
+    return Row(f"{torch}.weight", f"{ours}/scale"), Row(f"{torch}.bias", f"{ours}/bias")
+
+
 def block_rows(prefix: str) -> tuple[Row, ...]:
     """The rows of a stack of blocks. prefix: of their names, without their number."""
-    rows = []
-    for theirs, ours in (
-        ("attn.qkv", "attention/qkv"),
-        ("attn.proj", "attention/out"),
-        ("mlp.fc1", "mlp/fc1"),
-        ("mlp.fc2", "mlp/fc2"),
-    ):
-        rows.append(Row(f"{prefix}.{{i}}.{theirs}.weight", f"stack/blocks/{ours}/kernel", LINEAR))
-        rows.append(Row(f"{prefix}.{{i}}.{theirs}.bias", f"stack/blocks/{ours}/bias"))
-    for norm in ("norm1", "norm2"):
-        rows.append(Row(f"{prefix}.{{i}}.{norm}.weight", f"stack/blocks/{norm}/scale"))
-        rows.append(Row(f"{prefix}.{{i}}.{norm}.bias", f"stack/blocks/{norm}/bias"))
-    return tuple(rows)
+    theirs, ours = f"{prefix}.{{i}}.", "stack/blocks/"
+    return (
+        *dense(f"{theirs}attn.qkv", f"{ours}attention/qkv"),
+        *dense(f"{theirs}attn.proj", f"{ours}attention/out"),
+        *dense(f"{theirs}mlp.fc1", f"{ours}mlp/fc1"),
+        *dense(f"{theirs}mlp.fc2", f"{ours}mlp/fc2"),
+        *norm(f"{theirs}norm1", f"{ours}norm1"),
+        *norm(f"{theirs}norm2", f"{ours}norm2"),
+    )
 
 
 def encoder_rows(tubelet: int, patch: int) -> tuple[Row, ...]:
     """The table of the context encoder and of the target encoder."""
     return (
-        Row("patch_embed.proj.weight", "patch_embed/kernel", _tubelet_layout(tubelet, patch)),
-        Row("patch_embed.proj.bias", "patch_embed/bias"),
+        *dense("patch_embed.proj", "patch_embed", _tubelet_layout(tubelet, patch)),
         *block_rows("blocks"),
-        Row("norm.weight", "norm/scale"),
-        Row("norm.bias", "norm/bias"),
+        *norm("norm", "norm"),
     )
 
 
 def predictor_rows() -> tuple[Row, ...]:
     """The table of the predictor."""
     return (
-        Row("predictor_embed.weight", "embed/kernel", LINEAR),
-        Row("predictor_embed.bias", "embed/bias"),
+        *dense("predictor_embed", "embed"),
         Row("mask_tokens.{i}", "mask_tokens", TOKEN),
         *block_rows("predictor_blocks"),
-        Row("predictor_norm.weight", "norm/scale"),
-        Row("predictor_norm.bias", "norm/bias"),
-        Row("predictor_proj.weight", "proj/kernel", LINEAR),
-        Row("predictor_proj.bias", "proj/bias"),
+        *norm("predictor_norm", "norm"),
+        *dense("predictor_proj", "proj"),
     )
 
 
@@ -114,39 +116,22 @@ _MODALITIES = (
 def encoder_rows_v21(tubelet: int, patch: int) -> tuple[Row, ...]:
     """The table of V-JEPA 2.1's context and target encoder."""
     kept = [row for row in encoder_rows(tubelet, patch) if not row.torch.startswith("norm.")]
-    image = "patch_embed_img.proj", "patch_embed_image"
-    return (
-        *kept,
-        Row(f"{image[0]}.weight", f"{image[1]}/kernel", _tubelet_layout(1, patch)),
-        Row(f"{image[0]}.bias", f"{image[1]}/bias"),
-        *_MODALITIES,
-        *(
-            Row(f"norms_block.{level}.{theirs}", f"norm{level}/{ours}")
-            for level in range(LEVELS)
-            for theirs, ours in (("weight", "scale"), ("bias", "bias"))
-        ),
-    )
+    norms = [norm(f"norms_block.{level}", f"norm{level}") for level in range(LEVELS)]
+    image = dense("patch_embed_img.proj", "patch_embed_image", _tubelet_layout(1, patch))
+    return (*kept, *image, *_MODALITIES, *itertools.chain(*norms))
 
 
 def predictor_rows_v21(levels: int) -> tuple[Row, ...]:
     """The table of V-JEPA 2.1's predictor. levels: how many it reads and predicts."""
-    rows = [*predictor_rows(), *_MODALITIES]
-    rows += [
-        Row("predictor_proj_context.weight", "proj_context/kernel", LINEAR),
-        Row("predictor_proj_context.bias", "proj_context/bias"),
-    ]
+    rows = (*predictor_rows(), *_MODALITIES, *dense("predictor_proj_context", "proj_context"))
     if levels == 1:
-        return tuple(rows)
+        return rows
     # The input of several levels has two layers.
-    first = [
-        Row("predictor_embed.0.weight", "embed_levels/kernel", LINEAR),
-        Row("predictor_embed.0.bias", "embed_levels/bias"),
-    ]
     second = [
         dataclasses.replace(row, torch=row.torch.replace("predictor_embed.", "predictor_embed.2."))
         for row in rows
     ]
-    return (*first, *second)
+    return (*dense("predictor_embed.0", "embed_levels"), *second)
 
 
 def rows_of(
@@ -247,27 +232,24 @@ def to_torch(params: Tree, rows: tuple[Row, ...]) -> dict[str, Array]:
     return tensors
 
 
+_BLOCKS = {"encoder": "blocks", "predictor": "predictor_blocks"}
 # transformers' VJEPA2Model has the same arrays under other names; its query, key and value are the
 # thirds of the fused qkv, and its mask tokens are one array. Rows: (part, our name, its name).
 _HUGGING_FACE = (
     ("encoder", "patch_embed.proj", "encoder.embeddings.patch_embeddings.proj"),
     ("encoder", "blocks.{i}.attn.proj", "encoder.layer.{i}.attention.proj"),
     *(
-        ("encoder", f"blocks.{{i}}.{name}", f"encoder.layer.{{i}}.{name}")
+        (part, f"{blocks}.{{i}}.{name}", f"{part}.layer.{{i}}.{name}")
+        for part, blocks in _BLOCKS.items()
         for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")
     ),
     ("encoder", "norm", "encoder.layernorm"),
     ("predictor", "predictor_embed", "predictor.embeddings.predictor_embeddings"),
     ("predictor", "predictor_blocks.{i}.attn.proj", "predictor.layer.{i}.attention.proj"),
-    *(
-        ("predictor", f"predictor_blocks.{{i}}.{name}", f"predictor.layer.{{i}}.{name}")
-        for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")
-    ),
     ("predictor", "predictor_norm", "predictor.layernorm"),
     ("predictor", "predictor_proj", "predictor.proj"),
 )
-_BLOCKS = {"encoder": "blocks", "predictor": "predictor_blocks"}
-_THIRDS = ("query", "key", "value")
+THIRDS = ("query", "key", "value")
 _MASK_TOKENS = "predictor.embeddings.mask_tokens"
 
 
@@ -286,7 +268,8 @@ def _row(tensors: Mapping[str, Array], i: int) -> Array:
     return tensors[_MASK_TOKENS][i]
 
 
-def _fused(tensors: Mapping[str, Array], names: Sequence[str]) -> Array:
+def fused(tensors: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """The arrays of these names as one, end to end."""
     return np.concatenate([tensors[name] for name in names])
 
 
@@ -306,13 +289,12 @@ def from_hugging_face(tensors: Mapping[str, Array]) -> dict[str, Mapping[str, Ar
         if match := third.fullmatch(name):
             part, layer, _, leaf = match.groups()
             stem = f"{part}.layer.{layer}.attention"
-            names = [f"{stem}.{kind}.{leaf}" for kind in _THIRDS]
+            names = [f"{stem}.{kind}.{leaf}" for kind in THIRDS]
             if not all(name in tensors for name in names):
                 unknown.append(name)
                 continue
-            parts[part][f"{_BLOCKS[part]}.{layer}.attn.qkv.{leaf}"] = partial(
-                _fused, tensors, names
-            )
+            mine = f"{_BLOCKS[part]}.{layer}.attn.qkv.{leaf}"
+            parts[part][mine] = partial(fused, tensors, names)
         elif name == _MASK_TOKENS:
             for i in range(len(tensors[name])):
                 parts["predictor"][f"mask_tokens.{i}"] = partial(_row, tensors, i)
@@ -333,7 +315,7 @@ def to_hugging_face(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array
         for name, value in named.items():
             if match := re.fullmatch(r"\w+\.(\d+)\.attn\.qkv\.(\w+)", name):
                 stem = f"{part}.layer.{match[1]}.attention"
-                for kind, third in zip(_THIRDS, np.split(value, 3), strict=True):
+                for kind, third in zip(THIRDS, np.split(value, 3), strict=True):
                     tensors[f"{stem}.{kind}.{match[2]}"] = third
             elif name.startswith("mask_tokens."):
                 tokens[int(name.rpartition(".")[2])] = value
