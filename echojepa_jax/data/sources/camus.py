@@ -99,11 +99,8 @@ def _labels(path: str, height: int, width: int) -> np.ndarray:
     except UnreadableVideo as error:
         raise BadTracing(str(error)) from error
     if labels.shape != (height, width):
-        raise BadTracing(
-            "the mask has {} x {} pixels, but the video {} x {}".format(
-                *labels.shape[::-1], width, height
-            )
-        )
+        sizes = (*labels.shape[::-1], width, height)
+        raise BadTracing("the mask has {} x {} pixels, but the video {} x {}".format(*sizes))
     if labels.max() >= len(STRUCTURES):
         raise BadTracing(f"the mask has the label {labels.max()}")
     return labels

@@ -35,11 +35,8 @@ def read(path: str, source: str) -> list[Sample]:
     columns = list(rows[0]) if rows else []
     people = [column for column in columns if _PEOPLE.search(column)]
     if people and "patient" not in columns:
-        log.warning(
-            "%s: column %r is not used as the patient; to use it, name it 'patient'",
-            path,
-            people[0],
-        )
+        unused = "%s: column %r is not used as the patient; to use it, name it 'patient'"
+        log.warning(unused, path, people[0])
     for line, row in table:
         if not row["path"]:
             raise UserError(f"{path}: column 'path' is empty in line {line}; fill it in")

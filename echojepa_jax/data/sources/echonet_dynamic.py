@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.data.sources.tables import column_number, column_numbers, read_rows
 from echojepa_jax.data.tracings import Tracing, of_outlines
 from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
@@ -40,7 +40,7 @@ def read(path: str, source: str) -> list[Sample]:
                 source=source,
                 patient=name,
                 split=row["Split"].lower(),
-                targets=_targets(row, f"line {line} of {table_path}"),
+                targets=column_numbers(row, _TARGETS, f"line {line} of {table_path}"),
                 units=_UNITS,
             )
         )
@@ -81,15 +81,9 @@ def _outline(lines: np.ndarray) -> np.ndarray:
     return np.concatenate([lines[1:, :2], lines[:0:-1, 2:]])
 
 
-def _targets(row: dict[str, str], where: str) -> dict[str, float]:
-    values = {target: column_number(row, column, where) for column, target in _TARGETS.items()}
-    return {target: value for target, value in values.items() if value is not None}
-
-
 def _warn_of_unlisted(root: str, samples: list[Sample]) -> None:
     folder = os.path.join(root, "Videos")
-    there = (
-        {f for f in os.listdir(folder) if f.endswith(".avi")} if os.path.isdir(folder) else set()
-    )
+    files = os.listdir(folder) if os.path.isdir(folder) else []
+    there = {file for file in files if file.endswith(".avi")}
     if unlisted := len(there - {f"{sample.name}.avi" for sample in samples}):
         log.warning("%s: %s not in FileList.csv", folder, counted(unlisted, "unused video"))

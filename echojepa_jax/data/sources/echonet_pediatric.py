@@ -16,7 +16,7 @@ import numpy as np
 
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.options import split_options
-from echojepa_jax.data.sources.tables import column_number, read_rows
+from echojepa_jax.data.sources.tables import column_number, column_numbers, read_rows
 from echojepa_jax.data.tracings import Tracing, of_outlines
 from echojepa_jax.utils.errors import UserError
 
@@ -48,11 +48,6 @@ def read(path: str, source: str) -> list[Sample]:
                     f"{table}: line {line} must have a name in 'FileName' and a fold, 0 to 9, in "
                     "'Split'"
                 )
-            values = {
-                target: column_number(row, column, where)
-                for column, target in _TARGETS.items()
-                if column in row
-            }
             samples.append(
                 Sample(
                     name=f"{view}/{name}",
@@ -61,7 +56,7 @@ def read(path: str, source: str) -> list[Sample]:
                     patient=name,
                     view=view,
                     split=splits.get(int(fold), "train"),
-                    targets={key: value for key, value in values.items() if value is not None},
+                    targets=column_numbers(row, _TARGETS, where),
                     units=_UNITS,
                     classes={"sex": row["Sex"]} if row.get("Sex") else {},
                 )

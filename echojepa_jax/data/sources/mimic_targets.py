@@ -156,9 +156,8 @@ def labels(path: str, studies: Sequence[Study], rules: Rules) -> dict[str, dict[
     words: dict[str, Counter[str]] = defaultdict(Counter)  # results without a number
     for part in _batches(path, wanted, rules.test_types, seen):
         if _UNIT in part.schema.names:
-            for name, unit in zip(
-                *(part.column(c).to_pylist() for c in ("measurement", _UNIT)), strict=True
-            ):
+            columns = (part.column(name).to_pylist() for name in ("measurement", _UNIT))
+            for name, unit in zip(*columns, strict=True):
                 units[name.lower()][unit.strip()] += 1
         columns = (part.column(name).to_pylist() for name in _NEEDED)
         for patient, measurement, time, name, result in zip(*columns, strict=True):

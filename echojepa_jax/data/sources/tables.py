@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from echojepa_jax.utils.counts import counted
@@ -190,6 +190,16 @@ def column_number(row: dict[str, str], column: str, where: str) -> float | None:
         return number(row[column])
     except ValueError as error:
         raise UserError(f"{where}: column {column!r} is {error}; correct the cell") from error
+
+
+def column_numbers(row: dict[str, str], columns: Mapping[str, str], where: str) -> dict[str, float]:
+    """The numbers of a row by the names of `columns`, {column: name}; others are left out.
+
+    Raises:
+      UserError: as `column_number`.
+    """
+    found = {name: column_number(row, c, where) for c, name in columns.items() if c in row}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def is_missing(text: str) -> bool:

@@ -10,7 +10,4 @@ def read(path: str, source: str) -> list[Sample]:
     Raises:
       UserError: there is no such folder or file.
     """
-    return [
-        Sample(name=name, path=file, source=source)
-        for name, file in walk.find(path, source).items()
-    ]
+    return [Sample(name, file, source) for name, file in walk.find(path, source).items()]
