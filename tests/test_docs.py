@@ -7,7 +7,6 @@ their values are checked in all blocks.
 """
 
 import ast
-import csv
 import dataclasses
 import importlib
 import itertools
@@ -25,6 +24,7 @@ from echojepa_jax.train import config as train_configs
 from echojepa_jax.utils import shipped_configs
 from tests import programs
 from tests.makers.configs import SHRINK
+from tests.makers.tables import rows
 from tests.programs import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -238,10 +238,10 @@ REDUCED = {"main": QUICK_TRAINING, "probe": QUICK_PROBE}
 def test_commands_without_a_comment_run_one_after_the_other(hearts, tmp_path):
     """From a folder of videos to predictions: train, export, probe, embed, predict."""
     labels = tmp_path / "labels.csv"
-    with (hearts / "FileList.csv").open() as file:
-        videos = [
-            row | {"patient": row["FileName"].rpartition("-")[0]} for row in csv.DictReader(file)
-        ]
+    videos = [
+        row | {"patient": row["FileName"].rpartition("-")[0]}
+        for row in rows(hearts / "FileList.csv")
+    ]
     patients = sorted({row["patient"] for row in videos})
     splits = dict(zip(patients, ("train", "train", "val", "test"), strict=True))
     lines = [

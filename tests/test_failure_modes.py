@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -29,7 +30,13 @@ from echojepa_jax.train import alarms
 from echojepa_jax.train import config as configs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.evaluators import health, linear_probe
-from echojepa_jax.train.state import make_networks
+from echojepa_jax.train.state import (
+    init_params,
+    make_networks,
+    make_optimizer,
+    make_schedules,
+    new_state,
+)
 from echojepa_jax.train.step import update
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
@@ -50,13 +57,24 @@ def videos(tmp_path) -> list[Path]:
 
 
 def quarantined(workdir: Path) -> dict[str, str]:
-    lines = (workdir / "quarantine.jsonl").read_text().splitlines()
-    return {Path(entry["path"]).name: entry["reason"] for entry in map(json.loads, lines)}
+    entries = read_lines(workdir / "quarantine.jsonl")
+    return {Path(entry["path"]).name: entry["reason"] for entry in entries}
 
 
 def last(workdir: Path, name: str) -> float:
     """The newest value of a metric."""
     return [x[name] for x in read_lines(workdir / "metrics.jsonl") if name in x][-1]
+
+
+def before_decoding(monkeypatch, does):
+    """Calls `does` with the path of every clip before the clip is decoded."""
+    real = pipeline.decode.decode
+
+    def decode(path, ids, **kwargs):
+        does(path)
+        return real(path, ids, **kwargs)
+
+    monkeypatch.setattr(pipeline.decode, "decode", decode)
 
 
 def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
@@ -83,10 +101,7 @@ def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
 
     # A video with room for one clip only is decoded once, and the others count as before.
     decoded = []
-    real = pipeline.decode.decode
-    monkeypatch.setattr(
-        pipeline.decode, "decode", lambda *a, **k: decoded.append(a[0]) or real(*a, **k)
-    )
+    before_decoding(monkeypatch, decoded.append)
     short = dataclasses.replace(samples[2], frames=16)
     found = features([*samples[:2], short, *samples[3:]], 4, 0)
     assert len(decoded) == 2 * len(samples) - 1
@@ -128,20 +143,18 @@ def test_f04_a_bad_file_is_named_counted_and_never_replaced(tiny, tmp_path, vide
 
 def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, videos, monkeypatch):
     source = {"data__sources": (f"videos:{videos[0].parent}",), "data__split": ""}
-    real = pipeline.decode.decode
 
-    def decode(path, ids, **kwargs):
+    def fail(path):
         if Path(path) == videos[3]:
             raise UnreadableVideo("half of it is gone")
-        return real(path, ids, **kwargs)
 
-    monkeypatch.setattr(pipeline.decode, "decode", decode)
+    before_decoding(monkeypatch, fail)
     train(tiny(**source, data__max_bad_share=0.2), tmp_path / "run")
     assert quarantined(tmp_path / "run") == {videos[3].name: "half of it is gone"}
     assert last(tmp_path / "run", "loss") > 0
     with pytest.raises(UserError, match=r"1 of 10 files could not be decoded"):
         train(tiny(**source), tmp_path / "strict")
-    monkeypatch.setattr(pipeline.decode, "decode", real)  # the file is mended
+    monkeypatch.undo()  # the file is mended
     assert train(tiny(**source), tmp_path / "strict").startswith("complete")
 
 
@@ -150,14 +163,6 @@ def test_f06_a_patient_in_two_splits_is_an_error(tmp_path, videos):
     (tmp_path / "list.csv").write_text("path,patient,split\n" + rows)
     with pytest.raises(UserError, match="p2"):
         manifest.load([f"csv:{tmp_path / 'list.csv'}"], quarantine=None, workers=1)
-
-
-@pytest.fixture(scope="module")
-def first(tiny, tmp_path_factory):
-    """A finished run."""
-    workdir = tmp_path_factory.mktemp("first") / "run"
-    train(tiny(), workdir)
-    return workdir
 
 
 @pytest.mark.parametrize(
@@ -170,10 +175,10 @@ def first(tiny, tmp_path_factory):
     ],
 )
 def test_f08_weights_that_were_asked_for_are_all_loaded_or_it_is_an_error(
-    tiny, first, tmp_path, changes, sentence
+    tiny, trained, tmp_path, changes, sentence
 ):
     with pytest.raises(UserError, match=sentence):
-        train(tiny(**({"init__from": str(first)} | changes)), tmp_path / "second")
+        train(tiny(**({"init__from": str(trained)} | changes)), tmp_path / "second")
 
 
 def test_f12_done_means_that_the_result_is_there(tiny, finished):
@@ -286,10 +291,6 @@ def test_f19_collapse_is_measured_and_raises_an_alarm(tiny, tmp_path):
         assert [sentence in alarm for alarm in found.values()] == [True] * bool(change)
 
     # A target encoder whose features are constant: every measure says so.
-    from functools import partial
-
-    from echojepa_jax.train.state import init_params, make_optimizer, make_schedules, new_state
-
     config = tiny()
     networks = make_networks(config)
     params = init_params(networks, jax.random.key(0), 4, 32)
@@ -312,7 +313,7 @@ def test_f20_non_finite_steps_are_skipped_counted_and_end_the_run(tiny, tmp_path
     config = tiny(optim__max_skipped=3, optim__peak_lr=1e30, optim__start_lr=1e30)
     with pytest.raises(UserError, match="not finite for 3 steps in a row"):
         train(config, tmp_path / "run")
-    lines = [json.loads(x) for x in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "skipped.jsonl")
     assert len(lines) == 3
     assert all(len(line["samples"]) == 8 for line in lines)
 
@@ -348,13 +349,7 @@ def test_f24_memory_is_told_before_the_first_step(tiny, tmp_path, caplog):
 
 
 def test_f21_waiting_for_data_is_told_from_computing(tiny, trained, tmp_path, monkeypatch):
-    real = pipeline.decode.decode
-
-    def slow(path, ids, **kwargs):
-        time.sleep(0.1)
-        return real(path, ids, **kwargs)
-
-    monkeypatch.setattr(pipeline.decode, "decode", slow)
+    before_decoding(monkeypatch, lambda _: time.sleep(0.1))
     train(tiny(), tmp_path / "slow")
     # Of the last step: the first batches are made while the step is compiled.
     slow, fast = (
@@ -399,18 +394,15 @@ def test_f22_the_data_do_not_depend_on_the_number_of_hosts(tiny):
 
 
 def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypatch):
-    def broken(path, ids):
-        raise StopIteration
-
-    train(tiny(), tmp_path / "good")
-    real = pipeline.decode.decode
     calls = []
 
-    def later(path, ids, **kwargs):
+    def break_later(path):
         calls.append(path)
-        return broken(path, ids) if len(calls) > 20 else real(path, ids, **kwargs)
+        if len(calls) > 20:
+            raise StopIteration
 
-    monkeypatch.setattr(pipeline.decode, "decode", later)
+    train(tiny(), tmp_path / "good")
+    before_decoding(monkeypatch, break_later)
     with pytest.raises(RuntimeError):
         train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run" / "done.json").exists()

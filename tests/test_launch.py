@@ -19,15 +19,23 @@ SCRIPTS = ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch"]
 TRAINING = ["--config=configs/vit_l.py", "--workdir=gs://bucket/run"]
 
 
-def launch(script, *arguments, **environment):
+def run(*command, **environment):
+    """Runs a command in the repository, to its end."""
     return subprocess.run(
-        ["bash", f"launch/{script}", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | environment,
-        text=True,
-        capture_output=True,
+        command, cwd=REPOSITORY, env=os.environ | environment, text=True, capture_output=True,
         timeout=60,
-    )
+    )  # fmt: skip
+
+
+def launch(script, *arguments, **environment):
+    return run("bash", f"launch/{script}", *arguments, **environment)
+
+
+def write_program(path, text):
+    """Writes a program for bash; returns a search path that has its folder first."""
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return f"{path.parent}:{os.environ['PATH']}"
 
 
 def test_what_an_image_takes_is_there_and_is_not_left_out():
@@ -59,9 +67,7 @@ def test_accelerators_come_with_the_extras_of_the_package():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script):
-    done = subprocess.run(
-        ["shellcheck", f"launch/{script}"], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = run("shellcheck", f"launch/{script}")
     assert done.returncode == 0, done.stdout
 
 
@@ -89,11 +95,9 @@ def test_a_tpu_slice_from_creation_to_deletion():
     assert all("--worker=all" in command for command in commands if " ssh " in command)
     # Quotes and spaces survive two shells: what the far one would run has the words given here.
     script = f"set -- {commands[5]}\nprintf '%s' \"${{@: -1}}\""
-    far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
+    far = run("bash", "-c", script).stdout
     words = far.partition("-m echojepa_jax.main")[2].partition("; echo")[0]
-    said = subprocess.run(
-        ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True
-    ).stdout.splitlines()
+    said = run("bash", "-c", f"printf '%s\\n' {words}").stdout.splitlines()
     assert said == ["--hosts=-1", *TRAINING, "--config.data.sources=('dicom:/data/a b',)"]
 
 
@@ -101,16 +105,14 @@ def test_a_tpu_slice_from_creation_to_deletion():
 def test_a_line_that_breaks_does_not_end_training_and_is_taken_up_again(tmp_path, code):
     done = launch("tpu_vm.sh", "--dry_run", "--name=e", "--type=v4-8", "--do=run", *TRAINING)
     script = f"set -- {done.stdout}\nprintf '%s' \"${{@: -1}}\""
-    far = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
+    far = run("bash", "-c", script).stdout
     (tmp_path / "code").mkdir()
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "activate").write_text(f"PATH={tmp_path}/venv/bin:$PATH\n")
-    program = tmp_path / "venv" / "bin" / "python"
-    program.write_text(
-        f'#!/usr/bin/env bash\necho "start $@"\nuntil [ -e {tmp_path}/go ]; do sleep 0.1; done\n'
-        f"echo end\nexit {code}\n"
+    write_program(
+        tmp_path / "venv" / "bin" / "python",
+        f'echo "start $@"\nuntil [ -e {tmp_path}/go ]; do sleep 0.1; done\necho end\nexit {code}',
     )
-    program.chmod(0o755)
 
     # Here as on a machine with an init, what has lost its parent is not left a zombie.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -161,12 +163,10 @@ def test_a_slice_is_given_back_when_training_is_complete(tmp_path, end, code, gi
     log += "step\n" * 100_000 + end + "\n"
     (tmp_path / "log").write_text(log)
     asked = tmp_path / "asked"
-    (tmp_path / "gcloud").write_text(
-        f'#!/usr/bin/env bash\necho "$@" >> {asked}\n'
-        f'[[ $4 == scp ]] && cp {tmp_path}/log "$6/train.log"\nexit 0\n'
+    path = write_program(
+        tmp_path / "gcloud",
+        f'echo "$@" >> {asked}\n[[ $4 == scp ]] && cp {tmp_path}/log "$6/train.log"\nexit 0',
     )
-    (tmp_path / "gcloud").chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
     name = f"test-{tmp_path.name}"
     try:
         done = launch(
@@ -249,11 +249,10 @@ def test_gke_slurm_and_local():
 def test_a_job_that_has_lost_a_process_is_queued_again(tmp_path, code, said, restarts, again):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()
-    for name, text in (("srun", f"echo '{said}' >&2; exit {code}"), ("scontrol", "echo asked: $@")):
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+    write_program(tmp_path / "srun", f"echo '{said}' >&2; exit {code}")
+    path = write_program(tmp_path / "scontrol", "echo asked: $@")
     done = launch(
-        "slurm.sbatch", *TRAINING, PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="7",
+        "slurm.sbatch", *TRAINING, PATH=path, SLURM_JOB_ID="7",
         SLURM_SUBMIT_DIR=str(tmp_path), SLURM_RESTART_COUNT=str(restarts),
     )  # fmt: skip
     assert done.returncode == code, done.stderr
@@ -261,30 +260,24 @@ def test_a_job_that_has_lost_a_process_is_queued_again(tmp_path, code, said, res
 
 
 def test_a_pod_that_is_taken_away_saves_and_is_started_again(tmp_path):
-    program = tmp_path / "python"
-    program.write_text(
-        "#!/usr/bin/env bash\ntrap 'sleep 1; echo \"stopped by a signal; saved\"; exit 0' TERM\n"
-        'echo started "$@"\nwhile true; do sleep 0.1; done\n'
+    path = write_program(
+        tmp_path / "python",
+        "trap 'sleep 1; echo \"stopped by a signal; saved\"; exit 0' TERM\n"
+        'echo started "$@"\nwhile true; do sleep 0.1; done',
     )
-    program.chmod(0o755)
     flags = ["--dry_run", "--name=e", "--cluster=c", "--type=v5litepod-64", "--image=i"]
     words = shlex.split(launch("gke_xpk.sh", *flags, *TRAINING).stdout)
     command = next(w for w in words if w.startswith("--command=")).removeprefix("--command=")
     # As XPK runs it: in a subshell, which alone is sent the signal.
     wrapper = f'({command}) & pid=$!; sleep 1; kill -TERM $pid; wait $pid; echo "code $?"'
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", wrapper], env=os.environ | {"PATH": path}, text=True, capture_output=True,
-        timeout=60,
-    )  # fmt: skip
+    done = run("bash", "-c", wrapper, PATH=path)
     first, *rest = done.stdout.splitlines()
     assert first.startswith("started -m echojepa_jax.main --hosts=0 --config=configs/vit_l.py")
     assert rest == ["stopped by a signal; saved", "code 143"]
 
     for code, told in ((75, 143), (1, 1), (0, 0)):  # another host was lost; a mistake; the end
-        program.write_text(f"#!/usr/bin/env bash\nexit {code}\n")
-        done = subprocess.run(["bash", "-c", command], env=os.environ | {"PATH": path}, timeout=60)
-        assert done.returncode == told
+        path = write_program(tmp_path / "python", f"exit {code}")
+        assert run("bash", "-c", command, PATH=path).returncode == told
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -297,17 +290,15 @@ def test_they_explain_themselves(script):
 
 
 def test_a_signal_to_the_script_reaches_every_host(tmp_path):
-    program = tmp_path / "python"
-    program.write_text(
-        "#!/usr/bin/env bash\ntrap 'echo saved; exit 0' TERM\necho ready\n"
-        "while true; do sleep 0.1; done\n"
+    path = write_program(
+        tmp_path / "python",
+        "trap 'echo saved; exit 0' TERM\necho ready\nwhile true; do sleep 0.1; done",
     )
-    program.chmod(0o755)
     for hosts in (1, 2):
         process = subprocess.Popen(
             ["bash", "launch/local.sh", *TRAINING],
             cwd=REPOSITORY,
-            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOSTS": str(hosts)},
+            env=os.environ | {"PATH": path, "HOSTS": str(hosts)},
             text=True,
             stdout=subprocess.PIPE,
         )

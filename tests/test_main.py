@@ -74,15 +74,18 @@ def wait_for(path: Path, process) -> None:
         time.sleep(0.002)
 
 
-def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main, tmp_path):
-    workdir = tmp_path / "run"
-    process = run_main(workdir=workdir, wait=False)
+def kill_after_step_3(workdir: Path, process) -> None:
+    """With nothing left of the last three steps, which may have been quicker than the signal."""
     wait_for(workdir / "checkpoints" / "00000003" / "_CHECKPOINT_METADATA", process)
     process.kill()
     process.communicate()
-    assert not (workdir / "done.json").exists()
-    # The three steps that are left may have been quicker than the signal.
     shutil.rmtree(workdir / "checkpoints" / "00000006", ignore_errors=True)
+
+
+def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main, tmp_path):
+    workdir = tmp_path / "run"
+    kill_after_step_3(workdir, run_main(workdir=workdir, wait=False))
+    assert not (workdir / "done.json").exists()
     again = run_main(workdir=workdir)
     assert again.returncode == 0, again.stderr
     assert "continuing after step 3" in again.stderr
@@ -104,11 +107,7 @@ def test_f17_a_run_with_images_is_killed_and_started_again(run_main, tmp_path):
     line = read_lines(whole / "metrics.jsonl")[-2]
     assert {"loss/images", "loss_context/images", "loss_context"} <= set(line)
     assert "mask images from" in (whole / "report.html").read_text()
-    process = run_main(workdir=again, wait=False, **images)
-    wait_for(again / "checkpoints" / "00000003" / "_CHECKPOINT_METADATA", process)
-    process.kill()
-    process.communicate()
-    shutil.rmtree(again / "checkpoints" / "00000006", ignore_errors=True)
+    kill_after_step_3(again, run_main(workdir=again, wait=False, **images))
     done = run_main(workdir=again, **images)
     assert "continuing after step 3" in done.stderr
     assert_identical(weights_of(again), weights_of(whole))

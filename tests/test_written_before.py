@@ -6,7 +6,6 @@ of six steps of `main` with configs/demo.py, shrunken, then `export`, `embed` wi
 commit read back from them.
 """
 
-import csv
 import hashlib
 import json
 import tarfile
@@ -29,6 +28,7 @@ from echojepa_jax.train.load_weights import config_of_run, load_encoder_weights
 from echojepa_jax.train.program import make_program
 from echojepa_jax.weights.read import read_weights
 from tests.makers.recordings import FOLDER
+from tests.makers.tables import rows
 
 pytestmark = pytest.mark.slow
 
@@ -95,8 +95,7 @@ def test_embeddings_are_kept_and_made_again_alike(before):
 
 
 def test_a_probe_says_what_it_said(before):
-    with (before / "probe" / "predictions.csv").open(newline="") as file:
-        said = {line["id"]: line for line in csv.DictReader(file)}
+    said = {line["id"]: line for line in rows(before / "probe" / "predictions.csv")}
     probe = load_probe(before / "probe")
     samples = manifest.load((SOURCE,), quarantine=None, workers=1)
     for sample in samples:
@@ -106,8 +105,7 @@ def test_a_probe_says_what_it_said(before):
             assert value == pytest.approx(told, rel=1e-5)
             assert flag == ""  # that commit did not record what the training data look like
     score_on(before / "probe", [SOURCE], "test", "", before / "scored")
-    with (before / "scored" / "predictions.csv").open(newline="") as file:
-        now = {line["id"]: line for line in csv.DictReader(file)}
+    now = {line["id"]: line for line in rows(before / "scored" / "predictions.csv")}
     for name, line in said.items():
         for column in ("prediction", "spread"):
             assert float(now[name][column]) == pytest.approx(float(line[column]), rel=1e-4)

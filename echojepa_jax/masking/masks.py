@@ -3,11 +3,12 @@
 import numpy as np
 
 from echojepa_jax.masking import multiblock, ratio
+from echojepa_jax.masking.multiblock import Grid
 
 Mask = multiblock.MaskSpec | ratio.RatioMask
 
 
-def check_mask(mask: Mask, grid: tuple[int, int, int]) -> None:
+def check_mask(mask: Mask, grid: Grid) -> None:
     """Checks that a mask can have its numbers of visible and hidden tokens on a grid.
 
     Args:
@@ -21,7 +22,7 @@ def check_mask(mask: Mask, grid: tuple[int, int, int]) -> None:
 
 
 def hidden_tokens(
-    mask: Mask, grid: tuple[int, int, int], seed: int, spec_index: int, step: int, position: int
+    mask: Mask, grid: Grid, seed: int, spec_index: int, step: int, position: int
 ) -> np.ndarray:
     """All tokens of a clip that a mask hides, also those that are not used as targets.
 
@@ -39,7 +40,7 @@ def hidden_tokens(
 
 
 def sample_mask(
-    mask: Mask, grid: tuple[int, int, int], seed: int, spec_index: int, step: int, position: int
+    mask: Mask, grid: Grid, seed: int, spec_index: int, step: int, position: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the mask of one clip.
 

@@ -22,6 +22,9 @@ import numpy as np
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
+Grid = tuple[int, int, int]
+"""Tokens along time, height and width of a clip: T', Hp, Wp."""
+
 # `check` demands that at least one draw in 20 is usable for every block size; then 1,000 tries fail
 # with a probability of 1e-22.
 MAX_TRIES = 1000
@@ -76,12 +79,7 @@ def visible_map(
 
 
 def sample(
-    spec: MaskSpec,
-    grid: tuple[int, int, int],
-    seed: int,
-    spec_index: int,
-    step: int,
-    position: int,
+    spec: MaskSpec, grid: Grid, seed: int, spec_index: int, step: int, position: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of one clip, ascending: int32 [context_tokens] and int32 [target_tokens].
 
@@ -102,12 +100,7 @@ def sample(
 
 
 def blocks(
-    spec: MaskSpec,
-    grid: tuple[int, int, int],
-    seed: int,
-    spec_index: int,
-    step: int,
-    position: int,
+    spec: MaskSpec, grid: Grid, seed: int, spec_index: int, step: int, position: int
 ) -> np.ndarray:
     """Return all tokens inside the blocks of `sample`: bool [Hp, Wp], True = hidden.
 
@@ -119,12 +112,7 @@ def blocks(
 
 
 def _drawn(
-    spec: MaskSpec,
-    grid: tuple[int, int, int],
-    seed: int,
-    spec_index: int,
-    step: int,
-    position: int,
+    spec: MaskSpec, grid: Grid, seed: int, spec_index: int, step: int, position: int
 ) -> tuple[np.ndarray, np.random.Generator]:
     """Return bool [Hp * Wp], True = visible, and the generator that draws the kept subsets."""
     grid_hw = grid[1:]
@@ -161,7 +149,7 @@ def possible_sizes(spec: MaskSpec, grid_hw: tuple[int, int]) -> dict[tuple[int, 
 
 
 @functools.cache
-def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
+def check(spec: MaskSpec, grid: Grid) -> None:
     """Check a mask specification before the first step, in less than a second.
 
     Every block size must leave enough visible and enough hidden tokens in at least one draw of 20,
@@ -193,7 +181,7 @@ def check(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
     _check_lengths(spec, grid)
 
 
-def _check_lengths(spec: MaskSpec, grid: tuple[int, int, int]) -> None:
+def _check_lengths(spec: MaskSpec, grid: Grid) -> None:
     """Do the part of `check` that draws masks of every possible block size."""
     frames, grid_hw = grid[0], grid[1:]
     tokens = math.prod(grid_hw)
@@ -251,18 +239,14 @@ def _draw(
     return visible
 
 
-def _visible_range(spec: MaskSpec, grid: tuple[int, int, int]) -> tuple[int, int]:
+def _visible_range(spec: MaskSpec, grid: Grid) -> tuple[int, int]:
     """Return the smallest and the largest usable number of visible tokens per frame."""
     frames, rows, columns = grid
     return -(-spec.context_tokens // frames), rows * columns - -(-spec.target_tokens // frames)
 
 
 def _keep(
-    cells: np.ndarray,
-    grid: tuple[int, int, int],
-    count: int,
-    keep: str,
-    rng: np.random.Generator,
+    cells: np.ndarray, grid: Grid, count: int, keep: str, rng: np.random.Generator
 ) -> np.ndarray:
     """Return `count` ids of the tubes over `cells` (positions in a frame), int32, ascending."""
     frame_starts = np.arange(grid[0], dtype=np.int32) * (grid[1] * grid[2])

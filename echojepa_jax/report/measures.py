@@ -98,13 +98,18 @@ class ProbeScore(NamedTuple):
     before: float
 
 
+def or_nan(value: float | None) -> float:
+    """A number from a file of JSON, in which null stands for NaN."""
+    return math.nan if value is None else value
+
+
 def read_series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     """Metrics by name from the lines of metrics.jsonl; null becomes NaN."""
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():
             if name not in ("step", "time"):
-                found[name].append((line["step"], math.nan if value is None else value))
+                found[name].append((line["step"], or_nan(value)))
     arrays = {name: np.array(rows, float) for name, rows in found.items()}
     return {name: Series(rows[:, 0], rows[:, 1]) for name, rows in arrays.items()}
 

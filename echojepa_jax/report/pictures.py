@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from echojepa_jax.report import plots
-from echojepa_jax.report.measures import number
+from echojepa_jax.report.measures import number, or_nan
 from echojepa_jax.report.plots import Dot, Panel
 from echojepa_jax.utils.bootstrap import with_intervals
 
@@ -68,7 +68,7 @@ def by_view(
             lambda _, x: {"mean": float(np.mean(x))}, values[chosen], values[chosen], ids,
             RESAMPLES, 0,
         )["mean"]  # fmt: skip
-        return Dot(*(math.nan if x is None else x for x in found.values()))
+        return Dot(*(or_nan(x) for x in found.values()))
 
     found = {
         name: [dot(np.asarray(values, float), chosen) for chosen in rows.values()]

@@ -9,7 +9,7 @@ import numpy as np
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.report import plots
-from echojepa_jax.report.measures import DASH, MINUS, Series, number, percent, score
+from echojepa_jax.report.measures import DASH, MINUS, Series, number, or_nan, percent, score
 from echojepa_jax.report.pictures import Picture
 from echojepa_jax.report.plots import Panel
 from echojepa_jax.report.probe_tables import REGRESSION, Prediction
@@ -124,8 +124,8 @@ def _classes(reading: Mapping[str, Any]) -> Table:
         (
             row["name"],
             f"{row['examples']:,}",
-            *(percent(_float(row[name])) for name in shares),
-            *(score(_float(row[name])) for name in ("auroc", "average_precision")),
+            *(percent(or_nan(row[name])) for name in shares),
+            *(score(or_nan(row[name])) for name in ("auroc", "average_precision")),
         )
         for row in reading.get("classes", ())
     ]
@@ -163,7 +163,7 @@ def _cutoffs(reading: Mapping[str, Any], unit: str) -> Table:
             found = reading["scores"].get(f"{measure}_below_{name}", {})
             value, bounds = _with_interval(found, text)
             cells.append(value if bounds == DASH else f"{value} ({bounds})")
-        threshold = _float(cut["threshold"])
+        threshold = or_nan(cut["threshold"])
         rows.append([*cells[:5], number(threshold, unit), *cells[5:]])
     columns = ("Detecting", "Below", "Others", "AUROC", "Average precision", "Threshold")
     return Table(
@@ -245,15 +245,11 @@ def _signed(value: float, unit: str) -> str:
 
 def _with_interval(found: Mapping[str, Any], text: Callable[[float], str]) -> tuple[str, str]:
     """A value and "LOW to HIGH" as texts; a dash for what is not defined."""
-    low, high = _float(found.get("low")), _float(found.get("high"))
+    low, high = or_nan(found.get("low")), or_nan(found.get("high"))
     # The unit is written once.
     bounds = f"{text(low).split()[0]} to {text(high)}" if math.isfinite(low) else DASH
     return text(_value(found)), bounds
 
 
 def _value(found: Mapping[str, Any]) -> float:
-    return _float(found.get("value"))
-
-
-def _float(value: float | None) -> float:
-    return math.nan if value is None else value
+    return or_nan(found.get("value"))

@@ -15,6 +15,7 @@ from echojepa_jax.report.measures import (
     DASH,
     interval,
     number,
+    or_nan,
     percent,
     read_series,
     score,
@@ -109,8 +110,8 @@ def write_probe_report(workdir: Path) -> Path:
             pictures += probe_pictures.scores_by_view(readable, kind, unit)
         groups.append(pictures)
     main = MAIN[kind]
-    baseline = _float(test.get("baseline", {}).get(main))
-    value = _float(test["scores"][main]["value"])
+    baseline = or_nan(test.get("baseline", {}).get(main))
+    value = or_nan(test["scores"][main]["value"])
     better = value < baseline if kind == REGRESSION else value > baseline
     helpless = math.isfinite(baseline) and not better
     cards = _cards(test, results.get("study"), kind, what, unit)
@@ -257,9 +258,5 @@ def _choice(chosen: Mapping[str, Any], kind: str, unit: str) -> str:
 def _text(name: str, value: float | None, unit: str = "") -> str:
     """A score as text, with its unit; a dash if it is not defined."""
     if name in ("mae", "rmse"):
-        return number(_float(value), of_errors(unit))
-    return percent(_float(value)) if name in SHARES else score(_float(value))
-
-
-def _float(value: float | None) -> float:
-    return math.nan if value is None else value
+        return number(or_nan(value), of_errors(unit))
+    return percent(or_nan(value)) if name in SHARES else score(or_nan(value))

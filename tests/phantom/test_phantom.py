@@ -1,7 +1,6 @@
 """The phantom: its known truth, its speckle, and its files, which do not depend on the workers."""
 
 import collections
-import csv
 import dataclasses
 import hashlib
 import logging
@@ -22,15 +21,11 @@ from echojepa_jax.phantom.bmode import echoes, envelope, lay_beams, point_spread
 from echojepa_jax.phantom.heart import POPULATIONS, REST, VIEWS, draw_patient, draw_scene, emptying
 from echojepa_jax.phantom.motion import Motion
 from echojepa_jax.utils.errors import UserError
+from tests.makers.tables import rows
 
 pytestmark = pytest.mark.slow
 
 TINY: dict[str, Any] = {"frames": 24, "size": 64, "fps": 20.0}
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def digests(root):

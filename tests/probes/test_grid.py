@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from echojepa_jax.models.heads import KINDS, Head
@@ -145,13 +144,3 @@ def test_every_layer_learns_slower_than_the_one_after_it():
     np.testing.assert_allclose(fc["kernel"][:, 0, 0], [0.125, 0.25, 0.5])
     np.testing.assert_allclose(fc["bias"][:, 0], [0.125, 0.25, 0.5])
     assert rates["patch_embed"]["kernel"] == 0.5**4
-
-
-def test_the_optimizer_is_optaxs_too():
-    start = {"w": jnp.arange(6.0).reshape(2, 3)}
-    theirs = optax.adamw(1e-2, weight_decay=0.1)
-    state, adam = theirs.init(start), grids.ADAM.init(start)
-    grads = {"w": jnp.ones((2, 3))}
-    updates, _ = theirs.update(grads, state, start)
-    mine, _ = grids.adamw(start, grads, adam, {"w": 1e-2}, {"w": 0.1})
-    np.testing.assert_allclose(mine["w"], optax.apply_updates(start, updates)["w"], rtol=1e-6)

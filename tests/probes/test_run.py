@@ -1,6 +1,5 @@
 """Probe runs as a whole: complete, resumable, the same on any number of devices."""
 
-import csv
 import json
 import logging
 import os
@@ -33,13 +32,13 @@ from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
 from tests.makers.configs import PHANTOM
 from tests.makers.prepared import prepared
+from tests.makers.tables import rows, write_rows
 
 pytestmark = pytest.mark.slow
 
 
 def lines(workdir, name="predictions.csv"):
-    with (workdir / name).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return rows(workdir / name)
 
 
 def head_of(workdir):
@@ -488,13 +487,12 @@ def table(tmp_path, cache):
         path = tmp_path / "table.csv"
         columns = columns or {"ef": lambda s: s.targets["ef"]}
         known = ["path", "name", "patient", "study", "view", "split"]
-        with path.open("w", newline="", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, [*known, *columns])
-            writer.writeheader()
-            for i, s in enumerate(samples):
-                row = {name: getattr(s, name) for name in known}
-                row |= {name: value(s) for name, value in columns.items()}
-                writer.writerow(row | changes.get(f"row{i}", {}))
+        found = []
+        for i, s in enumerate(samples):
+            row = {name: getattr(s, name) for name in known}
+            row |= {name: value(s) for name, value in columns.items()}
+            found.append(row | changes.get(f"row{i}", {}))
+        write_rows(path, found)
         return f"csv:{path}"
 
     return make

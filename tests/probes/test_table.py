@@ -1,6 +1,5 @@
 """Predictions for files without labels: a table that tells everything, and survives a kill."""
 
-import csv
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.makers.configs import PHANTOM
+from tests.makers.tables import rows
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,6 @@ def saved(tiny_probe, encoder_folder, tmp_path):
 @pytest.fixture
 def lvef(saved):
     return saved()
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The report of made-up probe runs. To look at one: pytest tests/report --basetemp=DIR."""
 
 import base64
-import csv
 import json
 import re
 import warnings
@@ -21,6 +20,7 @@ from echojepa_jax.report.probe_tables import read_predictions, worst
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 from tests.makers.pages import figures, text_of
+from tests.makers.tables import rows, write_lines, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +28,6 @@ HEADS = ["lr0.0001_wd0.01", "lr0.001_wd0.01", "lr0.1_wd0.01"]
 CHOSEN, DIVERGED = HEADS[0], HEADS[2]
 CLASSES = ["A2C", "A4C", "<script>x"]
 EPOCHS = 20
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def scored(value: float | None, low: float | None = None, high: float | None = None) -> dict:
@@ -110,10 +99,8 @@ def regression_result() -> dict[str, Any]:
 
 def add_reading(workdir: Path, task: Task, thresholds: dict[float, float]) -> None:
     """As a probe run does: the clinical reading of predictions.csv in metrics.json."""
-    with (workdir / "predictions.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
     found = json.loads((workdir / "metrics.json").read_text())
-    found["clinical"] = reading(task, lines, thresholds, 50, 0)
+    found["clinical"] = reading(task, rows(workdir / "predictions.csv"), thresholds, 50, 0)
     (workdir / "metrics.json").write_text(json.dumps(found))
 
 
@@ -141,7 +128,7 @@ def fill_regression(workdir: Path) -> None:
         row |= {"spread": "" if i % 10 == 0 else 1.25 + i % 3, "sex": ("F", "<script>m")[i % 2]}
         row |= {"age": 5 + i % 60, "distance": i / 190, "flag": "far" if i > 190 else "near"}
     rows[7]["spread"], rows[8]["spread"] = 1.25, ""
-    write_table(workdir / "predictions.csv", rows)
+    write_rows(workdir / "predictions.csv", rows)
     add_reading(workdir, Task("regression", "ef", 50.0, 10.0, unit="%"), {50.0: 51.25, 40.0: 42.5})
     pictures = {f"picture_{k}": np.full((32, 96, 3), 100 * k, np.uint8) for k in range(2)}
     error = [abs(row["target"] - row["prediction"]) for row in rows[:200]]
@@ -157,7 +144,7 @@ def fill_regression(workdir: Path) -> None:
         }
         for i, t in enumerate(true[:50])
     ]
-    write_table(workdir / "studies.csv", studies)
+    write_rows(workdir / "studies.csv", studies)
 
 
 def fill_classification(workdir: Path) -> None:
@@ -190,7 +177,7 @@ def fill_classification(workdir: Path) -> None:
         sure = 0.9 - 0.01 * i
         shares = {f"p_{name}": sure if name == said else (1 - sure) / 2 for name in CLASSES}
         rows.append(prediction(i, target, said) | shares)
-    write_table(workdir / "predictions.csv", rows)
+    write_rows(workdir / "predictions.csv", rows)
     add_reading(workdir, Task("classification", "view", classes=tuple(CLASSES)), {})
 
 
@@ -422,10 +409,10 @@ def test_worst_without_probabilities_and_with_a_prediction_that_is_not_finite(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "predictions.csv"
-    write_table(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
+    write_rows(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
     rows = read_predictions(path, "classification")
     assert worst(rows, "classification", 1) == [1]
-    write_table(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
+    write_rows(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
     rows = read_predictions(path, "regression")
     assert worst(rows, "regression", 1) == [1]
 

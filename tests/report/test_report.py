@@ -14,6 +14,7 @@ from echojepa_jax.report.plots import MAX_POINTS, _thin
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
 from tests.makers.pages import figures, text_of
+from tests.makers.tables import write_lines
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +23,6 @@ STARTED = "2026-03-01T10:00:00+00:00"
 START = 1772359200.0  # the same time
 GRID = (8, 7, 7)
 VIEWS = ("A2C", "A4C", "PLAX", "PSAX")
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -248,11 +248,6 @@ def test_tables_that_name_files_as_our_own_tables_do(tmp_path):
     assert [sample.name for sample in samples[:2]] == [r"M\xfcller.avi", r"a\\xfc.avi"]
 
 
-def test_f15_list_labels_are_not_truncated(tmp_path):
-    path = write(tmp_path / "list.txt", "a.avi -0.7312\nb.avi 1.9\n")
-    assert [s.targets["label"] for s in read_source(f"list:{path}")] == [-0.7312, 1.9]
-
-
 def test_list_names_do_not_depend_on_where_the_set_lies(tmp_path):
     for root in ("here", "there/deep"):
         folder = tmp_path / root
