@@ -41,6 +41,7 @@ from echojepa_jax.train.step import update
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
+from tests.makers.calls import before
 from tests.makers.configs import PHANTOM
 
 pytestmark = pytest.mark.slow
@@ -64,17 +65,6 @@ def quarantined(workdir: Path) -> dict[str, str]:
 def last(workdir: Path, name: str) -> float:
     """The newest value of a metric."""
     return [x[name] for x in read_lines(workdir / "metrics.jsonl") if name in x][-1]
-
-
-def before_decoding(monkeypatch, does):
-    """Calls `does` with the path of every clip before the clip is decoded."""
-    real = pipeline.decode.decode
-
-    def decode(path, ids, **kwargs):
-        does(path)
-        return real(path, ids, **kwargs)
-
-    monkeypatch.setattr(pipeline.decode, "decode", decode)
 
 
 def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
@@ -101,7 +91,7 @@ def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
 
     # A video with room for one clip only is decoded once, and the others count as before.
     decoded = []
-    before_decoding(monkeypatch, decoded.append)
+    before(monkeypatch, pipeline.decode, "decode", decoded.append)
     short = dataclasses.replace(samples[2], frames=16)
     found = features([*samples[:2], short, *samples[3:]], 4, 0)
     assert len(decoded) == 2 * len(samples) - 1
@@ -148,7 +138,7 @@ def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, vi
         if Path(path) == videos[3]:
             raise UnreadableVideo("half of it is gone")
 
-    before_decoding(monkeypatch, fail)
+    before(monkeypatch, pipeline.decode, "decode", fail)
     train(tiny(**source, data__max_bad_share=0.2), tmp_path / "run")
     assert quarantined(tmp_path / "run") == {videos[3].name: "half of it is gone"}
     assert last(tmp_path / "run", "loss") > 0
@@ -349,7 +339,7 @@ def test_f24_memory_is_told_before_the_first_step(tiny, tmp_path, caplog):
 
 
 def test_f21_waiting_for_data_is_told_from_computing(tiny, trained, tmp_path, monkeypatch):
-    before_decoding(monkeypatch, lambda _: time.sleep(0.1))
+    before(monkeypatch, pipeline.decode, "decode", lambda _: time.sleep(0.1))
     train(tiny(), tmp_path / "slow")
     # Of the last step: the first batches are made while the step is compiled.
     slow, fast = (
@@ -402,7 +392,7 @@ def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypa
             raise StopIteration
 
     train(tiny(), tmp_path / "good")
-    before_decoding(monkeypatch, break_later)
+    before(monkeypatch, pipeline.decode, "decode", break_later)
     with pytest.raises(RuntimeError):
         train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run" / "done.json").exists()

@@ -14,6 +14,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.scan import CACHE_FILE, scan
 from echojepa_jax.utils import progress
 from echojepa_jax.utils.errors import UserError
+from tests.makers.calls import before
 
 
 def sample(path: str) -> Sample:
@@ -41,13 +42,7 @@ def samples(numbered, cut, tmp_path) -> list[Sample]:
 def probed(monkeypatch) -> list[str]:
     """The names of the files that are probed, as they are."""
     names: list[str] = []
-    probe = decode.probe
-
-    def listen(path: str) -> decode.VideoInfo:
-        names.append(os.path.basename(path))
-        return probe(path)
-
-    monkeypatch.setattr(scan_module.decode, "probe", listen)
+    before(monkeypatch, decode, "probe", lambda path: names.append(os.path.basename(path)))
     return names
 
 

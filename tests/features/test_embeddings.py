@@ -21,6 +21,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import original
 from echojepa_jax.weights.write import write_weights
 from tests import programs
+from tests.makers.calls import before
 from tests.makers.weights import random_weights
 
 pytestmark = pytest.mark.slow
@@ -112,10 +113,7 @@ def test_clips_that_cannot_differ_are_encoded_once(weights, samples, tmp_path, m
     mixed = [dataclasses.replace(s, frames=60 if i % 3 else 8) for i, s in enumerate(samples)]
     settings = dataclasses.replace(SETTINGS, batch=4)
     encoded = []
-    real = pipeline.decode.decode
-    monkeypatch.setattr(
-        pipeline.decode, "decode", lambda *a, **k: encoded.append(a[0]) or real(*a, **k)
-    )
+    before(monkeypatch, pipeline.decode, "decode", encoded.append)
     embed(weights, mixed, tmp_path / "out", settings)
     # Of 8, 8 and 4 videos: 18, 18 and 10 clips differ, and 2 more fill up a batch of the first two.
     assert len(encoded) == 20 + 20 + 10

@@ -21,6 +21,7 @@ from echojepa_jax.phantom.bmode import echoes, envelope, lay_beams, point_spread
 from echojepa_jax.phantom.heart import POPULATIONS, REST, VIEWS, draw_patient, draw_scene, emptying
 from echojepa_jax.phantom.motion import Motion
 from echojepa_jax.utils.errors import UserError
+from tests.makers.calls import before, interrupt_at
 from tests.makers.tables import rows
 
 pytestmark = pytest.mark.slow
@@ -307,15 +308,7 @@ def test_splits_are_by_patient_and_views_occur_equally():
 
 
 def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
-    calls = []
-
-    def interrupted(scene, frames):
-        calls.append(scene)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return render(scene, frames)
-
-    monkeypatch.setattr(dataset, "render", interrupted)
+    calls = interrupt_at(monkeypatch, dataset, "render", 3)
     with pytest.raises(KeyboardInterrupt):
         dataset.generate(tmp_path / "set", patients=2, views=2, workers=1, **TINY)
     assert len(calls) == 3
@@ -324,12 +317,7 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_folder_appears_only_when_complete(tmp_path, monkeypatch):
     seen = []
-
-    def watched(scene, frames):
-        seen.append((tmp_path / "set").exists())
-        return render(scene, frames)
-
-    monkeypatch.setattr(dataset, "render", watched)
+    before(monkeypatch, dataset, "render", lambda _: seen.append((tmp_path / "set").exists()))
     dataset.generate(tmp_path / "set", patients=1, views=2, workers=1, **TINY)
     assert seen == [False, False]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -30,6 +30,7 @@ from echojepa_jax.utils.file_names import original
 from echojepa_jax.utils.metrics_writer import read_lines
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
+from tests.makers.calls import before, interrupt_at
 from tests.makers.configs import PHANTOM
 from tests.makers.prepared import prepared
 from tests.makers.tables import rows, write_rows
@@ -43,6 +44,11 @@ def lines(workdir, name="predictions.csv"):
 
 def head_of(workdir):
     return (workdir / "head.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def samples(cache):
+    return manifest.load((PHANTOM,), quarantine=None, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +75,7 @@ def lvef(finished, run_probe):
     return finished
 
 
-def test_a_run_leaves_what_is_promised(lvef):
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+def test_a_run_leaves_what_is_promised(lvef, samples):
     test = [sample for sample in samples if sample.split == "test"]
     found = lines(lvef)
     assert [line["id"] for line in found] == [sample.name for sample in test]
@@ -133,7 +138,7 @@ def test_f07_a_finished_run_of_an_earlier_version_is_complete_as_well(lvef, tmp_
 
 
 def test_what_validation_tells_is_kept_with_the_probe_and_used_elsewhere(
-    tiny_probe, train_probe, tmp_path, monkeypatch
+    tiny_probe, train_probe, tmp_path, monkeypatch, samples
 ):
     """Thresholds, heads of the grid and the training data; without them, cells are empty."""
     seen, told = [], []
@@ -150,7 +155,6 @@ def test_what_validation_tells_is_kept_with_the_probe_and_used_elsewhere(
     monkeypatch.setattr(held_out, "_beats_the_guess", lambda *_: np.array([True, True]))
     monkeypatch.setattr("echojepa_jax.probes.run.held_out", learn)
     train_probe(tiny_probe(head__kind="linear", eval__bootstrap=5), tmp_path / "run")
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
     assert seen == [[s.targets["ef"] for s in samples if s.split == "val"]]
     probe = load_saved(tmp_path / "run", with_heads=True)
     assert probe.thresholds == told[0].thresholds
@@ -191,18 +195,9 @@ def test_what_validation_tells_is_kept_with_the_probe_and_used_elsewhere(
 def test_f17_a_stopped_run_continues_to_the_same_head(
     lvef, tiny_probe, train_probe, tmp_path, monkeypatch
 ):
-    validate, calls = training._validate, []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return validate(*arguments)
-
-    monkeypatch.setattr(training, "_validate", killed)
+    interrupt_at(monkeypatch, training, "_validate", 2)
     with pytest.raises(KeyboardInterrupt):
         train_probe(tiny_probe(), tmp_path / "run")
-    monkeypatch.setattr(training, "_validate", validate)
     train_probe(tiny_probe(), tmp_path / "run")
     whole = tmp_path / "whole"
     train_probe(tiny_probe(), whole)
@@ -265,8 +260,8 @@ def test_classes_are_predicted_with_their_probabilities(tiny_probe, train_probe,
         shares = {k.removeprefix("p_"): float(v) for k, v in line.items() if k.startswith("p_")}
         assert sum(shares.values()) == pytest.approx(1)
         assert line["prediction"] == max(shares, key=shares.get)
-    result = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(result["test"]["scores"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auroc"}
+    scores = metrics_of(tmp_path / "run")["test"]["scores"]
+    assert set(scores) == {"accuracy", "balanced_accuracy", "macro_f1", "auroc"}
 
 
 def test_classes_of_studies_with_weights_and_the_focal_loss(
@@ -300,13 +295,12 @@ def multiview(tmp_path_factory):
     return tmp_path_factory.mktemp("multiview") / "run"
 
 
-def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_probe):
+def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_probe, samples):
     views = ("A2C", "A4C", "PLAX", "PSAX")
     config = tiny_probe(
         task__views=views, head__streams=True, head__view_dropout=0.1, eval__by_study=False
     )
     train_probe(config, multiview)
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
     found = {line["id"]: line for line in lines(multiview)}
     probe = load_probe(multiview)
     for study, line in found.items():
@@ -325,7 +319,7 @@ def test_several_views_answer_with_one_dropped(multiview, tiny_probe, train_prob
 
 
 def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
-    tiny_probe, train_probe, tmp_path, encoder_folder
+    tiny_probe, train_probe, tmp_path, encoder_folder, samples
 ):
     from configs.probes import phantom_finetune
 
@@ -343,8 +337,7 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
     kernel = moved["stack"]["blocks"]["mlp"]["fc2"]["kernel"]
     assert 0 < moved["patch_embed"]["kernel"] < kernel
     # The probe finds its own encoder.
-    sample = manifest.load((PHANTOM,), quarantine=None, workers=1)[0]
-    assert np.isfinite(load_probe(tmp_path / "run").predict(sample.path).value)
+    assert np.isfinite(load_probe(tmp_path / "run").predict(samples[0].path).value)
 
 
 def test_fine_tuning_encodes_equal_clips_once(tiny_probe, train_probe, tmp_path, monkeypatch):
@@ -375,13 +368,12 @@ def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
     tiny_probe, train_probe, tmp_path, monkeypatch
 ):
     config = tiny_probe(optim__epochs=1, data__augment=True, data__clips=1)
-    meshes, run = [], finetune.tokens_of_slots
+    meshes = []
 
-    def spy(*arguments, **others):
+    def note(_):
         meshes.append(dict(jax.sharding.get_abstract_mesh().shape))
-        return run(*arguments, **others)
 
-    monkeypatch.setattr(finetune, "tokens_of_slots", spy)
+    before(monkeypatch, finetune, "tokens_of_slots", note)
     train_probe(config, tmp_path / "run")
     # Kernels are told the devices.
     assert meshes[0] == {"replica": jax.local_device_count(), "fsdp": 1}
@@ -389,7 +381,7 @@ def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
     assert len(lines(tmp_path / "run")) == 4
 
 
-def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(lvef, run_probe, tmp_path):
+def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(lvef, run_probe, tmp_path, samples):
     source = "phantom:pediatric,patients=4,views=4,seed=3"
     found = []
     for devices in (1, 2, 8):
@@ -409,7 +401,6 @@ def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(lvef, run_probe, tmp
     assert len(found[0]) == 16
     # The scaling is that of training: a constant head would say the training mean.
     task = json.loads((lvef / "probe.json").read_text())["task"]
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
     train = [s.targets["ef"] for s in samples if s.split == "train"]
     assert task["mean"] == pytest.approx(np.mean(train))
     assert task["std"] == pytest.approx(np.std(train))
@@ -428,8 +419,9 @@ def test_f08_a_probe_is_not_scored_on_another_encoder(lvef, tmp_path, encoder_fo
     assert not (tmp_path / "out").exists()
 
 
-def test_patients_that_were_trained_on_are_counted_and_named_as_such(lvef, tmp_path, caplog):
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+def test_patients_that_were_trained_on_are_counted_and_named_as_such(
+    lvef, tmp_path, caplog, samples
+):
     seen = sum(sample.split != "test" for sample in samples)
     said = f"{seen} of {len(samples)} examples are of patients that the probe was trained on"
     score_on(lvef, [PHANTOM], "", "", tmp_path / "all")
@@ -478,10 +470,9 @@ def test_f08_a_head_that_is_not_whole_is_refused(lvef, tmp_path):
 
 
 @pytest.fixture
-def table(tmp_path, cache):
+def table(tmp_path, cache, samples):
     """A CSV source of the phantom's videos; call it with changes of rows by their number, and with
     further columns as functions of a sample."""
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
 
     def make(columns=None, **changes):
         path = tmp_path / "table.csv"
@@ -505,12 +496,14 @@ def is_reduced(sample):
     return "reduced" if sample.targets["ef"] < 52 else "normal"
 
 
-def test_a_column_of_texts_is_predicted_as_classes(table, tiny_probe, train_probe, tmp_path):
+def test_a_column_of_texts_is_predicted_as_classes(
+    table, tiny_probe, train_probe, tmp_path, samples
+):
     source = table({"my_label": is_reduced})
     settings = {"data__sources": (source,), "task__target": "my_label", "eval__by_study": False}
     config = tiny_probe(task__kind="classification", **settings, **LINEAR)
     assert train_probe(config, tmp_path / "run").startswith("my_label: accuracy")
-    samples = {s.name: s for s in manifest.load((PHANTOM,), quarantine=None, workers=1)}
+    samples = {s.name: s for s in samples}
     for line in lines(tmp_path / "run"):
         assert line["target"] == is_reduced(samples[line["id"]])
         assert line["prediction"] in ("normal", "reduced")
@@ -568,9 +561,8 @@ def test_clips_that_cannot_differ_are_encoded_once(
 
 
 def test_f04_an_unreadable_test_video_keeps_its_line(
-    lvef, table, tmp_path, tiny_probe, monkeypatch
+    lvef, table, tmp_path, tiny_probe, monkeypatch, samples
 ):
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
     bad = tmp_path / "bad.avi"
     bad.write_bytes(Path(samples[2].path).read_bytes())
     source = table(row2={"path": str(bad)})
@@ -589,8 +581,8 @@ def test_f04_an_unreadable_test_video_keeps_its_line(
     assert found[2]["prediction"] == ""
 
 
-def test_any_file_name_is_scored_and_reported(lvef, table, tmp_path):
-    first = Path(manifest.load((PHANTOM,), quarantine=None, workers=1)[0].path)
+def test_any_file_name_is_scored_and_reported(lvef, table, tmp_path, samples):
+    first = Path(samples[0].path)
     odd = tmp_path / os.fsdecode(b"caf\xe9\n,.avi")
     shutil.copy(first, odd)
     source = table(row0={"path": str(odd), "name": ""})
@@ -644,8 +636,7 @@ def test_bad_labels_and_settings_are_one_sentence(
     assert not (tmp_path / "run" / "predictions.csv").exists()
 
 
-def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder):
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)
+def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder, samples):
     encoder = load_encoder(encoder_folder)
     one = encoder.embed(samples[0].path)
     assert one.shape == (24,)
@@ -663,8 +654,8 @@ def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder):
         probe.predict("nowhere.avi")
 
 
-def test_the_api_takes_lists_arrays_and_batches(encoder_folder):
-    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)[:3]
+def test_the_api_takes_lists_arrays_and_batches(encoder_folder, samples):
+    samples = samples[:3]
     encoder = load_encoder(encoder_folder)
     paths = [sample.path for sample in samples]
     alone = np.stack([encoder.embed(path) for path in paths])

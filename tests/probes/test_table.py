@@ -22,6 +22,7 @@ from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from tests import programs
+from tests.makers.calls import interrupt_at
 from tests.makers.configs import PHANTOM
 from tests.makers.tables import rows
 
@@ -141,15 +142,7 @@ def test_f17_a_killed_program_continues_to_the_same_table(lvef, tmp_path, monkey
     whole, out = tmp_path / "whole.csv", tmp_path / "killed.csv"
     monkeypatch.setattr(table, "PART", 8)
     predict_table(lvef, [NEW], whole)
-    encode, calls = table.encode_videos, []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return encode(*arguments)
-
-    monkeypatch.setattr(table, "encode_videos", killed)
+    calls = interrupt_at(monkeypatch, table, "encode_videos", 2)
     # Another table, which was stopped before its first part, is in nobody's way.
     (tmp_path / "killed.csv.partial").write_text('{"probe": "another"}\n')
     with pytest.raises(KeyboardInterrupt):
