@@ -8,14 +8,7 @@ import numpy as np
 from echojepa_jax.evaluation.overlays import Overlay
 from echojepa_jax.evaluation.tables import Result, tables
 from echojepa_jax.report.evaluation_pictures import picture_of
-from echojepa_jax.report.page import (
-    facts_of,
-    flat,
-    read_json,
-    rejected_files,
-    without_folders,
-    write_page,
-)
+from echojepa_jax.report.page import about_run, without_folders, write_page
 from echojepa_jax.report.pictures import Picture, jpeg
 from echojepa_jax.utils.counts import counted
 
@@ -25,7 +18,6 @@ _GAP = 4  # pixels between two frames of a strip
 
 def write_evaluation_report(workdir: Path, result: Result) -> Path:
     """Writes `report.html` into the workdir of a suite and returns its path."""
-    shown, manifest = tables(result), read_json(workdir / "manifest.json")
     names = [facts.name for facts in result.models]
     pictures = {task: picture_of(task, rows) for task, rows in result.rows.items()}
     values = {
@@ -46,15 +38,11 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
                     for film in result.films.get(table.title, ())
                 ],
             )
-            for table in shown
+            for table in tables(result)
         ],
         "strips": {task: _strips(found) for task, found in result.overlays.items()},
-        "facts": facts_of(manifest),
-        "raw": list(flat(manifest)),
-        "config": list(flat(read_json(workdir / "config.json"))),
-        "rejected": rejected_files(workdir),
     }
-    return write_page(workdir, "evaluation.html.jinja", values, REPORT)
+    return write_page(workdir, "evaluation.html.jinja", values | about_run(workdir), REPORT)
 
 
 def _strips(overlays: Sequence[Overlay]) -> list[Picture]:

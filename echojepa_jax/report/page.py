@@ -51,7 +51,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template).render(name=workdir.resolve().name, **values)
+    shared = {"name": workdir.resolve().name, "stages": STAGES, "kinds": KINDS}
+    page = environment.get_template(template).render(shared, **values)
     # The headings are known only after the page is rendered.
     links = (f'<a href="#{id_}">{title}</a>' for id_, title in _HEADING.findall(page))
     page = page.replace(_CONTENTS, "\n".join(links), 1)
@@ -65,6 +66,17 @@ def write_page(
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one if the file does not exist."""
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def about_run(workdir: Path) -> dict[str, Any]:
+    """Values for the end of a run's page: facts, everything recorded, and rejected files."""
+    manifest = read_json(workdir / "manifest.json")
+    return {
+        "facts": facts_of(manifest),
+        "raw": list(flat(manifest)),
+        "config": list(flat(read_json(workdir / "config.json"))),
+        "rejected": rejected_files(workdir),
+    }
 
 
 def rejected_files(workdir: Path) -> list[Rejected]:

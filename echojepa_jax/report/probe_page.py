@@ -21,17 +21,7 @@ from echojepa_jax.report.measures import (
     score,
     seconds_in_all,
 )
-from echojepa_jax.report.page import (
-    KINDS,
-    STAGES,
-    Card,
-    facts_of,
-    flat,
-    read_json,
-    rejected_files,
-    without_folders,
-    write_page,
-)
+from echojepa_jax.report.page import Card, about_run, read_json, without_folders, write_page
 from echojepa_jax.report.pictures import jpeg
 from echojepa_jax.report.probe_tables import (
     REGRESSION,
@@ -146,14 +136,8 @@ def write_probe_report(workdir: Path) -> Path:
         ),
         "unreadable": [(row.id, row.problem) for row in unreadable[:SHOWN_UNREADABLE]],
         "unreadable_more": len(unreadable[SHOWN_UNREADABLE:]),
-        "facts": facts_of(manifest),
-        "raw": list(flat(manifest)),
-        "config": list(flat(config)),
-        "rejected": rejected_files(workdir),
-        "stages": STAGES,
-        "kinds": KINDS,
     }
-    return write_page(workdir, "probe.html.jinja", values)
+    return write_page(workdir, "probe.html.jinja", values | about_run(workdir))
 
 
 def _verdict(task: Mapping[str, Any], test: Mapping[str, Any], what: str) -> str:

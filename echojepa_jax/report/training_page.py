@@ -22,17 +22,7 @@ from echojepa_jax.report.measures import (
     seconds_in_all,
     seconds_of_steps,
 )
-from echojepa_jax.report.page import (
-    KINDS,
-    STAGES,
-    Card,
-    Rejected,
-    facts_of,
-    flat,
-    read_json,
-    rejected_files,
-    write_page,
-)
+from echojepa_jax.report.page import Card, Rejected, about_run, read_json, write_page
 from echojepa_jax.train.alarms import JUDGED_FROM, standing_alarms
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import FILE_NAME, read_lines
@@ -56,7 +46,7 @@ def write_report(workdir: Path) -> Path:
     config = read_json(workdir / "config.json")
     manifest = read_json(workdir / "manifest.json")
     probe = read_json(workdir / "probe.json")
-    rejected = rejected_files(workdir)
+    about = about_run(workdir)
 
     step = int(max(series.steps[-1] for series in metrics.values()))
     optim = config.get("optim", {})
@@ -70,7 +60,7 @@ def write_report(workdir: Path) -> Path:
         "alarms": [alarm[:1].upper() + alarm[1:] for alarm in alarms],
         "cards": [*_probe_cards(metrics, probe), *_training_cards(metrics, took)],
         "training": training,
-        "numbers": [*_counts(metrics, rejected), *numbers],
+        "numbers": [*_counts(metrics, about["rejected"]), *numbers],
         "health": pictures.health(metrics, step, JUDGED_FROM * (total or step)),
         "health_summary": health_summary(metrics),
         "probe_curves": pictures.probe_curves(metrics, probe, step),
@@ -85,14 +75,8 @@ def write_report(workdir: Path) -> Path:
                 ("hidden", masks.HIDDEN),
             )
         },
-        "facts": facts_of(manifest),
-        "raw": list(flat(manifest)),
-        "config": list(flat(config)),
-        "rejected": rejected,
-        "stages": STAGES,
-        "kinds": KINDS,
     }
-    return write_page(workdir, "report.html.jinja", values)
+    return write_page(workdir, "report.html.jinja", values | about)
 
 
 def _verdict(step: int, total: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from echojepa_jax.report.measures import DASH, Series, number
+from echojepa_jax.report.page import about_run, write_page
 from echojepa_jax.report.plots import MAX_POINTS, _thin
 from echojepa_jax.report.training_page import write_report
 from echojepa_jax.utils.errors import UserError
@@ -356,6 +357,15 @@ def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
 )
 def test_numbers_as_text(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_page_of_a_suite_lists_rejected_files(tmp_path: Path) -> None:
+    line = {"stage": "scan", "kind": "bad", "reason": "empty: no bytes", "path": "/v/a.avi"}
+    write_lines(tmp_path / "quarantine.jsonl", [line])
+    values = {"verdict": "1 task", "good": True, "cards": [], "first": "m", "tables": []}
+    values |= {"strips": {}} | about_run(tmp_path)
+    text = text_of(write_page(tmp_path, "evaluation.html.jinja", values).read_text())
+    assert "1 before the first step cannot be used empty no bytes" in text
 
 
 def test_no_metrics_is_a_user_error(tmp_path: Path) -> None:
