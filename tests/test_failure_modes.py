@@ -1,9 +1,10 @@
 """What went wrong in projects like this one, made impossible here: one test for each number.
 
-F05 and F09 are shown in data/test_pipeline.py, F07 and F17 in test_main.py, F14 in
-weights/test_vjepa2.py; more on F01 to F04, F06, F19 and F20 beside the parts that see to them. F10
-and F11 ask for nothing that could be done wrong here: no process is killed, and nothing is deleted
-but a run's own old checkpoints. F16, of studies of several views, is in probes/test_examples.py.
+F05, F09 and F22 are shown in data/clips/test_pipeline.py, F06 in data/test_manifest.py, F07 and F17
+in test_main.py, F14 in weights/test_vjepa2.py, F16, of studies of several views, in
+probes/test_examples.py; more on F01 to F04, F19 and F20 beside the parts that see to them. F10 and
+F11 ask for nothing that could be done wrong here: no process is killed, and nothing is deleted but
+a run's own old checkpoints.
 """
 
 import dataclasses
@@ -146,13 +147,6 @@ def test_f04_a_clip_that_fails_in_training_counts_for_nothing(tiny, tmp_path, vi
         train(tiny(**source), tmp_path / "strict")
     monkeypatch.undo()  # the file is mended
     assert train(tiny(**source), tmp_path / "strict").startswith("complete")
-
-
-def test_f06_a_patient_in_two_splits_is_an_error(tmp_path, videos):
-    rows = "".join(f"{v},p{i // 2},{'train' if i < 5 else 'test'}\n" for i, v in enumerate(videos))
-    (tmp_path / "list.csv").write_text("path,patient,split\n" + rows)
-    with pytest.raises(UserError, match="p2"):
-        manifest.load([f"csv:{tmp_path / 'list.csv'}"], quarantine=None, workers=1)
 
 
 @pytest.mark.parametrize(
@@ -348,39 +342,6 @@ def test_f21_waiting_for_data_is_told_from_computing(tiny, trained, tmp_path, mo
     )
     assert 0.7 < slow[0] <= 1.0
     assert slow[0] * slow[1] > 3 * fast[0] * fast[1]
-
-
-def test_f22_the_data_do_not_depend_on_the_number_of_hosts(tiny):
-    config = tiny()
-    samples = manifest.load([PHANTOM], split="train", quarantine=None, workers=2)
-
-    def batches(count, first):
-        shares = [
-            list(
-                pipeline.training_batches(
-                    samples,
-                    clip=configs.clip_spec(config),
-                    masks=tuple(configs.mask_specs(config).values()),
-                    grid=(2, 4, 4),
-                    seed=0,
-                    global_batch=8,
-                    first_step=first,
-                    last_step=4,
-                    process_index=index,
-                    process_count=count,
-                )
-            )
-            for index in range(count)
-        ]
-        return [
-            np.concatenate([host[step]["clips"] for host in shares]) for step in range(4 - first)
-        ]
-
-    one, four, resumed = batches(1, 0), batches(4, 0), batches(2, 2)
-    for a, b in zip(one, four, strict=True):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(one[2:], resumed, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypatch):

@@ -177,11 +177,14 @@ def test_parts_do_not_change_the_content(samples, monkeypatch):
     assert_equal(training(samples), whole)
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_f22_hosts_share_the_same_global_batch(samples, hosts):
-    shares = [training(samples, process_index=h, process_count=hosts) for h in range(hosts)]
+@pytest.mark.parametrize(("hosts", "step"), [(2, 0), (4, 0), (2, 3)])
+def test_f22_hosts_share_the_same_global_batch_also_of_a_resumed_run(samples, hosts, step):
+    shares = [
+        training(samples, first_step=step, process_index=h, process_count=hosts)
+        for h in range(hosts)
+    ]
     joined = [workers._join(step) for step in zip(*shares, strict=True)]
-    assert_equal(joined, training(samples))
+    assert_equal(joined, training(samples)[step:])
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
