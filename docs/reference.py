@@ -215,7 +215,10 @@ def api_page() -> str:
     about, _, example = text.partition("\n\n")
     return f"# Python API\n\n{about}\n\n```python\n{example.strip()}\n```\n\n" + "\n\n".join(
         f"::: echojepa_jax.api.{name}"
-        for name in ("load_encoder", "Encoder", "load_probe", "Probe")
+        for name in (
+            *("load_encoder", "Encoder", "load_probe", "Probe", "Prediction"),
+            *("save_attention", "map_embeddings", "evaluate"),
+        )
     )
 
 

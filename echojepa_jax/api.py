@@ -7,7 +7,7 @@ embedding = encoder.embed("heart.avi")             # float32 [width]
 several = encoder.embed(["one.avi", "two.dcm"])    # float32 [2, width]; or arrays
 probe = load_probe("runs/lvef")
 print(probe.predict("heart.dcm").value)            # 61.3
-save_attention(probe.attention("heart.dcm"), "heart.png", title="what the probe looks at")
+save_attention(probe.attention("heart.dcm"), "heart.png", title="what the probe reads")
 """
 
 import dataclasses
@@ -102,8 +102,9 @@ class Encoder:
           rollout: also follow attention through all layers.
 
         Returns:
-          Maps with a name, the frames, and `values`, float32 [T', Hp, Wp]: a number for each token,
-          relative to uniform attention. See `features.attention.maps_of`.
+          Maps with a name, the frames, and `values`, float32 [T', Hp, Wp] (time steps, rows and
+          columns of tokens): the attention of each token, where 1 is uniform attention. See
+          `features.attention.maps_of`.
 
         Raises:
           UserError: a file cannot be decoded, or an array is not a clip.
@@ -206,11 +207,12 @@ def _sample_of(path: PathLike) -> Sample:
 class Prediction(NamedTuple):
     """What a probe predicts for an example, and how far to trust it.
 
-    value: a number in the target's unit, or {class: probability}.
-    spread: standard deviation over the clips (and views), of the number or of the probability of
-      the most probable class; None if there is only one clip, or if clips do not differ.
-    flag: "far" if the example is further from the training data than usual, else "near"; "" if the
-      probe is of an earlier version, which did not record what its training data look like.
+    Attributes:
+      value: a number in the target's unit, or {class: probability}.
+      spread: standard deviation over the clips (and views) of the number, or of the probability of
+        the most probable class; None if there is only one clip, or if clips do not differ.
+      flag: "far" if the example is further from the training data than usual, else "near"; "" for
+        a probe of an earlier version, which did not record its training data.
     """
 
     value: Any
@@ -350,12 +352,12 @@ def map_embeddings(
       folder: of the embeddings.
       file: a picture, such as map.png or map.svg.
       colours: labels: view, source, split, study, patient, a column of `labels`, or a label of the
-        sources that the embeddings were made of.
+        sources that the embeddings were made from.
       method: "pca" or "umap".
       labels: a CSV file with labels and a column name, study or patient.
 
     Returns:
-      A sentence, with the silhouette and the accuracy of logistic regression for classes.
+      A sentence; for classes, with the silhouette and the accuracy of logistic regression.
 
     Raises:
       UserError: there are no such embeddings or labels, umap-learn is missing, or the file cannot
@@ -367,12 +369,15 @@ def map_embeddings(
 
 
 def evaluate(config: ConfigDict, workdir: PathLike) -> str:
-    """Runs a suite of evaluations in the workdir, or continues it; returns the last line to print.
+    """Runs an evaluation suite in a workdir, or continues it.
 
     Args:
       config: the suite, such as `get_config()` of configs/evaluation/phantom.py, with the models
         in `config.weights`.
       workdir: folder of features, results and tables.
+
+    Returns:
+      A sentence on what is complete, with the path of the report.
 
     Raises:
       UserError: a field is impossible, or weights, data or labels cannot be used.

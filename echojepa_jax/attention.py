@@ -6,9 +6,9 @@
 
 With --weights (a run, an export, or anything that `convert` reads) each picture shows the encoder's
 last layer, averaged over all heads. With --probe (the workdir of a finished probe whose head is
-attentive and reads all tokens) it shows which tokens led to the prediction. Colours begin at
-uniform attention: a token without colour got no more than it would by chance. These pictures
-illustrate; they prove nothing about what a model has understood.
+attentive and reads all tokens) it shows which tokens the probe reads when it predicts. Colours
+begin at uniform attention: a token without colour got no more than if all tokens got the same.
+These pictures illustrate; they prove nothing about what a model has understood.
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@
 
 Weights are a run, an export, or anything that `convert` reads. Clips are cut as in the training of
 the encoder, unless you set --frames, --size, --sample_by or --sample_value. If the program was
-interrupted, give the same command again: finished shards are verified and kept. On several hosts,
+interrupted, run the same command again: finished shards are verified and kept. On several hosts,
 give each its number: --host=$SLURM_PROCID --hosts=$SLURM_NTASKS.
 """
 

@@ -5,9 +5,9 @@
   python -m echojepa_jax.evaluate --config=configs/evaluation/phantom.py --weights=runs/demo \\
       --weights=runs/other --workdir=runs/compare
 
-Weights are a run, an export, or whatever `convert` reads; the first model is the one that the
-others are compared with. The workdir gets tables.md, tables.csv, tables.tex and report.html.
-Started again, the same command continues where it was.
+Weights are a run, an export, or anything that `convert` reads. All models are compared with the
+first one. The workdir gets tables.md, tables.csv, tables.tex and report.html. If the program was
+interrupted, run the same command again: it continues.
 """
 
 import sys
@@ -18,12 +18,15 @@ from ml_collections import config_flags
 from echojepa_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "the suite: a file, or a shipped config by name: phantom", sys_argv=sys.argv
+    "config",
+    None,
+    "config of the suite: a file, or the name of a shipped config, such as evaluation/phantom",
+    sys_argv=sys.argv,
 )
 WEIGHTS = flags.DEFINE_multi_string(
-    "weights", [], "a model: a run, an export, a file; may be repeated"
+    "weights", [], "a model to evaluate: a run, an export, or a file; may be repeated"
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of features, results and tables")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for features, results and tables")
 
 
 def job() -> str:

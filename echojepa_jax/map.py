@@ -4,10 +4,10 @@
   python -m echojepa_jax.map --embeddings=out/embeddings --colour=site --labels=sites.csv \\
       --method=umap --out=out/map.png
 
-The embeddings are those of `embed`; a point is a video. A label is a column of the embeddings
-(view, source, split, study, patient), of the table that --labels names, or of the sources that the
-embeddings were made of. For classes, two numbers tell how well the embeddings separate them: the
-silhouette, and the accuracy of logistic regression in folds by patient.
+The embeddings are those of `embed`; each point is a video. A label is a column of the embeddings
+(view, source, split, study, patient), a column of the table that --labels names, or a label of the
+sources that the embeddings were made from. For classes, two numbers tell how well the embeddings
+separate them: the silhouette, and the accuracy of logistic regression in folds by patient.
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ COLOUR = flags.DEFINE_multi_string(
 LABELS = flags.DEFINE_string(
     "labels",
     "",
-    "a CSV file with labels and a column name, study or patient as in the embeddings",
+    "a CSV file with labels, and a column name, study or patient as in the embeddings",
 )
 METHOD = flags.DEFINE_enum(
-    "method", "pca", ["pca", "umap"], "of the map; umap needs umap-learn (the extra [umap])"
+    "method", "pca", ["pca", "umap"], "method of the map; umap needs the extra [umap]"
 )
 OUT = flags.DEFINE_string("out", None, "the picture to write: .png, .svg or .pdf")
 

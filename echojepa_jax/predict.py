@@ -6,9 +6,10 @@
       --out=out/phantom.csv
 
 The table has a line for every file: the predicted number or class, its spread over the clips of the
-video, the mean over the study, and why a file was rejected. Probes of several views write a line
-for every study. The same command continues after an interruption. If the files have labels,
-`python -m echojepa_jax.probe --eval_only` scores a probe on them.
+video, whether the video is far from the training data, the mean over the study, and why a file was
+rejected. Probes of several views write a line for every study. If the program was interrupted, run
+the same command again: it continues. If the files have labels, `python -m echojepa_jax.probe
+--eval_only` scores a probe on them.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@
 A probe is a small model (a head) on the features of the encoder, trained with labels. The second
 command scores a finished probe on other data, with the scaling of its own training.
 
-If the training of a probe was interrupted, give the same command again: it continues. If it is
+If the training of a probe was interrupted, run the same command again: it continues. If it is
 complete, the same command changes nothing. Each scoring needs a new workdir. The workdir contains
 predictions.csv, metrics.json, report.html, and after training the head (probe.json,
 head.safetensors).

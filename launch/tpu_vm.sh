@@ -12,7 +12,7 @@
 #   delete   delete the slice
 # Other flags: --project, --version (of the TPU's software), --dry_run (print every command).
 # All remaining flags go to the program. If a spot slice was preempted, delete it with --do=delete and
-# give the same command again: training continues from the bucket. Every worker must find the videos
+# run the same command again: training continues from the bucket. Every worker must find the videos
 # under the same path, on a mounted disk or bucket (gcsfuse).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""What a suite's config must hold, and the check that names the field before any work is done."""
+"""What a suite's config contains, and the check that names a wrong field before work starts."""
 
 from ml_collections import ConfigDict
 
@@ -25,10 +25,10 @@ FIELDS: dict[str, Field] = {
     "seed": Field(int, "seed of random weights and of resamples"),
     "only": Field(
         TEXTS,
-        "sections of data that you have: the other ones are left out, with every task that needs "
-        "them; () = you have all",
+        "sections of data that you have; the others are left out, with every task that needs them; "
+        "() = you have all",
     ),
-    "weights": Field(TEXTS, "models: runs, exports, files; --weights adds to them"),
+    "weights": Field(TEXTS, "models to compare: runs, exports, files; --weights adds to them"),
     "controls": Field(
         TEXTS,
         "models that need no training: initial (random weights of the first model's architecture), "
@@ -41,10 +41,10 @@ FIELDS: dict[str, Field] = {
     ),
     "clip.more_sizes": Field(
         NUMBERS,
-        "further sizes of clips: each of them makes one more model of all weights",
+        "further sizes of clips in pixels; each size adds one more model for each of the weights",
         Rule(
             lambda sizes: all(s == int(s) and s > 0 for s in sizes),
-            "must hold only whole numbers above 0",
+            "must contain only whole numbers above 0",
         ),
     ),
     "clip.sample_by": Field(
@@ -52,14 +52,15 @@ FIELDS: dict[str, Field] = {
     ),
     "clip.sample_value": Field(
         float,
-        "frames per second, or frames per step, or seconds of a clip; 0 = as the weights say",
+        "frames per second, frames per step, seconds of a clip, or share of the video; 0 = as the "
+        "weights say",
         NOT_NEGATIVE,
     ),
     "clip.count": Field(int, "clips of every video, spread over it", POSITIVE),
     "features.tokens": Field(
         str,
-        "what is kept of a clip's tokens (steps: for each time step the mean over places, and how "
-        "much places change)",
+        "what is kept of a clip's tokens (motion: mean and changes over time; steps: the same for "
+        "each time step)",
         choices=KEEP,
     ),
     "features.dtype": Field(str, "type of the numbers on disk", choices=DTYPES),
@@ -70,7 +71,10 @@ FIELDS: dict[str, Field] = {
         int, "processes that decode; 0 = threads of the main process", NOT_NEGATIVE
     ),
     "probe.learning_rates": Field(
-        NUMBERS, "learning rates of linear and MLP heads; all pairs with weight_decays", GRID
+        NUMBERS,
+        "learning rates of linear and MLP heads; the grid has a head for each pair with "
+        "weight_decays",
+        GRID,
     ),
     "probe.attentive_rates": Field(NUMBERS, "learning rates of attentive heads", GRID),
     "probe.weight_decays": Field(NUMBERS, "weight decays", GRID),
@@ -86,9 +90,9 @@ FIELDS: dict[str, Field] = {
 
 DATA_FIELDS: dict[str, Field] = {
     "sources": Field(TEXTS, "labelled videos: ('kind:path', ...)", SOURCES),
-    "train_split": Field(str, "split that is learned from"),
-    "val_split": Field(str, "split that chooses head and epoch"),
-    "test_split": Field(str, "split that is scored, once"),
+    "train_split": Field(str, "split for training"),
+    "val_split": Field(str, "split that selects the head and the number of updates"),
+    "test_split": Field(str, "split for the reported scores"),
     "max_bad_share": Field(float, "stop if a larger share of the files is rejected", NOT_NEGATIVE),
     "workers": Field(int, "threads that measure files", NOT_NEGATIVE),
 }
@@ -116,7 +120,7 @@ def used(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     if not only:
         return config, []
     for name in only:
-        rule = f"must hold only sections of data: {', '.join(data)}"
+        rule = f"must contain only sections of data: {', '.join(data)}"
         require(name in data, "only", only, rule)
     left_out = [
         task

@@ -88,7 +88,7 @@ def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> t
     manifest.check_patients(by_split)
     if empty := [part for part, members in by_split.items() if not members]:
         raise UserError(
-            f"no video of data.{name} is of the split {empty[0]!r}: set data.{name}.*_split"
+            f"data.{name} has no video in the split {empty[0]!r}: set data.{name}.*_split"
         )
     log.info(
         "%s: %s videos",
@@ -112,8 +112,8 @@ def divided(data: Data, kind: str, target: str, views: Sequence[str], study: boo
     there = {sample.view for sample in data.samples}
     if unknown := [view for view in views if view not in there]:
         raise UserError(
-            f"no video of data.{data.name} shows the view {unknown[0]!r} of this task; there are "
-            f"{', '.join(sorted(there - {''})) or 'none'}"
+            f"no video of data.{data.name} shows the view {unknown[0]!r} of this task; its views "
+            f"are {', '.join(sorted(there - {''})) or 'not known'}"
         )
     found = make_examples(data.samples, target, views if study else (), skip_unlabelled=True)
     if views and not study:
@@ -124,7 +124,7 @@ def divided(data: Data, kind: str, target: str, views: Sequence[str], study: boo
             of_views = f" of the views {', '.join(views)}" if views else ""
             raise UserError(
                 f"the split {split!r} of data.{data.name} has no video{of_views} with the label "
-                f"{target!r}: leave out this task, or name another target"
+                f"{target!r}: remove this task, or name another target"
             )
     train, val, test = parts
     used = (row for part in parts for e in part for rows in e.rows for row in rows)

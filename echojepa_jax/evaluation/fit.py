@@ -24,7 +24,7 @@ from echojepa_jax.utils.rng import generator
 
 Tree = Any
 _HEAD = re.compile(r"(pca(?P<pca>\d+)-)?(linear|mlp|attentive-(?P<depth>\d+))")
-HEADS = "linear, pca512-linear, mlp or attentive-4 (with other numbers as you like)"
+HEADS = "linear, pca512-linear, mlp or attentive-4 (with any numbers)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +154,8 @@ def fit(
 def _check_width(head: Head, width: int) -> None:
     if head.kind == "attentive" and width % head.heads:
         raise UserError(
-            f"config field 'probe.heads' is {head.heads}, which does not divide the width of a "
-            f"token, {width}"
+            f"config field 'probe.heads' is {head.heads}, but it must divide the width of a token, "
+            f"{width}"
         )
 
 

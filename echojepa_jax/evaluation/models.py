@@ -98,7 +98,9 @@ def names_of(paths: Sequence[str]) -> list[str]:
             return names
     if not paths:
         return []
-    raise UserError(f"--weights names the same model twice, or a control: {', '.join(paths)}")
+    raise UserError(
+        f"--weights names the same model twice, or uses the name of a control: {', '.join(paths)}"
+    )
 
 
 def _plain(name: str) -> str:
@@ -219,6 +221,6 @@ def check_names(weights: Collection[str], controls: Collection[str]) -> None:
         )
     if unknown := sorted(set(controls) - set(CONTROLS)):
         raise UserError(
-            f"config field 'controls' has {unknown[0]!r}, but it must hold only "
+            f"config field 'controls' has {unknown[0]!r}, but it must contain only "
             f"{' and '.join(map(repr, CONTROLS))}"
         )

@@ -119,7 +119,7 @@ def _training_clips(
         some |= bool(batch["valid"].any())
         yield batch["clips"][batch["valid"]]
     if not some:
-        raise UserError("not one training video can be decoded: there are no pixels to analyse")
+        raise UserError("no training video can be decoded: pca has no pixels to learn from")
 
 
 def _kept(

@@ -152,7 +152,7 @@ def _average_degradation(
     degraded = [variant for variant in scored if variant != clean]
     papers = [v for v in degraded if dict(v)["perturbation"] in PAPER]
     found = []
-    for name, chosen in (("mean of the paper's", papers), ("mean of all", degraded)):
+    for name, chosen in (("mean of the paper's kinds", papers), ("mean of all kinds", degraded)):
         for row in (row for row in rows if _key(row.variant) == clean):
             ratios = [scored[v][row.model]["mae"] / scored[clean][row.model]["mae"] for v in chosen]
             if not ratios:

@@ -132,7 +132,7 @@ def _problem(path: Path, settings: dict[str, Any]) -> str:
         return f"it cannot be read ({error})"
     if about.get("settings") != settings:
         return "it was made with other settings"
-    return "" if about["sha256"] == digest else "its SHA-256 is another one"
+    return "" if about["sha256"] == digest else "its SHA-256 does not match"
 
 
 def _write(path: Path, model: Model, part: slice, wanted: Wanted, settings: dict[str, Any]) -> int:

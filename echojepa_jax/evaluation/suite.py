@@ -75,7 +75,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG
     if not path.exists():
         if any(workdir.iterdir()):
-            raise UserError(f"{workdir} is not empty and holds no {CONFIG}: name a new --workdir")
+            raise UserError(f"{workdir} is not empty and has no {CONFIG}: use another --workdir")
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     theirs = json.loads(json.dumps(dict(leaves(ConfigDict(json.loads(path.read_text()))))))
@@ -160,7 +160,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     results = {job.file: cells.read(job.file, told[job.file]) for job in jobs}
     todo = [job for job in jobs if results[job.file] is None]
     if len(todo) < len(jobs):
-        log.info("%d of %d results are there already", len(jobs) - len(todo), len(jobs))
+        log.info("%d of %d results exist already", len(jobs) - len(todo), len(jobs))
 
     # --- features: each model once per data set and degradation ---------------------------------
     wanted = {name: _wanted(config, data, name) for name in facts}

@@ -167,11 +167,12 @@ def _data(result: Result) -> Table:
             ]
         )
     columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
-    columns += ["rejected files", "clips encoded by a model", "and degraded clips"]
-    columns += ["and clips with a traced frame"]
+    columns += ["rejected files", "clips per model", "degraded clips per model"]
+    columns += ["clips of traced frames per model"]
     note = "Splits are by patient."
     if result.left_out:
-        note += f" Tasks without data, which were left out: {', '.join(result.left_out)}."
+        names = ", ".join(result.left_out)
+        note += f" These tasks need other data and were left out: {names}."
     return Table("Data", note, columns, lines)
 
 
@@ -227,7 +228,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
             "difference from first model": with_interval(row.difference),
             "change": with_interval(row.change),
             "SD over seeds": number(row.spread) if row.seeds > 1 and row.spread else "",
-            "scored": f"{row.examples:,} of {counted(row.patients, 'patient')}",
+            "scored": f"{row.examples:,} from {counted(row.patients, 'patient')}",
             "not scored": f"{row.not_scored:,}",
         }
         cells |= {
@@ -242,7 +243,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
 def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
     options = result.options[task]
     constant = [
-        f"{name} {value}"
+        f"{name} = {value}"
         for name, value in rows[0].variant.items()
         if value and all(row.variant.get(name) == value for row in rows)
     ]
@@ -251,10 +252,10 @@ def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
         told.append(f"Target: {options.target}.")
     if rows[0].kind == SEGMENTATION:
         told.append(
-            "Means over traced frames. Tokens are those of a frame; pca is of their pixels."
+            "Means over traced frames. Tokens are those of a frame; pca is fitted on their pixels."
         )
     elif options.kind == SEGMENTATION:
-        told.append("Ejection fraction from the LV masks by discs in one plane.")
+        told.append("Ejection fraction from the LV masks, by disc summation in one plane.")
     if constant:
         told.append(f"All rows: {', '.join(constant)}.")
     if rows[0].kind != MEASURE:

@@ -44,15 +44,16 @@ def traced(samples: Sequence[Sample], views: Sequence[str]) -> list[Traced]:
                 beyond.append(tracing)
     if beyond:
         log.warning(
-            "%d traced frames are left out: their video ends before them, as frame %d of %s",
+            "%d traced frames are left out, because their video is shorter; the first is frame %d "
+            "of %s",
             *(len(beyond), beyond[0].frame, beyond[0].name),
         )
     if not found:
         sources = ", ".join(dict.fromkeys(s.source for s in samples))
         of_views = f" of the views {', '.join(views)}" if views else ""
         raise UserError(
-            f"{sources}: no video{of_views} has a traced frame, which segmentation needs: leave "
-            "out this task, or name other views"
+            f"{sources}: no video{of_views} has a traced frame, which segmentation needs: remove "
+            "this task, or name other views"
         )
     return sorted(found, key=lambda one: (one[0], one[1].frame))
 
@@ -77,7 +78,7 @@ def masks(frames: Sequence[Traced], samples: Sequence[Sample], clip: ClipSpec) -
                 errors[i] = str(error)
         if bad := [i for i, error in enumerate(errors) if error]:
             log.warning(
-                "%d of %d tracings cannot be used, such as that of %s: %s",
+                "%d of %d tracings cannot be used; the first is that of %s: %s",
                 *(len(bad), len(samples), samples[bad[0]].name, errors[bad[0]]),
             )
         yield EncodedClips(

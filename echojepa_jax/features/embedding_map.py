@@ -107,13 +107,15 @@ def read_embeddings(folder: Path) -> Embeddings:
         raise UserError(f"the embeddings in {folder} cannot be read: {error}") from error
     good = table.filter(table["embedding"].is_valid())
     if lost := len(table) - len(good):
-        log.warning("%d of %d clips could not be decoded: they are left out", lost, len(table))
+        log.warning("%d of %d clips are left out: they could not be decoded", lost, len(table))
     if len(good) == 0:
         raise UserError(f"no clip in {folder} has an embedding: see its column 'error'")
     # Clips of a video follow each other.
     _, first, video = np.unique(good["row"].to_numpy(), return_index=True, return_inverse=True)
     if len(first) < 3:
-        raise UserError(f"{folder} has embeddings of {len(first)} videos: a map needs three")
+        raise UserError(
+            f"{folder} has embeddings of {len(first)} videos: a map needs at least three"
+        )
     clips = np.stack(good["embedding"].to_numpy())
     sums = np.zeros((len(first), clips.shape[1]))
     np.add.at(sums, video, clips)
@@ -141,7 +143,7 @@ def find_labels(embeddings: Embeddings, name: str, table: Path | None = None) ->
     else:
         found = _of_sources(embeddings, name)
     if all(value is None for value in found.values):
-        raise UserError(f"no video has a value of {name!r}: give another --colour")
+        raise UserError(f"no video has the label {name!r}: name another --colour")
     return found
 
 
@@ -174,7 +176,7 @@ def _of_sources(embeddings: Embeddings, name: str) -> Labels:
             listed = read_source(original(source))
         except UserError as error:
             raise UserError(
-                f"{error}; --colour={name} is read from there: give a table with --labels"
+                f"{error}; the label {name!r} is in this source: name a table with --labels instead"
             ) from error
         samples |= {(source, sample.name): sample for sample in listed}
     mine = [samples.get(key) for key in zip(embeddings.columns["source"], embeddings.names,
@@ -186,7 +188,8 @@ def _of_sources(embeddings: Embeddings, name: str) -> Labels:
     if all(value is None for value in values):
         some = {label for s in mine if s for label in (*s.targets, *s.classes)}
         raise UserError(
-            f"there is no label {name!r}: --colour is one of {', '.join((*COLUMNS, *sorted(some)))}"
+            f"there is no label {name!r}: --colour must be one of "
+            f"{', '.join((*COLUMNS, *sorted(some)))}"
         )
     if any(isinstance(value, str) for value in values):
         return Labels(name, [v if v is None or isinstance(v, str) else f"{v:g}" for v in values])

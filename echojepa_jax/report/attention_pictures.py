@@ -205,7 +205,7 @@ def _write(
     count: int,
 ) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: give a new folder")
+        raise UserError(f"{out} is not an empty folder: name a new folder")
     if count < 0:
         raise UserError(f"--videos={count} must not be negative; 0 draws all of them")
     wanted = min(count or len(examples), len(examples))
@@ -228,7 +228,7 @@ def _write(
         save(draw(maps, f"{without_folders(name)}{view}\n{about}"), file)
         written += 1
     if not written:
-        raise UserError(f"not one picture could be made: {problem}")
+        raise UserError(f"no picture could be made: {problem}")
     lost = len(chosen) - written
     missing = f"; {lost} more could not be made, see the log" if lost else ""
     return f"{out} shows {written} of {len(examples)} examples{missing}"

@@ -67,10 +67,10 @@ def _sentence(found: Separation) -> str:
         parts.append(f"silhouette {score(found.silhouette)}")
     if math.isfinite(found.accuracy):
         parts.append(
-            f"logistic regression {percent(found.accuracy)} right in {FOLDS} folds by patient "
+            f"logistic regression {percent(found.accuracy)} correct in {FOLDS} folds by patient "
             f"(commonest class {percent(found.commonest)})"
         )
-    return ", ".join(parts) or "too few videos of two classes for numbers"
+    return ", ".join(parts) or "too few videos of two classes to measure their separation"
 
 
 def draw(map_: Projection, labels: Sequence[Labels], found: Sequence[Separation | None]) -> Figure:

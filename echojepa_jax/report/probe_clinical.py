@@ -89,10 +89,10 @@ def _calibration(rows: Sequence[Prediction], slope: float, intercept: float, uni
     return Picture(
         title,
         plots.calibration(true, predicted, slope, intercept, unit),
-        f"{title}: true over predicted value of {len(rows):,} examples, and their line: {line}.",
+        f"{title}: true against predicted values of {len(rows):,} examples, with the line: {line}.",
         f"{line[0].upper()}{line[1:]}. Calibrated predictions have slope 1 and intercept 0. With a "
-        "slope below 1, predictions are further apart than the true values; with a slope above 1, "
-        "they are too close together. Circles are means of tenths of the examples.",
+        "slope below 1, predictions are too far apart; with a slope above 1, they are too close "
+        "together. Each circle is the mean of a tenth of the examples.",
     )
 
 
@@ -110,11 +110,11 @@ def _abstaining(doubt: Mapping[str, Any], kind: str, unit: str) -> Picture:
     ]
     panel = Panel(f"{what} of the examples that are kept", lines, lowest=0.0)
     return Picture(
-        "Abstaining",
-        plots.curves([panel], 100, x_label="share kept (%), the least doubtful first"),
+        "Error without uncertain predictions",
+        plots.curves([panel], 100, x_label="share kept (%), the most certain first"),
         f"Error over the share of examples that is kept: {'; '.join(parts)}.",
-        f"Examples are kept in the order of {' or '.join(lines)}. A line that rises to the right "
-        "means that this measure finds the predictions that are wrong.",
+        f"Examples are kept in the order of {' or '.join(lines)}, the smallest first. A line that "
+        "rises to the right means that this measure finds the predictions with large errors.",
     )
 
 
@@ -142,8 +142,8 @@ def _scores(reading: Mapping[str, Any], unit: str) -> Table:
             rows.append((title, *_with_interval(found[name], partial(_signed, unit=of))))
     return Table(
         "Agreement and calibration",
-        "Bias is the mean of predicted minus true; 95 % of the differences are expected between "
-        "the limits of agreement.",
+        "Bias is the mean of predicted minus true values. 95 % of these differences are expected "
+        "between the limits of agreement.",
         ("Measure", "Value", "95 % interval"),
         rows,
     )
@@ -168,8 +168,8 @@ def _cutoffs(reading: Mapping[str, Any], unit: str) -> Table:
     columns = ("Detecting", "Below", "Others", "AUROC", "Average precision", "Threshold")
     return Table(
         "Detection of a low ejection fraction",
-        "A prediction below the threshold counts as low. The threshold was chosen on validation: "
-        "there it has the largest sum of sensitivity and specificity. 95 % intervals in brackets.",
+        "A prediction below the threshold counts as low. The threshold is the one with the largest "
+        "sum of sensitivity and specificity on validation. Brackets are 95 % intervals.",
         (*columns, "Sensitivity", "Specificity"),
         rows,
     )
@@ -194,8 +194,8 @@ def _groups(reading: Mapping[str, Any], kind: str, unit: str) -> Table:
     columns = ["Group", "", "Examples", "Patients", _error_name(kind), "95 % interval"]
     return Table(
         "Error by group",
-        "True values in ranges, and examples in quarters of equal size by spread and by distance. "
-        "A distance of 1 is the limit above which an example is flagged as far.",
+        "Groups by spread and by distance are quarters of the examples. A distance of 1 is the "
+        "limit above which an example is flagged as far.",
         columns + ["Bias"] * (kind == REGRESSION),
         rows,
         texts=2,
@@ -216,21 +216,22 @@ def _doubt(reading: Mapping[str, Any], kind: str, unit: str) -> Table:
                 *(text(kept[share]) for share in SHOWN_SHARES),
             ]
         )
-    columns = ["Measure of doubt", "Known", "Not known", "Rank correlation with the error"]
+    columns = ["Measure of uncertainty", "Known", "Not known", "Rank correlation with the error"]
     columns += [
-        f"{_error_name(kind)} of {'all' if s == 1 else f'the least doubtful {100 * s:g} %'}"
+        f"{_error_name(kind)} of {'all' if s == 1 else f'the most certain {100 * s:g} %'}"
         for s in SHOWN_SHARES
     ]
     return Table(
-        "Does doubt mean error?",
-        "A rank correlation of 0 means that a larger value does not come with a larger error.",
+        "Uncertainty and error",
+        "If the rank correlation is near 1, uncertain predictions have larger errors. Near 0, the "
+        "measure says nothing about the error.",
         columns,
         rows,
     )
 
 
 def _error_name(kind: str) -> str:
-    return "MAE" if kind == REGRESSION else "Wrong"
+    return "MAE" if kind == REGRESSION else "Share wrong"
 
 
 def _error_text(kind: str, unit: str) -> Callable[[float], str]:

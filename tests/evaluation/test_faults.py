@@ -312,7 +312,9 @@ def test_embeddings_that_collapsed_are_seen_without_labels():
 
 
 def test_a_view_that_is_not_there_is_an_error_and_not_fewer_videos(adult):
-    with pytest.raises(UserError, match="shows the view 'A5C' of this task; there are A2C, A4C"):
+    with pytest.raises(
+        UserError, match="shows the view 'A5C' of this task; its views are A2C, A4C"
+    ):
         lvef(adult, views=("A4C", "A5C"))
 
 

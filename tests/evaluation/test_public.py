@@ -157,7 +157,7 @@ def test_clips_by_stride_need_no_frame_rates(encoder, sets, tmp_path):
     [
         (
             ("echonet",),
-            r"'only' is \('echonet',\), but it must hold only sections of data: camus, ",
+            r"'only' is \('echonet',\), but it must contain only sections of data: camus, ",
         ),
         (("camus",), "'pca_data' is 'echonet_dynamic', .* sections of data, camus"),
     ],

@@ -135,9 +135,9 @@ def test_the_average_degradation_is_the_papers_and_of_all():
     average = {
         r.variant["perturbation"]: r for r in made if r.main == "degradation" and r.model == "m"
     }
-    papers = average["mean of the paper's"].values["degradation"]
+    papers = average["mean of the paper's kinds"].values["degradation"]
     np.testing.assert_allclose(papers, 100 * (0.5 + 0.1) / 2, rtol=1e-6)  # in every resample
-    assert average["mean of all"].values["degradation"][0] == pytest.approx(20)
+    assert average["mean of all kinds"].values["degradation"][0] == pytest.approx(20)
     shadow = next(r for r in made if r.variant["perturbation"] == "shadow")
     clean_mae = made[0].values["mae"]
     assert shadow.change[0] == pytest.approx(0.5 * clean_mae[0])

@@ -99,10 +99,12 @@ def test_labels_of_a_table_of_the_embeddings_and_of_the_sources(tmp_path, folder
     efs = find_labels(found, "EF")
     assert efs.values == [*(40.5 + i for i in range(23)), None]
     assert efs.unit == "%"
-    with pytest.raises(UserError, match=r"there is no label 'rvsp': --colour is one of view, .*ef"):
+    with pytest.raises(
+        UserError, match=r"there is no label 'rvsp': --colour must be one of view, .*ef"
+    ):
         find_labels(found, "rvsp")
     videos.unlink()
-    with pytest.raises(UserError, match="--colour=ef is read from there: give a table"):
+    with pytest.raises(UserError, match="is in this source: name a table"):
         find_labels(found, "ef")
 
 
@@ -172,7 +174,7 @@ def test_the_program_draws_a_panel_for_each_label(folder, tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(f"{out} shows 24 videos; view: silhouette 0.")
-    assert "right in 3 folds by patient (commonest class 50.0 %)" in ended.stdout
+    assert "correct in 3 folds by patient (commonest class 50.0 %)" in ended.stdout
     height, width, _ = cv2.imread(str(out)).shape
     assert width > 2 * height * 0.9
     with pytest.raises(UserError, match="must end in"):

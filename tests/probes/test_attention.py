@@ -157,5 +157,5 @@ def test_a_video_that_cannot_be_decoded_has_no_picture(encoder_folder, hearts, t
     samples[0] = dataclasses.replace(samples[0], path=str(broken))
     told = write_encoder_maps(encoder, samples, tmp_path / "maps", 0, rollout=True)
     assert told.endswith("shows 1 of 2 examples; 1 more could not be made, see the log")
-    with pytest.raises(UserError, match=r"not one picture could be made: .* cannot be decoded"):
+    with pytest.raises(UserError, match=r"no picture could be made: .* cannot be decoded"):
         write_encoder_maps(encoder, samples[:1], tmp_path / "none", 0, rollout=False)

@@ -249,15 +249,15 @@ def test_the_clinical_reading_of_an_ejection_fraction(regression: str) -> None:
     )
     assert low
     assert int(low[1]) + int(low[2]) == 200
-    groups = text.split("Error by group")[1].split("Does doubt mean error?")[0]
+    groups = text.split("Error by group")[1].split("Uncertainty and error")[0]
     for name in ("True value below 30 ", " 60 and above ", "Age in years 1 to 6 ", "Sex <script>m"):
         assert name in groups
     assert "Flag far 9 " in groups
     assert "View A2C 100 100 " in groups
-    doubt = text.split("Does doubt mean error?")[1]
+    doubt = text.split("Uncertainty and error")[1]
     assert re.search(r"Spread over clips 179 21 \S+ \(.*?\) 4\.\d+ points", doubt)
     assert "Spread over heads" not in doubt
-    line = figure(regression, "Calibration: true over predicted value of 200 examples")
+    line = figure(regression, "Calibration: true against predicted values of 200 examples")
     assert ">predicted (%)<" in line
     curve = figure(regression, "Error over the share of examples that is kept: by spread over")
     assert ">spread over clips<" in curve
@@ -360,7 +360,7 @@ def test_classification(classification: str) -> None:
     table += "A2C 10 80.0 % 100.0 % 100.0 % 88.9 % "
     assert table in text
     assert f"<script>x 2 0.0 % 100.0 % {DASH} 0.0 %" in text
-    assert "Wrong of all" in text
+    assert "Share wrong of all" in text
     drawn = figure(classification, "Confusion matrix, videos: 22 predictions of 3 classes")
     assert "&lt;script&gt;x" in drawn
     # The least probable truth: the wrong prediction that was made with most certainty.

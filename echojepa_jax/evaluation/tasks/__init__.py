@@ -35,7 +35,7 @@ COMMON: dict[str, Field] = {
         "seeds of the probe and of subsets; tables show the mean over them",
         Rule(
             lambda seeds: len(seeds) > 0 and all(s == int(s) and s >= 0 for s in seeds),
-            "must hold at least one whole number, none negative",
+            "must contain at least one whole number, none negative",
         ),
     ),
 }

@@ -28,18 +28,20 @@ FIELDS = {
     "heads": fields.HEADS,
     "shares": Field(
         NUMBERS,
-        "shares of the training labels",
+        "shares of the training labels, such as (1.0, 0.1)",
         Rule(lambda s: len(s) > 0 and all(0 < x <= 1 for x in s), "must be above 0 and at most 1"),
     ),
     "subsets": Field(
         TEXTS,
         "what subsets are drawn by: patient, video",
-        Rule(lambda s: bool(s) and set(s) <= {*SUBSETS}, "must hold only 'patient' and 'video'"),
+        Rule(lambda s: bool(s) and set(s) <= {*SUBSETS}, "must contain only 'patient' and 'video'"),
     ),
     "lengths": Field(
         TEXTS,
-        "what is equal for all shares: epochs, updates",
-        Rule(lambda s: bool(s) and set(s) <= {*LENGTHS}, "must hold only 'epochs' and 'updates'"),
+        "what is the same for all shares of the labels: epochs, updates",
+        Rule(
+            lambda s: bool(s) and set(s) <= {*LENGTHS}, "must contain only 'epochs' and 'updates'"
+        ),
     ),
 }
 

@@ -27,10 +27,10 @@ FIELDS = {
     "head": fields.HEAD,
     "view_dropout": Field(
         float,
-        "probability of leaving out a view in training; one is left",
+        "probability of leaving out a view in training; at least one is kept",
         Rule(lambda value: 0 < value < 1, "must be above 0 and below 1"),
     ),
-    "ablations": Field(bool, "train without each part as well"),
+    "ablations": Field(bool, "also train without each part of the probe, and without several"),
 }
 
 ABLATIONS: tuple[tuple[str, ...], ...] = (

@@ -23,7 +23,7 @@ FIELDS = {
     "perturbations": Field(
         TEXTS,
         f"kinds of degradation, each at {len(SEVERITIES)} severities: {', '.join(NAMES)}",
-        Rule(lambda kinds: bool(kinds) and set(kinds) <= {*NAMES}, "must hold only these kinds"),
+        Rule(lambda kinds: bool(kinds) and set(kinds) <= {*NAMES}, "must contain only these kinds"),
     ),
 }
 

@@ -38,7 +38,7 @@ FIELDS = {
     "views": fields.VIEWS,
     "structures": Field(
         TEXTS,
-        f"what is found: {', '.join(STRUCTURES[1:])}; everything else is background",
+        f"structures to find, some of {', '.join(STRUCTURES[1:])}; everything else is background",
         Rule(
             lambda names: (
                 bool(names) and set(names) <= {*STRUCTURES[1:]} and len({*names}) == len(names)

@@ -29,7 +29,7 @@ FIELDS = {
     "alone": Field(TEXTS, "views that are scored alone as well; each has its own retrained probe"),
     "ages": Field(
         NUMBERS,
-        "limits of groups by age, by the label 'age' of the other population; () = no groups",
+        "limits of age groups in years, by the label 'age' of the other population; () = none",
         Rule(lambda ages: list(ages) == sorted(set(ages)), "must ascend"),
     ),
     "head": fields.HEAD,
