@@ -1,4 +1,4 @@
-"""The embedded data set on a laptop: simulated hearts, a tiny encoder, a probe at the end.
+"""The demo for a laptop: simulated hearts, a tiny encoder, and an online probe at the end.
 
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.

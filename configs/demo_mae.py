@@ -1,4 +1,4 @@
-"""The demo with VideoMAE (EchoMAE, the paper's baseline): same data, encoder's size and FLOPs.
+"""The demo with VideoMAE (EchoMAE, the paper's baseline): same data, encoder size and FLOPs.
 
 Command:   python -m echojepa_jax.main --config=configs/demo_mae.py --workdir=runs/demo_mae
 Hardware:  two CPU cores.

@@ -183,7 +183,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
             seconds = (time.monotonic() - first) / done * (len(todo) - done)
             left = f", {duration(seconds)} left"
         log.info(
-            "probes %d of %d: %s of %s, seed %d%s",
+            "probes %d of %d: task %s, model %s, seed %d%s",
             *(done + 1, len(todo), job.task, job.model.name, job.seed, left),
         )
         mine = _with_features(config, workdir / FEATURES, data, job, wanted[job.model.name])
@@ -367,7 +367,7 @@ def _encode(root: Path, model: Model, wanted: Sequence[Wanted]) -> None:
         degraded = f", {' '.join(one.perturbation)}" if one.perturbation else ""
         degraded += f", {TRACED}" * (one.frames is not None)
         log.info(
-            "features %d of %d: %s of %s%s%s",
+            "features %d of %d: model %s on %s%s%s",
             *(done + 1, len(wanted), model.facts.name, one.name, degraded, left),
         )
         stored.make(root, model, one)

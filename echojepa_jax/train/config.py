@@ -141,7 +141,7 @@ FIELDS: dict[str, Field] = {
     "optim.ipe_scale": Field(float, "length of the schedules divided by that of the run", POSITIVE),
     "optim.schedule": Field(
         str,
-        "schedule of the learning rate (linear: from peak to final; from_0: as VideoMAE counts)",
+        "schedule of the learning rate (linear: from peak to final; from_0: as in VideoMAE)",
         choices=("warmup_cosine", "warmup_cosine_from_0", "linear"),
     ),
     "optim.warmup_epochs": Field(float, "epochs of the learning rate's warm-up", NOT_NEGATIVE),
@@ -196,9 +196,13 @@ MASK_FIELDS: dict[str, Field] = {
 # The section `mae` replaces `objective` and `masks` in a config of VideoMAE.
 MAE_FIELDS: dict[str, Field] = {
     "mae.mask": Field(
-        str, "how tokens are masked (tube: at the same places of all frames)", choices=ratio.KINDS
+        str,
+        "how tokens are masked (tube: at the same positions in all frames)",
+        choices=ratio.KINDS,
     ),
-    "mae.mask_ratio": Field(float, "share of places (tube) or of tokens (random) that is masked"),
+    "mae.mask_ratio": Field(
+        float, "share of positions (tube) or of tokens (random) that is masked"
+    ),
     "mae.norm_pix": Field(bool, "normalise target pixels, for each token and colour separately"),
 }
 _NOT_OF_MAE = ("objective.", "optim.momentum", "optim.loss_exponent")

@@ -97,8 +97,8 @@ def complete(encoder, tmp_path_factory):
     done = programs.run("evaluate", *words, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("complete: 8 tasks, 3 models. The report is ")
-    assert re.search(r"features 3 of 9: encoder of adult, .*, about .* left", done.stderr)
-    assert re.search(r"probes 24 of 24: views of pca, seed 0, .* left", done.stderr)
+    assert re.search(r"features 3 of 9: model encoder on adult, .*, about .* left", done.stderr)
+    assert re.search(r"probes 24 of 24: task views, model pca, seed 0, .* left", done.stderr)
     return workdir
 
 
