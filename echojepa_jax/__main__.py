@@ -5,6 +5,7 @@ once.
 """
 
 import ast
+import contextlib
 import difflib
 import runpy
 import sys
@@ -49,7 +50,8 @@ def main() -> None:
     """Runs the program named by the first argument with the remaining arguments."""
     words = sys.argv[1:]
     if not words or words[0] in ("--help", "-h", "help"):
-        print(overview())
+        with contextlib.suppress(BrokenPipeError):  # of a reader such as `head`
+            print(overview(), flush=True)
     elif words[0] == "--version":
         print(f"echojepa_jax {__version__}")
     elif words[0] not in PROGRAMS:

@@ -31,8 +31,7 @@ from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_
 from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.predict import mean_tokens, spread, with_slots
-from echojepa_jax.probes.run import encoder_path
-from echojepa_jax.probes.saved import SavedProbe, check_encoder
+from echojepa_jax.probes.saved import SavedProbe, check_encoder, encoder_path
 from echojepa_jax.probes.saved import load_probe as load_saved
 from echojepa_jax.runtime.platform import configure_jax
 from echojepa_jax.train.load_weights import load_encoder_weights

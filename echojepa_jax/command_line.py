@@ -160,7 +160,10 @@ def _parse(argv: list[str]) -> list[str]:
             _ = FLAGS.config.to_dict()  # loads the file, so that its errors are raised here
         return words
     except (flags.Error, UserError) as error:
-        sys.exit(f"error: {first_line(error)}")
+        # config_flags appends the traceback of a config file.
+        flag, _, traceback = str(error).partition(" Error whilst parsing config file:")
+        problem = f"{flag} {traceback.splitlines()[-1]}" if traceback else first_line(error)
+        sys.exit(f"error: {problem}")
     # A config file is a program, so it can raise any error; config_flags adds errors for fields
     # that the config lacks or whose value it cannot parse.
     except Exception as error:

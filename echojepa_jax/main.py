@@ -119,16 +119,22 @@ def _without_phantom(config: ConfigDict, asked: Mapping[str, Any]) -> None:
     Args:
       asked: the fields set on the command line.
     """
-    probe = config.get("probe", {}).get("source", "")
-    if "data.sources" not in asked or "probe.source" in asked or not probe.startswith("phantom:"):
-        return
-
     from echojepa_jax.data.sources import kind_of
 
+    log = logging.getLogger(__name__)
+    probe = config.get("probe", {}).get("source", "")
+    if "probe.source" in asked or not probe.startswith("phantom:"):
+        return
     if any(kind_of(source) == "phantom" for source in config.data.sources):
         return
+    if "data.sources" not in asked:
+        log.warning(
+            "the online probe is for the phantom, but the run trains on other videos: set "
+            "probe.source to labelled videos, or to '' for no probe"
+        )
+        return
     config.probe.source = ""
-    logging.getLogger(__name__).info(
+    log.info(
         "no online probe: the probe of this config is for the phantom, but the run trains on other "
         "videos; to get a probe, name labelled videos with --config.probe.source"
     )

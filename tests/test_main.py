@@ -175,6 +175,12 @@ def test_own_videos_bring_no_probe_of_the_phantom(caplog):
         _without_phantom(config, asked)
         assert bool(config.probe.source) == wanted
         assert ("no online probe" in caplog.text) != wanted
+    # The same videos, but from a config: what it says is kept.
+    config = demo.get_config()
+    config.data.sources = ("videos:/mine",)
+    _without_phantom(config, {})
+    assert config.probe.source.startswith("phantom:")
+    assert "the online probe is for the phantom, but the run trains on other videos" in caplog.text
 
 
 def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
@@ -290,6 +296,7 @@ def test_ultrasound_dicoms_that_packages_ship(tiny, tmp_path):
     [
         ("configs/demos.py", r"configs/demos\.py: there is no such file"),
         ("broken.py", r"broken\.py cannot be loaded: SyntaxError"),
+        ("vit_l.py:huge", r"vit_l\.py:huge: TypeError: get_config\(\) takes 0 .*"),
     ],
 )
 def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config, sentence):

@@ -13,7 +13,6 @@ fit. A value above 1 is flagged as far: one in twenty validation examples is.
 import dataclasses
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 COMPONENTS = 32
 USUAL = 0.95
@@ -53,6 +52,8 @@ def fit(train: np.ndarray, val: np.ndarray) -> Familiar | None:
     Returns:
       None if training has fewer than 3 embeddings or they are all equal, or validation has none.
     """
+    from sklearn.decomposition import PCA  # slow to import, and predictions do not need it
+
     train, val = train.astype(np.float64), val.astype(np.float64)
     if len(train) < 3 or not len(val):
         return None

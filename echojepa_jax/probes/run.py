@@ -39,12 +39,18 @@ from echojepa_jax.probes.results import (
     study_rows,
     write_csv,
 )
-from echojepa_jax.probes.saved import SavedProbe, check_encoder, load_probe, patient_mark
+from echojepa_jax.probes.saved import (
+    SavedProbe,
+    check_encoder,
+    encoder_path,
+    load_probe,
+    patient_mark,
+)
 from echojepa_jax.probes.task import fit_task
 from echojepa_jax.probes.training import Setting, head_shapes, keep_encoder, train_heads
 from echojepa_jax.probes.worst import save_worst
 from echojepa_jax.train import provenance
-from echojepa_jax.train.load_weights import FINE_TUNED, load_encoder_weights
+from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import CONFIG, MANIFEST, QUARANTINE, Workdir
 from echojepa_jax.utils.config_fields import read_config
 from echojepa_jax.utils.counts import counted
@@ -365,8 +371,3 @@ def with_unit(probe: SavedProbe, unit: str) -> SavedProbe:
     check_unit(probe.task.unit, unit, probe.task.target)
     known = probe.task.unit or unit
     return dataclasses.replace(probe, task=dataclasses.replace(probe.task, unit=known))
-
-
-def encoder_path(folder: Path, config: ConfigDict) -> str:
-    """The path of a finished probe's encoder: fine-tuned beside it, or named in its config."""
-    return str(folder) if (folder / FINE_TUNED).is_dir() else config.weights

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -24,6 +25,7 @@ from echojepa_jax.probes.distance import Familiar
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.files import ABOUT, HEAD, HEADS
 from echojepa_jax.probes.task import Task
+from echojepa_jax.train.load_weights import FINE_TUNED
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole, write_json
@@ -177,3 +179,8 @@ def check_encoder(probe: SavedProbe, weights: Pretrained, folder: Path, path: st
             f"{probe.encoder[:16]}, but {path} contains {found[:16]}: give the weights that it was "
             "trained on"
         )
+
+
+def encoder_path(folder: Path, config: ConfigDict) -> str:
+    """The path of a finished probe's encoder: fine-tuned beside it, or named in its config."""
+    return str(folder) if (folder / FINE_TUNED).is_dir() else config.weights

@@ -49,12 +49,13 @@ from echojepa_jax.probes.predict import (
     with_slots,
 )
 from echojepa_jax.probes.results import Row, predictions, write_csv
-from echojepa_jax.probes.run import encoder_path, make_videos
+from echojepa_jax.probes.run import make_videos
 from echojepa_jax.probes.saved import (
     ABOUT,
     HEAD,
     SavedProbe,
     check_encoder,
+    encoder_path,
     load_probe,
     patient_mark,
 )

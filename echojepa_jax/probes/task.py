@@ -62,13 +62,23 @@ class Task:
 
 
 def check_numbers(labels: Sequence[Label], target: str) -> None:
-    """Raises UserError if a label of a regression is a text."""
-    # The text is not shown, because it may be private.
-    if texts := sum(isinstance(label, str) for label in labels):
+    """Raises UserError if a label of a regression is a text that is not a number."""
+    # In a column with a text, numbers are texts too. The text is not shown: it may be private.
+    texts = [label for label in labels if isinstance(label, str)]
+    if wrong := sum(not _is_number(text) for text in texts) or len(texts):
         raise UserError(
-            f"{target!r} is text in {texts} of {len(labels)} examples, so it names a class: use "
-            "task.kind=classification, or write only numbers in that column"
+            f"{target!r} is not a number in {wrong} of {len(labels)} examples: correct these cells "
+            "(the log has the line of the first one), or use task.kind=classification if it names "
+            "a class"
         )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def class_name(label: Label, target: str) -> str:

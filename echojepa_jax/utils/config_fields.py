@@ -77,6 +77,14 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
+_ELSEWHERE = {
+    "lr": ("peak_lr", "learning_rates"),
+    "learning_rate": ("peak_lr", "learning_rates"),
+    "batch_size": ("global_batch", "batch"),
+}
+"""Names of fields in many other programs, and the names here, in training and in probes."""
+
+
 def nearest(name: str, names: list[str]) -> str:
     """A hint at the field that was probably meant; it may be empty."""
     # Many other programs have a field for the number of steps; here it is a product.
@@ -85,9 +93,15 @@ def nearest(name: str, names: list[str]) -> str:
         product = product if "optim.updates_per_epoch" in names else "set by optim.epochs"
         return f"; the number of steps is {product}"
     by_leaf = {n.rsplit(".", 1)[-1]: n for n in names}
-    close = difflib.get_close_matches(name, names, 1, 0.6) or [
-        by_leaf[leaf]
-        for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)
+    leaf = name.rsplit(".", 1)[-1]
+    # A wrong hint is worse than none: two fields of one section have much text in common.
+    close = difflib.get_close_matches(name, names, 1, 0.85) or [
+        by_leaf[other]
+        for other in (
+            *(other for other in _ELSEWHERE.get(leaf, ()) if other in by_leaf),
+            *(other for other in by_leaf if other.startswith(f"{leaf}_")),
+            *difflib.get_close_matches(leaf, by_leaf, 1, 0.75),
+        )
     ]
     return f"; the nearest is {close[0]!r}" if close else ""
 

@@ -507,7 +507,7 @@ def test_a_column_of_texts_is_predicted_as_classes(
     for line in lines(tmp_path / "run"):
         assert line["target"] == is_reduced(samples[line["id"]])
         assert line["prediction"] in ("normal", "reduced")
-    with pytest.raises(UserError, match=r"'my_label' is text in \d+ of \d+ examples"):
+    with pytest.raises(UserError, match=r"'my_label' is not a number in \d+ of \d+ exa"):
         train_probe(tiny_probe(**settings, **LINEAR), tmp_path / "number")
     # Prepared shards keep the classes that are named, and are read in the same way.
     shards = tmp_path / "shards"

@@ -13,6 +13,7 @@ import re
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources.tables import file_of, is_missing, number, read_rows
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.file_names import as_unicode
 
 _TEXTS = ("patient", "study", "view", "split")
 _KNOWN = ("path", "name", *_TEXTS)
@@ -77,7 +78,7 @@ def _labels(
     texts = []
     for column in [c for c in (table[0][1] if table else ()) if c not in _KNOWN]:
         match = _UNIT.fullmatch(column)
-        name = match["name"] if match else column
+        name = as_unicode(match["name"] if match else column)
         if name in columns:
             raise UserError(
                 f"{path} has two columns for the label {name!r}: {columns[name]!r} and {column!r}; "
@@ -95,7 +96,7 @@ def _labels(
                 for labels, (_, cells) in zip(classes, table, strict=True):
                     # "none" may be a grade, as of a valve's regurgitation.
                     if not is_missing(cells[column]) or cells[column].lower() == "none":
-                        labels[name] = cells[column]
+                        labels[name] = as_unicode(cells[column])
                 break
         else:
             for numbers, value in zip(targets, values, strict=True):

@@ -227,14 +227,20 @@ def test_any_file_name_becomes_text_and_comes_back(tmp_path):
 def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
     """`ls > list.txt` writes names as they are."""
     (tmp_path / "list.txt").write_bytes(b"M\xfcller.avi 1\nb.avi 2\n")
-    (tmp_path / "m.csv").write_bytes(b'Path,Patient\nM\xfcller.avi,\xe4\n"two\nlines.avi",p\n')
+    (tmp_path / "m.csv").write_bytes(
+        b'Path,Patient,Gr\xf6\xdfe\nM\xfcller.avi,\xe4,gro\xdf\n"two\nlines.avi",p,klein\n'
+    )
     for kind, file in (("list", "list.txt"), ("csv", "m.csv")):
         first, second = read_source(f"{kind}:{tmp_path}/{file}")
         assert os.fsencode(first.path) == os.fsencode(tmp_path) + b"/M\xfcller.avi"
         assert first.name == "M\\xfcller.avi"
     assert (first.patient, second.patient) == ("\\xe4", "p")
+    assert (first.classes, second.classes) == (
+        {"Gr\\xf6\\xdfe": "gro\\xdf"},
+        {"Gr\\xf6\\xdfe": "klein"},
+    )
     assert second.path == f"{tmp_path}/two\nlines.avi"
-    assert "m.csv: kept the bytes of 2 texts: not UTF-8" in caplog.text
+    assert "m.csv: kept the bytes of 4 texts: not UTF-8" in caplog.text
 
 
 def test_tables_that_name_files_as_our_own_tables_do(tmp_path):
