@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from echojepa_jax.data.formats.jpeg_scans import lacks_scans
 from echojepa_jax.data.formats.video_info import (
     DEPTH_UNKNOWN,
     UnreadableVideo,
@@ -75,7 +76,7 @@ def _is_whole_jpeg(data: bytes) -> bool:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
     except ValueError as error:  # OpenCV judges the others
         return "premature end" not in str(error).lower()
-    return True
+    return not lacks_scans(data)
 
 
 def _of_8_bits(image: np.ndarray) -> tuple[np.ndarray, str]:

@@ -7,10 +7,11 @@ stream are known, and saves little time on clips.
 """
 
 import contextlib
+import io
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -22,7 +23,8 @@ from av.video.stream import VideoStream
 
 from echojepa_jax.data.formats import orientation
 from echojepa_jax.data.formats.containers import check_complete, container_format, is_whole_riff
-from echojepa_jax.data.formats.incomplete import SecondDecoder, is_silent
+from echojepa_jax.data.formats.incomplete import SecondDecoder, decoder_options, is_silent
+from echojepa_jax.data.formats.jpeg_scans import lacks_scans
 from echojepa_jax.data.formats.video_info import (
     CUT_BETWEEN_KEYS,
     INTERLACED,
@@ -51,16 +53,13 @@ _UNSUPPORTED = (
     *(av.error.PatchWelcomeError, av.error.NotImplementedError),
     *(av.error.DecoderNotFoundError, av.error.ExperimentalError),
 )
-# Decoder options. Without them, the rest of a truncated picture would be grey, or as before.
-_STRICT = {
-    "mjpeg": {"err_detect": "explode"},
-    **{codec: {"discard_damaged_percentage": "0"} for codec in ("cinepak", "qtrle")},
-}
-
 # A title that is not UTF-8 must not reject a video. PyAV 19 no longer has the option.
 _TAG_OPTIONS: dict[str, Any] = (
     {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
+
+Source = str | bytes
+"""The path of a file, or the bytes of a video inside another file."""
 
 
 def probe(path: str) -> VideoInfo:
@@ -74,7 +73,8 @@ def probe(path: str) -> VideoInfo:
         has fewer frames than its header states.
     """
     kind = container_format(path)
-    check_complete(path, kind)
+    with open(path, "rb") as file:
+        check_complete(file, kind)
     with (
         _opened(path, kind) as (container, stream),
         _second_decoder(path, kind, stream) as second,
@@ -97,14 +97,9 @@ def probe(path: str) -> VideoInfo:
                 slots = whole if packet.dts is None else packet.dts + 1
             if first is None or second or not codec.intra_only:
                 # The last, empty packet flushes the decoder.
-                decoded = _decoded(stream, packet, len(shown), late)
-                if second and not second.agrees(packet, decoded):
-                    raise UnreadableVideo(f"damaged: frame {len(shown)} does not decode")
-                for frame in decoded:
-                    if frame.is_corrupt:
-                        raise UnreadableVideo(f"damaged: frame {len(shown)} does not decode")
-                    first = first or frame
-                    shown.append(frame.pts)
+                decoded = _decoded(stream, packet, len(shown), late, second)
+                first = first or next(iter(decoded), None)
+                shown += [frame.pts for frame in decoded]
 
         # Repeated frames of an AVI occupy a slot without a packet, and the edit list of an MP4
         # hides packets. Neither is truncation.
@@ -122,8 +117,9 @@ def probe(path: str) -> VideoInfo:
             if whole > len(stored):
                 why = "the edit list hides all of them"
             raise UnreadableVideo(f"no frames: {why}")
+        _check_levels(stream, first)
         if codec.canonical_name == "rawvideo" and min(sizes) < max(sizes):
-            raise UnreadableVideo(f"damaged: frame {sizes.index(min(sizes))} does not decode")
+            raise _damaged(sizes.index(min(sizes)))
         if codec.intra_only:
             shown = stored
         lost = codec.canonical_name in _PACKETS_ARE_FRAMES and len(shown) < len(stored)
@@ -146,6 +142,23 @@ def probe(path: str) -> VideoInfo:
         return VideoInfo(len(shown), possible_rate(fps), height, width, note)
 
 
+def _check_levels(stream: VideoStream, frame: VideoFrame) -> None:
+    """Checks that the values of pixels can be turned into brightness.
+
+    Raises:
+      UnreadableVideo: the palette is missing, or a few bits of 16 are used, which would be black.
+    """
+    context, kind = stream.codec_context, frame.format.name
+    is_indexed = context.codec.canonical_name == "rawvideo" and kind == "pal8"
+    # FFmpeg would use colours of its own. At most a mark for rows from below is there instead.
+    if is_indexed and len(context.extradata or b"") <= len(b"BottomUp\0"):
+        raise UnreadableVideo("incomplete: the file lacks the palette of its pixels")
+    if kind.startswith("gray16"):
+        bits = int(frame.to_ndarray(format="gray16le").max()).bit_length()
+        if 0 < bits <= 14:
+            raise UnreadableVideo(f"unsupported: grey video of 16 bits that uses {bits} of them")
+
+
 def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the frames `ids` (ascending, none twice) as RGB uint8 [H, W, 3], upright.
 
@@ -157,6 +170,22 @@ def frames(path: str, ids: Sequence[int]) -> Iterator[np.ndarray]:
         # threads=1, because the pipeline runs one decoder per worker; more threads would compete.
         for frame in pick(container, stream, ids):
             yield orientation.upright(frame.to_ndarray(format="rgb24", threads=1), frame)
+
+
+def every_frame(source: Source, kind: str, *, checked: bool) -> Iterator[VideoFrame]:
+    """Yield all frames of a video, as they are stored.
+
+    Args:
+      kind: FFmpeg's name of the container, or of a bare stream.
+      checked: find incomplete pictures where the decoder fills in the rest; takes twice the time.
+
+    Raises:
+      UnreadableVideo: a frame does not decode, or there is no video.
+    """
+    with contextlib.ExitStack() as stack:
+        container, stream = stack.enter_context(_opened(source, kind))
+        second = stack.enter_context(_second_decoder(source, kind, stream)) if checked else None
+        yield from _in_order(container, stream, second)
 
 
 def coded(path: str) -> Iterator[bytes]:
@@ -171,10 +200,12 @@ def coded(path: str) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _second_decoder(path: str, kind: str, stream: VideoStream) -> Iterator[SecondDecoder | None]:
+def _second_decoder(
+    source: Source, kind: str, stream: VideoStream
+) -> Iterator[SecondDecoder | None]:
     """A second decoder for codecs whose first one accepts incomplete pictures."""
     if is_silent(stream):
-        with _opened(path, kind) as (_, again):
+        with _opened(source, kind) as (_, again):
             yield SecondDecoder(again)
     else:
         yield None
@@ -185,14 +216,21 @@ def _begins_late(stream: VideoStream, first: Packet) -> bool:
     return not (first.is_keyframe or stream.codec_context.codec.intra_only)
 
 
-def _decoded(stream: VideoStream, packet: Packet, k: int, late: bool) -> list[VideoFrame]:
+def _decoded(
+    stream: VideoStream,
+    packet: Packet,
+    k: int,
+    late: bool,
+    second: SecondDecoder | None = None,
+) -> list[VideoFrame]:
     """The frames that decode from a packet, after `k` earlier frames.
 
     Args:
       late: the stream begins between key frames: skip everything before its first key frame.
+      second: must show the same frames.
 
     Raises:
-      UnreadableVideo: frame `k` does not decode.
+      UnreadableVideo: a frame does not decode.
     """
     before_key = late and k == 0
     try:
@@ -203,6 +241,9 @@ def _decoded(stream: VideoStream, packet: Packet, k: int, late: bool) -> list[Vi
         raise _refused(error, f"frame {k} does not decode") from error
     if before_key and stream.codec_context.codec.canonical_name not in _WAIT_FOR_KEYS:
         frames = list(itertools.dropwhile(lambda frame: not frame.key_frame, frames))
+    # An error even if the frame is not wanted, because later ones depend on it.
+    if any(frame.is_corrupt for frame in frames) or (second and not second.agrees(packet, frames)):
+        raise _damaged(k)
     return frames
 
 
@@ -218,8 +259,9 @@ def _frames_alone(
             continue
         if k in wanted:
             frames = _decoded(stream, packet, k, late=False)
-            if len(frames) != 1 or frames[0].is_corrupt:
-                raise UnreadableVideo(f"damaged: frame {k} does not decode")
+            is_jpeg = stream.codec_context.codec.canonical_name == "mjpeg"
+            if len(frames) != 1 or (is_jpeg and lacks_scans(bytes(packet))):
+                raise _damaged(k)
             yield frames[0]
         k += 1
         if k > ids[-1]:
@@ -231,19 +273,26 @@ def _frames_in_order(
     container: InputContainer, stream: VideoStream, ids: Sequence[int]
 ) -> Iterator[VideoFrame]:
     """Yield the frames `ids`; decodes every frame up to the last of them."""
-    wanted, k, late = set(ids), 0, None
+    wanted, k = set(ids), -1
+    for k, frame in enumerate(_in_order(container, stream)):
+        if k in wanted:
+            yield frame
+        if k == ids[-1]:
+            return
+    raise fewer_frames(k + 1, ids[-1])
+
+
+def _in_order(
+    container: InputContainer, stream: VideoStream, second: SecondDecoder | None = None
+) -> Iterator[VideoFrame]:
+    """Yield all frames."""
+    k, late = 0, None
     for packet in container.demux(stream):
         if late is None:
             late = _begins_late(stream, packet)
-        for frame in _decoded(stream, packet, k, late):
-            if frame.is_corrupt:  # an error even if not wanted, as later frames depend on it
-                raise UnreadableVideo(f"damaged: frame {k} does not decode")
-            if k in wanted:
-                yield frame
+        for frame in _decoded(stream, packet, k, late, second):
+            yield frame
             k += 1
-            if k > ids[-1]:
-                return
-    raise fewer_frames(k, ids[-1])
 
 
 def _packets_without_edits(path: str) -> int:
@@ -253,21 +302,30 @@ def _packets_without_edits(path: str) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: str, kind: str, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file's video track for one thread; turns FFmpeg's errors into UnreadableVideo."""
+def _opened(
+    source: Source, kind: str, **options: str
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a video track for one thread; turns FFmpeg's errors into UnreadableVideo."""
     try:
-        with av.open(path, format=kind, options=options, **_TAG_OPTIONS) as container:
-            stream = _longest_track(path, kind, container)
+        with av.open(_file(source), format=kind, options=options, **_TAG_OPTIONS) as container:
+            stream = _longest_track(source, kind, container)
             if stream.codec_context is None:
                 raise UnreadableVideo("unsupported: no decoder for the video's codec")
             check_size(stream.codec_context.height, stream.codec_context.width)
             stream.thread_type = "NONE"
             stream.thread_count = 1
-            codec = stream.codec_context.codec.canonical_name
-            stream.codec_context.options = _STRICT.get(codec, {})
+            stream.codec_context.options = decoder_options(stream)
             yield container, stream
     except av.error.FFmpegError as error:
         raise _refused(error, str(error.strerror)) from error
+
+
+def _file(source: Source) -> str | BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _damaged(k: int) -> UnreadableVideo:
+    return UnreadableVideo(f"damaged: frame {k} does not decode")
 
 
 def _refused(error: av.error.FFmpegError, problem: str) -> UnreadableVideo:
@@ -284,7 +342,7 @@ def _tracks(container: InputContainer) -> list[VideoStream]:
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def _longest_track(path: str, kind: str, container: InputContainer) -> VideoStream:
+def _longest_track(source: Source, kind: str, container: InputContainer) -> VideoStream:
     """The track with the most frames, then with the largest picture; the others are previews."""
     tracks = _tracks(container)
     if not tracks:
@@ -294,7 +352,7 @@ def _longest_track(path: str, kind: str, container: InputContainer) -> VideoStre
         return tracks[0]
     counts: Mapping[int, int] = {track.index: track.frames for track in tracks}
     if not all(counts.values()):  # some containers do not contain the number of frames
-        with av.open(path, format=kind, **_TAG_OPTIONS) as other:
+        with av.open(_file(source), format=kind, **_TAG_OPTIONS) as other:
             packets = other.demux([s for s in other.streams.video if s.index in counts])
             counts = Counter(packet.stream.index for packet in packets if packet.size)
     readable = [track for track in tracks if track.codec_context is not None] or tracks

@@ -334,7 +334,7 @@ def _decoding(path: str, size: int, changed: int) -> int:
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
         data, _ = dicom_layout.stream(file)
-    held = sum(1 for _ in video.frames(data, dataset.file_meta[_SYNTAX].value, (0, 0)))
+    held = video.count(data, dataset.file_meta[_SYNTAX].value)
     if not held:
         raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
     stated = _whole(dataset, "NumberOfFrames") or held

@@ -7,6 +7,7 @@ decoders). All decoders reject a truncated picture.
 """
 
 import dataclasses
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +18,18 @@ import numpy as np
 import openjpeg
 import simplejpeg
 
+from echojepa_jax.data.formats.jpeg_scans import lacks_scans
 from echojepa_jax.utils.extras import pip_install
 
 # The errors of the decoders on damaged pictures.
 ERRORS = (ValueError, RuntimeError, IndexError, TypeError, OverflowError, struct.error)
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """The first bytes of compressed pictures; they do not occur within a picture."""
-_OTHER_STARTS = (b"\x89PNG", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+_OTHER_STARTS = (
+    *(b"\x89PNG", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF"),
+)
+_MARK = re.compile(b"\xff\xd8\xff|\xff\x4f\xff\x51")
+_MOST_BEFORE = 128  # bytes that may come before a picture; later ones may begin a thumbnail
 
 RGB, YCBCR, YCBCR_PARTIAL, UNKNOWN = "RGB", "YCbCr", "YCbCr of television's range", ""
 """The meaning of three channels. In television's range, black is 16 and white 235."""
@@ -49,7 +55,7 @@ class Picture:
     """The facts of a codestream.
 
     bits: bits of a channel. colours: RGB, YCBCR or UNKNOWN.
-    start: position of the codestream in its container, if it has one.
+    start: position of the codestream: behind filling, or in a container.
     """
 
     kind: str
@@ -79,7 +85,10 @@ def describe(data: bytes) -> Picture:
         return _describe_jpeg_2000(data)
     if data.startswith(_OTHER_STARTS):
         raise Unsupported("pictures that are neither JPEG nor JPEG 2000")
-    raise ValueError("not a picture")
+    found = _MARK.search(data[:_MOST_BEFORE])
+    if found is None:
+        raise ValueError("not a picture")
+    return dataclasses.replace(describe(data[found.start() :]), start=found.start())
 
 
 def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
@@ -97,8 +106,11 @@ def decode(data: bytes, picture: Picture, colours: str) -> np.ndarray:
     """
     if picture.channels not in (1, 3):
         raise Unsupported(f"pictures of {picture.channels} channels")
+    data = data[picture.start :]
+    if picture.kind == _JPEG and lacks_scans(data):
+        raise ValueError("scans are missing")
     if picture.kind == JPEG_2000:
-        pixels = _jpeg_2000(data[picture.start :])
+        pixels = _jpeg_2000(data)
         if pixels.dtype.kind == "i":  # keep the raw bits, because the header states their meaning
             pixels = pixels.view(pixels.dtype.str.replace("i", "u")) & (2**picture.bits - 1)
     elif picture.kind == _JPEG_LS:

@@ -220,7 +220,9 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
         fits = [size for size in sizes if length >= size and length % size < 2]
     size = next(iter(fits or sizes))
     frames = shape.frames or max(1, length // size)
-    held = min(length, rest) // size
+    # Some writers pad each frame to an even number of bytes, and not only the last one.
+    step = size + size % 2 if length == shape.frames * (size + 1) else size
+    held = min(length, rest) // step
     if shape.bits == 16 and not fits and 0 <= length - frames * (size // 2) < 2:
         raise UnreadableVideo(
             "wrong BitsAllocated or NumberOfFrames: the pixel data has half the bytes for them"
@@ -229,7 +231,7 @@ def _native(start: int, length: int, rest: int, shape: Shape) -> tuple[list[list
         raise wrong_count(frames, held)
     if held < frames:
         raise truncated(frames, held)
-    return [[(start + k * size, size)] for k in range(frames)], sizes[size]
+    return [[(start + k * step, size)] for k in range(frames)], sizes[size]
 
 
 # --- pictures in fragments ------------------------------------------------------------------------

@@ -33,12 +33,17 @@ from echojepa_jax.data.formats.video_info import (
 )
 
 _COLOURS, _LUT = ("Red", "Green", "Blue"), "PaletteColorLookupTable"
-_OVERLAY_BIT = 0x60000102
+_OVERLAY_BITS = [0x60000102 + layer * 0x20000 for layer in range(16)]
+# Elements that give the grey values of pixels in ways that are not read: tables, and windows in the
+# functional groups of frames.
+_GREY_TABLES = ("ModalityLUTSequence", "VOILUTSequence", "FrameVOILUTSequence")
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelPresentation"),
-    *("ExtendedOffsetTable", _OVERLAY_BIT, "PixelPaddingValue"),
+    *("ExtendedOffsetTable", *_OVERLAY_BITS, "PixelPaddingValue", "VOILUTFunction"),
+    *(*_GREY_TABLES, *_GROUPS),
     *(f"{colour}{_LUT}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}{_LUT}Data" for colour in _COLOURS),
 ]
@@ -294,7 +299,9 @@ def display_map(
     if pixels.bits == 8 and not signed and (stated >= 8 or pixels.picture is not None):
         falling = pixels.channels == 1 and _slope(dataset) < 0
         table = np.arange(256)[:: -1 if falling else 1]
-        note, padding = "" if stated == 8 else DEPTH_DIFFERS, []
+        note = "" if stated == 8 else DEPTH_DIFFERS
+        has_marks = pixels.channels == 1 and not (pixels.picture and pixels.picture.with_loss)
+        padding = _padding(dataset, table) if has_marks else []
     else:
         present = occurring()
         padding = _padding(dataset, present)
@@ -325,6 +332,8 @@ def _levels(
 ) -> tuple[np.ndarray, str]:
     """The displayed level of each possible sample, 0 (black) to 255: float [2^16]; and a note."""
     stored, shift, note = _stored_bits(dataset, pixels, signed, present)
+    if stored > 8 and pixels.channels == 1:
+        _check_tables(dataset)
     raw = np.arange(2**16)
     values = (raw >> shift) & (2**stored - 1)
     if signed:
@@ -352,7 +361,21 @@ def _levels(
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if lowest < 0 else (0, 2**bits - 1)
         if pixels.channels == 1 and _slope(dataset) < 0:
             low, high = high, low
+    elif dataset.get("VOILUTFunction") == "SIGMOID":
+        return 255 / (1 + np.exp(-4 * (values - (low + high) / 2) / (high - low))), note
     return np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255), note
+
+
+def _check_tables(dataset: pydicom.Dataset) -> None:
+    """Checks that nothing but a window or a factor turns stored values into grey ones.
+
+    Raises:
+      UnreadableVideo: something else does.
+    """
+    for part in (dataset, *(item for group in _GROUPS for item in dataset.get(group) or ())):
+        for name in _GREY_TABLES:
+            if part.get(name) and (name != "VOILUTSequence" or _window(dataset) is None):
+                raise UnreadableVideo(f"unsupported: grey values that {name} gives")
 
 
 def _stated_bits(dataset: pydicom.Dataset, pixels: Pixels) -> int:
@@ -384,8 +407,9 @@ def _stored_bits(
                 f"wrong HighBit: header states bits {shift} to {top}, pixels also use lower ones"
             )
         shift, note = 0, DEPTH_DIFFERS
-    graphics = dataset.get(_OVERLAY_BIT)  # 0, if they are not in the bits of the pixels
-    above = graphics is not None and int(graphics.value or 0) >= stored + shift
+    # 0, if graphics are not in the bits of the pixels.
+    graphics = [int(dataset[tag].value or 0) for tag in _OVERLAY_BITS if tag in dataset]
+    above = max(graphics, default=0) >= stored + shift
     if used < 2 ** (stored + shift) or above:
         return stored, shift, note  # graphics in the upper bits do not belong to the picture
     if signed and _is_sign_extended(present >> shift, stored, bits - shift):

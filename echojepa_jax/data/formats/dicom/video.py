@@ -1,16 +1,13 @@
-"""MPEG-2, H.264 and HEVC streams inside DICOM files, read with PyAV."""
+"""MPEG-2, H.264 and HEVC inside DICOM files: bare streams, or streams in a container."""
 
 import io
 from collections.abc import Iterator
 
-import av
 import numpy as np
 
-from echojepa_jax.data.formats import orientation
-from echojepa_jax.data.formats.video_info import UnreadableVideo, check_size
+from echojepa_jax.data.formats import containers, orientation, video
 
-# Transfer syntaxes, without the prefix 1.2.840.10008.1.2.4., and FFmpeg's names of the streams. A
-# stream may also be inside a container.
+# Transfer syntaxes, without the prefix 1.2.840.10008.1.2.4., and FFmpeg's names of the streams.
 _BARE = {
     **dict.fromkeys(("100", "100.1", "101", "101.1"), "mpegvideo"),
     **dict.fromkeys(
@@ -19,6 +16,17 @@ _BARE = {
     **dict.fromkeys(("107", "108"), "hevc"),
 }
 SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
+
+
+def count(data: bytes, syntax: str) -> int:
+    """The number of frames that decode from a stream.
+
+    Raises:
+      UnreadableVideo: the stream is truncated, a frame is damaged, or there is no video.
+    """
+    kind = _kind(data, syntax)
+    containers.check_complete(io.BytesIO(data), kind)
+    return sum(1 for _ in video.every_frame(data, kind, checked=True))
 
 
 def frames(data: bytes, syntax: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -31,32 +39,19 @@ def frames(data: bytes, syntax: str, size: tuple[int, int]) -> Iterator[np.ndarr
     Raises:
       UnreadableVideo: a frame does not decode, or there is no video.
     """
-    k = 0
-    try:
-        with av.open(io.BytesIO(data), "r", format=_form(data, syntax)) as container:
-            if not container.streams.video or container.streams.video[0].codec_context is None:
-                raise UnreadableVideo("no frames: the DICOM file's stream holds no video")
-            stream = container.streams.video[0]
-            check_size(stream.codec_context.height, stream.codec_context.width)
-            stream.thread_type, stream.thread_count = "NONE", 1
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise UnreadableVideo(f"damaged: frame {k} does not decode")
-                image = frame.to_ndarray(format="rgb24", threads=1)
-                is_turned = image.shape[:2] != size == orientation.upright_size(frame)
-                yield orientation.upright(image, frame) if is_turned else image
-                k += 1
-    except av.error.FFmpegError as error:
-        raise UnreadableVideo(f"damaged: frame {k} does not decode") from error
+    for frame in video.every_frame(data, _kind(data, syntax), checked=False):
+        image = frame.to_ndarray(format="rgb24", threads=1)
+        is_turned = image.shape[:2] != size == orientation.upright_size(frame)
+        yield orientation.upright(image, frame) if is_turned else image
 
 
-def _form(data: bytes, syntax: str) -> str:
-    """FFmpeg's name of the format; named, because FFmpeg's guess would also follow playlists.
+def _kind(data: bytes, syntax: str) -> str:
+    """FFmpeg's name of the container or stream; named, because its guess also follows playlists.
 
     The first bytes decide, as some exporters write the transfer syntax of another codec.
     """
-    if data[4:8] == b"ftyp":
-        return "mov"
+    if container := containers.recognised(data[:132]):
+        return container
     if data[:1] == b"G" and data[188:189] in (b"G", b""):
         return "mpegts"
     if data.startswith(b"\0\0\1\xba"):
