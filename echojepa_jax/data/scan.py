@@ -25,7 +25,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.progress import with_progress
 
-CACHE_FILE = "scan-v6.jsonl"  # raise the number whenever the measured facts change
+CACHE_FILE = "scan-v7.jsonl"  # raise the number whenever the measured facts change
 IN_FLIGHT = 1024
 """Number of files whose size and time are requested from the file system at once."""
 

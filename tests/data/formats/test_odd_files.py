@@ -749,7 +749,7 @@ def streams() -> None:
         for number, lost in ((0, 2), (0, 0.5), (4, 4), (4, 0.3), (8, 0.5)):
             case(
                 f"{name}, {lost} of frame {number} is missing",
-                in_dicom(shortened(data, bare, number, lost), syntax, tiny),
+                in_dicom(b"".join(shortened(data, bare, number, lost)), syntax, tiny),
                 reason=("damaged: frame ", "truncated: header states 9 frames"),
             )
 
@@ -759,14 +759,14 @@ def in_dicom(stream: bytes, syntax: str, frames: np.ndarray) -> Write:
     return packed([stream], "YBR_PARTIAL_420", uid, template=frames, said=len(frames))
 
 
-def shortened(data: bytes, form: str, number: int, lost: float) -> bytes:
-    """A bare stream in which a picture lacks so many of its last bytes, or this share."""
+def shortened(data: bytes, form: str, number: int, lost: float) -> list[bytes]:
+    """The pictures of a bare stream; one lacks so many of its last bytes, or this share."""
     name = "mpegvideo" if form == "mpeg2video" else form
     with av.open(io.BytesIO(data), format=name) as container:
         pictures = [bytes(p) for p in container.demux(video=0) if p.size]
     size = len(pictures[number])
     pictures[number] = pictures[number][: size - int(lost if lost >= 1 else size * lost)]
-    return b"".join(pictures)
+    return pictures
 
 
 for add in (
@@ -903,6 +903,27 @@ def test_odd_avi(data, expected, tmp_path):
         ),
         path,
     )
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "options"),
+    [
+        ("libx264", "h264", {"x264-params": "bframes=2:keyint=4"}),
+        ("libx264", "h264", {"x264-params": "bframes=0:keyint=4:slices=2"}),
+        ("libx265", "hevc", {"x265-params": "keyint=4:log-level=none"}),
+    ],
+)
+def test_small_incomplete_pictures_in_avi(codec, form, options, tmp_path):
+    tiny = np.stack([COLOUR[0, :, k : k + 32] for k in range(9)])
+    stream, path = video_stream(tiny, codec, "bare", **options), tmp_path / "a.avi"
+    for number, lost in ((0, 0), (0, 2), (4, 4), (4, 0.3), (8, 0.5)):
+        pictures = shortened(stream, form, number, lost)
+        path.write_bytes(avi(pictures, form.upper().encode(), size=(32, 32)))
+        if not lost:
+            assert decode.probe(str(path)).frames == 9
+            continue
+        with pytest.raises(UnreadableVideo, match=r"^damaged: frame \d does not decode$"):
+            decode.probe(str(path))
 
 
 LUMA = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114)}
