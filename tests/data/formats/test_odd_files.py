@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.pixels import convert_color_space
-from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
@@ -456,6 +456,18 @@ def greys() -> None:
         GREY3,
         off=1.0,
     )
+    text = {"WindowCenter": "2048.5", "WindowWidth": 4096, "RescaleSlope": "1.25"}
+    for name, old, new in (
+        ("a width that is not a number", b"4096", b"wide"),
+        ("a centre with a comma", b"2048.5", b"2048,5"),
+        ("a slope that is not a number", b"1.25", b"none"),
+    ):
+        scaled = made(DEEP, **TWELVE, **(text if "slope" in name else text | {"RescaleSlope": 1}))
+        case(name, swapped(scaled, old, new), GREY3, off=1.0)
+    for name in ("PixelSpacing", "PixelAspectRatio"):
+        case(
+            f"{name} of text", swapped(made(**{name: ["77", "77"]}), b"77\\77 ", b"xx\\yy "), GREY3
+        )
     case("slope of 0", made(DEEP, **TWELVE, RescaleSlope=0, **window), GREY3, off=1.0)
     case("8 bits with a window", made(GREY, **{"WindowCenter": 60, "WindowWidth": 20}), GREY3)
     curve = np.rint((np.arange(4096) / 4095) ** 2 * 4095).astype(int)
@@ -679,6 +691,19 @@ def streams() -> None:
                 in_dicom(data[: len(data) // 2], syntax, smooth),
                 reason="truncated: the ",
             )
+    for form in ("mov", "bare"):
+        data = video_stream(smooth, "libx264", form)
+        for syntax in (JPEG, ExplicitVRLittleEndian):
+            case(
+                f"H.264, {form}, under {syntax.name[:12]}",
+                packed([data], "YBR_PARTIAL_420", syntax, template=smooth),
+                **expected,
+            )
+    case(
+        "jpegs under a syntax of H.264",
+        packed(JPEGS, "YBR_FULL_422", UID("1.2.840.10008.1.2.4.102")),
+        **OF_JPEG,
+    )
     moved = video_stream(smooth, "libx264", "mov")
     start = int.from_bytes(moved[:4])  # the first atom, which states the kind of file
     free = struct.pack(">I4s", start, b"free") + moved[8:start]
@@ -756,7 +781,7 @@ def test_odd_times(tags, fps, tmp_path):
     [
         (b"30 fps", {}, 0),
         (b"30 fps", {"FrameTime": "40"}, 25),
-        (b"30\\30 ", {}, 0),
+        (b"30\\30 ", {}, 30),
         (b"30.0", {}, 30),
     ],
 )

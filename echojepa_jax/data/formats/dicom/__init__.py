@@ -64,9 +64,9 @@ _PYDICOM_ERRORS = (
 )
 # Transfer syntaxes: uncompressed pixels, compressed pictures in fragments, and run-length coding.
 _NATIVE = tuple(f"1.2.840.10008.1.2{k}" for k in ("", ".1", ".1.98", ".1.99", ".2"))
-_CODED = tuple(
-    f"1.2.840.10008.1.2.4.{k}"
-    for k in (*range(50, 67), 70, 80, 81, 90, 91, *range(201, 204))  # 52 to 66 include retired ones
+_CODED = (
+    *(f"1.2.840.10008.1.2.4.{k}" for k in (*range(50, 67), 70, 80, 81, 90, 91, *range(201, 204))),
+    *video.SYNTAXES,  # which may contain pictures; 52 to 66 include retired ones
 )
 _RLE = "1.2.840.10008.1.2.5"
 # Values of RegionDataType, RegionSpatialFormat and PhysicalUnits (DICOM PS3.3, C.8.5.5).
@@ -199,7 +199,7 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
             stamp = os.fstat(opened.fileno())
             dataset, file = dicom_dataset.read(opened, _TAGS)
             key = path, stamp.st_size, stamp.st_mtime_ns
-            if dataset.file_meta.get(_SYNTAX) in video.SYNTAXES:
+            if video.is_video(dicom_layout.head(file), dataset.file_meta.get(_SYNTAX)):
                 pictures, start = _video(file, dataset)
                 header = _header(dataset, _decoding(*key), pictures, "")
             else:
@@ -310,7 +310,7 @@ def _video(
 
     def pictures(ids: Sequence[int]) -> Iterator[np.ndarray]:
         wanted = set(ids)
-        syntax = dataset.file_meta[_SYNTAX].value
+        syntax = dataset.file_meta.get(_SYNTAX)
         for k, image in enumerate(video.frames(data, syntax, (rows, columns))):
             if image.shape[:2] != (rows, columns):
                 raise dicom_layout.wrong_size((rows, columns), k, image.shape[:2])
@@ -334,7 +334,7 @@ def _decoding(path: str, size: int, changed: int) -> int:
     with open(path, "rb") as opened:
         dataset, file = dicom_dataset.read(opened, _TAGS)
         data, _ = dicom_layout.stream(file)
-    held = video.count(data, dataset.file_meta[_SYNTAX].value)
+    held = video.count(data, dataset.file_meta.get(_SYNTAX))
     if not held:
         raise UnreadableVideo("no frames: no picture of the DICOM file's video decodes")
     stated = _whole(dataset, "NumberOfFrames") or held
@@ -452,10 +452,8 @@ def _pointed(dataset: pydicom.Dataset) -> list[str]:
 
 def _positive(dataset: pydicom.Dataset, keyword: str) -> float:
     """A positive number of the header; 0 if it is missing, empty or not a number."""
-    try:  # some files contain decimal commas
-        return max(0.0, float(str(dataset.get(keyword) or 0).replace(",", ".")))
-    except (TypeError, ValueError):
-        return 0.0
+    first = next(iter(dicom_dataset.numbers(dataset, keyword)), 0.0)
+    return first if first > 0 else 0.0
 
 
 def _region(dataset: pydicom.Dataset) -> tuple[slice, slice, tuple[float, float], str]:
@@ -523,12 +521,12 @@ def _spacing(region: pydicom.Dataset) -> tuple[float, float]:
 
 def _image_spacing(dataset: pydicom.Dataset) -> tuple[float, float]:
     """mm between pixels of an image without regions, down and right; 0 = unknown."""
-    pair = dataset.get("PixelSpacing")
-    return (float(pair[0]), float(pair[1])) if pair and len(pair) == 2 else (0.0, 0.0)
+    pair = dicom_dataset.numbers(dataset, "PixelSpacing")
+    return (pair[0], pair[1]) if len(pair) == 2 and all(np.isfinite(pair)) else (0.0, 0.0)
 
 
 def _non_square(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> bool:
     """Whether pixels are not square, by the header."""
-    ratio = dataset.get("PixelAspectRatio") or (1, 1)
-    pair = spacing if all(spacing) else tuple(map(float, ratio))
-    return len(pair) == 2 and not is_square(*pair)
+    ratio = dicom_dataset.numbers(dataset, "PixelAspectRatio")
+    pair = spacing if all(spacing) else ratio
+    return len(pair) == 2 and all(np.isfinite(pair)) and not is_square(*pair)

@@ -62,6 +62,23 @@ def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO
     return found, file
 
 
+def numbers(dataset: pydicom.Dataset, name: str) -> list[float]:
+    """The numbers in an element; NaN for what is none. Some files contain decimal commas."""
+    try:
+        value = dataset.get(name)
+    except (TypeError, ValueError):
+        return [float("nan")]
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [_number(entry) for entry in values if entry not in (None, "")]
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text).replace(",", "."))
+    except ValueError:
+        return float("nan")
+
+
 def _inflated(data: bytes) -> bytes:
     """Inflates data that are deflated without a header (the standard), with one of zlib or gzip, or
     not deflated at all.

@@ -4,6 +4,7 @@ A data set may differ from its transfer syntax, fragments of compressed pictures
 tables or no end, and uncompressed colours may take three bytes per pixel, or two.
 """
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -19,6 +20,7 @@ from echojepa_jax.data.formats.video_info import UnreadableVideo
 _PIXEL_DATA, _ITEM, _END = (0x7FE0, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _FLOATS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
 _UNDEFINED = 0xFFFFFFFF
+_HEAD_BYTES = 256  # enough to recognise a video
 _TYPE = re.compile(rb"[A-Z?]{2}")  # the two letters of a value representation, or "??"
 # The end of a picture and the start of the next one within a fragment.
 _BETWEEN = re.compile(rb"\xff\xd9\0*(?=\xff\xd8\xff|\xff\x4f\xff\x51)")
@@ -134,6 +136,22 @@ def read(file: BinaryIO, layout: Layout, k: int) -> bytes:
             part = np.frombuffer(part[: len(part) // 2 * 2], ">u2").astype("<u2").tobytes()
         parts.append(part[before : before + size])
     return b"".join(parts)
+
+
+def head(file: BinaryIO) -> bytes:
+    """The first bytes of the first fragment with pixels; the position of `file` is the pixel data,
+    and stays. b"" if there are no fragments.
+    """
+    here, data = file.tell(), b""
+    with contextlib.suppress(UnreadableVideo):  # without pixel data
+        start, _, _ = _head(file, *pixel_data(file))
+        for _ in range(2):  # the table of offsets, then the fragment
+            file.seek(start)
+            item = file.read(8)
+            data = file.read(_HEAD_BYTES) if _tag(item) == _ITEM else b""
+            start += 8 + int.from_bytes(item[4:], "little")
+    file.seek(here)
+    return data
 
 
 def stream(file: BinaryIO) -> tuple[bytes, int]:

@@ -20,6 +20,7 @@ from rle.rle import decode_frame as decode_rle
 from echojepa_jax.data.formats.dicom import codestream, grey
 from echojepa_jax.data.formats.dicom import layout as dicom_layout
 from echojepa_jax.data.formats.dicom.codestream import RGB, UNKNOWN, YCBCR, YCBCR_PARTIAL, Picture
+from echojepa_jax.data.formats.dicom.dataset import numbers
 from echojepa_jax.data.formats.dicom.layout import Layout, Shape
 from echojepa_jax.data.formats.video_info import (
     COLOURS_DIFFER,
@@ -432,23 +433,23 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
 
     This is DICOM's linear window (PS3.3 C.11.2.1.2) with the rescale slope inverted.
     """
-    centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    centre, width = (_number(dataset, key, math.nan) for key in ("WindowCenter", "WindowWidth"))
     if not (math.isfinite(centre) and width > 1):
         return None
     low = centre - 0.5 - (width - 1) / 2
-    slope, intercept = _slope(dataset), float(dataset.get("RescaleIntercept") or 0)
+    slope, intercept = _slope(dataset), _number(dataset, "RescaleIntercept", 0.0)
     return (low - intercept) / slope, (low + width - 1 - intercept) / slope
 
 
 def _slope(dataset: pydicom.Dataset) -> float:
     """The factor for stored values; if it is negative, the largest value is the darkest."""
-    return float(dataset.get("RescaleSlope") or 1)
+    return _number(dataset, "RescaleSlope", 1.0) or 1.0
 
 
-def _first(value: object) -> float:
-    """The first number of an element that may contain several numbers; NaN if it is empty."""
-    numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    return float(numbers[0]) if numbers.size else float("nan")
+def _number(dataset: pydicom.Dataset, name: str, default: float) -> float:
+    """The first number of an element; `default` if there is none."""
+    first = next(iter(numbers(dataset, name)), math.nan)
+    return first if math.isfinite(first) else default
 
 
 # --- palettes -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from echojepa_jax.data.formats import containers, orientation, video
+from echojepa_jax.data.formats.dicom.codestream import STARTS
 
 # Transfer syntaxes, without the prefix 1.2.840.10008.1.2.4., and FFmpeg's names of the streams.
 _BARE = {
@@ -18,7 +19,12 @@ _BARE = {
 SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
 
 
-def count(data: bytes, syntax: str) -> int:
+def is_video(head: bytes, syntax: str | None) -> bool:
+    """Whether the first fragment, with these first bytes, is a video and not a picture."""
+    return not head.startswith(STARTS) and bool(_kind(head, syntax))
+
+
+def count(data: bytes, syntax: str | None) -> int:
     """The number of frames that decode from a stream.
 
     Raises:
@@ -29,7 +35,7 @@ def count(data: bytes, syntax: str) -> int:
     return sum(1 for _ in video.every_frame(data, kind, checked=True))
 
 
-def frames(data: bytes, syntax: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def frames(data: bytes, syntax: str | None, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Yield all frames of a stream as RGB uint8 [H, W, 3].
 
     Args:
@@ -45,8 +51,9 @@ def frames(data: bytes, syntax: str, size: tuple[int, int]) -> Iterator[np.ndarr
         yield orientation.upright(image, frame) if is_turned else image
 
 
-def _kind(data: bytes, syntax: str) -> str:
-    """FFmpeg's name of the container or stream; named, because its guess also follows playlists.
+def _kind(data: bytes, syntax: str | None) -> str:
+    """FFmpeg's name of the container or stream, named because its guess also follows playlists; ""
+    if it is no video.
 
     The first bytes decide, as some exporters write the transfer syntax of another codec.
     """
@@ -56,9 +63,13 @@ def _kind(data: bytes, syntax: str) -> str:
         return "mpegts"
     if data.startswith(b"\0\0\1\xba"):
         return "mpeg"
-    first = data[data.find(b"\0\0\1") + 3 :][:2]
+    first = data[:64].lstrip(b"\0")[1:3] if data.startswith(b"\0\0") else b""
     if first[:1] == b"\xb3":  # a sequence header
         return "mpegvideo"
     if first in (b"\x40\1", b"\x42\1", b"\x46\1"):  # a parameter set, or the mark before it
         return "hevc"
-    return "h264" if first[:1] in (b"\x67", b"\x27", b"\x47", b"\x09") else SYNTAXES[syntax]
+    return (
+        "h264"
+        if first[:1] in (b"\x67", b"\x27", b"\x47", b"\x09")
+        else SYNTAXES.get(syntax or "", "")
+    )
