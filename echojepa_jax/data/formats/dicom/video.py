@@ -21,7 +21,7 @@ SYNTAXES = {f"1.2.840.10008.1.2.4.{k}": name for k, name in _BARE.items()}
 
 def is_video(head: bytes, syntax: str | None) -> bool:
     """Whether the first fragment, with these first bytes, is a video and not a picture."""
-    return not head.startswith(STARTS) and bool(_kind(head, syntax))
+    return not head.startswith((*STARTS, b"GIF8")) and bool(_kind(head, syntax))
 
 
 def count(data: bytes, syntax: str | None) -> int:
@@ -63,13 +63,12 @@ def _kind(data: bytes, syntax: str | None) -> str:
         return "mpegts"
     if data.startswith(b"\0\0\1\xba"):
         return "mpeg"
-    first = data[:64].lstrip(b"\0")[1:3] if data.startswith(b"\0\0") else b""
+    mark = data[:64].lstrip(b"\0")
+    first = mark[1:3] if data.startswith(b"\0\0") and mark.startswith(b"\1") else b""
     if first[:1] == b"\xb3":  # a sequence header
         return "mpegvideo"
     if first in (b"\x40\1", b"\x42\1", b"\x46\1"):  # a parameter set, or the mark before it
         return "hevc"
-    return (
-        "h264"
-        if first[:1] in (b"\x67", b"\x27", b"\x47", b"\x09")
-        else SYNTAXES.get(syntax or "", "")
-    )
+    if first[:1] in (b"\x67", b"\x27", b"\x47", b"\x09"):
+        return "h264"
+    return SYNTAXES.get(syntax or "", "")
