@@ -471,7 +471,7 @@ def _bad_files(folder: Path, grey: np.ndarray) -> dict[str, str]:
     return {
         "nopixels.dcm": "no frames: ",
         "norows.dcm": "incomplete: the header lacks Rows",
-        "h264.dcm": "damaged: frame 0 does not decode",
+        "h264.dcm": "damaged: Invalid data found when processing input",
         "jpip.dcm": "unsupported: DICOM transfer syntax JPIP",
         "wrongsize.dcm": "truncated: header states 5 frames, file holds 4",
         "nophotometric.dcm": "incomplete: the header lacks PhotometricInterpretation",

@@ -21,8 +21,9 @@ def test_half_of_a_jpeg_is_damaged(tmp_path, progressive, end):
     path.write_bytes(whole)
     shown = decode.decode(str(path), np.array([0]))[0]
     assert np.abs(shown[..., 0].astype(int) - GREY).mean() < 4
-    for half in (whole[: len(whole) // 2], whole[: whole.rindex(b"\xff\xda")]):
-        path.write_bytes(half + end)
+    last_scan = whole.rindex(b"\xff\xda")
+    for size in (len(whole) // 2, *[last_scan] * progressive):
+        path.write_bytes(whole[:size] + end)
         with pytest.raises(UnreadableVideo, match=r"^damaged: the picture ends too soon$"):
             decode.probe(str(path))
 
