@@ -26,10 +26,10 @@ def lacks_scans(jpeg: bytes) -> bool:
         if marker in _FRAMES:
             progressive = marker in _PROGRESSIVE
             unsent = {component: np.full(64, 16) for component in held[6::3]}
-        elif marker == _SCAN and unsent:
+        elif marker == _SCAN and len(held) > 3:
             first, last, bits = held[-3:] if progressive else (0, 63, 0)
-            for component in held[1:-3:2]:
+            for component in unsent.keys() & set(held[1:-3:2]):
                 unsent[component][first : last + 1] = bits & 15
-            if not any(left.any() for left in unsent.values()):
+            if unsent and not any(left.any() for left in unsent.values()):
                 return False
     return bool(unsent)
