@@ -363,7 +363,7 @@ def _levels(
         if pixels.channels == 1 and _slope(dataset) < 0:
             low, high = high, low
     elif dataset.get("VOILUTFunction") == "SIGMOID":
-        steps = (values - (low + high) / 2) / (high - low)
+        steps = np.clip((values - (low + high) / 2) / (high - low), -9, 9)
         return np.rint(255 / (1 + np.exp(-4 * steps))), note
     return np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255), note
 
