@@ -13,6 +13,10 @@ from typing import Any
 
 from tests import programs
 
+# Tests start over a hundred programs. Where Python must not keep compiled modules, as in many
+# containers, each of them would compile its imports anew, for four of its seven seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Set before jax is imported: eight simulated devices, so that sharded programs can be tested.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(

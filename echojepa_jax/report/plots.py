@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from echojepa_jax.data.units import of_errors
-from echojepa_jax.probes.clinical import agreement
 from echojepa_jax.report.measures import MINUS, Series, number
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole
@@ -229,6 +228,9 @@ def bland_altman(
 
     Lines are the mean difference and the 95 % limits of agreement, with their values at the right.
     """
+    # Here, because the report of a training needs neither scikit-learn nor a second to import it.
+    from echojepa_jax.probes.clinical import agreement
+
     x, y = np.asarray(true, float), np.asarray(predicted, float)
     bias, low, high = agreement(true, predicted)
     lines = {bias: "mean"}
