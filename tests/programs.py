@@ -29,6 +29,11 @@ def simulated(devices: int) -> str:
     return f"--xla_force_host_platform_device_count={devices}"
 
 
+def xla_flags(devices: int = 1, for_tpus: bool = False) -> str:
+    """XLA's flags of a program that compiles quickly, for simulated devices or for TPUs."""
+    return " ".join((QUICK, "" if for_tpus else QUICK_ON_CPU, simulated(devices)))
+
+
 def start(
     program: str,
     *arguments: str,
@@ -37,8 +42,8 @@ def start(
     preexec: Callable[[], Any] | None = None,
 ) -> subprocess.Popen:
     """Starts `python -m echojepa_jax.<program>`; its outputs are pipes of text."""
-    quick = QUICK if program == "plan" else f"{QUICK} {QUICK_ON_CPU}"
-    flags = {"XLA_FLAGS": f"{quick} {simulated(devices)}"}
+    for_tpus = any(argument.startswith("--topology") for argument in arguments)
+    flags = {"XLA_FLAGS": xla_flags(devices, for_tpus)}
     return subprocess.Popen(
         [sys.executable, "-m", f"echojepa_jax.{program}", *arguments],
         cwd=REPOSITORY,

@@ -16,6 +16,7 @@ from echojepa_jax.probes.config import FIELDS
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.weights.read import read_weights
 from echojepa_jax.weights.write import write_weights
+from tests import programs
 from tests.makers.configs import PHANTOM
 from tests.makers.weights import random_weights
 from tests.programs import REPOSITORY
@@ -77,7 +78,8 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     assert set(mine) <= set(parameters(notebook))
     settings = "\n".join(f"{name} = {value!r}" for name, value in mine.items())
     notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(settings))
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device: several are slower to compile for
+    # One device: several are slower to compile for.
+    monkeypatch.setenv("XLA_FLAGS", programs.xla_flags())
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
     client = NotebookClient(
         notebook,

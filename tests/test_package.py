@@ -227,7 +227,7 @@ def test_a_wheel_trains_in_an_empty_environment_elsewhere(wheel, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment["XLA_FLAGS"] = f"{programs.QUICK} {programs.simulated(1)}"
+    environment["XLA_FLAGS"] = programs.xla_flags()
 
     def run(*words):
         done = subprocess.run(

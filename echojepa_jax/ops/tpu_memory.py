@@ -1,7 +1,5 @@
 """The size of a TPU core's vector memory, for kernels that keep their data in it."""
 
-from jax.experimental.pallas import tpu as pltpu
-
 _LIKELY = 64 * 2**20  # that of v5p and v7x; v5e and v6e have twice as much, v4 a quarter
 _DEFAULT = 16 * 2**20  # the compiler's limit for a kernel that does not set one
 _SPARE = 2 * 2**20  # for the compiler's own use
@@ -9,6 +7,8 @@ _SPARE = 2 * 2**20  # for the compiler's own use
 
 def vector_memory() -> int:
     """Bytes of vector memory per core of the TPU that the program is compiled for."""
+    from jax.experimental.pallas import tpu as pltpu  # takes long, see ops/tpu_tubelets.py
+
     try:
         return pltpu.get_tpu_info().vmem_capacity_bytes
     except (ValueError, NotImplementedError, RuntimeError):

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from echojepa_jax.ops import tpu_memory
 
@@ -80,6 +78,10 @@ def tubelets(clips: jax.Array, order: Order, interpret: bool = False) -> jax.Arr
     Returns:
       [B, N, patch * 128]; N as in models/vit.py, the features ordered by `order`.
     """
+    # Here, because programs without a TPU need `Order` alone, and Pallas takes long to import.
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
     batch, frames, height, width, colours = clips.shape
     times, down = frames // order.tubelet, height // order.patch
     count = times * down * (width // order.patch)
