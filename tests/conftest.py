@@ -71,12 +71,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 # The longest files come first: a long file at the end would leave the other process idle.
 _LONGEST = (
-    "test_hosts",
     "test_main",
-    "test_failure_modes",
+    "test_tpu_time",
+    "test_hosts",
+    "test_plan",
     "test_vjepa2",
+    "test_prepare",
+    "test_failure_modes",
     "test_sharded",
     "test_step_parity",
+    "test_run",
 )
 
 

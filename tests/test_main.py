@@ -86,7 +86,8 @@ def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main
     workdir = tmp_path / "run"
     kill_after_step_3(workdir, run_main(workdir=workdir, wait=False))
     assert not (workdir / "done.json").exists()
-    again = run_main(workdir=workdir)
+    # Now with worker processes, which change nothing.
+    again = run_main(workdir=workdir, data__workers=2)
     assert again.returncode == 0, again.stderr
     assert "continuing after step 3" in again.stderr
     assert_identical(weights_of(workdir), uninterrupted)
@@ -111,12 +112,6 @@ def test_f17_a_run_with_images_is_killed_and_started_again(run_main, tmp_path):
     done = run_main(workdir=again, **images)
     assert "continuing after step 3" in done.stderr
     assert_identical(weights_of(again), weights_of(whole))
-
-
-def test_worker_processes_change_nothing(uninterrupted, run_main, tmp_path):
-    done = run_main(workdir=tmp_path / "run", data__workers=2)
-    assert done.returncode == 0, done.stderr
-    assert_identical(weights_of(tmp_path / "run"), uninterrupted)
 
 
 # Both take the same way; one is enough to see where it leads.
