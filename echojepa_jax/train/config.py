@@ -283,8 +283,8 @@ def clip_spec(config: ConfigDict) -> ClipSpec:
 
 def encoder_shape(model: ConfigDict) -> EncoderShape:
     """The sizes of a config's encoder; those that are 0 come from the table of sizes."""
-    names = ("width", "depth", "heads", "mlp_hidden")
-    sizes = {name: model[name] or getattr(SIZES[model.size], name) for name in names}
+    table, names = SIZES[model.size], ("width", "depth", "heads", "mlp_hidden")
+    sizes = {name: model[name] or getattr(table, name) for name in names}
     return EncoderShape(**sizes, tubelet=model.tubelet, patch=model.patch, family=model.family)
 
 
