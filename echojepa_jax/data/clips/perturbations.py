@@ -15,14 +15,18 @@ import numpy as np
 from echojepa_jax.utils.rng import generator
 
 SEVERITIES = ("low", "medium", "high")
+RECODED = "h264"  # coding as H.264 alone: a control, which has no severities (see recoded.py)
 SEED = 42
 
 
 class Perturbation(NamedTuple):
-    """A kind of degradation, a row of `KINDS`, at a severity, one of `SEVERITIES`."""
+    """A kind of degradation, one of `NAMES`, at a severity, one of `SEVERITIES`; "" for RECODED."""
 
     kind: str
     severity: str
+
+    def __str__(self) -> str:
+        return " ".join(word for word in self if word)
 
     def frames(self, ids: np.ndarray, frames: int, name: str) -> np.ndarray:
         """The frames to show instead of the frames `ids` of a video with `frames` frames.
@@ -126,7 +130,12 @@ KINDS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] =
     "gain": _gain,
     "dynamic_range": _dynamic_range,
 }
-NAMES = (*KINDS, "dropped_frames")
+NAMES = (*KINDS, "dropped_frames", RECODED)
+
+
+def severities(kind: str) -> tuple[str, ...]:
+    """The severities of a kind; a control has none."""
+    return ("",) if kind == RECODED else SEVERITIES
 
 
 def _unit_grid(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

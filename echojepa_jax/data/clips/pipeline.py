@@ -30,8 +30,8 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from echojepa_jax.data.clips import transforms
-from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.clips import recoded, transforms
+from echojepa_jax.data.clips.perturbations import RECODED, Perturbation
 from echojepa_jax.data.clips.sampling import (
     KEPT,
     MASKED,
@@ -386,8 +386,11 @@ def _fill(
         perturbation, name = degraded
         ids = perturbation.frames(ids, int(videos.frames[row]), name)
     try:
-        path = os.fsdecode(videos.paths[row])
-        video = decode.decode(path, ids, grey=videos.channels == 1)
+        path, grey = os.fsdecode(videos.paths[row]), videos.channels == 1
+        if degraded and perturbation.kind == RECODED:
+            video = recoded.clip(path, ids, *facts, grey=grey)
+        else:
+            video = decode.decode(path, ids, grey=grey)
     except decode.UnreadableVideo as error:
         batch["error"][i] = str(error)[:ERROR_CHARACTERS]
         return

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from echojepa_jax.data.clips.perturbations import KINDS, NAMES, SEVERITIES, Perturbation
+from echojepa_jax.data.clips.perturbations import KINDS, NAMES, RECODED, SEVERITIES, Perturbation
 from echojepa_jax.utils.rng import generator
 
 HEIGHT, WIDTH = 20, 30
@@ -116,4 +116,4 @@ def test_dropped_frames_show_the_last_one_that_was_kept():
         severity = SEVERITIES[lost.index(missing)]
         again = Perturbation("dropped_frames", severity).frames(some, 200, "a")
         assert (again == one[some]).all()
-    assert set(NAMES) - set(KINDS) == {"dropped_frames"}
+    assert set(NAMES) - set(KINDS) == {"dropped_frames", RECODED}
