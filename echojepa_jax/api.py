@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +29,10 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.attention import AttentionMap, attention_maps, clips_of
 from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_of
+from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.distance import flag
-from echojepa_jax.probes.predict import mean_tokens, spread, with_slots
+from echojepa_jax.probes.predict import HeadFn, mean_tokens, spread
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, encoder_path
 from echojepa_jax.probes.saved import load_probe as load_saved
 from echojepa_jax.runtime.platform import configure_jax
@@ -45,7 +47,12 @@ Video = PathLike | np.ndarray
 
 log = logging.getLogger(__name__)
 
-_predict = jax.jit(with_slots, static_argnums=0)
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _predict(
+    head_fn: HeadFn, head: Head, params: Any, tokens: np.ndarray, present: np.ndarray
+) -> jax.Array:
+    return head_fn(head, params, tokens, present)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +217,15 @@ class Prediction(NamedTuple):
       value: a number in the target's unit, or {class: probability}.
       spread: standard deviation over the clips (and views) of the number, or of the probability of
         the most probable class; None if there is only one clip, or if clips do not differ.
+      spread_heads: the same over the heads of the grid that beat a constant guess; None if the
+        probe keeps only one.
       flag: "far" if the example is further from the training data than usual, else "near"; "" for
         a probe of an earlier version, which did not record its training data.
     """
 
     value: Any
     spread: float | None
+    spread_heads: float | None
     flag: str
 
 
@@ -244,7 +254,8 @@ class Probe:
         blank = np.zeros_like(next(iter(tokens.values())))
         together = np.concatenate([tokens.get(view, blank) for view in views])[None]
         present = np.repeat([view in tokens for view in views], saved.clips)[None]
-        outputs = np.asarray(_predict(saved.head, saved.params, together, present))
+        head_fn, params = saved.applied
+        outputs = np.asarray(_predict(head_fn, saved.head, params, together, present))
         decoded = saved.task.decode(outputs)[0]
         value: Any = float(decoded[0]) if decoded.ndim == 1 else None
         if saved.task.kind == "classification":
@@ -252,9 +263,14 @@ class Probe:
             decoded = decoded[:, decoded[0].argmax()]
         # A video that is too short for clips that differ has exactly equal tokens.
         repeats = np.append(False, (together[0, 1:] == together[0, :-1]).all(axis=(1, 2)))
-        over_clips = float(spread(decoded[None, 1:], present & ~repeats)[0])
+        of_clips, of_heads = np.split(decoded[None, 1:], [present.shape[1]], axis=1)
+        spreads = (
+            float(spread(of_clips, present & ~repeats)[0]),
+            float(spread(of_heads, np.ones(of_heads.shape, bool))[0]),
+        )
         distance = float(saved.distances(mean_tokens(together, present))[0])
-        return Prediction(value, None if np.isnan(over_clips) else over_clips, flag(distance))
+        over_clips, over_heads = (None if np.isnan(x) else x for x in spreads)
+        return Prediction(value, over_clips, over_heads, flag(distance))
 
     def attention(self, video: PathLike | Mapping[str, PathLike]) -> list[AttentionMap]:
         """Maps which tokens the probe reads when it predicts, averaged over the heads of its query.
@@ -313,7 +329,7 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
       UserError: the probe is not finished, or its encoder is missing or has changed.
     """
     folder = Path(folder)
-    saved = load_saved(folder)
+    saved = load_saved(folder, with_heads=True)
     path = str(weights or encoder_path(folder, read_config(folder / "config.json")))
     encoder = load_encoder(path, saved.dtype)
     check_encoder(saved, encoder.weights, folder, path)

@@ -101,9 +101,10 @@ def test_a_probe_says_what_it_said(before):
     for sample in samples:
         if sample.split == "test":
             told = float(said[sample.name]["prediction"])
-            value, _, flag = probe.predict(sample.path)
+            value, _, of_heads, flag = probe.predict(sample.path)
             assert value == pytest.approx(told, rel=1e-5)
-            assert flag == ""  # that commit did not record what the training data look like
+            # That commit kept one head, and did not record what the training data look like.
+            assert (of_heads, flag) == (None, "")
     score_on(before / "probe", [SOURCE], "test", "", before / "scored")
     now = {line["id"]: line for line in rows(before / "scored" / "predictions.csv")}
     for name, line in said.items():

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 VIEWS = ("A2C", "A4C", "PLAX", "PSAX")
 PERTURBATIONS = (
+    "h264",
     "radial_attenuation",
     "depth_attenuation",
     "shadow",

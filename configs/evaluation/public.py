@@ -3,8 +3,8 @@
 Command:   python -m echojepa_jax.evaluate --config=configs/evaluation/public.py \
              --weights=out/encoder --workdir=runs/public
 Hardware:  one GPU of 80 GB; disk for all tokens, about 0.6 TB for each ViT-L at 224 px.
-Duration:  not measured; estimated at 6 hours for one seed of one ViT-L on both EchoNet sets, see
-           docs/evaluation.md.
+Duration:  not measured; estimated at 3.5 hours for one seed of one ViT-L on both EchoNet sets,
+           see docs/evaluation.md.
 Expect:    the paper's EchoJEPA-L: MAE of EF 5.76 points on EchoNet-Dynamic; 6.31 (zero-shot) and
            5.12 (own probe) on EchoNet-Pediatric; robustness +2.3 % on average. The tables show
            the paper's numbers beside yours.
@@ -18,6 +18,7 @@ prepared set may stand in the place of any source.
 from ml_collections import ConfigDict
 
 PERTURBATIONS = (
+    "h264",
     "radial_attenuation",
     "depth_attenuation",
     "shadow",

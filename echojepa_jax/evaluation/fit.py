@@ -38,6 +38,11 @@ class HeadChoice:
     depth: int = 1
     pca: int = 0
 
+    @property
+    def averages(self) -> bool:
+        """Whether the head needs no more of a clip than the mean of its tokens."""
+        return self.kind != "attentive" or self.pca > 0
+
 
 def head_choice(name: str) -> HeadChoice:
     """What the name of a head means, such as "attentive-4" or "pca512-linear".
@@ -101,19 +106,9 @@ def fit(
       UserError: no head gave finite numbers, or no validation example can be read.
     """
     choice = head_choice(how.head)
-    look = fit_look(features, rows_of(train), choice.pca, probe.standardise)
+    look = fit_look(features, rows_of(train), choice, probe.standardise)
+    head = make_head(how, task, features, probe)
     features = look.of(features)
-    head = Head(
-        kind=choice.kind,
-        outputs=task.outputs,
-        depth=choice.depth,
-        heads=probe.heads,
-        hidden=probe.hidden,
-        views=how.views,
-        clips=features.at.shape[1],
-        streams=how.streams,
-        fusion=how.fusion,
-    )
     rates = probe.attentive_rates if choice.kind == "attentive" else probe.learning_rates
     cells = grids.cells(rates, probe.weight_decays)
     width = features.tokens.shape[-1]
@@ -149,6 +144,22 @@ def fit(
             "probe.learning_rates, or look at the labels"
         )
     return Fitted(head, kept[0], task, look, kept[1])
+
+
+def make_head(how: HowToFit, task: Task, features: Features, probe: ConfigDict) -> Head:
+    """The network of a head."""
+    choice = head_choice(how.head)
+    return Head(
+        kind=choice.kind,
+        outputs=task.outputs,
+        depth=choice.depth,
+        heads=probe.heads,
+        hidden=probe.hidden,
+        views=how.views,
+        clips=features.at.shape[1],
+        streams=how.streams,
+        fusion=how.fusion,
+    )
 
 
 def _check_width(head: Head, width: int) -> None:
@@ -261,20 +272,25 @@ def predict(
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How heads see tokens: principal components of a clip's mean token, then a common scale.
+    """How heads see clips: all tokens or their mean, principal components, then a common scale.
 
-    components: mean [D] and matrix [D, k]; None = all tokens as they are. shift, scale: [D] or [k].
+    averages: only the mean token. centre [D], matrix [D, k]: of the components; None = there are
+    none. shift, scale: [D] or [k].
     """
 
-    components: tuple[np.ndarray, np.ndarray] | None
     shift: np.ndarray
     scale: np.ndarray
+    averages: bool = False
+    centre: np.ndarray | None = None
+    matrix: np.ndarray | None = None
 
     def of(self, features: Features) -> Features:
         """The features as heads see them."""
+        if self.averages:
+            features = features.averaged()
         tokens = features.tokens
-        if self.components:
-            tokens = _reduced(tokens, self.components)
+        if self.matrix is not None:
+            tokens = (tokens - self.centre) @ self.matrix
         return dataclasses.replace(features, tokens=Scaled(tokens, self.shift, self.scale))
 
 
@@ -292,23 +308,28 @@ class Scaled:
         return (self._tokens[places] - self._shift) * self._scale
 
 
-def fit_look(features: Features, rows: Sequence[int], pca: int, standardise: bool) -> Look:
-    """What the training samples `rows` give: `pca` components (0 = none), mean and spread.
+def fit_look(
+    features: Features, rows: Sequence[int], choice: HeadChoice, standardise: bool
+) -> Look:
+    """What the training samples `rows` give: components, mean and spread.
 
     Args:
-      standardise: every channel gets mean 0 and standard deviation 1.
+      standardise: every channel gets mean 0 and standard deviation 1 over all tokens, also if the
+        head sees their mean.
     """
     place = features.place[list(rows)]
     clips = np.unique(features.at[place])
     clips = clips[features.there[clips]]
-    tokens, components = features.tokens, None
-    if pca:
-        components = principal(_means(tokens, clips), pca)
-        tokens = _reduced(tokens, components)
+    tokens, centre, matrix = features.tokens, None, None
+    if choice.pca:
+        means = features.averaged().tokens
+        centre, matrix = principal(means[clips, 0], choice.pca)
+        tokens = (means - centre) @ matrix
     width = tokens.shape[-1]
-    if not standardise:
-        return Look(components, np.zeros(width, np.float32), np.ones(width, np.float32))
-    return Look(components, *scaling(tokens, clips))
+    shift, scale = np.zeros(width, np.float32), np.ones(width, np.float32)
+    if standardise:
+        shift, scale = scaling(tokens, clips)
+    return Look(shift, scale, choice.averages, centre, matrix)
 
 
 def scaling(tokens: Any, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -333,15 +354,3 @@ def scaling(tokens: Any, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parts(clips: np.ndarray) -> list[np.ndarray]:
     """Clips in parts that fit into memory with all their tokens."""
     return np.array_split(clips, max(1, len(clips) // 64))
-
-
-def _means(tokens: Any, clips: np.ndarray) -> np.ndarray:
-    """Mean token of clips int [m]: float32 [m, D]."""
-    return np.concatenate([tokens[part].mean(axis=1) for part in _parts(clips)])
-
-
-def _reduced(tokens: Any, components: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The components of every clip's mean token: [m, N, D] -> [m, 1, k]."""
-    mean, matrix = components
-    means = _means(tokens, np.arange(tokens.shape[0]))
-    return ((means - mean) @ matrix)[:, None]

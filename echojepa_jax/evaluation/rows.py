@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from echojepa_jax.data.clips.perturbations import RECODED
 from echojepa_jax.evaluation import scores
 from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
 from echojepa_jax.evaluation.tasks.robustness import CLEAN, PAPER
@@ -149,7 +150,8 @@ def _average_degradation(
     A model that answers nearly the same for every video cannot get worse: see the changes.
     """
     clean = _key(CLEAN)
-    degraded = [variant for variant in scored if variant != clean]
+    controls = CLEAN["perturbation"], RECODED
+    degraded = [v for v in scored if dict(v)["perturbation"] not in controls]
     papers = [v for v in degraded if dict(v)["perturbation"] in PAPER]
     found = []
     for name, chosen in (("mean of the paper's kinds", papers), ("mean of all kinds", degraded)):

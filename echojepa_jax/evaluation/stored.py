@@ -1,8 +1,9 @@
 """Features on disk: of one model, one data set and one perturbation, made once for all tasks.
 
-A folder holds parts of `PART` videos: `part-00000.npy`, the tokens [clips, N, D], and after it
-`part-00000.json`, which states what they are of, their SHA-256, and which clips could be decoded.
-A part whose JSON is there and agrees is verified and kept; any other is made again.
+A folder holds parts of `PART` videos: `part-00000.npy`, the tokens [clips, N, D],
+`means-00000.npy`, the mean token of every clip [clips, D], and after them `part-00000.json`, which
+states what they are of, their SHA-256, and which clips could be decoded. A part whose JSON is there
+and agrees is verified and kept; any other is made again.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ class Wanted:
 
     def folder(self, root: Path, model: Facts) -> Path:
         """A folder of these features alone, with a name that a person understands."""
-        words = [model.name, self.name, *(self.perturbation or ())]
+        words = [model.name, self.name, *(word for word in self.perturbation or () if word)]
         words += [] if self.frames is None else ["frames"]
         return root / f"{'-'.join(words)}-{digest_of(self.settings(model))[:10]}"
 
@@ -111,10 +112,10 @@ def make(root: Path, model: Model, wanted: Wanted) -> int:
     todo = []
     for number, start in enumerate(range(0, len(samples), PART)):
         path = folder / f"part-{number:05d}.npy"
-        problem = _problem(path, settings)
-        if problem and path.with_suffix(".json").exists():
-            log.warning("%s is made again: %s", path, problem)
-        if problem:
+        why = problem(path.with_suffix(".json"), settings)
+        if why and path.with_suffix(".json").exists():
+            log.warning("%s is made again: %s", path, why)
+        if why:
             todo.append((path, slice(start, start + PART)))
     if not todo:
         return 0
@@ -122,17 +123,27 @@ def make(root: Path, model: Model, wanted: Wanted) -> int:
     return sum(_write(path, model, part, wanted, settings) for path, part in todo)
 
 
-def _problem(path: Path, settings: dict[str, Any]) -> str:
-    """Why a part has to be made, or "" if it is there and whole."""
+def problem(about: Path, settings: dict[str, Any]) -> str:
+    """Why files that `write_about` describes have to be made; "" if they are there and whole."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
+        found = json.loads(about.read_text())
+        digests = {name: _sha256(about.with_name(name)) for name in found["sha256"]}
+    except (OSError, ValueError, KeyError) as error:
         return f"it cannot be read ({error})"
-    if about.get("settings") != settings:
+    if found.get("settings") != settings:
         return "it was made with other settings"
-    return "" if about["sha256"] == digest else "its SHA-256 does not match"
+    return "" if found["sha256"] == digests else "its SHA-256 does not match"
+
+
+def write_about(about: Path, settings: dict[str, Any], files: Sequence[Path], **facts: Any) -> None:
+    """Writes the JSON file that states what files beside it were made from, and their SHA-256."""
+    digests = {file.name: _sha256(file) for file in files}
+    write_json(about, {"settings": settings, "sha256": digests, **facts})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, model: Model, part: slice, wanted: Wanted, settings: dict[str, Any]) -> int:
@@ -143,29 +154,22 @@ def _write(path: Path, model: Model, part: slice, wanted: Wanted, settings: dict
     else:
         own = np.ones((len(samples), 1), bool)
         pieces = model.encode_frames(samples, np.array(wanted.frames[part]))
-    there, padded, errors, tokens = [], 0, {}, []
+    there, padded, errors, tokens, means = [], 0, {}, [], []
     for piece in _checked(pieces, own):
         tokens.append(piece.tokens.astype(wanted.dtype))
+        means.append(tokens[-1].mean(axis=1, dtype=np.float32))
         there += (piece.errors == "").tolist()
         padded += int(np.count_nonzero(piece.padded))
         for row, error in zip(piece.rows, piece.errors, strict=True):
             if error:
                 errors[str(int(row))] = str(error)
-    values = np.concatenate(tokens)
-    with whole(path) as partial, partial.open("wb") as file:
-        np.save(file, values)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {
-        "settings": settings,
-        "sha256": digest,
-        "encoded": len(values),
-        "padded": padded,
-        "there": there,
-        "errors": errors,
-    }
-    write_json(path.with_suffix(".json"), about)
-    return len(values)
+    of_means = path.with_name(path.name.replace("part", "means"))
+    for name, parts in ((path, tokens), (of_means, means)):
+        with whole(name) as partial, partial.open("wb") as file:
+            np.save(file, np.concatenate(parts))
+    facts = {"encoded": len(there), "padded": padded, "there": there, "errors": errors}
+    write_about(path.with_suffix(".json"), settings, [path, of_means], **facts)
+    return len(there)
 
 
 def _checked(pieces: Iterator[EncodedClips], own: np.ndarray) -> Iterator[EncodedClips]:
@@ -210,4 +214,5 @@ def load(root: Path, model: Facts, wanted: Wanted) -> Features:
             errors[wanted.rows[number * PART + int(row)]] = error
     at = np.cumsum(~repeats).reshape(repeats.shape) - 1
     parts = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("part-*.npy"))]
-    return Features(place, Rows(parts), at, np.array(there), repeats, errors)
+    means = np.concatenate([np.load(path) for path in sorted(folder.glob("means-*.npy"))])
+    return Features(place, Rows(parts), at, np.array(there), repeats, errors, means)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
@@ -33,14 +34,15 @@ from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import held, whole, write_json
-from echojepa_jax.utils.progress import duration
+from echojepa_jax.utils.progress import left
 
 log = logging.getLogger(__name__)
 
-CONFIG, DONE, FEATURES, RESULTS = "config.json", "done.json", "features", "results"
+CONFIG, DONE = "config.json", "done.json"
+FEATURES, HEADS, RESULTS = "features", "heads", "results"
 MARKDOWN, CSV, LATEX = "tables.md", "tables.csv", "tables.tex"
 REJECTED = "quarantine.jsonl"
-VERSION = 1  # of the numbers: raise it when a result would be another one
+VERSION = 2  # of the numbers: raise it when a result would be another one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,21 +178,20 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
                     stored.make(workdir / FEATURES, known, _as_labels(one))
 
     # --- probes ---------------------------------------------------------------------------------
-    first = time.monotonic()
+    took: dict[str, list[float]] = {}
     for done, job in enumerate(todo):
-        left = ""
-        if done:
-            seconds = (time.monotonic() - first) / done * (len(todo) - done)
-            left = f", {duration(seconds)} left"
+        started_job = time.monotonic()
+        rest = _left(took, [other.task for other in todo[done:]])
         log.info(
             "probes %d of %d: task %s, model %s, seed %d%s",
-            *(done + 1, len(todo), job.task, job.model.name, job.seed, left),
+            *(done + 1, len(todo), job.task, job.model.name, job.seed, rest),
         )
-        mine = _with_features(config, workdir / FEATURES, data, job, wanted[job.model.name])
+        mine = _with_features(config, workdir, data, job, wanted[job.model.name])
         options = config.tasks[job.task]
         made = KINDS[options.kind].run(mine, options, config.probe, job.seed)
         cells.write(job.file, made, told[job.file])
         results[job.file] = cells.read(job.file, told[job.file])
+        took.setdefault(job.task, []).append(time.monotonic() - started_job)
 
     # --- tables ---------------------------------------------------------------------------------
     table_rows, films, pictures = {}, {}, {}
@@ -357,39 +358,53 @@ def _wanted(config: ConfigDict, data: Mapping[str, Data], model: str) -> dict[Ne
     return found
 
 
+def _left(took: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
+    """How long tasks will take, by the seconds that those of the same name, or all, took before."""
+    every = [seconds for of_task in took.values() for seconds in of_task]
+    if not every:
+        return ""
+    return left(sum(float(np.mean(took.get(task, every))) for task in tasks))
+
+
 def _encode(root: Path, model: Model, wanted: Sequence[Wanted]) -> None:
-    started = time.monotonic()
+    started, made = time.monotonic(), 0
     for done, one in enumerate(wanted):
-        left = ""
-        if done:
-            seconds = (time.monotonic() - started) / done * (len(wanted) - done)
-            left = f", about {duration(seconds)} left"
-        degraded = f", {' '.join(one.perturbation)}" if one.perturbation else ""
+        rest = ""
+        if made:  # what was there before took no time
+            more = sum(len(other.rows) * other.clips for other in wanted[done:])
+            rest = left((time.monotonic() - started) / made * more)
+        degraded = f", {one.perturbation}" if one.perturbation else ""
         degraded += f", {TRACED}" * (one.frames is not None)
         log.info(
             "features %d of %d: model %s on %s%s%s",
-            *(done + 1, len(wanted), model.facts.name, one.name, degraded, left),
+            *(done + 1, len(wanted), model.facts.name, one.name, degraded, rest),
         )
-        stored.make(root, model, one)
+        made += stored.make(root, model, one)
 
 
 def _with_features(
     config: ConfigDict,
-    root: Path,
+    workdir: Path,
     data: Mapping[str, Data],
     job: Job,
     wanted: Mapping[Need, Wanted],
 ) -> dict[str, Data]:
-    """The data sets of a job with the features of its model."""
+    """The data sets of a job with the features of its model, and the place of heads on them."""
+    root = workdir / FEATURES
     found: dict[str, dict[What, Any]] = {}
+    heads: dict[str, Path] = {}
     for name, what in _needs(config, job):
         features = stored.load(root, job.model, wanted[name, what])
         found.setdefault(name, {})[what] = features
         if what == TRACED:
             known = _masks(data[name], job.model).facts
             found[name][MASKS] = stored.load(root, known, _as_labels(wanted[name, what]))
+        if what is None:
+            heads[name] = wanted[name, what].folder(workdir / HEADS, job.model)
     return {
-        name: dataclasses.replace(data[name], width=job.model.width, features=features)
+        name: dataclasses.replace(
+            data[name], width=job.model.width, features=features, heads=heads.get(name)
+        )
         for name, features in found.items()
     }
 

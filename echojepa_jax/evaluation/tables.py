@@ -77,7 +77,7 @@ def passes_of(data: str, what: What) -> str:
     """The name of the clips of a data set: as they are, degraded, or with traced frames."""
     if what is None:
         return data
-    return f"{data}: {what}" if isinstance(what, str) else " ".join([data, *what])
+    return f"{data}: {what}" if isinstance(what, str) else f"{data} {what}"
 
 
 def number(value: float) -> str:

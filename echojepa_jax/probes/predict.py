@@ -58,6 +58,7 @@ class Features:
     there: bool [m], whether a clip could be decoded.
     repeats: bool [n, C], whether a clip shows the same frames as the clip before.
     errors: by sample, why its clips could not be decoded.
+    means: float32 [m, D], the mean token of every clip; None = they are not stored.
     """
 
     place: np.ndarray
@@ -66,6 +67,15 @@ class Features:
     there: np.ndarray
     repeats: np.ndarray
     errors: dict[int, str]
+    means: np.ndarray | None = None
+
+    def averaged(self) -> "Features":
+        """The same clips with one token each, in memory: the mean of its tokens."""
+        means = self.means
+        if means is None:
+            parts = np.array_split(np.arange(len(self.there)), 1 + len(self.there) // 64)
+            means = np.concatenate([self.tokens[part].mean(axis=1) for part in parts])
+        return dataclasses.replace(self, tokens=means[:, None], means=means)
 
     def usable(self) -> np.ndarray:
         """Which samples have a decoded clip: bool [samples]."""

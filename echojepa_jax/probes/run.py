@@ -20,14 +20,7 @@ from echojepa_jax.probes.config import make_head
 from echojepa_jax.probes.examples import Example, make_examples, of_split, share_of
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, STUDIES, WORST
 from echojepa_jax.probes.held_out import held_out
-from echojepa_jax.probes.predict import (
-    HeadFn,
-    Videos,
-    encoded_head_outputs,
-    rows_of,
-    with_slots,
-    with_slots_and_heads,
-)
+from echojepa_jax.probes.predict import Videos, encoded_head_outputs, rows_of
 from echojepa_jax.probes.reading import reading
 from echojepa_jax.probes.results import (
     STUDY_COLUMNS,
@@ -222,10 +215,7 @@ def evaluate(
             *(len(known), len(test)),
         )
     memory = config.data.cache_gb * 1e9
-    head_fn: HeadFn = with_slots
-    params = probe.params
-    if probe.heads is not None:
-        head_fn, params = with_slots_and_heads, (probe.params, probe.heads)
+    head_fn, params = probe.applied
     outputs, present = encoded_head_outputs(
         head_fn, probe.head, params, test, videos, memory, "test", embed=True
     )

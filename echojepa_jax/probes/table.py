@@ -7,6 +7,7 @@ views, a line for every study and one for every file that no study uses. Columns
 - `prediction`: a number in the target's unit, or the most probable class.
 - `spread`: the standard deviation over the clips, of the number or of the probability of the
   predicted class. Empty if there is only one clip.
+- `spread_heads`: the same over the heads of the grid. Empty if the probe keeps only one.
 - `distance`, `flag`: how far it is from the training data, where 1 is the limit, and "far" or
   "near" (see distance.py). Empty for a probe of an earlier version.
 - `padded`: frames of a clip that repeat the last frame, because the video is too short; for a
@@ -46,7 +47,6 @@ from echojepa_jax.probes.predict import (
     encode_videos,
     head_outputs,
     rows_of,
-    with_slots,
 )
 from echojepa_jax.probes.results import Row, predictions, write_csv
 from echojepa_jax.probes.run import make_videos
@@ -89,7 +89,7 @@ _GIVEN = ("probe", "encoder", "sources")
 
 _KNOWN = (
     *("id", "source", "patient", "study", "view"),
-    *("prediction", "spread", "distance", "flag", "padded"),
+    *("prediction", "spread", "spread_heads", "distance", "flag", "padded"),
 )
 
 
@@ -128,7 +128,7 @@ def predict_table(
       UserError: the probe, its encoder, or a source cannot be used; `out` is another
         file; or no file could be read.
     """
-    probe, config = load_probe(folder), read_config(folder / "config.json")
+    probe, config = load_probe(folder, with_heads=True), read_config(folder / "config.json")
     work = _listed(probe, sources, split, max(1, workers))
     settings = {
         "probe": _fingerprint((folder / ABOUT).read_bytes() + (folder / HEAD).read_bytes()),
@@ -261,9 +261,8 @@ def _make_parts(
         some = examples[start : start + size]
         what = f"part {len(parts) + 1} of {count}"
         features = encode_videos(videos, rows_of(some), what)
-        outputs, present = head_outputs(
-            with_slots, probe.head, probe.params, some, features, embed=True
-        )
+        head_fn, params = probe.applied
+        outputs, present = head_outputs(head_fn, probe.head, params, some, features, embed=True)
         assert outputs.embeddings is not None
         distances = probe.distances(outputs.embeddings)
         part = {

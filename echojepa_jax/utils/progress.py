@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def left(seconds: float) -> str:
+    """Text for the end of a line, such as ", 1m02s left"."""
+    return f", {duration(seconds) if seconds >= 1 else 'less than 1s'} left"
+
+
 def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yields `items`, and logs "`what`: 127 of 1000, 1m02s left" every ten seconds.
 
@@ -35,6 +40,6 @@ def with_progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             started = last = now
         elif now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            seconds = (now - started) / done * (total - done - 1)
-            left = f", {duration(seconds)} left" if done + 1 < total else ""
-            log.info("%s: %d of %d%s", what, done + 1, total, left)
+            more = total - done - 1
+            rest = left((now - started) / done * more) if more else ""
+            log.info("%s: %d of %d%s", what, done + 1, total, rest)

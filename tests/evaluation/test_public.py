@@ -11,10 +11,12 @@ from configs.evaluation import public
 from echojepa_jax.api import evaluate
 from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import suite
+from echojepa_jax.preparation.plan import Options
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests.makers import public_sets
+from tests.makers.prepared import prepared
 from tests.makers.weights import random_weights
 
 pytestmark = pytest.mark.slow
@@ -150,6 +152,28 @@ def test_clips_by_stride_need_no_frame_rates(encoder, sets, tmp_path):
     config.clip.update(sample_by="fps", sample_value=8.0)
     with pytest.raises(UserError, match=r"12 of 12 files .* were rejected .12 no frame rate"):
         evaluate(config, tmp_path / "other")
+
+
+def test_a_prepared_set_stands_in_the_place_of_its_source(complete, encoder, sets, tmp_path):
+    config = shrunken(encoder, sets)
+    prepared(config.data.camus.sources[0], tmp_path / "camus", Options(size=64))
+    config.data.camus.sources = (str(tmp_path / "camus"),)
+    config.only, config.pca_data, config.clip.more_sizes = ("camus",), "camus", ()
+    del config.tasks.camus_segmentation, config.tasks.camus_views
+    evaluate(config, tmp_path / "run")
+
+    def of_lvef(workdir):
+        rows = [x for x in lines(workdir) if (x["task"], x["score"]) == ("camus_lvef", "mae")]
+        return {(x["variant"], x["model"]): x for x in rows if x["model"] != "encoder-16px"}
+
+    found, direct = of_lvef(tmp_path / "run"), of_lvef(complete)
+    assert found.keys() == direct.keys()
+    for key, line in found.items():
+        same = ("examples", "patients", "not_scored", "kind", "unit")
+        assert [line.get(x) for x in same] == [direct[key].get(x) for x in same]
+        # Pictures of a prepared set are JPEG.
+        close = 1e-12 if key[1] == "mean of training" else 0.05
+        assert float(line["value"]) == pytest.approx(float(direct[key]["value"]), rel=close)
 
 
 @pytest.mark.parametrize(

@@ -646,9 +646,10 @@ def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder, sa
     for sample in samples:
         if sample.name in found:
             line = found[sample.name]
-            value, spread, flag = probe.predict(sample.path)
+            value, spread, of_heads, flag = probe.predict(sample.path)
             assert value == pytest.approx(float(line["prediction"]), rel=1e-4)
             assert spread == pytest.approx(float(line["spread"]), rel=1e-2, abs=1e-4)
+            assert of_heads == pytest.approx(float(line["spread_heads"]), rel=1e-2, abs=1e-4)
             assert flag == line["flag"] != ""
     with pytest.raises(UserError, match=r"nowhere\.avi cannot be read"):
         probe.predict("nowhere.avi")

@@ -106,6 +106,7 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
         value = probe.predict(folder / line["id"]).value
         assert float(line["prediction"]) == pytest.approx(value, rel=1e-5)
         assert float(line["spread"]) > 0
+        assert float(line["spread_heads"]) > 0
         assert line["status"] == "ok"
         # A folder tells neither patients nor studies.
         assert line["patient"] == line["study"] == line["study_prediction"] == ""

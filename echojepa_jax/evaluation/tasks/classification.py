@@ -5,6 +5,7 @@ of every larger one. A probe on few labels is trained for as many epochs as one 
 for as many updates: with few labels, an epoch has few updates.
 """
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.probes.examples import Example, share_of
 from echojepa_jax.utils.config_fields import NUMBERS, TEXTS, Field, Rule
@@ -76,10 +78,10 @@ def run(
             # All labels are one subset, of which epochs and updates are equal at once.
             for by in options.subsets if share < 1 else ("all",):
                 draw = by_video if by == "video" else share_of
-                train = draw(parts.train, share, seed)
+                few = dataclasses.replace(parts, train=draw(parts.train, share, seed))
                 for length in options.lengths if share < 1 else ("epochs",):
                     how = HowToFit(head, updates=whole if length == "updates" else 0)
-                    fitted = fit(how, features, train, parts.val, parts.task, probe, seed)
+                    fitted = trained(how, mine, few, probe, seed)
                     predicted, readable = predict(fitted, features, parts.test, probe.batch)
                     variant = {
                         "head": head,

@@ -44,7 +44,7 @@ def measures(embeddings: np.ndarray) -> dict[str, float]:
 def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int) -> list[Cell]:
     """One cell; neither probe nor seed matter."""
     mine = data[options.data]
-    features = mine.features[None]
+    features = mine.features[None].averaged()
     test = [row for row, s in enumerate(mine.samples) if s.split == mine.splits[2]]
     found = []
     for row in test:

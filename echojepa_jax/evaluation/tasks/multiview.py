@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
 
@@ -64,7 +65,7 @@ def run(
             fusion="late" if FUSION in without else "early",
             view_dropout=0.0 if DROPOUT in without else options.view_dropout,
         )
-        fitted = fit(how, features, parts.train, parts.val, parts.task, probe, seed)
+        fitted = trained(how, mine, parts, probe, seed)
         predicted, readable = predict(fitted, features, parts.test, probe.batch)
         cell = cells.of_predictions(
             {"without": ", ".join(without)},

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 
 FIELDS = {
@@ -32,7 +33,7 @@ def run(
     parts = divided(mine, "regression", options.target, options.views, study=False)
     found = []
     for head in options.heads:
-        fitted = fit(HowToFit(head), features, parts.train, parts.val, parts.task, probe, seed)
+        fitted = trained(HowToFit(head), mine, parts, probe, seed)
         predicted, readable = predict(fitted, features, parts.test, probe.batch)
         video = {"head": head} | ({"level": "video"} if options.by_study else {})
         cell = cells.of_predictions(

@@ -4,10 +4,17 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.perturbations import NAMES, SEVERITIES, Perturbation
+from echojepa_jax.data.clips.perturbations import (
+    NAMES,
+    RECODED,
+    SEVERITIES,
+    Perturbation,
+    severities,
+)
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
 
@@ -22,7 +29,8 @@ FIELDS = {
     "head": fields.HEAD,
     "perturbations": Field(
         TEXTS,
-        f"kinds of degradation, each at {len(SEVERITIES)} severities: {', '.join(NAMES)}",
+        f"kinds of degradation, each at {len(SEVERITIES)} severities ({RECODED}, a control, has "
+        f"none): {', '.join(NAMES)}",
         Rule(lambda kinds: bool(kinds) and set(kinds) <= {*NAMES}, "must contain only these kinds"),
     ),
 }
@@ -30,7 +38,9 @@ FIELDS = {
 
 def _perturbations(options: ConfigDict) -> list[Perturbation]:
     return [
-        Perturbation(kind, severity) for kind in options.perturbations for severity in SEVERITIES
+        Perturbation(kind, severity)
+        for kind in options.perturbations
+        for severity in severities(kind)
     ]
 
 
@@ -44,9 +54,7 @@ def run(
     """A cell of the videos as they are, and one for each degradation and severity."""
     mine = data[options.data]
     parts = divided(mine, "regression", options.target, options.views, study=False)
-    fitted = fit(
-        HowToFit(options.head), mine.features[None], parts.train, parts.val, parts.task, probe, seed
-    )
+    fitted = trained(HowToFit(options.head), mine, parts, probe, seed)
     found = []
     for perturbation in [None, *_perturbations(options)]:
         features = mine.features[perturbation]

@@ -16,7 +16,8 @@ from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.data.units import check_unit
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, fit, predict
+from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.utils.config_fields import NUMBERS, TEXTS, Field, Rule
@@ -46,9 +47,7 @@ def run(
     """Cells on the first population, zero-shot on the other one, and retrained there."""
     here, there = data[options.data], data[options.to]
     mine = divided(here, "regression", options.target, options.views, study=False)
-    fitted = fit(
-        HowToFit(options.head), here.features[None], mine.train, mine.val, mine.task, probe, seed
-    )
+    fitted = trained(HowToFit(options.head), here, mine, probe, seed)
     predicted, readable = predict(fitted, here.features[None], mine.test, probe.batch)
     variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
     found = [
@@ -58,9 +57,7 @@ def run(
     for name, views in [("all", options.views), *((view, (view,)) for view in options.alone)]:
         theirs = divided(there, "regression", options.target, views, study=False)
         check_unit(mine.task.unit, theirs.task.unit, options.target)
-        own = fit(
-            HowToFit(options.head), features, theirs.train, theirs.val, theirs.task, probe, seed
-        )
+        own = trained(HowToFit(options.head), there, theirs, probe, seed)
         answers = [
             (used, *predict(used, features, theirs.test, probe.batch)) for used in (fitted, own)
         ]
