@@ -128,7 +128,7 @@ def problem(about: Path, settings: dict[str, Any]) -> str:
     try:
         found = json.loads(about.read_text())
         digests = {name: _sha256(about.with_name(name)) for name in found["sha256"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it cannot be read ({error})"
     if found.get("settings") != settings:
         return "it was made with other settings"

@@ -44,14 +44,15 @@ def trainings(monkeypatch):
     return found
 
 
-def answers(data, **changes):
-    probe = probe_config(**changes)
+def answers(data):
+    probe = probe_config(epochs=2)
     return [task.run(data, ConfigDict(EF | options), probe, 0) for task, options in TASKS]
 
 
 def test_a_head_is_trained_once_whatever_tasks_use_it(data, trainings):
     whole = answers({name: dataclasses.replace(one, heads=None) for name, one in data.items()})
-    assert trainings == []
+    assert len(trainings) == 2 + 1 + 2
+    trainings.clear()
     first = answers(data)
     assert trainings == ["attentive-1", "pca3-linear", "attentive-1"]  # adult, adult, child
     assert answers(data) == first == whole, "bit for bit"
@@ -91,8 +92,7 @@ def test_what_a_head_is_trained_from_is_a_part_of_its_name(data, trainings):
     assert len(trainings) == 6
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-@pytest.mark.parametrize("fusion", ["early", "late"])
+@pytest.mark.parametrize(("head", "fusion"), [("linear", "late"), ("mlp", "early")])
 def test_the_mean_token_is_as_good_as_all_tokens(head, fusion, monkeypatch):
     """Linear and MLP heads need no more; they read all tokens in every epoch."""
     data = data_of()
@@ -119,7 +119,7 @@ class Counted:
         return found
 
 
-@pytest.mark.parametrize("head", ["attentive-1", "attentive-3", "linear"])
+@pytest.mark.parametrize("head", ["attentive-2", "linear"])
 def test_a_grid_of_six_heads_reads_and_batches_as_much_as_one(head, monkeypatch):
     """Only the work of heads may be six times as much."""
     data, read, batches = data_of(), [], []
@@ -135,7 +135,7 @@ def test_a_grid_of_six_heads_reads_and_batches_as_much_as_one(head, monkeypatch)
     for rates, decays in (((1e-2,), (0.1,)), ((1e-2, 3e-3), (0.0, 0.01, 0.1))):
         tokens = Counted(features.tokens)
         grid = {"learning_rates": rates, "attentive_rates": rates, "weight_decays": decays}
-        probe = probe_config(standardise=False, **grid)
+        probe = probe_config(standardise=False, epochs=1, **grid)
         some = dataclasses.replace(features, tokens=tokens)
         fit(HowToFit(head), some, parts.train, parts.val, parts.task, probe, 0)
         read.append(tokens.bytes)

@@ -286,7 +286,7 @@ def test_parts_are_one_array(tmp_path, model, monkeypatch, cache):
     whole = features(tmp_path / "1", model, samples, [0, 1, 2, 3, 4])
     monkeypatch.setattr(stored, "PART", 2)
     parts = features(tmp_path / "2", model, samples, [0, 1, 2, 3, 4])
-    assert len(list((tmp_path / "2").glob("*/*.npy"))) == 3
+    assert len(list((tmp_path / "2").glob("*/part-*.npy"))) == 3
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 

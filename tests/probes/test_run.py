@@ -649,7 +649,7 @@ def test_the_api_embeds_and_predicts_as_the_programs_do(lvef, encoder_folder, sa
             value, spread, of_heads, flag = probe.predict(sample.path)
             assert value == pytest.approx(float(line["prediction"]), rel=1e-4)
             assert spread == pytest.approx(float(line["spread"]), rel=1e-2, abs=1e-4)
-            assert of_heads == pytest.approx(float(line["spread_heads"]), rel=1e-2, abs=1e-4)
+            assert (of_heads, line["spread_heads"]) == (None, "")  # one head beat the guess
             assert flag == line["flag"] != ""
     with pytest.raises(UserError, match=r"nowhere\.avi cannot be read"):
         probe.predict("nowhere.avi")
