@@ -129,7 +129,6 @@ def assert_refused(config, changes, sentence):
         ({"optim.steps": 3}, r"number of steps is optim\.epochs x optim\.updates_per_epoch"),
         ({"optim.lr": 0.1}, r"unknown field 'optim\.lr'; the nearest is 'optim\.peak_lr'"),
         ({"optim.batch_size": 8}, r"'optim\.batch_size'; the nearest is 'optim\.global_batch'"),
-        ({"data.cache": 8}, r"'data\.cache'; the nearest is 'data\.cache_gb'"),
         ({"data.csv": "a"}, r"unknown field 'data\.csv'$"),
         ({"optim.peak_lr": "0.1"}, r"'optim\.peak_lr' is '0\.1', but it must be of type float"),
         ({"log.tensorboard": 1}, r"must be of type bool"),

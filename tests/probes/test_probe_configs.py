@@ -34,6 +34,7 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
     [
         ({"head.knid": "linear"}, r"unknown field 'head\.knid'; the nearest is 'head\.kind'"),
         ({"optim.lr": 0.1}, r"'optim\.lr'; the nearest is 'optim\.learning_rates'"),
+        ({"data.cache": 8}, r"'data\.cache'; the nearest is 'data\.cache_gb'"),
         ({"head.kind": "atentive"}, "the nearest is 'attentive'"),
         ({"head.kind": "linear"}, r"'head\.tokens' is 'all', but it needs the attentive head"),
         ({"task.views": ("A4C", 3)}, "must be of type tuple of strings"),
