@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.probe = dict(
         learning_rates=(3e-2, 1e-2, 3e-3),
         attentive_rates=(3e-3, 1e-3),
+        mask_rates=(3e-1, 1e-1, 3e-2),
         weight_decays=(0.1,),
         standardise=True,
         epochs=15,
@@ -110,6 +111,7 @@ def get_config() -> ConfigDict:
             data="adult",
             views=("A2C", "A4C"),
             structures=("LV", "myocardium", "LA"),
+            heads=("linear+place", "linear"),
             ef="ef",
         ),
         geometry=dict(kind="geometry", seeds=(0,), data="adult"),

@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     config.probe = dict(
         learning_rates=(1e-2, 1e-3, 1e-4),
         attentive_rates=(1e-4, 5e-5),
+        mask_rates=(1e-1, 1e-2, 1e-3),
         weight_decays=(0.01, 0.1, 0.4),
         standardise=False,
         epochs=20,
@@ -100,6 +101,7 @@ def get_config() -> ConfigDict:
             data="echonet_dynamic",
             views=(),
             structures=("LV",),
+            heads=("linear+place", "linear"),
             ef="ef",
         ),
         dynamic_geometry=dict(kind="geometry", seeds=(0,), data="echonet_dynamic"),
@@ -126,6 +128,7 @@ def get_config() -> ConfigDict:
             data="camus",
             views=(),
             structures=("LV", "myocardium", "LA"),
+            heads=("linear+place", "linear"),
             ef="ef",
         ),
         camus_views=dict(

@@ -101,6 +101,18 @@ def in_clip(labels: np.ndarray, size: int) -> np.ndarray:
     return out[0].argmax(axis=-1).astype(np.uint8)
 
 
+def cut_off(labels: np.ndarray) -> np.ndarray:
+    """The share of each structure's area in labels [H, W] that the crop of a clip leaves out.
+
+    Returns:
+      float64 [structures]; NaN = the frame does not show it.
+    """
+    top, left, height, width = transforms.centre_box(*labels.shape)
+    parts = labels, labels[top : top + height, left : left + width]
+    whole, kept = (np.bincount(part.ravel(), minlength=len(STRUCTURES)) for part in parts)
+    return 1 - kept / np.where(whole, whole, np.nan)
+
+
 def spacing_in_clip(
     spacing: tuple[float, float], height: int, width: int, size: int
 ) -> tuple[float, float]:

@@ -34,8 +34,8 @@ class Cell:
     one is compared with; None = none. measures: numbers by name, of MEASURE. cutoffs: values below
     which examples are detected, of an ejection fraction.
 
-    Of SEGMENTATION, an example is a frame, `true` is empty, and `predicted` and `guess` have Dice
-    and Hausdorff distance of each frame. pictures: masks of a few test frames, for the report.
+    Of SEGMENTATION, an example is a frame, `true` is empty, and `predicted` and `guess` have the
+    measures `scores.MASKS` of each frame. pictures: masks of a few test frames, for the report.
     """
 
     variant: dict[str, str]

@@ -77,6 +77,7 @@ FIELDS: dict[str, Field] = {
         GRID,
     ),
     "probe.attentive_rates": Field(NUMBERS, "learning rates of attentive heads", GRID),
+    "probe.mask_rates": Field(NUMBERS, "learning rates of heads that find masks", GRID),
     "probe.weight_decays": Field(NUMBERS, "weight decays", GRID),
     "probe.standardise": Field(
         bool, "scale every channel of tokens to mean 0 and SD 1, as in the training split"

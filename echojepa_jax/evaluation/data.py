@@ -34,8 +34,9 @@ class Data:
     samples: of the three splits. splits: their names: training, validation, test. width: of an
     encoder's tokens. features: of one model, by perturbation; None = of the videos as they are.
     Those of a perturbation are of the test split. traced: the row of a sample and its tracing, for
-    every traced frame; features of TRACED and MASKS are in this order. heads: folder of the heads
-    that are trained on these features, which holds those of no others; None = heads are not kept.
+    every traced frame; features of TRACED and MASKS are in this order. beyond: the row of the
+    sample of every tracing whose video ends before it. heads: folder of the heads that are trained
+    on these features, which holds those of no others; None = heads are not kept.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Data:
     width: int = 0
     features: Mapping[What, Features] = dataclasses.field(default_factory=dict)
     traced: Sequence[tuple[int, Tracing]] = ()
+    beyond: Sequence[int] = ()
     heads: Path | None = None
 
     def rows(self, perturbation: Perturbation | None) -> list[int]:

@@ -16,7 +16,7 @@ from echojepa_jax.utils.rng import generator
 
 REGRESSION = ("mae", "rmse", "r2", "pearson", "bias")
 CLASSIFICATION = ("accuracy", "balanced_accuracy", "auroc")
-MASKS = ("dice", "hd95")
+MASKS = ("dice", "hd95", "limit", "cut_off")
 MAIN = {
     "regression": "mae",
     "classification": "accuracy",

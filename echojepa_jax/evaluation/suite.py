@@ -139,7 +139,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     facts |= {name: make().facts for name, make in controls.items()}
     openers |= controls
 
-    counts = {name: _counts(one, rejected) for name, (one, rejected) in found.items()}
+    counts = {name: _counts(data[name], rejected) for name, (_, rejected) in found.items()}
     provenance.record(
         Workdir(workdir),
         {
@@ -299,7 +299,9 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
         "seed": job.seed,
     }
     if traced := [name for name, what in KINDS[options.kind].needs(options) if what == TRACED]:
-        told["traced"] = {name: truth.fingerprint(data[name].traced) for name in traced}
+        told["traced"] = {
+            name: [truth.fingerprint(data[name].traced), *data[name].beyond] for name in traced
+        }
     return told
 
 
@@ -311,8 +313,8 @@ def _with_traced(config: ConfigDict, data: Data) -> Data:
         return data
     views = {view for options in asking for view in options.views}
     everything = any(not options.views for options in asking)
-    traced = truth.traced(data.samples, () if everything else sorted(views))
-    return dataclasses.replace(data, traced=traced)
+    traced, beyond = truth.traced(data.samples, () if everything else sorted(views))
+    return dataclasses.replace(data, traced=traced, beyond=beyond)
 
 
 def _masks(data: Data, model: Facts) -> Model:
@@ -431,4 +433,5 @@ def _counts(data: Data, rejected: int) -> dict[str, int]:
     return counts | {
         "patients": len({s.patient for s in data.samples if s.patient}),
         "rejected": rejected,
+        "beyond": len(data.beyond),
     }

@@ -36,6 +36,8 @@ TITLES = {
     "degradation": "mean degradation",
     "dice": "Dice",
     "hd95": "HD95",
+    "limit": "limit of Dice",
+    "cut_off": "cut off (%)",
 }
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -164,11 +166,12 @@ def _data(result: Result) -> Table:
                 " or ".join(f"{n:,}" for n in clean),
                 " or ".join(f"{n:,}" for n in degraded),
                 " or ".join(f"{n:,}" for n in traced),
+                f"{facts['beyond']:,}",
             ]
         )
     columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
     columns += ["rejected files", "clips per model", "degraded clips per model"]
-    columns += ["clips of traced frames per model"]
+    columns += ["clips of traced frames per model", "tracings past the end of their video"]
     note = "Splits are by patient."
     if result.left_out:
         names = ", ".join(result.left_out)
@@ -252,7 +255,9 @@ def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
         told.append(f"Target: {options.target}.")
     if rows[0].kind == SEGMENTATION:
         told.append(
-            "Means over traced frames. Tokens are those of a frame; pca is fitted on their pixels."
+            "Means over traced frames. Tokens are those of a frame; pca is fitted on their pixels. "
+            "The limit is the Dice of the true masks at the resolution of tokens. Cut off is the "
+            "part of the traced area that is not in the clip."
         )
     elif options.kind == SEGMENTATION:
         told.append("Ejection fraction from the LV masks, by disc summation in one plane.")

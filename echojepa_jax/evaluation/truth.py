@@ -23,8 +23,11 @@ Traced = tuple[int, Tracing]
 """The row of a sample in its data set, and a tracing of it."""
 
 
-def traced(samples: Sequence[Sample], views: Sequence[str]) -> list[Traced]:
+def traced(samples: Sequence[Sample], views: Sequence[str]) -> tuple[list[Traced], list[int]]:
     """The traced frames of samples of these views (() = all), in order.
+
+    Returns:
+      Them, and the row of the sample of every tracing whose video ends before it.
 
     Raises:
       UserError: a source has no tracings, they cannot be read, or none is of such a sample.
@@ -41,12 +44,12 @@ def traced(samples: Sequence[Sample], views: Sequence[str]) -> list[Traced]:
             if 0 <= tracing.frame < samples[row].frames:
                 found.append((row, tracing))
             else:
-                beyond.append(tracing)
+                beyond.append((row, tracing))
     if beyond:
         log.warning(
             "%d traced frames are left out, because their video is shorter; the first is frame %d "
             "of %s",
-            *(len(beyond), beyond[0].frame, beyond[0].name),
+            *(len(beyond), beyond[0][1].frame, beyond[0][1].name),
         )
     if not found:
         sources = ", ".join(dict.fromkeys(s.source for s in samples))
@@ -55,7 +58,7 @@ def traced(samples: Sequence[Sample], views: Sequence[str]) -> list[Traced]:
             f"{sources}: no video{of_views} has a traced frame, which segmentation needs: remove "
             "this task, or name other views"
         )
-    return sorted(found, key=lambda one: (one[0], one[1].frame))
+    return sorted(found, key=lambda one: (one[0], one[1].frame)), [row for row, _ in beyond]
 
 
 def fingerprint(frames: Sequence[Traced]) -> str:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 SMALL_PROBE = {
     "learning_rates": (1e-2,),
     "attentive_rates": (1e-2,),
+    "mask_rates": (1e-1,),
     "weight_decays": (0.1,),
     "epochs": 1,
     "batch": 4,

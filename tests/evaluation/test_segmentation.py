@@ -16,11 +16,12 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.pipeline import Shown, evaluation_batches
 from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids, clip_with_frame
 from echojepa_jax.data.sources import read_tracings
-from echojepa_jax.data.tracings import ED, ES, STRUCTURES, filled, in_clip, of_outlines
-from echojepa_jax.evaluation import truth
+from echojepa_jax.data.tracings import ED, ES, STRUCTURES, Tracing, filled, in_clip, of_outlines
+from echojepa_jax.evaluation import fit_masks, truth
 from echojepa_jax.evaluation.cells import SEGMENTATION
 from echojepa_jax.evaluation.data import MASKS, TRACED, Data
 from echojepa_jax.evaluation.masks import dice, ejection_fraction, hausdorff95, volume
+from echojepa_jax.evaluation.scores import MASKS as MEASURES
 from echojepa_jax.evaluation.tasks import segmentation
 from echojepa_jax.phantom import masks as phantom_masks
 from echojepa_jax.phantom.heart import VIEWS, draw_patient, draw_scene
@@ -170,7 +171,7 @@ def write_camus(root, patients):
 def test_a_mask_goes_through_the_crop_and_the_resize_of_the_pixels(camus, cache):
     """The picture of a shape, cut into a clip, and the mask of the shape are the same pixels."""
     samples = manifest.load((camus,), quarantine=None, workers=1)
-    frames = truth.traced(samples, ("A4C",))
+    frames, _ = truth.traced(samples, ("A4C",))
     assert [(t.frame, t.phase) for _, t in frames] == [(1, ED), (11, ES)], "counted from 1 in CAMUS"
     clip = ClipSpec(4, 32, "stride", 2)
     rows, numbers = [row for row, _ in frames], np.array([t.frame for _, t in frames])
@@ -197,7 +198,7 @@ def test_masks_that_do_not_fit_are_counted_and_not_used(camus, cache, caplog):
         f"{folder}/patient0001_4CH_ED_gt.nii.gz",
     )
     samples = manifest.load((camus,), quarantine=None, workers=1)
-    frames = truth.traced(samples, ())
+    frames, _ = truth.traced(samples, ())
     model = truth.masks(frames, samples, ClipSpec(4, 32, "stride", 2))
     chosen = [samples[row] for row, _ in frames]
     (piece,) = model.encode_frames(chosen, np.array([t.frame for _, t in frames]))
@@ -263,7 +264,14 @@ def test_a_clip_has_the_traced_frame_as_the_first_one_of_a_tubelet(by, value, fr
 # --- the task -------------------------------------------------------------------------------------
 
 OPTIONS = ConfigDict(
-    {"data": "adult", "views": (), "structures": ("LV", "LA"), "ef": "ef", "kind": "segmentation"}
+    {
+        "data": "adult",
+        "views": (),
+        "structures": ("LV", "LA"),
+        "heads": ("linear+place", "linear"),
+        "ef": "ef",
+        "kind": "segmentation",
+    }
 )
 SIDE, PLACES = 16, 4
 
@@ -271,7 +279,7 @@ SIDE, PLACES = 16, 4
 def traced_data(noise=0.05, patients=20) -> Data:
     """Squares of the LV at a random place, the LA below; a token shows what its place has."""
     samples = [
-        dataclasses.replace(s, height=SIDE, width=SIDE, spacing=(2.0, 2.0))
+        dataclasses.replace(s, height=SIDE, width=SIDE + 4, spacing=(2.0, 2.0))
         for s in samples_of(patients)
     ]
     rng, traced, labels, tokens = np.random.default_rng(0), [], [], []
@@ -281,9 +289,9 @@ def traced_data(noise=0.05, patients=20) -> Data:
             left = 4 * int(rng.integers(3))
             mask[: 8 if phase == ED else 4, left : left + 4] = LV
             mask[12:, left : left + 4] = LA
-            outline = np.zeros((0, 2))
-            traced.append((row, of_outlines(sample.name, {frame: outline})[0]))
-            traced[-1] = row, dataclasses.replace(traced[-1][1], phase=phase)
+            # The crop of a clip leaves two columns out on either side.
+            wide = np.pad(mask, ((0, 0), (2, 2)), constant_values=LV)
+            traced.append((row, Tracing(sample.name, frame, phase, lambda *_, wide=wide: wide)))
             labels.append(mask)
             blocks = mask.reshape(PLACES, 4, PLACES, 4)[:, 0, :, 0].reshape(-1)
             one = np.eye(4)[blocks]
@@ -299,23 +307,63 @@ def traced_data(noise=0.05, patients=20) -> Data:
     return Data("adult", samples, SPLITS, 4, found, traced)
 
 
+def test_a_head_with_a_bias_for_each_place_knows_the_mean_mask():
+    """Tokens that say nothing: without places, everything is the commonest class."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[4:12, 4:12] = LV
+    labels = np.repeat(mask[None], 20, axis=0)
+    frames = fit_masks.Frames(np.zeros((20, PLACES**2, 3), np.float32), labels, np.arange(4))
+    probe = probe_config(mask_rates=(0.3, 0.03), epochs=15)
+    train, val, test = np.split(np.arange(20), [12, 16])
+    found = [
+        fit_masks.predict(fit_masks.fit(frames, train, val, probe, 0, by_place), test, 4)
+        for by_place in (True, False)
+    ]
+    assert dice(found[0][0] == LV, mask == LV) > 0.9
+    assert not found[1].any()
+
+
+def test_masks_at_the_resolution_of_tokens():
+    """A straight border can lie between centres of tokens; a single pixel cannot be shown."""
+    masks = np.zeros((2, 16, 16), np.uint8)
+    masks[0, :, :7] = masks[1, 5, 5] = 1
+    found = fit_masks.at_tokens(masks, 2, 4)
+    np.testing.assert_array_equal(found[0], masks[0])
+    assert found[1].sum() != 1
+
+
+def test_the_loss_is_cross_entropy_and_what_dice_lacks():
+    """By hand, with one token for each pixel: probabilities 1/2 and 3/4 of the true class."""
+    logits = np.array([[[0, 0], [0, np.log(3)], [0, 0], [np.log(3), 0]]], np.float32)
+    masks = np.array([[[1, 1], [0, 0]]])
+    params = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+    loss = fit_masks.loss_fn(params, logits, masks, np.ones(1, np.float32))
+    entropy = -(2 * np.log(1 / 2) + 2 * np.log(3 / 4)) / 4
+    overlap = 2 * (1 / 2 + 3 / 4) / (2 + 1 / 2 + 3 / 4 + 1 / 2 + 1 / 4)
+    assert float(loss) == pytest.approx(entropy + 1 - overlap, rel=1e-6)
+
+
 def run(data, **changes):
     options = ConfigDict(OPTIONS.to_dict() | changes)
-    probe = probe_config(learning_rates=(0.3, 0.03), epochs=15)
+    probe = probe_config(mask_rates=(0.3, 0.03), epochs=15)
     return segmentation.run({"adult": data}, options, probe, 0)
 
 
 def test_a_linear_head_finds_what_tokens_show():
-    lv, la, found, true = run(traced_data())
-    assert [c.variant for c in (lv, la)] == [{"structure": "LV"}, {"structure": "LA"}]
+    lv, lv_linear, la, la_linear, found, _, true = run(traced_data())
+    names = [tuple(cell.variant.values()) for cell in (lv, lv_linear, la, la_linear)]
+    assert names == [*itertools.product(("LV", "LA"), ("linear+place", "linear"))]
     assert (lv.kind, lv.unit) == (SEGMENTATION, "mm")
     assert len(lv.ids) == len(lv.predicted) == 2 * len(found.ids)
     assert lv.not_scored == found.not_scored == 0
-    for cell in (lv, la):
-        scores = np.mean(cell.predicted, axis=0)
-        guess = np.mean(cell.guess, axis=0)
-        assert scores[0] > 0.85 > guess[0]
-        assert scores[1] < guess[1]
+    for cell in (lv, lv_linear, la, la_linear):
+        scores = dict(zip(MEASURES, np.mean(cell.predicted, axis=0), strict=True))
+        guess = dict(zip(MEASURES, np.mean(cell.guess, axis=0), strict=True))
+        assert scores["limit"] + 0.05 > scores["dice"] > 0.85 > guess["dice"]
+        assert scores["hd95"] < guess["hd95"]
+        # Of the LV, 4 of 8 columns at end systole ... of 16 rows.
+        cut = [64 / (64 + 32), 64 / (64 + 16)] if cell.variant["structure"] == "LV" else [0]
+        assert scores["cut_off"] == guess["cut_off"] == pytest.approx(100 * np.mean(cut))
     # Volumes of true masks do not depend on the head: twice as high, hence half is ejected.
     assert [c.variant["masks"] for c in (found, true)] == ["found", "true"]
     assert found.unit == "%"
@@ -332,7 +380,7 @@ def test_what_cannot_be_read_is_counted():
     there = masks.there.copy()
     there[test[0]] = False
     features = {**data.features, MASKS: dataclasses.replace(masks, there=there)}
-    lv, _, ef, _ = run(dataclasses.replace(data, features=features))
+    lv, _, _, _, ef, *_ = run(dataclasses.replace(data, features=features))
     assert lv.not_scored == 1
     assert lv.ids == whole[0].ids[1:]
     assert ef.not_scored == 1
@@ -345,6 +393,10 @@ def test_what_cannot_be_read_is_counted():
     traced = [data.traced[i] for i in kept]
     lv, *_ = run(dataclasses.replace(data, features=fewer, traced=traced))
     assert lv.not_scored == 1
+    # And tracings past the end of their video, here both of it.
+    beyond = [data.traced[i][0] for i in test[:2]]
+    lv, *_ = run(dataclasses.replace(data, features=fewer, traced=traced, beyond=beyond))
+    assert lv.not_scored == 2
 
 
 def test_a_structure_that_was_never_traced_is_an_error():

@@ -33,6 +33,7 @@ SHRINK = {
     "data.pediatric.sources": ("phantom:pediatric,patients=10,views=2,seed=1",),
     "probe.learning_rates": (1e-2,),
     "probe.attentive_rates": (1e-2, 1e-3),
+    "probe.mask_rates": (1e-1,),
     "probe.weight_decays": (0.1,),
     "probe.epochs": 2,
     "probe.batch": 16,
@@ -169,7 +170,7 @@ def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
     adult = sum(VIDEOS.values())
     degraded = (1 + 3) * VIDEOS["test"]
     (row,) = re.findall(r"^\| adult \|.*$", table, re.MULTILINE)
-    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} | {TRACED} |")
+    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} | {TRACED} | 0 |")
     (row,) = re.findall(r"^\| encoder \| .* px \| .*$", table, re.MULTILINE)
     assert f"| {adult + degraded + 20 + TRACED} |" in row
     parts = sorted((complete / suite.FEATURES).glob("*/part-*.npy"))

@@ -17,6 +17,7 @@ def probe_config(**changes) -> ConfigDict:
     fields = {
         "learning_rates": (3e-2, 1e-2),
         "attentive_rates": (1e-2,),
+        "mask_rates": (1e-1,),
         "weight_decays": (0.01,),
         "standardise": True,
         "epochs": 6,

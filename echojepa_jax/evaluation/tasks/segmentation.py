@@ -1,13 +1,16 @@
-"""Structures of the left heart in traced frames, by a linear head on the tokens of the frame.
+"""Structures of the left heart in traced frames, by linear heads on the tokens of the frame.
 
 The encoder sees a clip that has the frame; the mask belongs to the tubelet that starts with it.
 Masks, true and found, have the size of the clip: what the clip's crop leaves out is not scored.
 Dice and Hausdorff distance are of single frames, see `evaluation.masks`. A structure that a frame's
-tracing lacks is not scored there. The ejection fraction is that of the volumes of both LV masks of
-a video, compared with the label; with the true masks it shows what the method of discs costs.
+tracing lacks is not scored there; one that the crop has cut away counts as not scored. The ejection
+fraction is that of the volumes of both LV masks of a video, compared with the label; with the true
+masks it shows what the method of discs costs.
 """
 
 import base64
+import dataclasses
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +19,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data.sample import Sample, by_name
-from echojepa_jax.data.tracings import ED, ES, STRUCTURES, spacing_in_clip
+from echojepa_jax.data.tracings import ED, ES, STRUCTURES, cut_off, spacing_in_clip
 from echojepa_jax.data.units import unit_of
 from echojepa_jax.evaluation.cells import SEGMENTATION, Cell
 from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What
-from echojepa_jax.evaluation.fit_masks import Frames, commonest, fit, predict
+from echojepa_jax.evaluation.fit_masks import Frames, at_tokens, commonest, fit, predict
 from echojepa_jax.evaluation.masks import dice, ejection_fraction, hausdorff95, volume
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.evaluation.truth import Traced
@@ -31,6 +34,7 @@ from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.file_names import shown
 
+LINEAR, PLACED = HEADS = ("linear", "linear+place")
 _PICTURES = 3  # videos whose masks are kept for the report
 
 FIELDS = {
@@ -46,6 +50,15 @@ FIELDS = {
             f"must name some of {', '.join(STRUCTURES[1:])}, each once",
         ),
     ),
+    "heads": Field(
+        TEXTS,
+        f"heads of the probes: {LINEAR}, or {PLACED}, which also has a bias for each place of a "
+        "token, so that it knows the mean mask",
+        Rule(
+            lambda names: bool(names) and set(names) <= {*HEADS} and len({*names}) == len(names),
+            f"must name some of {', '.join(HEADS)}, each once",
+        ),
+    ),
     "ef": Field(
         str,
         "label of the ejection fraction in percent, which is compared with that of the LV "
@@ -59,28 +72,60 @@ def needs(options: ConfigDict) -> list[tuple[str, What]]:
 
 
 def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int) -> list[Cell]:
-    """A cell for each structure, and two for the ejection fraction: of masks found, and true."""
+    """Cells for structures and heads, then for the ejection fraction: of masks found, and true."""
     mine = data[options.data]
     frames, readable = _frames(mine, options)
     parts = [_rows(mine, options, readable, split) for split in mine.splits]
     _check(frames, parts, mine, options)
     train, val, test = parts
-    fitted = fit(frames, train, val, probe, seed)
-    true, found = frames.masks(test), predict(fitted, test, probe.batch)
-    guess = commonest(frames, train.tolist())
-    traced = [mine.traced[row] for row in test]
-    missing = _missing(mine, options, traced)
+    truth = _truth(mine, options, frames, test)
+    guess = commonest(frames, train)
+    fitted = {
+        head: fit(frames, train, val, probe, seed, by_place=head == PLACED)
+        for head in options.heads
+    }
+    found = {head: predict(one, test, probe.batch) for head, one in fitted.items()}
     cells = [
-        _of_structure(k, name, mine, traced, (true, found, guess), missing, fitted.chosen)
+        _of_structure(k, name, head, mine, truth, found[head], guess, fitted[head].chosen)
         for k, name in enumerate(options.structures, start=1)
+        for head in options.heads
     ]
-    cells[0].pictures.extend(_pictures(mine, traced, true, found))
+    cells[0].pictures.extend(_pictures(mine, truth, found[options.heads[0]]))
     if options.ef and "LV" in options.structures:
         lv = 1 + options.structures.index("LV")
         mean = _mean_ef(mine, options, {mine.traced[row][0] for row in train})
-        for name, masks in (("found", found == lv), ("true", true == lv)):
-            cells.append(_of_ef(name, mine, options, traced, masks, mean, fitted.chosen))
+        for head in options.heads:
+            masks, chosen = found[head] == lv, fitted[head].chosen
+            cells.append(_of_ef("found", head, mine, options, truth, masks, mean, chosen))
+        cells.append(_of_ef("true", "", mine, options, truth, truth.masks == lv, mean, {}))
     return cells
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+    """The test frames that can be read.
+
+    masks: classes of pixels, uint8 [n, size, size]. by_tokens: the same as well as tokens can show
+    them. lost: percent of the area of each structure of the task that the clip's crop leaves out,
+    float64 [n, structures]; NaN = not traced. missing: see `_missing`.
+    """
+
+    traced: Sequence[Traced]
+    masks: np.ndarray
+    by_tokens: np.ndarray
+    lost: np.ndarray
+    missing: int
+
+
+def _truth(data: Data, options: ConfigDict, frames: Frames, test: np.ndarray) -> _Truth:
+    traced = [data.traced[row] for row in test]
+    masks = frames.masks(test)
+    by_tokens = at_tokens(masks, len(options.structures) + 1, frames.tokens.shape[1])
+    samples = [data.samples[row] for row, _ in traced]
+    pairs = zip(samples, traced, strict=True)
+    shares = np.array([cut_off(tracing.labels(s.height, s.width)) for s, (_, tracing) in pairs])
+    lost = 100 * shares[:, [STRUCTURES.index(name) for name in options.structures]]
+    return _Truth(traced, masks, by_tokens, lost, _missing(data, options, traced))
 
 
 def _frames(data: Data, options: ConfigDict) -> tuple[Frames, np.ndarray]:
@@ -118,11 +163,13 @@ def _check(frames: Frames, parts: Sequence[np.ndarray], data: Data, options: Con
 
 
 def _missing(data: Data, options: ConfigDict, traced: Sequence[Traced]) -> int:
-    """Test frames that cannot be read, and test videos without a traced frame."""
+    """Test frames that cannot be read, or are not in their video, and test videos without one."""
     test = data.splits[2]
     rows = {row for row, s in enumerate(data.samples) if _wanted(s, options, test)}
     all_frames = [row for row, _ in data.traced if row in rows]
-    return len(all_frames) - len(traced) + len(rows - set(all_frames))
+    beyond = [row for row in data.beyond if row in rows]
+    no_frame = rows - {*all_frames, *beyond}
+    return len(all_frames) - len(traced) + len(beyond) + len(no_frame)
 
 
 def _spacing(sample: Sample, size: int) -> tuple[tuple[float, float], str]:
@@ -134,38 +181,49 @@ def _spacing(sample: Sample, size: int) -> tuple[tuple[float, float], str]:
 def _of_structure(
     k: int,
     name: str,
+    head: str,
     data: Data,
-    traced: Sequence[Traced],
-    masks: tuple[np.ndarray, np.ndarray, np.ndarray],
-    missing: int,
+    truth: _Truth,
+    found: np.ndarray,
+    guess: np.ndarray,
     chosen: dict[str, Any],
 ) -> Cell:
-    """Dice and Hausdorff distance of the structure with the number k in every frame that has it."""
-    true, found, guess = masks
-    rows = [row for row in range(len(traced)) if (true[row] == k).any()]
-    samples = [data.samples[traced[row][0]] for row in rows]
+    """The measures of the structure with the number k in every frame that shows it.
+
+    Args:
+      found, guess: classes of pixels, [n, size, size] and [size, size].
+    """
+    true = truth.masks == k
+    there, lost = true.any(axis=(1, 2)), truth.lost[:, k - 1]
+    rows = np.flatnonzero(there).tolist()
+    samples = [data.samples[truth.traced[row][0]] for row in rows]
     spacings = [_spacing(sample, true.shape[1]) for sample in samples]
     # One column cannot have two units.
     in_mm = all(unit == "mm" for _, unit in spacings)
 
-    def measured(of_row: Any) -> list[list[float]]:
+    def measured(masks: np.ndarray, limits: Sequence[float]) -> list[list[float]]:
         return [
             [
-                dice(true[row] == k, of_row(row) == k),
-                hausdorff95(true[row] == k, of_row(row) == k, spacing if in_mm else (1.0, 1.0)),
+                dice(true[row], masks[row]),
+                hausdorff95(true[row], masks[row], spacing if in_mm else (1.0, 1.0)),
+                limit,
+                lost[row],
             ]
-            for row, (spacing, _) in zip(rows, spacings, strict=True)
+            for row, limit, (spacing, _) in zip(rows, limits, spacings, strict=True)
         ]
 
+    limits = [dice(true[row], truth.by_tokens[row] == k) for row in rows]
+    frames = [truth.traced[row][1].frame for row in rows]
     return Cell(
-        {"structure": name},
+        {"structure": name, "head": head},
         SEGMENTATION,
         unit="mm" if in_mm else "pixels",
-        ids=[f"{s.name} frame {traced[r][1].frame}" for s, r in zip(samples, rows, strict=True)],
+        ids=[f"{s.name} frame {frame}" for s, frame in zip(samples, frames, strict=True)],
         **_owners(samples),
-        predicted=measured(lambda row: found[row]),
-        guess=measured(lambda row: guess),
-        not_scored=missing,
+        predicted=measured(found == k, limits),
+        # The guess has no tokens.
+        guess=measured(np.broadcast_to(guess == k, true.shape), [math.nan] * len(rows)),
+        not_scored=truth.missing + int(np.count_nonzero(np.isfinite(lost) & ~there)),
         chosen=chosen,
     )
 
@@ -196,9 +254,10 @@ def _mean_ef(data: Data, options: ConfigDict, rows: set[int]) -> float:
 
 def _of_ef(
     name: str,
+    head: str,
     data: Data,
     options: ConfigDict,
-    traced: Sequence[Traced],
+    truth: _Truth,
     masks: np.ndarray,
     mean: float,
     chosen: dict[str, Any],
@@ -208,7 +267,7 @@ def _of_ef(
     masks: of the LV, bool [frames, size, size]. mean: of the labels of training.
     """
     volumes: dict[int, dict[str, float]] = {}
-    for (row, tracing), mask in zip(traced, masks, strict=True):
+    for (row, tracing), mask in zip(truth.traced, masks, strict=True):
         spacing, _ = _spacing(data.samples[row], mask.shape[0])
         volumes.setdefault(row, {})[tracing.phase] = volume(mask, spacing)
     scored = {}
@@ -220,7 +279,7 @@ def _of_ef(
     unit = unit_of(samples, options.ef)
     expected = sum(_wanted(s, options, data.splits[2]) for s in data.samples)
     return Cell(
-        {"masks": name},
+        {"masks": name, "head": head},
         "regression",
         unit=unit,
         ids=[s.name for s in samples],
@@ -234,11 +293,9 @@ def _of_ef(
     )
 
 
-def _pictures(
-    data: Data, traced: Sequence[Traced], true: np.ndarray, found: np.ndarray
-) -> list[dict[str, Any]]:
+def _pictures(data: Data, truth: _Truth, found: np.ndarray) -> list[dict[str, Any]]:
     """The masks of a few test videos, evenly spaced in the list, so that nobody picks the best."""
-    videos = list(dict.fromkeys(row for row, _ in traced))
+    videos = list(dict.fromkeys(row for row, _ in truth.traced))
     chosen = {videos[i] for i in np.linspace(0, len(videos) - 1, _PICTURES).round().astype(int)}
     return [
         {
@@ -246,11 +303,11 @@ def _pictures(
             "source": shown(data.samples[row].source),
             "frame": tracing.frame,
             "phase": tracing.phase,
-            "size": true.shape[1],
-            "true": packed(true[i]),
+            "size": found.shape[1],
+            "true": packed(truth.masks[i]),
             "found": packed(found[i]),
         }
-        for i, (row, tracing) in enumerate(traced)
+        for i, (row, tracing) in enumerate(truth.traced)
         if row in chosen
     ]
 
