@@ -5,7 +5,8 @@ Hardware:  two CPU cores.
 Duration:  15 minutes on a machine that was busy with other work.
 Expect:    a loss that falls from 0.95 to about 0.81; the error of the ejection fraction falls from
            9.2 (random weights) to 8.6 points. View accuracy is 0.97 from the start: the fixed
-           position embedding helps. The learning rate is the demo's and was not tuned.
+           position embedding helps. The learning rate is the demo's and was not tuned: see
+           tests/benchmarks/demos.py for how to compare several.
 """
 
 from ml_collections import ConfigDict

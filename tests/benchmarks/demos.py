@@ -2,6 +2,11 @@
 
   python -m tests.benchmarks.demos --out=docs/results/demos.json
 
+To choose a field, compare some values of it on the validation patients, never on the test:
+
+  python -m tests.benchmarks.demos --configs=demo,demo_mae --seeds=1 \
+    --vary=optim.peak_lr=5e-4,1.5e-3,5e-3 --config.probe.test_split=val
+
 A seed changes the initial weights, the order of the videos, crops and masks; the data set and its
 split stay. Each run takes about 5 minutes on two idle cores. Runs that are complete are not made
 again: give the same --runs folder.
@@ -22,9 +27,14 @@ CONFIGS = ("demo", "demo_v21", "demo_mae")
 ERROR, ACCURACY = "mae", "accuracy"
 
 
-def trained(config: str, seed: int, runs: Path, fields: Sequence[str]) -> dict:
-    """Scores of one run: after training, and with its initial weights."""
-    workdir = runs / f"{config}_{seed}"
+def trained(config: str, seed: int, value: str, runs: Path, fields: Sequence[str]) -> dict:
+    """Scores of one run: after training, and with its initial weights.
+
+    Args:
+      value: what `fields` vary, for names; "" = nothing.
+    """
+    name = f"{config}_{value}" if value else config
+    workdir = runs / f"{name}_{seed}"
     subprocess.run(
         [
             *(sys.executable, "-m", "echojepa_jax.main"),
@@ -36,7 +46,7 @@ def trained(config: str, seed: int, runs: Path, fields: Sequence[str]) -> dict:
     probe = json.loads((workdir / "probe.json").read_text())
     ef, view = probe["regression"]["ef"], probe["view"]
     return {
-        "config": config,
+        "config": name,
         "seed": seed,
         "error": ef[ERROR],
         "error_init": ef[f"{ERROR}_init"],
@@ -67,13 +77,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--configs", default=",".join(CONFIGS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--vary", default="=", help="a field and its values: FIELD=VALUE,VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/demos"))
     parser.add_argument("--out", type=Path)
     given, fields = parser.parse_known_args()  # the rest are fields of the config
+    varied, _, values = given.vary.partition("=")
     rows = [
-        trained(config, seed, given.runs, fields)
+        trained(config, seed, value, given.runs, [*fields, *own])
         for seed in range(given.seeds)
         for config in given.configs.split(",")
+        for value in values.split(",")
+        for own in [[f"--config.{varied}={value}"] if value else []]
     ]
     print("\n".join(summary(rows)))
     if given.out:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -206,6 +207,16 @@ def test_masks_that_do_not_fit_are_counted_and_not_used(camus, cache, caplog):
     assert "the mask has 9 x 9 pixels, but the video 50 x 70" in caplog.text
 
 
+def test_tracings_past_the_end_of_a_video_are_told(camus, cache, caplog):
+    info = Path(camus.partition(":")[2]) / "patient0001" / "Info_4CH.cfg"
+    info.write_text(info.read_text().replace("ES: 12", "ES: 13"))
+    samples = manifest.load((camus,), quarantine=None, workers=1)
+    frames, beyond = truth.traced(samples, ())
+    assert len(frames) == 3
+    assert [samples[row].view for row in beyond] == ["A4C"]
+    assert "1 traced frames are left out, because their video is shorter" in caplog.text
+
+
 def test_every_structure_of_a_mask_is_kept_by_the_resize():
     labels = np.repeat(np.arange(4, dtype=np.uint8), 16)[None].repeat(64, axis=0)
     np.testing.assert_array_equal(in_clip(labels, 64), labels)
@@ -361,7 +372,7 @@ def test_a_linear_head_finds_what_tokens_show():
         guess = dict(zip(MEASURES, np.mean(cell.guess, axis=0), strict=True))
         assert scores["limit"] + 0.05 > scores["dice"] > 0.85 > guess["dice"]
         assert scores["hd95"] < guess["hd95"]
-        # Of the LV, 4 of 8 columns at end systole ... of 16 rows.
+        # Four columns of the LV are outside; inside it is 4 wide, and 8 or 4 high.
         cut = [64 / (64 + 32), 64 / (64 + 16)] if cell.variant["structure"] == "LV" else [0]
         assert scores["cut_off"] == guess["cut_off"] == pytest.approx(100 * np.mean(cut))
     # Volumes of true masks do not depend on the head: twice as high, hence half is ejected.
@@ -384,6 +395,12 @@ def test_what_cannot_be_read_is_counted():
     assert lv.not_scored == 1
     assert lv.ids == whole[0].ids[1:]
     assert ef.not_scored == 1
+    # So does a structure that was traced, but has no pixel in the clip.
+    labels = masks.tokens.copy()
+    labels[test[0]][labels[test[0]] == LA] = 0
+    features = {**data.features, MASKS: dataclasses.replace(masks, tokens=labels)}
+    lv, _, la, *_ = run(dataclasses.replace(data, features=features))
+    assert (lv.not_scored, la.not_scored) == (0, 1)
     # A test video without any traced frame counts as well.
     kept = [i for i in range(len(data.traced)) if i not in test[:2]]
     fewer = {
@@ -418,14 +435,17 @@ def test_the_suite_on_camus(tmp_path, cache):
     with (tmp_path / "run" / "tables.csv").open(newline="") as file:
         found = {(x["model"], x["variant"], x["score"]): x for x in csv.DictReader(file)}
     assert {model for model, *_ in found} >= {"encoder", "initial", "pca"}
-    guess = found["mean mask of training", "structure=LV", "dice"]
+    variant = "structure=LV; head=linear+place"
+    guess = found["mean mask of training", variant, "dice"]
     shapes = [ellipse(70, 50, (20 + k, 25 + k), (14, 9)) for k in (1, 11)]
     both = [in_clip(shape.astype(np.uint8), 32) for shape in shapes]
     expected = np.mean([dice(mask == LV, (both[0] & both[1]) == LV) for mask in both])
     assert float(guess["value"]) == pytest.approx(expected)
     assert (guess["examples"], guess["patients"], guess["unit"]) == ("4", "1", "mm")
     # Bright pixels are enough to see the shape.
-    assert float(found["pca", "structure=LV", "dice"]["value"]) > 1.5 * expected
+    assert float(found["pca", variant, "dice"]["value"]) > 1.5 * expected
+    cut = np.mean([1 - shape[10:60].sum() / shape.sum() for shape in shapes])
+    assert float(found["pca", variant, "cut_off"]["value"]) == pytest.approx(100 * cut)
 
 
 def test_structures_have_the_numbers_of_camus():
