@@ -50,16 +50,8 @@ class TwoHosts:
         return [programs.finish(process) for process in self.processes]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Variables that keep compiled programs: hosts that are started again need not wait."""
-    folder = tmp_path_factory.mktemp("compiled")
-    seconds = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder), seconds: "0.2"}
-
-
 @pytest.fixture
-def on_two_hosts(run_main, compiled):
+def on_two_hosts(run_main):
     """Starts main.py twice; `second` holds other environment variables of host 1."""
 
     def start(workdir, second=None, **changes):
@@ -73,7 +65,7 @@ def on_two_hosts(run_main, compiled):
                     workdir=workdir,
                     devices=4,
                     wait=False,
-                    environment=compiled | (second or {}) if host else compiled,
+                    environment=second if host else None,
                     **LONGER | ACROSS | changes,
                 )
                 for host in range(2)
