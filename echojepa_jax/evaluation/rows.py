@@ -1,6 +1,7 @@
 """From cells to rows of tables: a row for each variant of a task and each model, with intervals."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ class Row:
 
     values: every score; main: the name of the main one. difference: of the main score from that of
     the first model. change: from that of the variant that this one is compared with. spread:
-    standard deviation of the main score over seeds. examples, patients, not_scored: of the test
-    split.
+    standard deviation of the main score over seeds (n - 1); NaN of one seed. examples, patients,
+    not_scored: of the test split.
     """
 
     task: str
@@ -114,9 +115,9 @@ def _row(
         difference = scores.interval(values[main] - scored[variant][first][main])
     if against:
         change = scores.interval(values[main] - scored[against][model][main])
-    single = 0.0
-    if cell.kind != MEASURE and model not in GUESS.values():
-        single = float(np.std([_score(c, main) for c in mine]))
+    spread = math.nan
+    if cell.kind != MEASURE and model not in GUESS.values() and len(mine) > 1:
+        spread = float(np.std([_score(c, main) for c in mine], ddof=1))
     return Row(
         task,
         dict(variant),
@@ -126,7 +127,7 @@ def _row(
         {name: scores.interval(value) for name, value in values.items()},
         difference,
         change,
-        single,
+        spread,
         len(cell.patients),
         len(set(cell.patients)),
         cell.not_scored,
@@ -169,7 +170,7 @@ def _average_degradation(
                     values={"degradation": scores.interval(average)},
                     difference=None,
                     change=None,
-                    spread=0.0,
+                    spread=math.nan,
                     main="degradation",
                 )
             )

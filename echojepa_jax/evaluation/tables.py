@@ -181,9 +181,15 @@ def _data(result: Result) -> Table:
 
 def score_title(row: Row, name: str) -> str:
     """The name of a score, with its unit."""
-    in_unit = name in ("mae", "rmse", "bias", "degradation", "hd95")
-    unit = row.unit if row.kind == MEASURE else of_errors(row.unit)
-    return f"{TITLES.get(name, name)}{f' ({unit})' if unit and in_unit else ''}"
+    unit = _unit(row, name)
+    return f"{TITLES.get(name, name)}{f' ({unit})' if unit else ''}"
+
+
+def _unit(row: Row, name: str) -> str:
+    """The unit of a score; "" for shares, correlations and the like."""
+    if name not in ("mae", "rmse", "bias", "degradation", "hd95"):
+        return ""
+    return row.unit if row.kind == MEASURE else of_errors(row.unit)
 
 
 def _of_task(result: Result, task: str) -> Iterator[Table]:
@@ -230,7 +236,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
             score: main,
             "difference from first model": with_interval(row.difference),
             "change": with_interval(row.change),
-            "SD over seeds": number(row.spread) if row.seeds > 1 and row.spread else "",
+            "SD over seeds": number(row.spread) if math.isfinite(row.spread) else "",
             "scored": f"{row.examples:,} from {counted(row.patients, 'patient')}",
             "not scored": f"{row.not_scored:,}",
         }
@@ -347,7 +353,7 @@ def as_csv(result: Result) -> str:
                         "; ".join(f"{k}={v}" for k, v in row.variant.items() if v),
                         row.model,
                         name,
-                        row.unit,
+                        _unit(row, name),
                         *told,
                         row.examples,
                         row.patients,

@@ -114,8 +114,9 @@ def test_rows_are_models_beside_each_other_and_differences_are_paired():
     assert ratio == pytest.approx(0.5)
     width = first.values["mae"][2] - first.values["mae"][1]
     assert second.difference[2] - second.difference[1] == pytest.approx(0.5 * width, rel=1e-6)
-    assert second.spread == pytest.approx(0.5 * first.values["mae"][0])
+    assert second.spread == pytest.approx(first.values["mae"][0] / math.sqrt(2))
     assert first.spread == 0
+    assert math.isnan(guess.spread)
     assert guess.values["mae"][0] == pytest.approx(np.mean(np.abs(np.array(near.true) - 50)))
     assert (first.examples, first.patients, first.seeds) == (30, 9, 2)
 

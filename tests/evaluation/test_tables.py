@@ -1,0 +1,61 @@
+"""Tables as text: what a reader, a spreadsheet and LaTeX get."""
+
+import csv
+import io
+
+from ml_collections import ConfigDict
+
+from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.evaluation import rows, tables
+from echojepa_jax.evaluation.cells import Cell
+from echojepa_jax.evaluation.models import Facts
+
+CLIP = ClipSpec(frames=16, size=64, by="fps", value=24.0)
+DATA = {"train": 9, "val": 3, "test": 3, "patients": 15, "rejected": 0}
+
+
+def cell(true=(40.0, 60.0, 55.0), **changes):
+    fields = {"kind": "regression", "unit": "%", "guess": 50.0, "true": list(true)}
+    fields |= {"patients": ["a", "b", "c"], "ids": ["a", "b", "c"]}
+    fields |= {"predicted": [x + 4 for x in true]}
+    return Cell(**{"variant": {"head": "attentive-1"}} | fields | changes)
+
+
+def result(*cells, seeds=1, kind="regression", data=DATA, **changes):
+    """The result of one task, `lvef`, with one model."""
+    model = Facts("demo", "", "0" * 12, CLIP, 1, tokens=512, width=64, flops=1e9, places=64)
+    options = {"kind": kind, "data": "adult", "target": "ef", "seeds": tuple(range(seeds))}
+    options = ConfigDict(options)
+    found = rows.of_task("lvef", options, {"demo": [list(cells)] * seeds}, 5, 0)
+    fields = {
+        "models": [model],
+        "passes": {"demo": {"adult": 15}},
+        "rows": {"lvef": found},
+        "options": {"lvef": options},
+        "kinds": {"adult": {"phantom"}},
+        "data": {"adult": data},
+        "resamples": 5,
+        "films": {},
+        "left_out": (),
+        "overlays": {},
+    }
+    return tables.Result(**fields | changes)
+
+
+def lines(found):
+    return list(csv.DictReader(io.StringIO(tables.as_csv(found))))
+
+
+def test_the_unit_of_a_line_is_that_of_its_score():
+    units = {x["score"]: x["unit"] for x in lines(result(cell(cutoffs=[50.0])))}
+    assert units == {
+        **{"mae": "points", "rmse": "points", "bias": "points"},
+        **{"r2": "", "pearson": "", "auroc_below_50": ""},
+    }
+
+
+def test_one_seed_has_no_spread():
+    of_demo = [x for x in lines(result(cell())) if x["model"] == "demo"]
+    assert {x["seed_sd"] for x in of_demo} == {""}
+    mae = next(x for x in lines(result(cell(), seeds=2)) if x["score"] == "mae")
+    assert mae["seed_sd"] == "0.0"
