@@ -120,6 +120,23 @@ def divided(samples: Sequence[Sample], wanted: Collection[str]) -> list[Sample]:
     return known
 
 
+def outside(samples: Sequence[Sample], wanted: Collection[str]) -> dict[str, int]:
+    """Number of samples that are in none of the splits `wanted`, by split; logs it.
+
+    The caller leaves these samples out. "no split" stands for a blank one.
+    """
+    counts = Counter(s.split or "no split" for s in samples if s.split not in wanted)
+    found = dict(sorted(counts.items()))
+    if found:
+        log.warning(
+            "%s in none of the splits %s, left out: %s",
+            counted(sum(found.values()), "file"),
+            ", ".join(wanted),
+            ", ".join(f"{name} {count:,}" for name, count in found.items()),
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Person:
     """The person in a video.

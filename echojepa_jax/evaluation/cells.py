@@ -63,14 +63,14 @@ def of_predictions(
     examples: Sequence[Example],
     predicted: np.ndarray,
     readable: np.ndarray,
-    without_label: int,
+    not_scored: int,
     against: dict[str, str] | None = None,
 ) -> Cell:
     """A cell of the test examples; those that could not be read are counted.
 
     Args:
       predicted: [E] or [E, classes]. readable: bool [E].
-      without_label: further test examples, which cannot be scored either.
+      not_scored: number of further test examples, which cannot be scored either.
     """
     task = fitted.task
     rows = np.flatnonzero(readable).tolist()
@@ -87,7 +87,7 @@ def of_predictions(
         true=_true(task, read),
         predicted=predicted[rows].tolist(),
         guess=guess_of(task),
-        not_scored=int(np.count_nonzero(~readable)) + without_label,
+        not_scored=int(np.count_nonzero(~readable)) + not_scored,
         chosen=fitted.chosen,
         against=against,
         cutoffs=list(cutoffs(task)),

@@ -36,7 +36,8 @@ class Data:
     Those of a perturbation are of the test split. traced: the row of a sample and its tracing, for
     every traced frame; features of TRACED and MASKS are in this order. beyond: the row of the
     sample of every tracing whose video ends before it. heads: folder of the heads that are trained
-    on these features, which holds those of no others; None = heads are not kept.
+    on these features, which holds those of no others; None = heads are not kept. rejected: files of
+    the three splits that cannot be used. outside: files of other splits, by split.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Data:
     traced: Sequence[tuple[int, Tracing]] = ()
     beyond: Sequence[int] = ()
     heads: Path | None = None
+    rejected: Sequence[Sample] = ()
+    outside: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def rows(self, perturbation: Perturbation | None) -> list[int]:
         """The samples that are encoded: all, or those of the test split if they are degraded."""
@@ -60,25 +63,25 @@ class Data:
 class Divided:
     """Labelled examples of a task by split, and its scaling or classes by all of training.
 
-    without_label: test examples that have none.
+    not_scored: test examples without a label, or of a file that was rejected.
     """
 
     train: list[Example]
     val: list[Example]
     test: list[Example]
     task: Task
-    without_label: int
+    not_scored: int
 
 
-def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> tuple[Data, int]:
-    """A data set of a suite's config, and the number of its files that were rejected.
+def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> Data:
+    """A data set of a suite's config.
 
     Raises:
       UserError: see `manifest.load`; or a patient is in two splits, or a split is empty.
     """
     parts = (section.train_split, section.val_split, section.test_split)
-    listed = sum(len(read_source(source)) for source in section.sources)
-    samples = manifest.load(
+    listed = [s for source in dict.fromkeys(section.sources) for s in read_source(source)]
+    usable = manifest.load(
         section.sources,
         quarantine=quarantine,
         max_bad_share=section.max_bad_share,
@@ -86,8 +89,14 @@ def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> t
         need_rate=need_rate,
         workers=max(1, section.workers),
     )
-    rejected = listed - len(samples)
-    samples = [s for s in splits.divided(samples, parts) if s.split in parts]
+    known = {(s.source, s.name) for s in usable}
+    unusable = [s for s in listed if (s.source, s.name) not in known]
+    # The patient decides the split of a rejected file, too: of the test split, it is not scored.
+    found = splits.divided([*usable, *unusable], parts)
+    outside = splits.outside(found, parts)
+    found = [s for s in found if s.split in parts]
+    samples = [s for s in found if (s.source, s.name) in known]
+    rejected = [s for s in found if (s.source, s.name) not in known]
     by_split = {part: [s for s in samples if s.split == part] for part in parts}
     manifest.check_patients(by_split)
     if empty := [part for part, members in by_split.items() if not members]:
@@ -99,7 +108,7 @@ def load(name: str, section: ConfigDict, quarantine: Path, need_rate: bool) -> t
         name,
         ", ".join(f"{len(members):,} {part}" for part, members in by_split.items()),
     )
-    return Data(name, samples, parts), rejected
+    return Data(name, samples, parts, rejected=rejected, outside=outside)
 
 
 def divided(data: Data, kind: str, target: str, views: Sequence[str], study: bool) -> Divided:
@@ -136,12 +145,11 @@ def divided(data: Data, kind: str, target: str, views: Sequence[str], study: boo
     task = fit_task(kind, target, train, unit)
     for part in (val, test):
         task.encode([example.label for example in part])  # a class that training lacks is an error
-    known = {(e.source, e.study) for e in test}
+    scored = {(e.source, e.study if study else e.name) for e in test}
+    lost = [s for s in data.samples if label_of(s, target) is None] + list(data.rejected)
     missing = {
-        (shown(s.source), s.study) if study else (shown(s.source), s.name)
-        for s in data.samples
-        if s.split == data.splits[2]
-        and label_of(s, target) is None
-        and (not views or s.view in views)
+        (shown(s.source), s.study if study else s.name)
+        for s in lost
+        if s.split == data.splits[2] and (not views or s.view in views)
     }
-    return Divided(train, val, test, task, len(missing - known if study else missing))
+    return Divided(train, val, test, task, len(missing - scored))

@@ -130,16 +130,15 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     openers = _of_weights(config, how)
     facts = {name: make().facts for name, make in openers.items()}
     need_rate = any(one.clip.by in NEED_RATE for one in facts.values())
-    found = {
-        name: load(name, section, workdir / REJECTED, need_rate)
+    data = {
+        name: _with_traced(config, load(name, section, workdir / REJECTED, need_rate))
         for name, section in config.data.items()
     }
-    data = {name: _with_traced(config, one) for name, (one, _) in found.items()}
     controls = _of_controls(config, workdir, data, how)
     facts |= {name: make().facts for name, make in controls.items()}
     openers |= controls
 
-    counts = {name: _counts(data[name], rejected) for name, (_, rejected) in found.items()}
+    counts = {name: _counts(one) for name, one in data.items()}
     provenance.record(
         Workdir(workdir),
         {
@@ -293,6 +292,7 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
         "count": config.clip.count,
         "features": {k: v for k, v in config.features.items() if k != "workers"},
         "data": {name: manifest.fingerprint(data[name].samples, classes) for name in sorted(names)},
+        "rejected": {name: manifest.fingerprint(data[name].rejected) for name in sorted(names)},
         "splits": {name: list(data[name].splits) for name in sorted(names)},
         "options": {k: v for k, v in options.items() if k != "seeds"},
         "probe": config.probe.to_dict(),
@@ -427,11 +427,13 @@ def _passes(
     }
 
 
-def _counts(data: Data, rejected: int) -> dict[str, int]:
+def _counts(data: Data) -> dict[str, Any]:
     names = dict(zip(("train", "val", "test"), data.splits, strict=True))
     counts = {k: sum(s.split == split for s in data.samples) for k, split in names.items()}
     return counts | {
         "patients": len({s.patient for s in data.samples if s.patient}),
-        "rejected": rejected,
+        "without_patient": sum(not s.patient for s in data.samples),
+        "rejected": len(data.rejected),
+        "outside": dict(data.outside),
         "beyond": len(data.beyond),
     }

@@ -163,6 +163,7 @@ def _data(result: Result) -> Table:
                 *(f"{facts[split]:,}" for split in splits),
                 f"{facts['patients']:,}",
                 f"{facts['rejected']:,}",
+                ", ".join(f"{split}: {n:,}" for split, n in facts["outside"].items()) or "0",
                 " or ".join(f"{n:,}" for n in clean),
                 " or ".join(f"{n:,}" for n in degraded),
                 " or ".join(f"{n:,}" for n in traced),
@@ -170,9 +171,17 @@ def _data(result: Result) -> Table:
             ]
         )
     columns = ["data", "kind", "training videos", "validation videos", "test videos", "patients"]
-    columns += ["rejected files", "clips per model", "degraded clips per model"]
-    columns += ["clips of traced frames per model", "tracings past the end of their video"]
-    note = "Splits are by patient."
+    columns += ["rejected files", "files of other splits", "clips per model"]
+    columns += ["degraded clips per model", "clips of traced frames per model"]
+    columns += ["tracings past the end of their video"]
+    note = "No patient is in two splits."
+    for name, facts in result.data.items():
+        if count := facts["without_patient"]:
+            note += (
+                f" The patient of {counted(count, 'video')} of {name} is unknown: each of their "
+                "studies, or else each video, counts as a patient, and a real one may be in two "
+                "splits."
+            )
     if result.left_out:
         names = ", ".join(result.left_out)
         note += f" These tasks need other data and were left out: {names}."

@@ -110,6 +110,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
     examples = make_examples(
         samples, task_config.target, tuple(task_config.views), data.skip_unlabelled
     )
+    splits.outside(samples, [data[name].lower() for name in names])
     parts = {name: of_split(examples, data[name], f"config field 'data.{name}'") for name in names}
     train = share_of(parts["train_split"], data.train_share, config.seed)
     val, test = parts["val_split"], parts["test_split"]

@@ -127,15 +127,43 @@ def test_features_in_another_order_than_their_videos_are_refused():
         list(stored._checked(iter([piece.cut(0, 1)]), np.ones((3, 1), bool)))
 
 
+def section_of(folder, lines, header="path,name,patient,split"):
+    """A section of a suite's `data` that reads a table."""
+    table = folder / "table.csv"
+    table.write_text("\n".join([header, *lines]))
+    section = {"sources": (f"csv:{table}",), "max_bad_share": 0.5, "workers": 1}
+    section |= dict(zip(("train_split", "val_split", "test_split"), SPLITS, strict=True))
+    return ConfigDict(section)
+
+
 def test_a_patient_in_two_splits_is_an_error(hearts, tmp_path):
     videos = sorted((hearts / "Videos").glob("*.avi"))
     lines = [f"{path},{path.stem},{'ABAC'[i % 4]},{SPLITS[i % 3]}" for i, path in enumerate(videos)]
-    table = tmp_path / "table.csv"
-    table.write_text("\n".join(["path,name,patient,split", *lines]))
-    section = {"sources": (f"csv:{table}",), "max_bad_share": 0.0, "workers": 1}
-    section |= dict(zip(("train_split", "val_split", "test_split"), SPLITS, strict=True))
     with pytest.raises(UserError, match=r"patient A is in split .* and in split"):
-        load("mine", ConfigDict(section), tmp_path / "rejected.jsonl", True)
+        load("mine", section_of(tmp_path, lines), tmp_path / "rejected.jsonl", True)
+
+
+def test_a_damaged_file_and_a_file_of_another_split_are_counted(hearts, tmp_path, caplog):
+    """They were left out without a word: damaged test videos did not count as not scored."""
+    paths = [*sorted((hearts / "Videos").glob("*.avi")), tmp_path / "gone.avi", tmp_path / "no.avi"]
+    parts = ("train", "holdout", "train", "", "val", "holdout", "test", "test", "test", "train")
+    lines = [
+        f"{path},{path.stem},p{i},s{i},{part},{'A2C' if i % 2 else 'A4C'},{i}.5"
+        for i, (path, part) in enumerate(zip(paths, parts, strict=True))
+    ]
+    section = section_of(tmp_path, lines, "path,name,patient,study,split,view,ef")
+    data = load("mine", section, tmp_path / "rejected.jsonl", True)
+    assert (len(data.samples), [s.name for s in data.rejected]) == (5, ["gone", "no"])
+    assert data.outside == {"holdout": 2, "no split": 1}
+    assert "3 files in none of the splits train, val, test, left out: holdout 2" in caplog.text
+    views = {
+        (views, study): divided(data, "regression", "ef", views, study).not_scored
+        for views in ((), ("A4C",))
+        for study in (False, bool(views))
+    }
+    assert views == {((), False): 1, (("A4C",), False): 1, (("A4C",), True): 1}
+    without = dataclasses.replace(data, rejected=[])
+    assert divided(without, "regression", "ef", (), False).not_scored == 0
 
 
 def test_zero_shot_compares_raw_targets_of_the_other_population():

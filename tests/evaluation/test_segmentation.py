@@ -414,6 +414,11 @@ def test_what_cannot_be_read_is_counted():
     beyond = [data.traced[i][0] for i in test[:2]]
     lv, *_ = run(dataclasses.replace(data, features=fewer, traced=traced, beyond=beyond))
     assert lv.not_scored == 2
+    # So does one whose file was rejected.
+    rejected = [dataclasses.replace(data.samples[data.traced[test[0]][0]], name="damaged")]
+    data = dataclasses.replace(data, features=fewer, traced=traced, rejected=rejected)
+    lv, *_ = run(data)
+    assert lv.not_scored == 2
 
 
 def test_a_structure_that_was_never_traced_is_an_error():

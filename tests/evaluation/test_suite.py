@@ -170,7 +170,7 @@ def test_a_model_is_encoded_once_for_a_data_set_and_for_a_degradation(complete):
     adult = sum(VIDEOS.values())
     degraded = (1 + 3) * VIDEOS["test"]
     (row,) = re.findall(r"^\| adult \|.*$", table, re.MULTILINE)
-    assert row.endswith(f"| 10 | 0 | {adult} | {degraded} | {TRACED} | 0 |")
+    assert row.endswith(f"| 10 | 0 | 0 | {adult} | {degraded} | {TRACED} | 0 |")
     (row,) = re.findall(r"^\| encoder \| .* px \| .*$", table, re.MULTILINE)
     assert f"| {adult + degraded + 20 + TRACED} |" in row
     parts = sorted((complete / suite.FEATURES).glob("*/part-*.npy"))

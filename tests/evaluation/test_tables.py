@@ -11,7 +11,8 @@ from echojepa_jax.evaluation.cells import Cell
 from echojepa_jax.evaluation.models import Facts
 
 CLIP = ClipSpec(frames=16, size=64, by="fps", value=24.0)
-DATA = {"train": 9, "val": 3, "test": 3, "patients": 15, "rejected": 0}
+DATA = {"train": 9, "val": 3, "test": 3, "patients": 15, "without_patient": 0, "rejected": 0}
+DATA |= {"outside": {}, "beyond": 0}
 
 
 def cell(true=(40.0, 60.0, 55.0), **changes):
@@ -59,3 +60,18 @@ def test_one_seed_has_no_spread():
     assert {x["seed_sd"] for x in of_demo} == {""}
     mae = next(x for x in lines(result(cell(), seeds=2)) if x["score"] == "mae")
     assert mae["seed_sd"] == "0.0"
+
+
+def data_table(**changes):
+    found = tables.tables(result(cell(), data=DATA | changes))
+    table = next(table for table in found if table.title == "Data")
+    return table.note, dict(zip(table.columns, table.rows[0], strict=True))
+
+
+def test_the_data_table_says_what_is_known_of_patients_and_names_other_splits():
+    note, row = data_table()
+    assert note == "No patient is in two splits."
+    assert row["files of other splits"] == "0"
+    note, row = data_table(without_patient=2, outside={"holdout": 3, "no split": 1})
+    assert "The patient of 2 videos of adult is unknown: each of their studies" in note
+    assert row["files of other splits"] == "holdout: 3, no split: 1"

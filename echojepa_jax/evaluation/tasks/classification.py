@@ -90,7 +90,7 @@ def run(
                         "equal": "" if share == 1 else length,
                     }
                     cell = cells.of_predictions(
-                        variant, fitted, parts.test, predicted, readable, parts.without_label
+                        variant, fitted, parts.test, predicted, readable, parts.not_scored
                     )
                     found.append(cell)
     return found

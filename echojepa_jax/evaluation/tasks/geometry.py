@@ -46,6 +46,7 @@ def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: 
     mine = data[options.data]
     features = mine.features[None].averaged()
     test = [row for row, s in enumerate(mine.samples) if s.split == mine.splits[2]]
+    rejected = sum(s.split == mine.splits[2] for s in mine.rejected)
     found = []
     for row in test:
         clips = features.at[features.place[row]]
@@ -57,7 +58,7 @@ def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: 
         Cell(
             {"embeddings": "test videos"},
             MEASURE,
-            not_scored=len(test) - len(found),
+            not_scored=len(test) - len(found) + rejected,
             measures=measures(np.array(found, np.float64)),
         )
     ]

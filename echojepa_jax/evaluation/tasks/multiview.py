@@ -73,7 +73,7 @@ def run(
             parts.test,
             predicted,
             readable,
-            parts.without_label,
+            parts.not_scored,
             against={"without": ""} if without else None,
         )
         found.append(cell)

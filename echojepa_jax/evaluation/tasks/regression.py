@@ -37,7 +37,7 @@ def run(
         predicted, readable = predict(fitted, features, parts.test, probe.batch)
         video = {"head": head} | ({"level": "video"} if options.by_study else {})
         cell = cells.of_predictions(
-            video, fitted, parts.test, predicted, readable, parts.without_label
+            video, fitted, parts.test, predicted, readable, parts.not_scored
         )
         found.append(cell)
         if options.by_study:

@@ -69,7 +69,7 @@ def run(
                 parts.test,
                 predicted,
                 readable,
-                parts.without_label,
+                parts.not_scored,
                 against=CLEAN if perturbation else None,
             )
         )

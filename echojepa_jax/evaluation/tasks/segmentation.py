@@ -163,13 +163,17 @@ def _check(frames: Frames, parts: Sequence[np.ndarray], data: Data, options: Con
 
 
 def _missing(data: Data, options: ConfigDict, traced: Sequence[Traced]) -> int:
-    """Test frames that cannot be read, or are not in their video, and test videos without one."""
+    """Test frames that cannot be read, or are not in their video, and test videos without one.
+
+    Rejected test videos count, too.
+    """
     test = data.splits[2]
+    rejected = sum(_wanted(s, options, test) for s in data.rejected)
     rows = {row for row, s in enumerate(data.samples) if _wanted(s, options, test)}
     all_frames = [row for row, _ in data.traced if row in rows]
     beyond = [row for row in data.beyond if row in rows]
     no_frame = rows - {*all_frames, *beyond}
-    return len(all_frames) - len(traced) + len(beyond) + len(no_frame)
+    return len(all_frames) - len(traced) + len(beyond) + len(no_frame) + rejected
 
 
 def _spacing(sample: Sample, size: int) -> tuple[tuple[float, float], str]:
@@ -277,7 +281,8 @@ def _of_ef(
             scored[row] = float(label), ejection_fraction(of_phase[ED], of_phase[ES])
     samples = [data.samples[row] for row in scored]
     unit = unit_of(samples, options.ef)
-    expected = sum(_wanted(s, options, data.splits[2]) for s in data.samples)
+    everything = (*data.samples, *data.rejected)
+    expected = sum(_wanted(s, options, data.splits[2]) for s in everything)
     return Cell(
         {"masks": name, "head": head},
         "regression",

@@ -75,7 +75,7 @@ def run(
                         [theirs.test[row] for row in rows],
                         predicted[rows],
                         readable[rows],
-                        0 if age else theirs.without_label,
+                        0 if age else theirs.not_scored,
                         None if used is fitted else zero_shot,
                     )
                 )
