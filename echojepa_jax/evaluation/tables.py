@@ -306,26 +306,32 @@ def as_markdown(found: Sequence[Table]) -> str:
 
 
 _TEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"} | {MINUS: "$-$", DASH: "--", "\\": r"\textbackslash{}"}
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {c: f"${c}$" for c in "<>|"}
+    | {c: f"{{{c}}}" for c in "[*"}  # after the end of a row, they would belong to it
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    | {MINUS: "$-$", DASH: "--"}
 )
 
 
 def as_latex(found: Sequence[Table]) -> str:
-    """Tables for a paper, with the commands of the package booktabs."""
-    lines = ["% Needs \\usepackage{booktabs}."]
+    """Tables for a paper, with the commands of the packages booktabs and longtable.
+
+    They are as long as they need to be: a float of a hundred rows would leave the page.
+    """
+    lines = [r"% Needs \usepackage{booktabs,longtable}."]
     for table in found:
         lines += [
             "",
-            r"\begin{table}",
-            rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}",
+            rf"\begin{{longtable}}{{{'l' * len(table.columns)}}}",
+            rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}} \\",
             r"\toprule",
             " & ".join(name.translate(_TEX) for name in table.columns) + r" \\",
             r"\midrule",
+            r"\endhead",
             *(" & ".join(cell.translate(_TEX) for cell in row) + r" \\" for row in table.rows),
             r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
+            r"\end{longtable}",
         ]
     return "\n".join(lines) + "\n"
 

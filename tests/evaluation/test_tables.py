@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import string
 
 from ml_collections import ConfigDict
 
@@ -60,6 +62,28 @@ def test_one_seed_has_no_spread():
     assert {x["seed_sd"] for x in of_demo} == {""}
     mae = next(x for x in lines(result(cell(), seeds=2)) if x["score"] == "mae")
     assert mae["seed_sd"] == "0.0"
+
+
+def test_latex_shows_every_character_and_breaks_long_tables():
+    odd = string.punctuation + tables.DASH + tables.MINUS
+    found = tables.as_latex([tables.Table(odd, odd, [odd], [[odd]] * 100)])
+    assert found.count(r"\begin{longtable}") == found.count(r"\end{longtable}") == 1
+    (cell,) = {line for line in found.splitlines() if line.startswith("!")}
+    shown = cell.removesuffix(r" \\")
+    for code, char in (
+        *((rf"\text{name}{{}}", c) for name, c in zip(_NAMES, "\\^~", strict=True)),
+        *((f"${c}$", c) for c in "<>|"),
+        *((f"{{{c}}}", c) for c in "[*"),
+        *(("$-$", tables.MINUS), ("--", tables.DASH)),
+    ):
+        assert shown.count(code) == 1
+        shown = shown.replace(code, "")
+        odd = odd.replace(char, "")
+    assert re.findall(r"\\([&%$#_{}])", shown) == [c for c in odd if c in "&%$#_{}"]
+    assert re.sub(r"\\(.)", r"\1", shown) == odd
+
+
+_NAMES = ("backslash", "asciicircum", "asciitilde")
 
 
 def data_table(**changes):
