@@ -208,6 +208,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     result = tables.Result(
         list(facts.values()),
         _passes(config, workdir / FEATURES, facts, wanted),
+        config.features.tokens,
         table_rows,
         dict(config.tasks.items()),
         {name: {origin_of(s) for s in section.sources} for name, section in config.data.items()},

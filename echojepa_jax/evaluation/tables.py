@@ -14,9 +14,11 @@ from echojepa_jax.evaluation import published
 from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION
 from echojepa_jax.evaluation.data import TRACED, What
 from echojepa_jax.evaluation.films import Film
+from echojepa_jax.evaluation.fit import head_choice
 from echojepa_jax.evaluation.models import Facts
 from echojepa_jax.evaluation.overlays import Overlay
 from echojepa_jax.evaluation.rows import GUESS, Interval, Row
+from echojepa_jax.features.encode import tokens_kept
 from echojepa_jax.utils.counts import counted
 
 TITLES = {
@@ -57,14 +59,16 @@ class Result:
     """All that the tables of a suite show.
 
     models: the first one is the one that others are compared with. passes: clips that each model
-    has encoded, by `passes_of` a data set. rows: by task. options: of each task. kinds: of the
-    sources of every data set. data: number of videos by split and of rejected files. films: of each
-    task, by the first probe of the first model. overlays: masks on pictures, by task.
-    left_out: tasks whose data the user does not have.
+    has encoded, by `passes_of` a data set. keep: what is kept of a clip's tokens. rows: by task.
+    options: of each task. kinds: of the sources of every data set. data: its counts, see
+    `suite._counts`. films: of each task, by the first probe of the first model. overlays: masks on
+    pictures, by task. left_out: tasks whose data the user does not have. readings: of the first
+    probe of each task and model.
     """
 
     models: Sequence[Facts]
     passes: Mapping[str, Mapping[str, int]]
+    keep: str
     rows: Mapping[str, Sequence[Row]]
     options: Mapping[str, ConfigDict]
     kinds: Mapping[str, Set[str]]
@@ -216,13 +220,11 @@ def _of_task(result: Result, task: str) -> Iterator[Table]:
 def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Table:
     """One table: variants, and in each of them every model, the guess and the paper's models."""
     options = result.options[task]
-    of_frames = options.kind == SEGMENTATION
-    tokens = {m.name: f"{m.places if of_frames else m.tokens:,}" for m in result.models}
     first, score = rows[0].main, score_title(rows[0], rows[0].main)
     shown = [field for field in rows[0].variant if len({row.variant[field] for row in rows}) > 1]
     others = [name for name in rows[0].values if name != first]
     changes = any(row.change for row in rows)
-    columns = [*shown, "model", "tokens", score, "difference from first model"]
+    columns = [*shown, "model", "tokens for the head", score, "difference from first model"]
     columns += ["change"] * changes + [TITLES.get(name, name) for name in others]
     columns += ["SD over seeds", "scored", "not scored"]
     if rows[0].kind == MEASURE:
@@ -241,7 +243,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
         main = with_interval(row.values[row.main]) + " %" * (row.main == "degradation")
         cells = {name: row.variant[name] for name in shown} | {
             "model": row.model,
-            "tokens": tokens.get(row.model, ""),
+            "tokens for the head": f"{seen:,}" if (seen := _seen(result, row)) else "",
             score: main,
             "difference from first model": with_interval(row.difference),
             "change": with_interval(row.change),
@@ -256,6 +258,23 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
         }
         lines.append([cells.get(name, "") for name in columns])
     return Table(title, _note(result, task, rows), columns, lines)
+
+
+def _seen(result: Result, row: Row) -> int:
+    """Tokens of a clip, or of a frame in segmentation, that the head gets; 0 if there is no model.
+
+    A head without attention gets their mean, and so do the measures of a task without a head.
+    """
+    options = result.options[row.task]
+    model = next((model for model in result.models if model.name == row.model), None)
+    if model is None:
+        return 0
+    if options.kind == SEGMENTATION:
+        return model.places
+    head = row.variant.get("head") or options.get("head")
+    if not head or head_choice(head).averages:
+        return 1
+    return tokens_kept(result.keep, model.tokens, model.tokens // model.places)
 
 
 def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
@@ -340,7 +359,7 @@ _CSV = (
     *("task", "variant", "model", "score", "unit", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "change", "change_low", "change_high"),
     *("seed_sd", "examples", "patients", "not_scored", "seeds"),
-    *("tokens_of_a_clip", "flops_of_a_clip"),
+    *("tokens_of_a_clip", "flops_of_a_clip", "tokens_for_the_head"),
 )
 
 
@@ -376,6 +395,7 @@ def as_csv(result: Result) -> str:
                         row.seeds,
                         model.tokens if model else "",
                         repr(model.flops) if model else "",
+                        _seen(result, row) or "",
                     ]
                 )
     return text.getvalue()

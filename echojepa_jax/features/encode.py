@@ -73,6 +73,11 @@ def tokens_of(
     return pooled(tokens, encoder.grid(*clips.shape[1:4])[0], keep)
 
 
+def tokens_kept(keep: str, tokens: int, times: int) -> int:
+    """How many tokens `pooled` gives of a clip's `tokens`."""
+    return {"all": tokens, "steps": times}.get(keep, 1)
+
+
 def pooled(tokens: jax.Array, times: int, keep: str) -> jax.Array:
     """What is kept of the tokens of clips, [B, N, D], which are of `times` time steps.
 

@@ -33,6 +33,7 @@ def result(*cells, seeds=1, kind="regression", data=DATA, **changes):
     fields = {
         "models": [model],
         "passes": {"demo": {"adult": 15}},
+        "keep": "steps",
         "rows": {"lvef": found},
         "options": {"lvef": options},
         "kinds": {"adult": {"phantom"}},
@@ -99,3 +100,16 @@ def test_the_data_table_says_what_is_known_of_patients_and_names_other_splits():
     note, row = data_table(without_patient=2, outside={"holdout": 3, "no split": 1})
     assert "The patient of 2 videos of adult is unknown: each of their studies" in note
     assert row["files of other splits"] == "holdout: 3, no split: 1"
+
+
+def test_a_row_shows_how_many_tokens_its_head_gets():
+    """With features.tokens = "steps", a head saw 8 tokens of 512."""
+    heads = ("attentive-1", "linear", "mlp", "pca3-linear")
+    cells = [cell(variant={"head": head}) for head in heads]
+    for keep, most in (("steps", 8), ("all", 512), ("mean", 1)):
+        found = result(*cells, keep=keep)
+        table = tables.tables(found)[-1]
+        column = table.columns.index("tokens for the head")
+        seen = [row[column] for row in table.rows if row[1] == "demo"]
+        assert seen == [str(most), "1", "1", "1"]
+        assert lines(found)[0]["tokens_for_the_head"] == str(most)
