@@ -27,7 +27,7 @@ from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
 from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
-from echojepa_jax.evaluation.tasks import KINDS
+from echojepa_jax.evaluation.tasks import KINDS, transfer
 from echojepa_jax.train import provenance
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
@@ -134,6 +134,9 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         name: _with_traced(config, load(name, section, workdir / REJECTED, need_rate))
         for name, section in config.data.items()
     }
+    for options in config.tasks.values():
+        if options.kind == "transfer":
+            transfer.check(data, options)
     controls = _of_controls(config, workdir, data, how)
     facts |= {name: make().facts for name, make in controls.items()}
     openers |= controls

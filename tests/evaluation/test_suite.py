@@ -240,6 +240,18 @@ def test_f17_killed_anywhere_it_makes_the_same_tables(complete, small, tmp_path,
             assert float(line["value"]) == pytest.approx(float(expected["value"]), rel=1e-4)
 
 
+def test_a_patient_of_training_in_the_other_test_split_is_an_error(small, tmp_path):
+    """Each set was compared with itself alone; it is found before anything is encoded."""
+    config = small("pediatric")
+    config.data.pediatric.update(sources=(PHANTOM,), train_split="test", test_split="train")
+    sentence = (
+        r"patient [\w-]+ is in split 'train or val of adult' .* in split 'train of pediatric'"
+    )
+    with pytest.raises(UserError, match=sentence):
+        evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / suite.FEATURES).exists()
+
+
 @pytest.fixture
 def copy(complete, tmp_path):
     return shutil.copytree(complete, tmp_path / "copy")

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.manifest import check_patients
 from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.data.units import check_unit
 from echojepa_jax.evaluation import cells
@@ -39,6 +40,22 @@ FIELDS = {
 
 def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None), (options.to, None)]
+
+
+def check(data: Mapping[str, Data], options: ConfigDict) -> None:
+    """Checks that no test patient of the other population was seen by the first one's probe.
+
+    Raises:
+      UserError: see `check_patients`.
+    """
+    here, there = data[options.data], data[options.to]
+    seen, test = here.splits[:2], there.splits[2]
+    check_patients(
+        {
+            f"{' or '.join(seen)} of {here.name}": [s for s in here.samples if s.split in seen],
+            f"{test} of {there.name}": [s for s in there.samples if s.split == test],
+        }
+    )
 
 
 def run(
