@@ -32,8 +32,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder for features, results and
 def job() -> str:
     from echojepa_jax.api import evaluate
     from echojepa_jax.utils.buckets import on_disk
+    from echojepa_jax.utils.errors import UserError
 
     config = CONFIG.value
+    if "tasks" not in config:
+        raise UserError("--config is not a suite of tasks, such as evaluation/phantom: see --help")
     config.weights = (*config.weights, *WEIGHTS.value)
     return evaluate(config, on_disk(str(WORKDIR.value), "workdir"))
 

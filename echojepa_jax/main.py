@@ -64,6 +64,8 @@ def train(config: ConfigDict, name: str | Path) -> str:
 
     if "head" in config:
         raise UserError("--config is the config of a probe: run the program `probe` with it")
+    if "tasks" in config:
+        raise UserError("--config is a suite of tasks: run the program `evaluate` with it")
     configure_jax()
     workdir = Workdir.of(str(name))
     path = workdir.path

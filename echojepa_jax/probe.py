@@ -56,10 +56,9 @@ def train(config: ConfigDict, workdir: Path) -> str:
     from echojepa_jax.utils.errors import UserError
 
     configure_jax()
-    if "predictor" in config:
-        raise UserError(
-            "--config is for a training run, which echojepa_jax.main starts: see --help"
-        )
+    for section, program in (("predictor", "train"), ("tasks", "evaluate")):
+        if section in config:
+            raise UserError(f"--config is not of a probe: run the program `{program}` with it")
     held, report = Workdir(workdir), workdir / "report.html"
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, BEST]
     if config.get("encoder", {}).get("trainable"):

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from pydicom.data import get_testdata_file
 
+from configs.evaluation import phantom
 from echojepa_jax.main import _without_phantom, train
 from echojepa_jax.models.vit import EncoderShape
 from echojepa_jax.parallel.mesh import make_mesh
@@ -371,7 +372,12 @@ def test_a_config_of_the_other_program_is_named_as_such(run_main, tmp_path):
     )
     assert done.stderr.splitlines()[-1].startswith("error: --config is the config of a probe:")
     done = programs.run("probe", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
-    assert done.stderr.splitlines()[-1].startswith("error: --config is for a training run")
+    sentence = "error: --config is not of a probe: run the program `train` with it"
+    assert done.stderr.splitlines()[-1] == sentence
+    done = programs.run("evaluate", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
+    assert done.stderr.splitlines()[-1].startswith("error: --config is not a suite of tasks, such")
+    with pytest.raises(UserError, match="is a suite of tasks: run the program `evaluate`"):
+        train(phantom.get_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
