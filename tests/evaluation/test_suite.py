@@ -4,8 +4,11 @@ import csv
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -205,13 +208,14 @@ def test_f07_a_second_start_changes_nothing(complete, encoder):
 
 
 def test_f17_killed_anywhere_it_makes_the_same_tables(complete, small, tmp_path, monkeypatch):
-    """Killed while it encodes, scores, keeps a trained head, and writes tables."""
+    """By SIGKILL while it writes features; interrupted while it scores, keeps a trained head, and
+    writes tables."""
     workdir = tmp_path / "run"
     config = small("lvef", "segmentation", "views")
     whole = tmp_path / "whole"
     evaluate(config, whole)
+    _kill_while_it_writes_features(config, tmp_path / "suite.py", workdir)
     for module, name, after in (
-        (stored, "write_json", 1),
         (masks_task, "predict", 0),
         (heads, "write_about", 1),
         (suite.tables, "as_csv", 0),
@@ -238,6 +242,24 @@ def test_f17_killed_anywhere_it_makes_the_same_tables(complete, small, tmp_path,
         if line["task"] == "lvef" and line["score"] == "bias":
             expected = shared[line["variant"], line["model"]]
             assert float(line["value"]) == pytest.approx(float(expected["value"]), rel=1e-4)
+
+
+def _kill_while_it_writes_features(config, file, workdir):
+    """Starts the program, and kills it at the first file of features, be it whole or not."""
+    file.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+    # Other flags of the compiler than those of this process would give other bits.
+    same = {"XLA_FLAGS": os.environ["XLA_FLAGS"] + programs.QUICK_ON_CPU}
+    words = f"--config={file}", f"--workdir={workdir}"
+    process = programs.start("evaluate", *words, environment=same)
+    while not any(workdir.glob(f"{suite.FEATURES}/*/*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.kill()
+    assert programs.finish(process).returncode == -signal.SIGKILL
+    assert len(list(workdir.glob(f"{suite.FEATURES}/*/part-*.json"))) < 3 * 2 + 1
 
 
 def test_a_patient_of_training_in_the_other_test_split_is_an_error(small, tmp_path):
