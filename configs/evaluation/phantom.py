@@ -78,6 +78,8 @@ def get_config() -> ConfigDict:
             shares=(1.0, 0.1, 0.01),
             subsets=("patient", "video"),
             lengths=("epochs", "updates"),
+            class_weights=False,
+            focal_gamma=0.0,
         ),
         multiview=dict(
             kind="multiview",

@@ -141,6 +141,8 @@ def get_config() -> ConfigDict:
             shares=(1.0, 0.1, 0.01),
             subsets=("patient", "video"),
             lengths=("epochs", "updates"),
+            class_weights=False,
+            focal_gamma=0.0,
         ),
         tmed2_views=dict(
             kind="classification",
@@ -152,6 +154,8 @@ def get_config() -> ConfigDict:
             shares=(1.0, 0.1, 0.01),
             subsets=("patient", "video"),
             lengths=("epochs", "updates"),
+            class_weights=False,
+            focal_gamma=0.0,
         ),
         # Views are named as in the table of views. A name that it lacks is an error that lists
         # those that it has.
@@ -184,6 +188,8 @@ def get_config() -> ConfigDict:
             shares=(1.0,),
             subsets=("patient",),
             lengths=("epochs",),
+            class_weights=False,
+            focal_gamma=0.0,
         ),
     )
     config.bootstrap = 1000

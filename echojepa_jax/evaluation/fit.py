@@ -18,7 +18,7 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.examples import Example, drop_views, slots
 from echojepa_jax.probes.predict import Features, by_slot, rows_of
-from echojepa_jax.probes.task import Task
+from echojepa_jax.probes.task import Task, class_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -63,6 +63,7 @@ class HowToFit:
 
     head: see `head_choice`. views: slots of an example, for studies. streams, fusion, view_dropout:
     see `models.heads.Head`. updates: 0 = `probe.epochs` passes over the training examples.
+    class_weights: rare classes count as much as common ones. focal_gamma: of the focal loss.
     """
 
     head: str
@@ -71,6 +72,8 @@ class HowToFit:
     fusion: str = "early"
     view_dropout: float = 0.0
     updates: int = 0
+    class_weights: bool = False
+    focal_gamma: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +122,12 @@ def fit(
     checks = set(np.linspace(0, updates, probe.epochs + 1).round().astype(int)[1:].tolist())
     best: tuple[float, float] = (np.inf, np.inf)
     kept: tuple[Tree, dict[str, Any]] | None = None
-    batches = _batches(features, train, task, probe.batch, how.view_dropout, seed)
+    batches = _batches(features, train, task, probe.batch, how, seed)
     for update in range(1, updates + 1):
         tokens, batch = next(batches)
+        rates_now = grids.rates(cells, update, updates)
         heads, _ = grids.grid_step(
-            heads, tokens, batch, *grids.rates(cells, update, updates), head, task.kind
+            heads, tokens, batch, *rates_now, head, task.kind, 1, how.focal_gamma
         )
         if update in checks:
             scores, losses = _validate(head, heads["params"], features, val, task, probe.batch)
@@ -175,17 +179,21 @@ def _batches(
     train: Sequence[Example],
     task: Task,
     size: int,
-    view_dropout: float,
+    how: HowToFit,
     seed: int,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Batches without an end: every example once in each pass, in an order that the seed gives."""
     labels = task.encode([example.label for example in train])
+    worth = np.ones(len(labels), np.float32)
+    if how.class_weights:
+        there, numbers = np.unique(labels, return_inverse=True)  # few labels may lack a class
+        worth = class_weights(numbers, len(there))[numbers]
     usable, clips = features.usable(), features.at.shape[1]
     epoch = 0
     while True:
         rng = generator(seed, "probe epoch", epoch)
         rows = slots(train, usable, rng)
-        kept = drop_views(rows >= 0, view_dropout, rng)
+        kept = drop_views(rows >= 0, how.view_dropout, rng)
         order = rng.permutation(len(train))
         order = np.concatenate([order, np.full(-len(order) % size, -1)])
         for start in range(0, len(order), size):
@@ -198,7 +206,7 @@ def _batches(
                 tokens,
                 {
                     "labels": labels[part],
-                    "weight": (real & some).astype(np.float32),
+                    "weight": worth[part] * (real & some),
                     # A softmax over nothing has no value.
                     "present": present | np.logical_not(some)[:, None],
                 },

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from echojepa_jax.evaluation.fit import _batches, head_choice
+from echojepa_jax.evaluation.fit import HowToFit, _batches, head_choice
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.examples import Example
@@ -32,7 +32,7 @@ def seconds(name: str, features: Features, examples: list[Example], heads: int, 
     head = Head(kind=choice.kind, outputs=1, depth=choice.depth, heads=4)
     cells = grids.cells(RATES, DECAYS)[:heads]
     state = grids.init_grid(head, jax.random.key(0), features.tokens.shape[-1], heads)
-    batches = _batches(features, examples, task, BATCH, 0.0, 0)
+    batches = _batches(features, examples, task, BATCH, HowToFit(name), 0)
     for update in range(1, updates + 2):
         tokens, batch = next(batches)
         rates = grids.rates(cells, update, updates + 1)

@@ -205,9 +205,13 @@ def test_subsets_are_nested_and_by_patient_or_of_the_papers_size():
         assert [e for e in train if e.patient in patients] == chosen
 
 
+PLAIN = {"class_weights": False, "focal_gamma": 0.0}
+
+
 def test_few_labels_know_all_classes_and_get_as_many_updates(adult):
     options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
     options |= {"shares": (1.0, 0.05), "subsets": ("patient",), "lengths": ("epochs", "updates")}
+    options |= PLAIN
     whole, epochs, updates = classification.run(
         {"adult": adult}, ConfigDict(options), probe_config(), 0
     )
@@ -215,6 +219,27 @@ def test_few_labels_know_all_classes_and_get_as_many_updates(adult):
     assert np.shape(epochs.predicted)[1] == 3
     assert updates.chosen["updates"] == whole.chosen["updates"] > epochs.chosen["updates"]
     assert np.mean(np.argmax(whole.predicted, axis=1) == whole.true) > 0.9
+
+
+def test_rare_classes_can_count_as_much_as_common_ones(adult):
+    parts = divided(adult, "classification", "view", (), study=False)
+    few = [
+        e for i, e in enumerate(parts.train) if e.label != "PLAX" and (e.label == "A2C" or i % 3)
+    ]
+    arguments = adult.features[None], few, parts.task, len(few)
+    for how in (HowToFit("linear"), HowToFit("linear", class_weights=True)):
+        _, batch = next(fits._batches(*arguments, how, 0))
+        a2c, a4c = (batch["weight"][batch["labels"] == k].sum() for k in (0, 1))
+        assert (a2c == pytest.approx(a4c)) == how.class_weights
+    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
+    options |= {"shares": (1.0,), "subsets": ("patient",), "lengths": ("epochs",)}
+    plain, weighted, focal = (
+        classification.run(
+            {"adult": adult}, ConfigDict(options | PLAIN | change), probe_config(), 0
+        )
+        for change in ({}, {"class_weights": True}, {"focal_gamma": 2.0})
+    )
+    assert len({str(cells[0].predicted) for cells in (plain, weighted, focal)}) == 3
 
 
 def test_a_missing_view_has_no_say(adult):
@@ -304,6 +329,7 @@ def test_a_seed_is_of_the_subset_the_probe_and_the_order(adult):
     """Subsets of few labels had seeds, but the probes on them had none."""
     options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
     options |= {"shares": (0.3,), "subsets": ("patient", "video"), "lengths": ("epochs",)}
+    options |= PLAIN
 
     def predicted(seed):
         cells = classification.run({"adult": adult}, ConfigDict(options), probe_config(), seed)

@@ -19,7 +19,7 @@ from echojepa_jax.evaluation.fit import HowToFit, predict
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.probes.examples import Example, share_of
-from echojepa_jax.utils.config_fields import NUMBERS, TEXTS, Field, Rule
+from echojepa_jax.utils.config_fields import NOT_NEGATIVE, NUMBERS, TEXTS, Field, Rule
 
 SUBSETS, LENGTHS = ("patient", "video"), ("epochs", "updates")
 
@@ -44,6 +44,10 @@ FIELDS = {
         Rule(
             lambda s: bool(s) and set(s) <= {*LENGTHS}, "must contain only 'epochs' and 'updates'"
         ),
+    ),
+    "class_weights": Field(bool, "rare classes count as much as common ones in the loss"),
+    "focal_gamma": Field(
+        float, "gamma of the focal loss, see optim.focal_gamma of probes; 0 = none", NOT_NEGATIVE
     ),
 }
 
@@ -80,7 +84,12 @@ def run(
                 draw = by_video if by == "video" else share_of
                 few = dataclasses.replace(parts, train=draw(parts.train, share, seed))
                 for length in options.lengths if share < 1 else ("epochs",):
-                    how = HowToFit(head, updates=whole if length == "updates" else 0)
+                    how = HowToFit(
+                        head,
+                        updates=whole if length == "updates" else 0,
+                        class_weights=options.class_weights,
+                        focal_gamma=options.focal_gamma,
+                    )
                     fitted = trained(how, mine, few, probe, seed)
                     predicted, readable = predict(fitted, features, parts.test, probe.batch)
                     variant = {
