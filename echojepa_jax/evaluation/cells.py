@@ -6,7 +6,7 @@ and tables can be made again without training.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,19 @@ def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | No
         not_scored=cell.not_scored + sum(len(groups[key]) for key in groups.keys() - usable.keys()),
         against=against,
     )
+
+
+def without(cell: Cell, examples: Collection[tuple[str, str]]) -> Cell:
+    """The cell without some examples, (patient, id), which count as not scored."""
+    names = list(zip(cell.patients, cell.ids, strict=True))
+    kept = [row for row, name in enumerate(names) if name not in examples]
+    columns = ("ids", "patients", "studies", "views", "true", "predicted", "ages", "sexes")
+    cut: dict[str, Any] = {
+        name: [column[row] for row in kept]
+        for name in columns
+        if (column := getattr(cell, name))  # not all cells have all columns
+    }
+    return dataclasses.replace(cell, not_scored=cell.not_scored + len(names) - len(kept), **cut)
 
 
 def write(path: Path, cells: Sequence[Cell], facts: Mapping[str, Any]) -> None:

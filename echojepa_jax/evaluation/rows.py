@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import RECODED
 from echojepa_jax.evaluation import scores
-from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
+from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell, without
 from echojepa_jax.evaluation.tasks.robustness import CLEAN, PAPER
 
 Interval = tuple[float, float, float]
@@ -31,7 +31,8 @@ class Row:
     values: every score; main: the name of the main one. difference: of the main score from that of
     the first model. change: from that of the variant that this one is compared with. spread:
     standard deviation of the main score over seeds (n - 1); NaN of one seed. examples, patients,
-    not_scored: of the test split.
+    not_scored: of the test split. failed: examples for which this model has no number; no model is
+    scored on them.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Row:
     examples: int
     patients: int
     not_scored: int
+    failed: int
     seeds: int
     main: str
 
@@ -65,18 +67,28 @@ def of_task(task: str, options: ConfigDict, found: Found, count: int, seed: int)
       found: the first model is the one that others are compared with.
       count: resamples of patients.
     """
-    patients = sorted(
-        {p for seeds in found.values() for cells in seeds for cell in cells for p in cell.patients}
-    )
-    weights = scores.resamples(patients, count, seed, task)
-    scored: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
-    cells: dict[tuple, dict[str, list[Cell]]] = {}
+    of_model: dict[tuple, dict[str, list[Cell]]] = {}
     for model, by_seed in found.items():
         for of_seed in zip(*by_seed, strict=True):
-            variant, name = _key(of_seed[0].variant), model
-            everybody = [scores.scores(c, c.predicted, patients, weights) for c in of_seed]
-            scored.setdefault(variant, {})[name] = scores.over_seeds(everybody)
-            cells.setdefault(variant, {})[name] = list(of_seed)
+            of_model.setdefault(_key(of_seed[0].variant), {})[model] = list(of_seed)
+    failed = {
+        (variant, model): len({example for cell in mine for example in _failed(cell)})
+        for variant, by_model in of_model.items()
+        for model, mine in by_model.items()
+    }
+    cells = {variant: _comparable(by_model) for variant, by_model in of_model.items()}
+    every = [cell for by_model in cells.values() for mine in by_model.values() for cell in mine]
+    patients = sorted({patient for cell in every for patient in cell.patients})
+    weights = scores.resamples(patients, count, seed, task)
+    scored = {
+        variant: {
+            model: scores.over_seeds(
+                [scores.scores(cell, cell.predicted, patients, weights) for cell in mine]
+            )
+            for model, mine in by_model.items()
+        }
+        for variant, by_model in cells.items()
+    }
     for variant, by_model in cells.items():
         first = next(iter(by_model.values()))
         if first[0].kind != MEASURE:
@@ -88,10 +100,32 @@ def of_task(task: str, options: ConfigDict, found: Found, count: int, seed: int)
     rows = []
     for variant, by_model in cells.items():
         for model, mine in by_model.items():
-            rows.append(_row(task, variant, model, mine, scored, next(iter(found))))
+            lost = failed.get((variant, model), 0)
+            rows.append(_row(task, variant, model, mine, scored, next(iter(found)), lost))
     if options.kind == "robustness":
         rows += _average_degradation(rows, scored)
     return rows
+
+
+def _failed(cell: Cell) -> set[tuple[str, str]]:
+    """The examples that could be read, but for which a regression has no number."""
+    if cell.kind != "regression":
+        return set()
+    rows = np.flatnonzero(np.isnan(np.array(cell.predicted, float)))
+    return {(cell.patients[row], cell.ids[row]) for row in rows}
+
+
+def _comparable(by_model: Mapping[str, Sequence[Cell]]) -> dict[str, list[Cell]]:
+    """The cells of a variant without the examples for which any model has no number.
+
+    Else a model would look better that fails where it is difficult, and differences between models
+    would not be paired.
+    """
+    failed = {example for mine in by_model.values() for cell in mine for example in _failed(cell)}
+    return {
+        model: [without(cell, failed) if failed else cell for cell in mine]
+        for model, mine in by_model.items()
+    }
 
 
 def _guesses(cell: Cell) -> Sequence[Any]:
@@ -106,6 +140,7 @@ def _row(
     mine: Sequence[Cell],
     scored: Mapping[tuple, Mapping[str, Mapping[str, np.ndarray]]],
     first: str,
+    failed: int,
 ) -> Row:
     cell, values = mine[0], scored[variant][model]
     main = scores.MAIN[cell.kind]
@@ -131,6 +166,7 @@ def _row(
         len(cell.patients),
         len(set(cell.patients)),
         cell.not_scored,
+        failed,
         len(mine),
         main,
     )

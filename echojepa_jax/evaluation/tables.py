@@ -200,6 +200,8 @@ def score_title(row: Row, name: str) -> str:
 
 def _unit(row: Row, name: str) -> str:
     """The unit of a score; "" for shares, correlations and the like."""
+    if name == "cut_off":
+        return "%"
     if name not in ("mae", "rmse", "bias", "degradation", "hd95"):
         return ""
     return row.unit if row.kind == MEASURE else of_errors(row.unit)
@@ -227,6 +229,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
     columns = [*shown, "model", "tokens for the head", score, "difference from first model"]
     columns += ["change"] * changes + [TITLES.get(name, name) for name in others]
     columns += ["SD over seeds", "scored", "not scored"]
+    columns += ["not found"] * any(row.failed for row in rows)
     if rows[0].kind == MEASURE:
         columns = [c for c in columns if not c.startswith(("difference", "SD", "scored"))]
     lines = []
@@ -250,6 +253,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
             "SD over seeds": number(row.spread) if math.isfinite(row.spread) else "",
             "scored": f"{row.examples:,} from {counted(row.patients, 'patient')}",
             "not scored": f"{row.not_scored:,}",
+            "not found": f"{row.failed:,}",
         }
         cells |= {
             TITLES.get(name, name): number(row.values[name][0])
@@ -294,7 +298,10 @@ def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
             "part of the traced area that is not in the clip."
         )
     elif options.kind == SEGMENTATION:
-        told.append("Ejection fraction from the LV masks, by disc summation in one plane.")
+        told.append(
+            "Ejection fraction from the LV masks, by disc summation in one plane. Videos in which "
+            "a model finds no LV at end diastole are scored for no model; `not found` counts them."
+        )
     if constant:
         told.append(f"All rows: {', '.join(constant)}.")
     if rows[0].kind != MEASURE:
@@ -358,7 +365,7 @@ def as_latex(found: Sequence[Table]) -> str:
 _CSV = (
     *("task", "variant", "model", "score", "unit", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "change", "change_low", "change_high"),
-    *("seed_sd", "examples", "patients", "not_scored", "seeds"),
+    *("seed_sd", "examples", "patients", "not_scored", "failed", "seeds"),
     *("tokens_of_a_clip", "flops_of_a_clip", "tokens_for_the_head"),
 )
 
@@ -392,6 +399,7 @@ def as_csv(result: Result) -> str:
                         row.examples,
                         row.patients,
                         row.not_scored,
+                        row.failed,
                         row.seeds,
                         model.tokens if model else "",
                         repr(model.flops) if model else "",

@@ -121,6 +121,19 @@ def test_rows_are_models_beside_each_other_and_differences_are_paired():
     assert (first.examples, first.patients, first.seeds) == (30, 9, 2)
 
 
+def test_what_one_model_does_not_find_is_scored_for_no_model():
+    """A model that found no LV in a video was not scored there, but the others were."""
+    good, fails = (regression(x, ids=[f"v{i}" for i in range(30)]) for x in (2.0, 4.0))
+    fails.predicted[3] = fails.predicted[8] = math.nan
+    first, second, guess = rows.of_task("s", LVEF, {"good": [[good]], "fails": [[fails]]}, 50, 0)
+    assert [row.failed for row in (first, second, guess)] == [0, 2, 0]
+    assert {(row.examples, row.not_scored) for row in (first, second, guess)} == {(28, 2)}
+    kept = [i for i in range(30) if i not in (3, 8)]
+    away = np.abs(np.array(good.predicted) - good.true)[kept]
+    assert first.values["mae"][0] == pytest.approx(away.mean())
+    assert second.difference[0] == pytest.approx(away.mean())  # twice the error, paired
+
+
 def test_the_average_degradation_is_the_papers_and_of_all():
     clean = {"perturbation": "none", "severity": ""}
     # Coding alone is a control: it is in no average.

@@ -421,6 +421,22 @@ def test_what_cannot_be_read_is_counted():
     assert lv.not_scored == 2
 
 
+def test_a_video_without_an_lv_is_kept_without_a_number(monkeypatch):
+    """It was left out for the model that did not find the LV, and for no other."""
+
+    predict = segmentation.predict
+
+    def blind(*arguments):
+        found = predict(*arguments)
+        found[0] = 0  # end diastole of the first video
+        return found
+
+    monkeypatch.setattr(segmentation, "predict", blind)
+    ef = next(cell for cell in run(traced_data()) if cell.variant.get("masks") == "found")
+    assert np.flatnonzero(np.isnan(ef.predicted)).tolist() == [0]
+    assert ef.not_scored == 0
+
+
 def test_a_structure_that_was_never_traced_is_an_error():
     with pytest.raises(UserError, match="shows the structure 'myocardium': leave it out"):
         run(traced_data(), structures=("LV", "myocardium"))
@@ -446,7 +462,9 @@ def test_the_suite_on_camus(tmp_path, cache):
     both = [in_clip(shape.astype(np.uint8), 32) for shape in shapes]
     expected = np.mean([dice(mask == LV, (both[0] & both[1]) == LV) for mask in both])
     assert float(guess["value"]) == pytest.approx(expected)
-    assert (guess["examples"], guess["patients"], guess["unit"]) == ("4", "1", "mm")
+    assert (guess["examples"], guess["patients"], guess["unit"]) == ("4", "1", "")
+    units = {score: found["pca", variant, score]["unit"] for score in ("dice", "hd95", "cut_off")}
+    assert units == {"dice": "", "hd95": "mm", "cut_off": "%"}
     # Bright pixels are enough to see the shape.
     assert float(found["pca", variant, "dice"]["value"]) > 1.5 * expected
     cut = np.mean([1 - shape[10:60].sum() / shape.sum() for shape in shapes])

@@ -266,7 +266,7 @@ def _of_ef(
     mean: float,
     chosen: dict[str, Any],
 ) -> Cell:
-    """The ejection fraction of every test video with a label and both masks.
+    """The ejection fraction of every test video with a label and both frames; NaN without an LV.
 
     masks: of the LV, bool [frames, size, size]. mean: of the labels of training.
     """
@@ -277,7 +277,7 @@ def _of_ef(
     scored = {}
     for row, of_phase in volumes.items():
         label = by_name(data.samples[row].targets, options.ef)
-        if label is not None and of_phase.get(ED) and ES in of_phase:
+        if label is not None and {ED, ES} <= of_phase.keys():
             scored[row] = float(label), ejection_fraction(of_phase[ED], of_phase[ES])
     samples = [data.samples[row] for row in scored]
     unit = unit_of(samples, options.ef)
