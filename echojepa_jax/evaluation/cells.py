@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from echojepa_jax.evaluation.fit import Fitted
+from echojepa_jax.evaluation.fit import Fitted, predict
 from echojepa_jax.probes.examples import Example
+from echojepa_jax.probes.predict import Features
 from echojepa_jax.probes.reading import cutoffs
 from echojepa_jax.probes.task import Task
 from echojepa_jax.utils.files import whole
@@ -28,11 +29,13 @@ class Cell:
     variant: what distinguishes it in the table of its task, such as {"head": "linear"}.
     kind: "regression", "classification", SEGMENTATION, or MEASURE for numbers that need no labels.
     ids, patients, studies, views: of the examples that could be read. true: numbers, or class
-    numbers. predicted: numbers, or the probabilities of all classes. guess: the same for every
-    example, of a model that knows nothing but the training labels. not_scored: test examples that
-    have no label or cannot be read. chosen: the head of the grid. against: the variant that this
-    one is compared with; None = none. measures: numbers by name, of MEASURE. cutoffs: values below
-    which examples are detected, of an ejection fraction.
+    numbers. predicted: numbers, NaN if there is none, or the probabilities of all classes. guess:
+    the same for every example, of a model that knows nothing but the training labels. not_scored:
+    test examples that have no label or cannot be read. chosen: the head of the grid. against: the
+    variant that this one is compared with; None = none. measures: numbers by name, of MEASURE.
+    cutoffs: values below which examples are detected, of an ejection fraction. ages, sexes: of the
+    patients; None and "" if unknown. val_true, val_predicted: of the validation examples, in the
+    cell whose clinical reading the report shows.
 
     Of SEGMENTATION, an example is a frame, `true` is empty, and `predicted` and `guess` have the
     measures `scores.MASKS` of each frame. pictures: masks of a few test frames, for the report.
@@ -55,6 +58,10 @@ class Cell:
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
     cutoffs: list[float] = dataclasses.field(default_factory=list)
     pictures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    ages: list[float | None] = dataclasses.field(default_factory=list)
+    sexes: list[str] = dataclasses.field(default_factory=list)
+    val_true: list[float] = dataclasses.field(default_factory=list)
+    val_predicted: list[Any] = dataclasses.field(default_factory=list)
 
 
 def of_predictions(
@@ -91,7 +98,23 @@ def of_predictions(
         chosen=fitted.chosen,
         against=against,
         cutoffs=list(cutoffs(task)),
+        ages=[example.age for example in read],
+        sexes=[example.sex for example in read],
     )
+
+
+def with_validation(
+    cell: Cell, fitted: Fitted, features: Features, val: Sequence[Example], size: int
+) -> Cell:
+    """The cell with what its probe predicts for the validation examples that can be read.
+
+    Args:
+      size: of a batch.
+    """
+    predicted, readable = predict(fitted, features, val, size)
+    rows = np.flatnonzero(readable).tolist()
+    true = _true(fitted.task, [val[row] for row in rows])
+    return dataclasses.replace(cell, val_true=true, val_predicted=predicted[rows].tolist())
 
 
 def _true(task: Task, examples: Sequence[Example]) -> list[float]:
@@ -131,6 +154,8 @@ def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | No
         patients=[patient for patient, _ in usable],
         studies=[study for _, study in usable],
         views=["" for _ in usable],
+        ages=[cell.ages[row] for row in first],
+        sexes=[cell.sexes[row] for row in first],
         true=[cell.true[row] for row in first],
         predicted=[predicted[rows].mean(axis=0).tolist() for rows in usable.values()],
         not_scored=cell.not_scored + sum(len(groups[key]) for key in groups.keys() - usable.keys()),

@@ -22,7 +22,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import NEED_RATE
 from echojepa_jax.data.sources import origin_of
-from echojepa_jax.evaluation import cells, models, overlays, rows, stored, tables, truth
+from echojepa_jax.evaluation import cells, models, overlays, readings, rows, stored, tables, truth
 from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
 from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
@@ -196,7 +196,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         took.setdefault(job.task, []).append(time.monotonic() - started_job)
 
     # --- tables ---------------------------------------------------------------------------------
-    table_rows, films, pictures = {}, {}, {}
+    table_rows, films, pictures, read = {}, {}, {}, {}
     everything = [sample for one in data.values() for sample in one.samples]
     for task, options in config.tasks.items():
         of_task: dict[str, list[Sequence[cells.Cell]]] = {}
@@ -205,7 +205,17 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
                 of_task.setdefault(job.model.name, []).append(results[job.file] or [])
         log.info("%s: %d resamples of patients", task, config.bootstrap)
         table_rows[task] = rows.of_task(task, options, of_task, config.bootstrap, config.seed)
-        films[task] = films_of(next(iter(of_task.values()))[0][0], everything)
+        firsts = {model: by_seed[0][0] for model, by_seed in of_task.items()}
+        read[task] = {
+            model: found
+            for model, cell in firsts.items()
+            if (
+                found := readings.of_cell(
+                    cell, options.get("target", ""), config.bootstrap, config.seed
+                )
+            )
+        }
+        films[task] = films_of(next(iter(firsts.values())), everything)
         if options.kind == cells.SEGMENTATION:
             pictures[task] = overlays.made(data[options.data], of_task)
     result = tables.Result(
@@ -220,6 +230,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         films,
         left_out,
         pictures,
+        read,
     )
     shown = tables.tables(result)
     for name, text in (

@@ -17,6 +17,7 @@ from echojepa_jax.evaluation.films import Film
 from echojepa_jax.evaluation.fit import head_choice
 from echojepa_jax.evaluation.models import Facts
 from echojepa_jax.evaluation.overlays import Overlay
+from echojepa_jax.evaluation.readings import Reading
 from echojepa_jax.evaluation.rows import GUESS, Interval, Row
 from echojepa_jax.features.encode import tokens_kept
 from echojepa_jax.utils.counts import counted
@@ -77,6 +78,7 @@ class Result:
     films: Mapping[str, Sequence[Film]]
     left_out: Sequence[str]
     overlays: Mapping[str, Sequence[Overlay]]
+    readings: Mapping[str, Mapping[str, Reading]]
 
 
 def passes_of(data: str, what: What) -> str:

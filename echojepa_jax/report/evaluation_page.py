@@ -1,15 +1,18 @@
 """The report of an evaluation suite: one HTML page with all its tables and their pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from echojepa_jax.evaluation.overlays import Overlay
+from echojepa_jax.evaluation.readings import Reading
 from echojepa_jax.evaluation.tables import Result, tables
+from echojepa_jax.report import probe_clinical
 from echojepa_jax.report.evaluation_pictures import picture_of
 from echojepa_jax.report.page import about_run, without_folders, write_page
 from echojepa_jax.report.pictures import Picture, jpeg
+from echojepa_jax.report.probe_clinical import Table
 from echojepa_jax.utils.counts import counted
 
 REPORT = "report.html"
@@ -40,9 +43,23 @@ def write_evaluation_report(workdir: Path, result: Result) -> Path:
             )
             for table in tables(result)
         ],
+        "readings": {task: _readings(found) for task, found in result.readings.items()},
         "strips": {task: _strips(found) for task, found in result.overlays.items()},
     }
     return write_page(workdir, "evaluation.html.jinja", values | about_run(workdir), REPORT)
+
+
+def _readings(found: Mapping[str, Reading]) -> list[tuple[str, str, list[Picture], list[Table]]]:
+    """Of each model: its name, how many are scored, pictures and tables."""
+    return [
+        (
+            model,
+            probe_clinical.counted(one.found, "test examples"),
+            probe_clinical.pictures(one.found, one.true, one.predicted, one.kind, one.unit),
+            probe_clinical.tables(one.found, one.kind, one.unit),
+        )
+        for model, one in found.items()
+    ]
 
 
 def _strips(overlays: Sequence[Overlay]) -> list[Picture]:

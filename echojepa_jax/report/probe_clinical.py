@@ -12,7 +12,7 @@ from echojepa_jax.report import plots
 from echojepa_jax.report.measures import DASH, MINUS, Series, number, or_nan, percent, score
 from echojepa_jax.report.pictures import Picture
 from echojepa_jax.report.plots import Panel
-from echojepa_jax.report.probe_tables import REGRESSION, Prediction
+from echojepa_jax.report.probe_tables import REGRESSION
 
 DOUBTS = {
     "spread": "Spread over clips",
@@ -68,28 +68,33 @@ def counted(reading: Mapping[str, Any], what: str) -> str:
 
 
 def pictures(
-    reading: Mapping[str, Any], rows: Sequence[Prediction], kind: str, unit: str
+    reading: Mapping[str, Any], true: np.ndarray, predicted: np.ndarray, kind: str, unit: str
 ) -> list[Picture]:
-    """The calibration line, and the error of the share that is kept; `rows`: readable ones."""
+    """The calibration line, and the error of the share that is kept.
+
+    Args:
+      true, predicted: numbers of the readable examples of a regression, [n].
+    """
     shown = []
-    rows = [row for row in rows if math.isfinite(row.true) and math.isfinite(row.predicted)]
-    if kind == REGRESSION and rows and "scores" in reading:
+    finite = np.isfinite(true) & np.isfinite(predicted)
+    if kind == REGRESSION and finite.any() and "scores" in reading:
         slope, intercept = (_value(reading["scores"][name]) for name in ("slope", "intercept"))
         if math.isfinite(slope):
-            shown.append(_calibration(rows, slope, intercept, unit))
+            shown.append(_calibration(true[finite], predicted[finite], slope, intercept, unit))
     if reading.get("doubt"):
         shown.append(_abstaining(reading["doubt"], kind, unit))
     return shown
 
 
-def _calibration(rows: Sequence[Prediction], slope: float, intercept: float, unit: str) -> Picture:
-    true, predicted = [row.true for row in rows], [row.predicted for row in rows]
+def _calibration(
+    true: np.ndarray, predicted: np.ndarray, slope: float, intercept: float, unit: str
+) -> Picture:
     line = f"slope {number(slope)}, intercept {number(intercept, unit)}".replace("-", MINUS)
     title = "Calibration"
     return Picture(
         title,
-        plots.calibration(true, predicted, slope, intercept, unit),
-        f"{title}: true against predicted values of {len(rows):,} examples, with the line: {line}.",
+        plots.calibration(true.tolist(), predicted.tolist(), slope, intercept, unit),
+        f"{title}: true against predicted values of {len(true):,} examples, with the line: {line}.",
         f"{line[0].upper()}{line[1:]}. Calibrated predictions have slope 1 and intercept 0. With a "
         "slope below 1, predictions are too far apart; with a slope above 1, they are too close "
         "together. Each circle is the mean of a tenth of the examples.",
@@ -192,10 +197,13 @@ def _groups(reading: Mapping[str, Any], kind: str, unit: str) -> Table:
                 cells.append(_signed(_value(row["bias"]), of_errors(unit)))
             rows.append(cells)
     columns = ["Group", "", "Examples", "Patients", _error_name(kind), "95 % interval"]
+    quarters = (
+        "Groups by spread and by distance are quarters of the examples. A distance of 1 is the "
+        "limit above which an example is flagged as far."
+    )
     return Table(
         "Error by group",
-        "Groups by spread and by distance are quarters of the examples. A distance of 1 is the "
-        "limit above which an example is flagged as far.",
+        quarters if reading["doubt"] else "",
         columns + ["Bias"] * (kind == REGRESSION),
         rows,
         texts=2,

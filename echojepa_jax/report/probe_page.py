@@ -83,6 +83,7 @@ def write_probe_report(workdir: Path) -> Path:
     what = "studies" if config.get("task", {}).get("views") else "videos"
     rows = read_predictions(workdir / "predictions.csv", kind)
     readable = [row for row in rows if not row.problem]
+    true, predicted = np.array([(row.true, row.predicted) for row in readable]).reshape(-1, 2).T
     unreadable = [row for row in rows if row.problem]
     classes = classes_of(readable, task.get("classes") or [])
 
@@ -118,7 +119,7 @@ def write_probe_report(workdir: Path) -> Path:
         "what": what,
         "pictures": list(filter(None, groups)),
         "reading": probe_clinical.tables(reading, kind, unit),
-        "reading_pictures": probe_clinical.pictures(reading, readable, kind, unit),
+        "reading_pictures": probe_clinical.pictures(reading, true, predicted, kind, unit),
         "counted": probe_clinical.counted(reading, what),
         "learning": probe_pictures.learning(metrics, chosen.get("head", ""), kind, unit, baseline),
         "choice": _choice(chosen, kind, unit),

@@ -143,10 +143,24 @@ def test_every_task_has_all_models_and_the_guess(complete):
 def test_the_report_draws_every_task_that_has_labels(complete):
     page = (complete / "report.html").read_text()
     drawn = re.findall(r'<img src="data:image/svg[^"]+" alt="([^"]+)">', page)
+    drawn = [text for text in drawn if " variants of " in text]
     assert [text.rsplit(" of ", 1)[1] for text in drawn] == [
         f"{task}." for task in shipped().tasks if task != "geometry"
     ]
     assert "MAE (points) of 4 models in 5 variants of robustness." in drawn
+
+
+def test_the_report_has_a_clinical_reading_of_every_model_with_thresholds_of_validation(complete):
+    page = (complete / "report.html").read_text()
+    of_task = dict(re.findall(r'<h2 id="([^"]+)">(.*?)(?=<h2|$)', page, re.DOTALL))
+    for task in shipped().tasks:
+        models_of = re.findall(r"<summary>Clinical reading of (\w+),", of_task[task])
+        without = task in ("geometry", "segmentation")
+        assert models_of == ([] if without else ["encoder", "initial", "pca"])
+        assert ("<h3>By class</h3>" in of_task[task]) == (task == "views")
+        assert ("<h3>Agreement and calibration</h3>" in of_task[task]) == (
+            not without and task != "views"
+        )
 
 
 def test_the_report_shows_the_worst_and_the_best_cases_of_every_task(complete):

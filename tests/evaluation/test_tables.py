@@ -42,6 +42,7 @@ def result(*cells, seeds=1, kind="regression", data=DATA, **changes):
         "films": {},
         "left_out": (),
         "overlays": {},
+        "readings": {},
     }
     return tables.Result(**fields | changes)
 

@@ -76,7 +76,7 @@ def run(
     features = mine.features[None]
     parts = divided(mine, "classification", options.target, options.views, study=False)
     whole = -(-len(parts.train) // probe.batch) * probe.epochs
-    found = []
+    found: list[cells.Cell] = []
     for head in options.heads:
         for share in options.shares:
             # All labels are one subset, of which epochs and updates are equal at once.
@@ -101,5 +101,8 @@ def run(
                     cell = cells.of_predictions(
                         variant, fitted, parts.test, predicted, readable, parts.not_scored
                     )
+                    if not found:
+                        val = features, parts.val, probe.batch
+                        cell = cells.with_validation(cell, fitted, *val)
                     found.append(cell)
     return found

@@ -56,7 +56,7 @@ def run(
     mine = data[options.data]
     features = mine.features[None]
     parts = divided(mine, "regression", options.target, options.views, study=True)
-    found = []
+    found: list[cells.Cell] = []
     for without in ABLATIONS if options.ablations else ABLATIONS[:1]:
         how = HowToFit(
             options.head,
@@ -76,5 +76,7 @@ def run(
             parts.not_scored,
             against={"without": ""} if without else None,
         )
+        if not found:
+            cell = cells.with_validation(cell, fitted, features, parts.val, probe.batch)
         found.append(cell)
     return found

@@ -31,7 +31,7 @@ def run(
     mine = data[options.data]
     features = mine.features[None]
     parts = divided(mine, "regression", options.target, options.views, study=False)
-    found = []
+    found: list[cells.Cell] = []
     for head in options.heads:
         fitted = trained(HowToFit(head), mine, parts, probe, seed)
         predicted, readable = predict(fitted, features, parts.test, probe.batch)
@@ -39,6 +39,8 @@ def run(
         cell = cells.of_predictions(
             video, fitted, parts.test, predicted, readable, parts.not_scored
         )
+        if not found:
+            cell = cells.with_validation(cell, fitted, features, parts.val, probe.batch)
         found.append(cell)
         if options.by_study:
             found.append(cells.of_studies(cell, video | {"level": "study"}, None))

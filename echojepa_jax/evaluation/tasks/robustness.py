@@ -73,4 +73,5 @@ def run(
                 against=CLEAN if perturbation else None,
             )
         )
-    return found
+    val = mine.features[None], parts.val, probe.batch
+    return [cells.with_validation(found[0], fitted, *val), *found[1:]]

@@ -67,9 +67,8 @@ def run(
     fitted = trained(HowToFit(options.head), here, mine, probe, seed)
     predicted, readable = predict(fitted, here.features[None], mine.test, probe.batch)
     variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
-    found = [
-        cells.of_predictions(variant, fitted, mine.test, predicted, readable, mine.without_label)
-    ]
+    cell = cells.of_predictions(variant, fitted, mine.test, predicted, readable, mine.not_scored)
+    found = [cells.with_validation(cell, fitted, here.features[None], mine.val, probe.batch)]
     features = there.features[None]
     for name, views in [("all", options.views), *((view, (view,)) for view in options.alone)]:
         theirs = divided(there, "regression", options.target, views, study=False)
