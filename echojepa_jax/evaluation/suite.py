@@ -57,10 +57,11 @@ class Job:
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds the folder of a suite: makes it, or checks that it has the same config.
+    """Holds the folder of a suite: makes it, or checks that it can go on with this config.
 
     Raises:
-      UserError: the folder cannot be used, is held by another process, or has another config.
+      UserError: the folder cannot be used, is held by another process, or was made with a config
+        whose results cannot stand beside those of this one.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -81,11 +82,32 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     theirs = json.loads(json.dumps(dict(leaves(ConfigDict(json.loads(path.read_text()))))))
-    if differ := differences(theirs, mine):
+    changed = {n for n in {*theirs, *mine} if theirs.get(n) != mine.get(n)}
+    fixed = {n for n in changed if not _may_change(n, theirs, mine)}
+    there, now = ({n: x[n] for n in changed if n in x} for x in (theirs, mine))
+    if fixed:
+        one, two = ({n: x[n] for n in fixed if n in x} for x in (there, now))
         raise UserError(
-            f"{workdir} was started with another config; it differs in {', '.join(differ)}: use "
-            "the same values, or another --workdir"
+            f"{workdir} was started with another config; it differs in "
+            f"{', '.join(differences(one, two))}: use the same values, or another --workdir"
         )
+    if changed:
+        log.info("the suite goes on with other values: %s", ", ".join(differences(there, now)))
+        (workdir / DONE).unlink(missing_ok=True)
+        write_json(path, json.loads(config.to_json(sort_keys=False)))
+
+
+def _may_change(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Whether a suite that has begun may go on with another value of a field.
+
+    Features, heads and results state what they depend on, so that models, tasks and seeds may come
+    and go. But they do not know the pixels: a set of data that both configs have must be the same.
+    """
+    parts = name.split(".")
+    if parts[0] == "data":
+        section = f"data.{parts[1]}."
+        return not all(any(n.startswith(section) for n in config) for config in (theirs, mine))
+    return parts[0] in ("only", "weights", "controls", "tasks", "bootstrap")
 
 
 def is_done(workdir: Path) -> bool:

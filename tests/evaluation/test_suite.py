@@ -307,6 +307,25 @@ def test_f12_damaged_features_and_results_are_made_again(copy, small, caplog):
     assert (copy / suite.CSV).read_bytes() == before
 
 
+def test_a_finished_suite_gets_a_seed_and_loses_tasks_and_encodes_nothing(copy, small, caplog):
+    config = small("views")
+    config.tasks.views.seeds, config.bootstrap = (0, 1), 10
+    before = files(copy)
+    caplog.set_level("INFO")
+    evaluate(config, copy)
+    assert "tasks.views.seeds ([0] there, [0, 1] now)" in caplog.text
+    kept = {path for path in before if path.parts[0] in (suite.FEATURES, suite.RESULTS)}
+    after = files(copy)
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    new = {str(path) for path in after.keys() - kept if path.parts[0] == suite.RESULTS}
+    assert new == {f"results/views/{name}/seed1.json" for name in ("encoder", "initial", "pca")}
+    assert {(line["task"], line["seeds"]) for line in lines(copy)} == {("views", "2")}
+    assert suite.is_done(copy)
+    config.data.adult.max_bad_share = 0.5
+    with pytest.raises(UserError, match=r"differs in data\.adult\.max_bad_share \(0\.0 there"):
+        evaluate(config, copy)
+
+
 @pytest.fixture
 def model(encoder):
     how = models.HowToEncode(0, 0, "", 0.0, "steps", "float32", 0)
