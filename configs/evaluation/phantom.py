@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
         ),
         heads=dict(
             kind="regression",
-            seeds=(0,),
+            seeds=(0, 1, 2),
             heads=("linear", "pca64-linear", "mlp", "attentive-1", "attentive-4"),
             by_study=False,
             **adult,
@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
         ),
         segmentation=dict(
             kind="segmentation",
-            seeds=(0,),
+            seeds=(0, 1, 2),
             data="adult",
             views=("A2C", "A4C"),
             structures=("LV", "myocardium", "LA"),

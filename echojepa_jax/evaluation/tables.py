@@ -306,6 +306,8 @@ def _note(result: Result, task: str, rows: Sequence[Row]) -> str:
         )
     if constant:
         told.append(f"All rows: {', '.join(constant)}.")
+    if options.kind == "geometry":
+        told.append("Nothing is trained, so there are no seeds.")
     if rows[0].kind != MEASURE:
         seeds = rows[0].seeds
         told.append(
