@@ -276,10 +276,8 @@ def _grid_text(config: ConfigDict) -> str:
     rates, decays = config.optim.learning_rates, config.optim.weight_decays
     if len(rates) * len(decays) == 1:
         return f"learning rate {rates[0]:g} and weight decay {decays[0]:g}"
-    return (
-        f"each of {len(rates)} learning rates and {len(decays)} weight decays at once; the best "
-        "head is kept"
-    )
+    sizes = counted(len(rates), "learning rate"), counted(len(decays), "weight decay")
+    return f"each of {' and '.join(sizes)} at once; the best head is kept"
 
 
 def _facts_of(
