@@ -77,8 +77,6 @@ def train(config: ConfigDict, name: str | Path) -> str:
     import jax
 
     from echojepa_jax.parallel import hosts
-    from echojepa_jax.report.plots import scatter_picture
-    from echojepa_jax.report.training_page import write_report
     from echojepa_jax.train import config as configs
     from echojepa_jax.train.loop import run
 
@@ -90,6 +88,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
             return nothing_to_do
         probe = None
         if config.probe.source:
+            from echojepa_jax.report.plots import scatter_picture
             from echojepa_jax.train.evaluators import linear_probe  # and scikit-learn
 
             probe = partial(linear_probe.evaluator, config, path, draw=scatter_picture)
@@ -98,6 +97,8 @@ def train(config: ConfigDict, name: str | Path) -> str:
         if not outcome.complete:
             return f"stopped by a signal; saved at {where}. The same command continues the run."
         if hosts.is_first():
+            from echojepa_jax.report.training_page import write_report  # and Matplotlib
+
             write_report(path)
             workdir.mark_done(outcome.step)
             workdir.publish()

@@ -251,6 +251,9 @@ class BlockStack(nn.Module):
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
             block = nn.remat(Block, prevent_cse=not self.scan_layers, policy=policy)
+        # Flax's check traces the block twice, and the second time with other random keys. It stays
+        # where there are random numbers, so that they are the same for ever.
+        random = self.is_initializing() or self.drop_path > 0
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -258,6 +261,7 @@ class BlockStack(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
+            check_constancy_invariants=random,
         )
         cos, sin = angles_for(self.attention, angles, x.shape[1], x.shape[2] // self.heads)
         settings = (

@@ -95,14 +95,16 @@ def make_program(
     plain = make_networks(config)
     networks = make_networks(config, attention_of(config, plain, meshes.platform_of(mesh)))
     schedules = make_schedules(config)
-    init = partial(init_params, plain, frames=config.data.frames, size=config.data.size)
+    # Traced once, for the shapes and for `compile_init`: jitted, and on the same mesh.
+    init = jax.jit(partial(init_params, plain, frames=config.data.frames, size=config.data.size))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    optimizer = make_optimizer(config, jax.eval_shape(init, key), schedules)
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config, jax.eval_shape(init, key), schedules)
 
-    def fresh(key: jax.Array) -> TrainState:
-        return new_state(init(key), optimizer)
+        def fresh(key: jax.Array) -> TrainState:
+            return new_state(init(key), optimizer)
 
-    shapes = jax.eval_shape(fresh, key)
+        shapes = jax.eval_shape(fresh, key)
     shardings = meshes.state_shardings(mesh, shapes)
     meshes.warn_of_unsharded(mesh, shapes, shardings)
     step = jax.jit(

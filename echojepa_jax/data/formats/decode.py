@@ -11,9 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from echojepa_jax.data.formats import dicom, nifti, video, video_record
+from echojepa_jax.data.formats import dicom_mark, nifti, video, video_record
 from echojepa_jax.data.formats import image as still
-from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
 from echojepa_jax.data.formats.video_info import (
     UnreadableVideo,
     VideoInfo,
@@ -103,7 +102,7 @@ def identity(path: str) -> tuple[str, str]:
     Raises:
       UnreadableVideo: the file cannot be read.
     """
-    return dicom.identity(path) if is_dicom(path) else ("", "")
+    return _dicom().identity(path) if is_dicom(path) else ("", "")
 
 
 def is_dicom(path: str) -> bool:
@@ -112,7 +111,14 @@ def is_dicom(path: str) -> bool:
     Raises:
       UnreadableVideo: the file cannot be read.
     """
-    return _format_of(path) is dicom
+    return _format_of(path) is _dicom()
+
+
+def _dicom() -> ModuleType:
+    """Imported when it is needed: most data workers never read a DICOM file."""
+    from echojepa_jax.data.formats import dicom
+
+    return dicom
 
 
 def _format_of(path: str) -> ModuleType:
@@ -121,6 +127,6 @@ def _format_of(path: str) -> ModuleType:
     if path.lower().endswith((".nii", ".nii.gz")):
         return nifti
     head = first_bytes(path)
-    if dicom_dataset.is_marked(head) or path.lower().endswith((".dcm", ".dicom")):
-        return dicom
+    if dicom_mark.is_marked(head) or path.lower().endswith((".dcm", ".dicom")):
+        return _dicom()
     return still if still.is_picture(head) else video

@@ -23,6 +23,7 @@ import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from echojepa_jax.data.formats import dicom_mark
 from echojepa_jax.data.formats.dicom import dataset as dicom_dataset
 from echojepa_jax.data.formats.dicom import layout as dicom_layout
 from echojepa_jax.data.formats.dicom import pixels as dicom_pixels
@@ -191,7 +192,7 @@ def _images(header: _Header, ids: Sequence[int]) -> Iterator[np.ndarray]:
 def _opened(path: str) -> Iterator[tuple[BinaryIO, _Header]]:
     """Opens a DICOM file and reads its header; turns pydicom's errors into UnreadableVideo."""
     first = first_bytes(path)
-    if not (dicom_dataset.is_marked(first) or dicom_dataset.is_bare(first)):
+    if not (dicom_mark.is_marked(first) or dicom_mark.is_bare(first)):
         raise UnreadableVideo("not a video file: named .dcm, but it does not begin like DICOM")
     stage = "header"
     try:

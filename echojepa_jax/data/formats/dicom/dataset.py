@@ -18,21 +18,11 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
+from echojepa_jax.data.formats.dicom_mark import FIRST, META
 from echojepa_jax.data.formats.video_info import UnreadableVideo
 
 _MAX_INFLATED_BYTES = 2**31  # a larger file would not fit into a worker's memory
 _LARGE = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # the elements with pixels
-_META, _FIRST = b"\2\0\0\0UL\4\0", b"\x08\0"  # first bytes of the meta elements, of the data set
-
-
-def is_marked(head: bytes) -> bool:
-    """Whether a file with these first 132 bytes has DICOM's mark or its meta elements."""
-    return head[128:132] == b"DICM" or head.startswith(_META)
-
-
-def is_bare(head: bytes) -> bool:
-    """Whether a file may begin directly with a data set, like files of old machines."""
-    return head.startswith(_FIRST)
 
 
 def read(file: BinaryIO, tags: Sequence[Any]) -> tuple[pydicom.Dataset, BinaryIO]:
@@ -94,7 +84,7 @@ def _inflated(data: bytes) -> bytes:
             if inflate.unconsumed_tail:
                 raise UnreadableVideo("unsupported: more than 2 GB of deflated DICOM")
             return inflated
-    if data.startswith(_FIRST):
+    if data.startswith(FIRST):
         return data
     raise zlib.error("not deflated in a known form")
 
@@ -104,7 +94,7 @@ def _start(file: BinaryIO) -> tuple[int, str]:
     file.seek(0)
     file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
     head = file.read(12)
-    if head[:8] != _META:
+    if head[:8] != META:
         return 0, ""
     meta = file.read(struct.unpack("<I", head[8:])[0])
     place = meta.find(b"\2\0\x10\0UI")
