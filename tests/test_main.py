@@ -21,10 +21,10 @@ from echojepa_jax.main import _without_phantom, train
 from echojepa_jax.models.vit import EncoderShape
 from echojepa_jax.parallel.mesh import make_mesh
 from echojepa_jax.runtime.signals import Stopped
+from echojepa_jax.train import loop
 from echojepa_jax.train.evaluators import Evaluator, Moment
 from echojepa_jax.train.evaluators.linear_probe import LinearProbe
 from echojepa_jax.train.loop import run
-from echojepa_jax.train.program import make_program
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
@@ -52,19 +52,9 @@ def assert_identical(a, b):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted run on one device, without worker processes."""
-    return tmp_path_factory.mktemp("whole") / "run"
-
-
-@pytest.fixture
-def uninterrupted(whole, run_main):
-    if not whole.exists():
-        done = run_main(workdir=whole)
-        assert done.returncode == 0, done.stderr
-        last_line = done.stdout.strip().splitlines()[-1]
-        assert last_line == f"complete: step 6 of 6. The report is {whole}/report.html"
-    return weights_of(whole)
+def uninterrupted(trained):
+    """Of a run on as many devices as each program here has that is killed or stopped."""
+    return weights_of(trained)
 
 
 def wait_for(path: Path, process) -> None:
@@ -85,22 +75,22 @@ def kill_after_step_3(workdir: Path, process) -> None:
 
 def test_f17_killed_after_a_checkpoint_and_started_again(uninterrupted, run_main, tmp_path):
     workdir = tmp_path / "run"
-    kill_after_step_3(workdir, run_main(workdir=workdir, wait=False))
+    kill_after_step_3(workdir, run_main(workdir=workdir, devices=8, wait=False))
     assert not (workdir / "done.json").exists()
     # Now with worker processes, which change nothing.
-    again = run_main(workdir=workdir, data__workers=2)
+    again = run_main(workdir=workdir, devices=8, data__workers=2)
     assert again.returncode == 0, again.stderr
+    last_line = again.stdout.strip().splitlines()[-1]
+    assert last_line == f"complete: step 6 of 6. The report is {workdir}/report.html"
     assert "continuing after step 3" in again.stderr
     assert_identical(weights_of(workdir), uninterrupted)
     steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_f17_a_run_with_images_is_killed_and_started_again(run_main, tmp_path):
+def test_f17_a_run_with_images_is_killed_and_started_again(tiny_images, run_main, tmp_path, caplog):
     whole, again = tmp_path / "whole", tmp_path / "again"
-    images = {"config": "tests/makers/demo_images.py"}
-    done = run_main(workdir=whole, **images)
-    assert done.returncode == 0, done.stderr
+    train(tiny_images(), whole)
     facts = json.loads((whole / "manifest.json").read_text())["data"]
     assert (facts["videos"], facts["images"]) == (14, 14)
     assert sum(facts["image_sources"].values()) == 14
@@ -109,17 +99,21 @@ def test_f17_a_run_with_images_is_killed_and_started_again(run_main, tmp_path):
     line = read_lines(whole / "metrics.jsonl")[-2]
     assert {"loss/images", "loss_context/images", "loss_context"} <= set(line)
     assert "mask images from" in (whole / "report.html").read_text()
-    kill_after_step_3(again, run_main(workdir=again, wait=False, **images))
-    done = run_main(workdir=again, **images)
-    assert "continuing after step 3" in done.stderr
+    images = "tests/makers/demo_images.py"
+    kill_after_step_3(again, run_main(workdir=again, devices=8, config=images, wait=False))
+    with caplog.at_level(logging.INFO):
+        train(tiny_images(), again)
+    assert "continuing after step 3" in caplog.text
     assert_identical(weights_of(again), weights_of(whole))
 
 
 # Both take the same way; one is enough to see where it leads.
 @pytest.mark.parametrize(("number", "continued"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
-def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, number, continued):
+def test_a_signal_saves_and_leaves_cleanly(
+    uninterrupted, run_main, tiny, tmp_path, number, continued
+):
     workdir = tmp_path / "run"
-    process = run_main(workdir=workdir, wait=False)
+    process = run_main(workdir=workdir, devices=8, wait=False)
     wait_for(workdir / "examples.npz", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
@@ -129,28 +123,25 @@ def test_a_signal_saves_and_leaves_cleanly(uninterrupted, run_main, tmp_path, nu
     assert f"{number.name}: stopping after the current work" in err
     assert (workdir / "checkpoints" / f"{int(step[1]):08d}").exists()
     if continued:
-        again = run_main(workdir=workdir)
-        assert again.returncode == 0, again.stderr
+        assert train(tiny(), workdir).startswith("complete")
         assert_identical(weights_of(workdir), uninterrupted)
 
 
-def test_f12_a_finished_run_says_so_and_changes_nothing(
-    uninterrupted, whole, run_main, monkeypatch
-):
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+def test_f12_a_finished_run_says_so_and_changes_nothing(finished, run_main, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-    again = run_main(workdir=whole)
+    again = run_main(workdir=finished)
     assert again.returncode == 0
-    assert f"{whole} is complete" in again.stdout
+    assert f"{finished} is complete" in again.stdout
     # At once, without what only training needs.
     assert "echojepa_jax.train.workdir" in again.stderr
     assert "echojepa_jax.train.loop" not in again.stderr
     monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
-    other = run_main(workdir=whole, optim__peak_lr=1e-4)
+    other = run_main(workdir=finished, optim__peak_lr=1e-4)
     assert re.search(
-        rf"optim\.peak_lr .*can start from these weights .*\.init\.from={whole}", other.stderr
+        rf"optim\.peak_lr .*can start from these weights .*\.init\.from={finished}", other.stderr
     )
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_own_videos_bring_no_probe_of_the_phantom(caplog):
@@ -179,13 +170,13 @@ def test_own_videos_bring_no_probe_of_the_phantom(caplog):
     assert "the online probe is for the phantom, but the run trains on other videos" in caplog.text
 
 
-def test_f07_a_workdir_belongs_to_one_process(uninterrupted, whole, run_main):
-    folder = os.open(whole, os.O_RDONLY)
+def test_f07_a_workdir_belongs_to_one_process(finished, run_main):
+    folder = os.open(finished, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
-    refused = run_main(workdir=whole)
+    refused = run_main(workdir=finished)
     os.close(folder)
     assert refused.returncode == 1
-    assert f"error: another process uses {whole}" in refused.stderr
+    assert f"error: another process uses {finished}" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -235,7 +226,7 @@ def _fails(moment):
 def test_a_signal_ends_the_encoding_of_a_probe(tiny, tmp_path):
     config = tiny(probe__source=PHANTOM)
     probe = LinearProbe(config, tmp_path, [])
-    program = make_program(config, make_mesh(replica=1, fsdp=-1))
+    program = loop.make_program(config, make_mesh(**config.mesh))
     moment = Moment(1, program.init(), program.networks, False, lambda: False)
     assert probe.measure(moment)
     with pytest.raises(Stopped):
@@ -243,9 +234,24 @@ def test_a_signal_ends_the_encoding_of_a_probe(tiny, tmp_path):
 
 
 def test_weights_to_start_from_are_named_on_the_command_line(trained, run_main, tmp_path):
-    done = run_main(workdir=tmp_path / "run", init__from=trained, init__step=4)
+    done = run_main(workdir=tmp_path / "run", devices=8, init__from=trained, init__step=4)
     assert done.returncode == 1
     assert f"{trained}/checkpoints has no checkpoint of step 4, only [3, 6]" in done.stderr
+
+
+# So slow that weights hardly move, and at another size of clips than that of what it starts from.
+COOLDOWN = {
+    "data__frames": 8,
+    "data__size": 48,
+    "log__health_every": 0,
+    "optim__schedule": "linear",
+    "optim__epochs": 1,
+    "optim__warmup_epochs": 0.0,
+    "optim__start_lr": 1e-9,
+    "optim__peak_lr": 1e-9,
+    "optim__final_lr": 0.0,
+    "optim__momentum": (1.0, 1.0),
+}
 
 
 def test_weights_of_other_formats_are_taken_with_or_without_a_predictor(tiny, tmp_path, caplog):
@@ -253,9 +259,8 @@ def test_weights_of_other_formats_are_taken_with_or_without_a_predictor(tiny, tm
     weights = random_weights(shape, PredictorShape(24, 1, 2, 48, 10))
     write_weights(weights, tmp_path / "hf", "hf")
     write_weights(weights.only("encoder"), tmp_path / "encoder", "torch")
-    still = {"optim__epochs": 1, "optim__start_lr": 1e-12, "optim__peak_lr": 1e-12}
     for name, said in (("hf", "of the predictor"), ("encoder", "starts from random weights")):
-        config = tiny(init__from=str(tmp_path / name), data__frames=8, data__size=48, **still)
+        config = tiny(init__from=str(tmp_path / name), **COOLDOWN)
         with caplog.at_level(logging.INFO):
             train(config, tmp_path / f"run_{name}")
         assert said in caplog.text
@@ -279,7 +284,7 @@ def test_ultrasound_dicoms_that_packages_ship(tiny, tmp_path):
     files = [get_testdata_file(n) for n in ("examples_ybr_color.dcm", "color3d_jpeg_baseline.dcm")]
     sources = tuple(f"dicom:{file}" for file in files)
     # With the demo's own length and spacing of frames; the first file lasts one second of its 1.2.
-    one_step = {"optim__epochs": 1, "optim__updates_per_epoch": 1, "checkpoint__every": 1}
+    one_step = {"optim__epochs": 1, "optim__updates_per_epoch": 1, "log__health_every": 0}
     train(tiny(data__sources=sources, data__frames=16, **one_step), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
     assert facts["videos"] == 2
@@ -389,17 +394,7 @@ def test_another_config_in_the_same_workdir_is_refused(tiny, finished):
 
 
 def test_cooldown_starts_from_another_run_and_resets_the_rest(tiny, trained, tmp_path):
-    cooldown = {
-        "init__from": str(trained),
-        "optim__schedule": "linear",
-        "optim__epochs": 1,
-        "optim__warmup_epochs": 0.0,
-        "optim__start_lr": 1e-9,
-        "optim__peak_lr": 1e-9,
-        "optim__final_lr": 0.0,
-        "optim__momentum": (1.0, 1.0),
-    }
-    train(tiny(init__step=3, **cooldown), tmp_path / "cooldown")
+    train(tiny(init__from=str(trained), init__step=3, **COOLDOWN), tmp_path / "cooldown")
     params, target, _ = weights_of(trained, 3)
     new_params, new_target, progress = weights_of(tmp_path / "cooldown", 3)
     assert progress["step"] == 3

@@ -72,12 +72,11 @@ def losses(run):
         return [line["loss"] for line in read_lines(copy) if "loss" in line]
 
 
-def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, bucket):
-    train(tiny(), tmp_path / "run")
-    weights = load_weights(str(tmp_path / "run"))
+def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, trained, tmp_path, bucket):
+    weights = load_weights(str(trained))
     write_weights(weights.only("encoder"), tmp_path / "export", "orbax")
-    for name in ("run", "export"):
-        fsspec.filesystem("s3").put(str(tmp_path / name), f"{bucket}/{name}", recursive=True)
+    for folder in (trained, tmp_path / "export"):
+        fsspec.filesystem("s3").put(str(folder), f"{bucket}/{folder.name}", recursive=True)
     for name in ("run", "export"):
         found = load_weights(f"{bucket}/{name}").params["encoder"]
         jax.tree.map(np.testing.assert_array_equal, found, weights.params["encoder"])
@@ -88,12 +87,11 @@ def test_weights_in_buckets_are_read_and_nothing_is_written(tiny, tmp_path, buck
 
 
 def test_a_file_of_weights_in_a_bucket_is_read_as_one_on_a_disk(
-    tiny, tmp_path, bucket, monkeypatch
+    trained, tmp_path, bucket, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
-    train(tiny(), tmp_path / "run")
-    weights = load_weights(str(tmp_path / "run")).only("encoder")
+    weights = load_weights(str(trained)).only("encoder")
     write_weights(weights, tmp_path / "export", "safetensors")
     fsspec.filesystem("s3").put(str(tmp_path / "export"), f"{bucket}/export", recursive=True)
     found = load_weights(f"{bucket}/export/model.safetensors")
@@ -159,9 +157,9 @@ def test_a_folder_without_a_step_takes_any_config_and_other_data(tiny, tmp_path)
         pass
 
 
-def test_what_is_gone_is_named_where_it_was_kept(tiny, tmp_path, bucket):
+def test_what_is_gone_is_named_where_it_was_kept(tiny, trained, bucket):
     name = f"{bucket}/run"
-    train(tiny(), name)
+    fsspec.filesystem("s3").put(str(trained), name, recursive=True)
     (bucket / "run" / "checkpoints" / "00000006").rmtree()
     with pytest.raises(UserError, match=f"^{name} is marked as done, but .*00000006"):
         train(tiny(), name)
