@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ from tests.makers.recordings import FOLDER, Fixture
 
 jax.devices()  # JAX has read its flags now, and the compiler for TPUs will find those it knows
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].removesuffix(programs.QUICK_ON_CPU)
+# JAX looks here as well when it names a compiled program in its cache. With all the flags, programs
+# that tests start find what was compiled here.
+sys.argv += programs.QUICK_ON_CPU.split()
 
 # A shell that starts tests in the background makes them and their processes ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
