@@ -13,7 +13,7 @@ def prepared(
     source: str,
     out: Path,
     options: Options = OPTIONS,
-    workers: int = 2,
+    workers: int = 1,
     make=preparation.make_here,
 ) -> str:
     work = Work(out)

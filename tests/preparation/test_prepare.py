@@ -112,7 +112,7 @@ def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
         "--size=160",
         "--shard_videos=2",
         "--splits=train:0.6,val:0.4",
-        "--workers=4",
+        "--workers=2",
     ]
     # Killed while it plans, and again while it makes shards.
     for come_to in (Work(out).private / "state", out / "echo-*"):
