@@ -278,7 +278,7 @@ def test_f19_collapse_is_measured_and_raises_an_alarm(tiny, tmp_path):
     # A target encoder whose features are constant: every measure says so.
     config = tiny()
     networks = make_networks(config)
-    params = jax.jit(partial(init_params, networks, frames=4, size=32))(jax.random.key(0))
+    params = init_params(networks, jax.random.key(0), 4, 32)
     state = new_state(params, make_optimizer(config, params, make_schedules(config)))
     ids = jnp.arange(8)[None].repeat(6, 0)
     clips = rng.integers(0, 256, (6, 4, 32, 32, 3), np.uint8)

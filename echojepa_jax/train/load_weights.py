@@ -124,8 +124,8 @@ def initial_weights(name: str) -> Pretrained:
             "the baseline"
         )
     networks = make_networks(config)
-    init = jax.jit(init_params, static_argnums=(0, 2, 3))
-    params = init(networks, jax.random.key(config.seed), config.data.frames, config.data.size)
+    key = jax.random.key(config.seed)
+    params = init_params(networks, key, config.data.frames, config.data.size)
     return _pretrained(networks, config, jax.device_get(params), origin)
 
 

@@ -95,10 +95,9 @@ def make_program(
     plain = make_networks(config)
     networks = make_networks(config, attention_of(config, plain, meshes.platform_of(mesh)))
     schedules = make_schedules(config)
-    # Traced once, for the shapes and for `compile_init`: jitted, and on the same mesh.
-    init = jax.jit(partial(init_params, plain, frames=config.data.frames, size=config.data.size))
+    init = partial(init_params, plain, frames=config.data.frames, size=config.data.size)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):  # as in `compile_init`, which would trace it again otherwise
         optimizer = make_optimizer(config, jax.eval_shape(init, key), schedules)
 
         def fresh(key: jax.Array) -> TrainState:

@@ -1,6 +1,7 @@
 """The state of training at a step, as one pytree, and the networks and optimizer it is for."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -183,8 +184,12 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Schedules) -> Opti
     )
 
 
+@partial(jax.jit, static_argnames=("networks", "frames", "size"))
 def init_params(networks: Networks, key: jax.Array, frames: int, size: int) -> dict[str, Any]:
-    """Fresh parameters {"encoder", "predictor"}; shapes do not depend on frames and size."""
+    """Fresh parameters {"encoder", "predictor"}; shapes do not depend on frames and size.
+
+    Jitted, so that a program traces it once, for shapes and for weights.
+    """
     encoder, predictor = networks.encoder, networks.predictor
     encoder_key, predictor_key = jax.random.split(key)
     clips = jnp.zeros((1, frames, size, size, 3))

@@ -1,7 +1,6 @@
 """Starting from weights of V-JEPA 2.1: those of a distilled model, and of another family."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import numpy as np
@@ -38,7 +37,7 @@ def start(tiny, tmp_path):
         write_weights(weights, tmp_path / "weights", "safetensors")
         config.init["from"] = str(tmp_path / "weights")
         networks = make_networks(config)
-        params = jax.jit(partial(init_params, networks, frames=4, size=32))(jax.random.key(0))
+        params = init_params(networks, jax.random.key(0), 4, 32)
         optimizer = make_optimizer(config, params, make_schedules(config))
         fresh = new_state(params, optimizer)
         return weights, fresh, start_from(config, networks, fresh)
