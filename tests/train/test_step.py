@@ -11,9 +11,12 @@ import optax
 import pytest
 
 from echojepa_jax.costs.bench import random_batch
+from echojepa_jax.models import blocks
+from echojepa_jax.parallel.mesh import make_mesh
 from echojepa_jax.train.objectives.vjepa2 import VJepa2, clip_losses
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw
+from echojepa_jax.train.program import make_program
 from echojepa_jax.train.state import (
     init_params,
     make_networks,
@@ -22,6 +25,7 @@ from echojepa_jax.train.state import (
     new_state,
 )
 from echojepa_jax.train.step import train_step, update
+from tests.makers.calls import before
 
 
 @pytest.fixture
@@ -40,6 +44,16 @@ def setting(tiny):
         "valid": np.ones(8, bool),
     }
     return networks, optimizer, new_state(params, optimizer), batch
+
+
+def test_blocks_are_traced_once_for_fresh_parameters_and_their_shapes(tiny, monkeypatch):
+    traced = []
+    before(monkeypatch, blocks, "self_attention", traced.append)
+    program = make_program(tiny(model__mlp_hidden=40), make_mesh())  # new, so nothing is known
+    # By Flax's scan twice, in the encoder and in the predictor.
+    assert len(traced) == 4
+    program.compile_init()
+    assert len(traced) == 4
 
 
 def equations(jaxpr):
