@@ -205,8 +205,10 @@ def test_the_standalone_program_runs_without_this_package(tmp_path):
 
 
 def test_a_vit_large_converts_exactly_quickly_and_in_little_memory(tmp_path):
-    cost = measure("vit_large", tmp_path)
-    weights = random_weights(SIZES["vit_large"], None, ("encoder",))
+    """A third of its layers, which are all alike."""
+    shape = dataclasses.replace(SIZES["vit_large"], depth=8)
+    weights = random_weights(shape, None, ("encoder",))
+    cost = measure(weights, tmp_path)
     converted = read_weights(tmp_path / "ours")
     assert converted.fingerprints() == weights.fingerprints()
     theirs = torch.load(tmp_path / "torch" / "model.pt", weights_only=True, mmap=True)
@@ -214,8 +216,8 @@ def test_a_vit_large_converts_exactly_quickly_and_in_little_memory(tmp_path):
     assert set(back) == set(theirs["target_encoder"])
     for name, value in back.items():
         assert np.array_equal(value, theirs["target_encoder"][name].numpy()), name
-    assert cost["seconds"] < 60
-    # Python, JAX and PyTorch themselves take 0.5 GB, which tells only at this size.
+    assert cost["cpu_seconds"] < 20  # half of them to start
+    # Python, JAX and PyTorch themselves take 0.5 GB, which tells only at such a size.
     assert cost["peak_bytes"] < 2.5 * cost["checkpoint_bytes"] + 0.5e9
 
 

@@ -67,13 +67,12 @@ def run_theirs(model, clips, context_ids, target_ids):
 def compare(theirs, folder, clips, context_ids, target_ids, close):
     encoder, predictor, params = make_ours(theirs, folder)
     full, seen, predicted = run_theirs(theirs, clips, context_ids, target_ids)
-    close(jax.jit(encoder.apply)({"params": params["encoder"]}, clips), full)
-    mine = encoder.apply({"params": params["encoder"]}, clips, context_ids)
+    encode, predict = jax.jit(encoder.apply), jax.jit(predictor.apply, static_argnums=4)
+    close(encode({"params": params["encoder"]}, clips), full)
+    mine = encode({"params": params["encoder"]}, clips, context_ids)
     close(mine, seen)
     grid = encoder.grid(*clips.shape[1:4])
-    (out,) = predictor.apply(
-        {"params": params["predictor"]}, mine, [context_ids], [target_ids], grid
-    )
+    (out,) = predict({"params": params["predictor"]}, mine, [context_ids], [target_ids], grid)
     close(out, predicted)
 
 
@@ -110,10 +109,12 @@ def test_parity_with_transformers_tiny(tmp_path):
 
 
 def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
+    """Of full width and with all tokens; of its layers, which are all alike, the first few."""
     size = SIZES["vit_large"]
     theirs = make_theirs(
         hidden_size=size.width,
-        num_hidden_layers=size.depth,
+        num_hidden_layers=4,
+        pred_num_hidden_layers=4,
         num_attention_heads=size.heads,
         mlp_ratio=size.mlp_hidden / size.width,
         crop_size=224,
@@ -126,7 +127,7 @@ def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
 
     def close(mine, wanted):
         error = np.abs(np.asarray(mine) - wanted).max() / np.abs(wanted).max()
-        assert error < 1e-3
+        assert error < 1e-4
 
     compare(theirs, tmp_path, clips, *ids, close)
 
