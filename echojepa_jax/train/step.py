@@ -45,6 +45,21 @@ def update(
       The next state, and metrics. If the loss or the gradient is not finite, only `state.step`
       changes, and `skipped` is 1 (F20).
     """
+    loss, others, grads = gradients(state, batch, networks=networks, microbatches=microbatches)
+    after, facts = move(state, loss, grads, optimizer=optimizer)
+    metrics = {"loss": loss, **others, **networks.objective.facts_at(state.step), **facts}
+    if "stop" in batch:
+        metrics["stop"] = jnp.any(batch["stop"])
+    return after, metrics
+
+
+def gradients(
+    state: TrainState, batch: Batch, *, networks: Networks, microbatches: int = 1
+) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    """The loss of a batch, the objective's other sums, and gradients: all as means over clips.
+
+    For the arguments see `update`.
+    """
     clips_seen = jnp.maximum(jnp.sum(batch["valid"]), 1)
 
     def losses(params: Any, part: Batch) -> Any:
@@ -75,19 +90,24 @@ def update(
         """(losses, gradients)."""
         return jax.value_and_grad(losses, has_aux=True)(state.params, part)
 
-    if microbatches == 1:
-        found = of_part(batch)
-    else:
-        parts = in_parts(batch, microbatches)
-        # Only the sums are traced for their shapes: gradients have the shapes of the parameters.
-        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
-        sums = jax.eval_shape(losses, state.params, first)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, state.params))
-        found, _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
-        )
-    (loss, others), grads = jax.tree.map(lambda x: x / clips_seen, found)
+    def add(total: Any, part: Batch) -> Any:
+        sums, grads = of_part(part)
+        return jax.tree.map(jnp.add, total, grads), sums
 
+    if microbatches == 1:
+        sums, grads = of_part(batch)
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        grads, sums = jax.lax.scan(add, zeros, in_parts(batch, microbatches))
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+    (loss, others), grads = jax.tree.map(lambda x: x / clips_seen, (sums, grads))
+    return loss, others, grads
+
+
+def move(
+    state: TrainState, loss: jax.Array, grads: Any, *, optimizer: Optimizer
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The next state, and what happened: `grad_norm`, `skipped`, `updates`; see `update`."""
     with jax.named_scope("optimizer"):
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -100,17 +120,12 @@ def update(
         params = moved(optax.apply_updates(state.params, updates), state.params)
         opt_state = moved(opt_state, state.opt_state)
         target = moved(optimizer.ema.update(params["encoder"], state.target)[1], state.target)
-    metrics = {
-        "loss": loss,
-        **others,
-        **networks.objective.facts_at(state.step),
+    facts = {
         "grad_norm": grad_norm,
         "skipped": 1 - finite.astype(jnp.int32),
         "updates": target.count,
     }
-    if "stop" in batch:
-        metrics["stop"] = jnp.any(batch["stop"])
-    return TrainState(state.step + 1, params, opt_state, target), metrics
+    return TrainState(state.step + 1, params, opt_state, target), facts
 
 
 def train_step(

@@ -1,5 +1,7 @@
 """The encoder and predictor: sizes, scan and remat, masking, initialisation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +21,19 @@ def encoder(**changes):
     return Encoder(**(settings | changes))
 
 
+@partial(jax.jit, static_argnums=0)
+def init(model, *inputs):
+    return model.init(*inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model, *inputs):
+    return model.apply(*inputs)
+
+
 @pytest.fixture(scope="module")
 def params():
-    return encoder().init(jax.random.key(0), CLIPS)["params"]
+    return init(encoder(), jax.random.key(0), CLIPS)["params"]
 
 
 def test_tubelets_are_time_major_and_run_over_time_row_column_channel():
@@ -33,7 +45,10 @@ def test_tubelets_are_time_major_and_run_over_time_row_column_channel():
     np.testing.assert_array_equal(tokens[0, (t * 2 + h) * 3 + w], wanted)
 
 
-def loss(params, model):
+@partial(jax.jit, static_argnums=1)
+@jax.value_and_grad
+def value_and_grad(params, model):
+    """Of a loss."""
     return jnp.sum(model.apply({"params": params}, CLIPS) ** 3)
 
 
@@ -42,28 +57,28 @@ def loss(params, model):
 @pytest.mark.parametrize("remat", ["none", *REMAT_POLICIES])
 def test_scan_and_remat_change_nothing(params, scan_layers, remat):
     model = encoder(scan_layers=scan_layers, remat=remat)
-    value, grads = jax.value_and_grad(loss)(params, model)
-    wanted, wanted_grads = jax.value_and_grad(loss)(params, encoder())
+    value, grads = value_and_grad(params, model)
+    wanted, wanted_grads = value_and_grad(params, encoder())
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4), grads, wanted_grads
     )
-    fresh = model.init(jax.random.key(0), CLIPS)["params"]
+    fresh = init(model, jax.random.key(0), CLIPS)["params"]
     jax.tree.map(np.testing.assert_array_equal, fresh, params)
 
 
 def test_only_the_asked_tokens_are_seen(params):
     ids = np.array([[0, 5, 11], [3, 4, 9]])
-    out = encoder().apply({"params": params}, CLIPS, ids)
+    out = apply(encoder(), {"params": params}, CLIPS, ids)
     assert out.shape == (2, 3, 48)
     # Pixels of token 1 of the first clip, which was not asked for, do not matter; token 0's do.
     hidden, visible = CLIPS.copy(), CLIPS.copy()
     hidden[0, 0:2, 0:8, 8:16] += 5
     visible[0, 0:2, 0:8, 0:8] += 5
-    np.testing.assert_array_equal(encoder().apply({"params": params}, hidden, ids), out)
-    assert np.abs(encoder().apply({"params": params}, visible, ids) - out)[0].max() > 1e-2
-    every = encoder().apply({"params": params}, CLIPS, np.arange(12)[None].repeat(2, 0))
-    np.testing.assert_allclose(every, encoder().apply({"params": params}, CLIPS), atol=1e-5)
+    np.testing.assert_array_equal(apply(encoder(), {"params": params}, hidden, ids), out)
+    assert np.abs(apply(encoder(), {"params": params}, visible, ids) - out)[0].max() > 1e-2
+    every = apply(encoder(), {"params": params}, CLIPS, np.arange(12)[None].repeat(2, 0))
+    np.testing.assert_allclose(every, apply(encoder(), {"params": params}, CLIPS), atol=1e-5)
 
 
 def test_predictor_does_not_care_for_the_order_of_tokens():
@@ -72,12 +87,14 @@ def test_predictor_does_not_care_for_the_order_of_tokens():
     context = rng.standard_normal((1, 4, 48)).astype(np.float32)
     context_ids, target_ids = np.array([[1, 4, 6, 9]]), np.array([[0, 5, 11]])
     grid = (2, 2, 3)
-    variables = model.init(jax.random.key(0), context, [context_ids], [target_ids], grid)
+    see = jax.jit(model.apply, static_argnums=4)
+    inputs = jax.random.key(0), context, [context_ids], [target_ids], grid
+    variables = jax.jit(model.init, static_argnums=4)(*inputs)
     tokens = jax.random.normal(jax.random.key(1), (10, 24))
     variables["params"]["mask_tokens"] = tokens
-    (out,) = model.apply(variables, context, [context_ids], [target_ids], grid)
+    (out,) = see(variables, context, [context_ids], [target_ids], grid)
     order, shuffle = np.array([2, 0, 3, 1]), np.array([2, 0, 1])
-    (other,) = model.apply(
+    (other,) = see(
         variables, context[:, order], [context_ids[:, order]], [target_ids[:, shuffle]], grid
     )
     np.testing.assert_allclose(other, out[:, shuffle], atol=1e-5)
@@ -85,18 +102,18 @@ def test_predictor_does_not_care_for_the_order_of_tokens():
 
 def test_bfloat16_computes_low_and_keeps_parameters_high():
     model = encoder(dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(0), CLIPS)
+    variables = init(model, jax.random.key(0), CLIPS)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    out = model.apply(variables, CLIPS)
+    out = apply(model, variables, CLIPS)
     assert out.dtype == jnp.float32
-    wanted = encoder().apply(variables, CLIPS)
+    wanted = apply(encoder(), variables, CLIPS)
     error = np.abs(out - wanted).max()
     assert 1e-4 < error < 0.1
 
 
 def test_initialisation_shrinks_with_depth():
     model = encoder(width=192, mlp_hidden=768)
-    params = model.init(jax.random.key(3), CLIPS)["params"]
+    params = init(model, jax.random.key(3), CLIPS)["params"]
     blocks = params["stack"]["blocks"]
     for kernel in (blocks["attention"]["out"]["kernel"], blocks["mlp"]["fc2"]["kernel"]):
         for layer, weight in enumerate(np.asarray(kernel)):

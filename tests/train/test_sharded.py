@@ -47,14 +47,27 @@ def levels_and_images(tiny_images):
     return tiny_images(**SHARED, **objective, **more)
 
 
-def trained(config, devices, replica, fsdp):
-    """Losses and the state after a few steps on that mesh."""
-    mesh = meshes.make_mesh(jax.devices()[:devices], replica, fsdp)
-    program = make_program(config, mesh)
-    step, state = program.compile(), program.init()
-    losses = []
+@pytest.fixture(scope="module")
+def compiled():
+    """The program of a config on a mesh, and its compiled step; tests share them."""
+    made = {}
+
+    def make(config, devices, replica, fsdp):
+        key = repr(config), devices, replica, fsdp
+        if key not in made:
+            mesh = meshes.make_mesh(jax.devices()[:devices], replica, fsdp)
+            program = make_program(config, mesh)
+            made[key] = program, program.compile()
+        return made[key]
+
+    return make
+
+
+def trained(config, program, step):
+    """Losses and the state after a few steps of a program."""
+    state, losses = program.init(), []
     for seed in range(STEPS):
-        batch = jax.device_put(random_batch(config, seed), meshes.batch_sharding(mesh))
+        batch = jax.device_put(random_batch(config, seed), meshes.batch_sharding(program.mesh))
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     return losses, jax.device_get(dataclasses.astuple(state)), state
@@ -68,11 +81,11 @@ def trained(config, devices, replica, fsdp):
         ("levels_and_images", ((2, 4),)),
     ],
 )
-def test_every_mesh_gives_the_same_parameters(which, shapes, request):
+def test_every_mesh_gives_the_same_parameters(which, shapes, compiled, request):
     config = request.getfixturevalue(which)
-    wanted_losses, wanted, _ = trained(config, 1, 1, 1)
+    wanted_losses, wanted, _ = trained(config, *compiled(config, 1, 1, 1))
     for replica, fsdp in shapes:
-        losses, found, state = trained(config, 8, replica, fsdp)
+        losses, found, state = trained(config, *compiled(config, 8, replica, fsdp))
         np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
         for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(mine, other, atol=1e-5)
@@ -84,20 +97,25 @@ def test_every_mesh_gives_the_same_parameters(which, shapes, request):
         assert scale.addressable_shards[0].data.shape == (64 // fsdp,)
 
 
-def test_the_state_is_never_whole_on_a_device_and_never_twice(config):
-    config.model.width = 512  # so that parameters outweigh what they are drawn with
-    config.model.mlp_hidden = 1024
-    program = make_program(config, meshes.make_mesh(jax.devices(), 1, 8))
-    mine = sum(
+def bytes_on_a_device(program):
+    return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(program.state)
     )
+
+
+def test_the_state_is_never_whole_on_a_device_and_never_twice(config, compiled):
+    # A step writes the new state where the old one was.
+    program, step = compiled(config, 8, 1, 8)
+    mine = bytes_on_a_device(program)
+    assert step.memory_analysis().alias_size_in_bytes == pytest.approx(mine, rel=0.01)
+    config.model.width = 512  # so that parameters outweigh what they are drawn with
+    config.model.mlp_hidden = 1024
+    program = make_program(config, program.mesh)
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state))
     making = program.compile_init().memory_analysis()
-    assert making.output_size_in_bytes == pytest.approx(mine, rel=0.01)
+    assert making.output_size_in_bytes == pytest.approx(bytes_on_a_device(program), rel=0.01)
     assert making.temp_size_in_bytes < largest
-    # A step writes the new state where the old one was.
-    assert program.compile().memory_analysis().alias_size_in_bytes == pytest.approx(mine, rel=0.01)
     # The yardstick of the online probe is made in the same way.
     for leaf in jax.tree.leaves(initial_params(config, program.mesh)):
         assert leaf.addressable_shards[0].data.size <= max(leaf.size // 8, 512)
@@ -107,16 +125,16 @@ def test_the_state_is_never_whole_on_a_device_and_never_twice(config):
     ("which", "scan", "microbatches"),
     [("config", True, 1), ("config", False, 2), ("levels_and_images", True, 2)],
 )
-def test_only_parameters_and_gradients_are_sent(which, scan, microbatches, request):
+def test_only_parameters_and_gradients_are_sent(which, scan, microbatches, compiled, request):
     config = request.getfixturevalue(which)
     config.model.scan_layers = scan
     config.optim.microbatches = microbatches
-    program = make_program(config, meshes.make_mesh(jax.devices(), 2, 4))
+    program, step = compiled(config, 8, 2, 4)
     leaves = jax.tree.leaves(program.state.params)
     # Whole, and as a device has them; blocks without the axis they are stacked on.
     shapes = {shape[-2:] for leaf in leaves for shape in both_shapes(leaf)}
     shapes |= {shape[-1:] for shape in shapes}
-    found = collectives(program.compile().as_text())
+    found = collectives(step.as_text())
     kinds = {one.kind for one in found}
     assert "all-gather" in kinds
     assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}
