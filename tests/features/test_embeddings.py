@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -216,15 +217,24 @@ def test_any_file_name_goes_through(weights, samples, tmp_path):
     assert line["path"].isprintable()
 
 
-def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(weights, tmp_path):
+def test_f01_a_thousand_clips_are_the_same_on_1_2_and_8_devices(
+    weights, samples, tmp_path, monkeypatch
+):
+    """On one as a user does; on more, those of this process."""
     write_weights(weights, tmp_path / "weights", "safetensors")
-    common = [f"--weights={tmp_path / 'weights'}", f"--source={SOURCE}", "--clips=50"]
-    for devices in (1, 2, 8):
+    flags = (f"--weights={tmp_path / 'weights'}", f"--source={SOURCE}", "--clips=50")
+    process = programs.start("embed", *flags, f"--out={tmp_path / '1'}", "--workers=0")
+    settings = EmbedSettings(clip_spec(weights, 0, 0, "", 0, "--"), clips=50)
+    said = {}
+    for devices, workers in ((2, 2), (8, 0)):
+        monkeypatch.setattr(jax, "local_devices", lambda n=devices: jax.devices()[:n])
         out = tmp_path / str(devices)
-        workers = f"--workers={2 if devices == 2 else 0}"
-        done = programs.run("embed", *common, f"--out={out}", workers, devices=devices)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{out} contains 1,000 clips of 20 videos in 1 shard\n"
+        said[out] = embed(weights, samples, out, settings, workers=workers)
+    done = programs.finish(process)
+    assert done.returncode == 0, done.stderr
+    said[tmp_path / "1"] = done.stdout.strip()
+    for out, sentence in said.items():
+        assert sentence == f"{out} contains 1,000 clips of 20 videos in 1 shard"
     one = rows(tmp_path / "1")
     assert len(one) == 1000
     assert rows(tmp_path / "2") == one
