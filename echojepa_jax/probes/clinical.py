@@ -4,12 +4,11 @@ Every function takes arrays of examples [n]. `probes/reading.py` applies them to
 """
 
 import itertools
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
+
+from echojepa_jax.probes.metrics import auroc, average_precision, ranks
 
 EF_NAMES = (
     *("ef", "lvef", "lv_ef", "ejection_fraction", "left_ventricular_ejection_fraction"),
@@ -68,10 +67,7 @@ def areas(positive: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     """
     if positive.all() or not positive.any():
         return np.nan, np.nan
-    return (
-        float(sk.roc_auc_score(positive, score)),
-        float(sk.average_precision_score(positive, score)),
-    )
+    return auroc(positive, score), average_precision(positive, score)
 
 
 def rates(positive: np.ndarray, called: np.ndarray) -> tuple[float, float]:
@@ -120,7 +116,7 @@ def rank_correlation(doubt: np.ndarray, error: np.ndarray) -> float:
     """Spearman's rank correlation; NaN if one of the two does not vary."""
     if len(doubt) < 2 or np.ptp(doubt) == 0 or np.ptp(error) == 0:
         return np.nan
-    return float(stats.spearmanr(doubt, error).statistic)
+    return float(np.corrcoef(ranks(doubt), ranks(error))[0, 1])
 
 
 def abstaining(doubt: np.ndarray, error: np.ndarray) -> list[tuple[float, float]]:
@@ -159,17 +155,14 @@ def class_table(true: np.ndarray, shares: np.ndarray) -> list[dict[str, float]]:
         positive, called = true == k, chosen == k
         sensitivity, specificity = rates(positive, called)
         area, precision_area = areas(positive, shares[:, k])
-        some = positive.any() or called.any()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a class that is not predicted
-            f1 = float(sk.f1_score(positive, called)) if some else np.nan
+        some, hits = positive.sum() + called.sum(), np.sum(positive & called)
         rows.append(
             {
                 "examples": int(positive.sum()),
                 "sensitivity": sensitivity,
                 "specificity": specificity,
                 "precision": float(np.mean(positive[called])) if called.any() else np.nan,
-                "f1": f1,
+                "f1": float(2 * hits / some) if some else np.nan,
                 "auroc": area,
                 "average_precision": precision_area,
             }

@@ -31,7 +31,7 @@ def head_of(**changes):
     head = Head(**{"kind": "attentive", "outputs": 1, "heads": 2} | changes)
     slots = head.views * head.clips
     shape = np.zeros((1, slots, 1, WIDTH), np.float32), np.ones((1, slots), bool)
-    params = head.init(jax.random.key(0), *shape)["params"]
+    params = jax.eval_shape(head.init, jax.random.key(0), *shape)["params"]
     rng = np.random.default_rng(0)
     return head, jax.tree.map(lambda x: 0.5 * rng.standard_normal(x.shape, np.float32), params)
 

@@ -1,5 +1,7 @@
 """The grid of heads: each becomes what it would have become alone, by AdamW as PyTorch has it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,11 @@ from echojepa_jax.probes.finetune import layer_rates
 from echojepa_jax.probes.task import class_weights
 
 UPDATES = 6
+
+
+@partial(jax.jit, static_argnums=0)
+def init(head, *inputs):
+    return head.init(*inputs)["params"]
 
 
 def batches(kind, seed=0):
@@ -82,7 +89,7 @@ def test_rates_fall_to_zero_as_a_cosine():
 def test_what_fills_up_a_batch_counts_for_nothing():
     head = Head(kind="linear", outputs=1, clips=2)
     tokens, batch = next(batches("regression"))
-    params = head.init(jax.random.key(0), tokens, batch["present"])["params"]
+    params = init(head, jax.random.key(0), tokens, batch["present"])
     loss = grids.loss_fn(params, tokens, batch, head, "regression")
     tokens[-1], batch["labels"][-1] = 1e3, 1e3
     assert loss == grids.loss_fn(params, tokens, batch, head, "regression")
@@ -100,7 +107,7 @@ def test_weights_of_classes_act_as_in_pytorchs_cross_entropy():
     np.testing.assert_allclose(weights, 3 * np.array([1 / 6, 1, 1]) / (1 / 6 + 2), rtol=1e-6)
     head = Head(kind="linear", outputs=3, clips=2)
     tokens, batch = next(batches("classification"))
-    params = head.init(jax.random.key(0), tokens, batch["present"])["params"]
+    params = init(head, jax.random.key(0), tokens, batch["present"])
     # All of one common class: their weights are small, but their mean loss is not.
     for labels in (np.zeros(8, np.int32), batch["labels"]):
         batch |= {"labels": labels, "weight": weights[labels]}

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
 
 from echojepa_jax.probes.examples import Example
-from echojepa_jax.probes.metrics import class_scores, regression_scores
+from echojepa_jax.probes.metrics import average_precision, class_scores, ranks, regression_scores
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.results import predictions, scores, study_rows
 from echojepa_jax.probes.task import Task, fit_task
@@ -79,6 +81,30 @@ def test_scores_of_classes():
     assert found["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert found["auroc"] == 1.0
     assert np.isnan(class_scores(np.zeros(4, int), probabilities)["auroc"])
+
+
+def test_scores_are_those_of_scikit_learn():
+    """With equal probabilities, and classes that do not occur or that nothing is taken for."""
+    rng = np.random.default_rng(0)
+    for size in range(2, 20):
+        true, shares = rng.integers(3, size=size), rng.integers(4, size=(size, 4)) / 4
+        found, chosen, present = class_scores(true, shares), shares.argmax(axis=1), np.unique(true)
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, chosen))
+        recalls = sk.recall_score(true, chosen, labels=present, average="macro")
+        assert found["balanced_accuracy"] == pytest.approx(recalls)
+        f1 = sk.f1_score(true, chosen, labels=present, average="macro")
+        assert found["macro_f1"] == pytest.approx(f1)
+        areas = [sk.roc_auc_score(true == k, shares[:, k]) for k in present if len(present) > 1]
+        assert found["auroc"] == pytest.approx(np.mean(areas) if areas else np.nan, nan_ok=True)
+        for k in present:
+            wanted = sk.average_precision_score(true == k, shares[:, k])
+            assert average_precision(true == k, shares[:, k]) == pytest.approx(wanted)
+        np.testing.assert_array_equal(ranks(shares[:, 0]), stats.rankdata(shares[:, 0]))
+        numbers = regression_scores(true, shares[:, 0])
+        assert numbers["mae"] == pytest.approx(sk.mean_absolute_error(true, shares[:, 0]))
+        assert numbers["rmse"] == pytest.approx(sk.root_mean_squared_error(true, shares[:, 0]))
+        if np.ptp(true):
+            assert numbers["r2"] == pytest.approx(sk.r2_score(true, shares[:, 0]))
 
 
 def test_the_worst_predictions_are_far_off_or_sure_of_another_class():

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,11 @@ EF = Task("regression", "ef", mean=55.0, std=12.0)
 VIEWS = Task("classification", "view", classes=("A2C", "A4C", "PLAX", "PSAX"), commonest="A4C")
 
 
+@partial(jax.jit, static_argnums=0)
+def init(head, *inputs):
+    return head.init(*inputs)
+
+
 @pytest.fixture
 def saved(tiny_probe, encoder_folder, tmp_path):
     """A finished probe with a random head, which predicts as well as a trained one."""
@@ -43,9 +49,8 @@ def saved(tiny_probe, encoder_folder, tmp_path):
         head = make_head(config, task.outputs)
         width = weights.shape.width * (3 if config.head.tokens == "motion" else 1)
         slots = head.views * head.clips
-        params = head.init(
-            jax.random.key(0), np.zeros((1, slots, 1, width)), np.ones((1, slots), bool)
-        )["params"]
+        inputs = np.zeros((1, slots, 1, width)), np.ones((1, slots), bool)
+        params = init(head, jax.random.key(0), *inputs)["params"]
         # Far from zero, so that what is said of two videos differs.
         params = jax.tree.map(lambda leaf: np.asarray(leaf) * 5, params)
         probe = SavedProbe(
