@@ -3,7 +3,7 @@
   python -m tests.benchmarks.convert vit_giant
 
 Writes a random checkpoint of that size to a temporary folder, converts it to Orbax in a separate
-process, and prints JSON: bytes of the checkpoint, and that process's time, CPU time and peak memory.
+process, and prints JSON: bytes of the checkpoint, and the time and peak memory of that process.
 """
 
 import json

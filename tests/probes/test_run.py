@@ -387,9 +387,7 @@ def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(
     """On one as a user does; on more, those of this process."""
     source = "phantom:pediatric,patients=4,views=4,seed=3"
     out = tmp_path / "1"
-    done = run_probe(
-        f"--eval_only={lvef}", f"--source={source}", f"--workdir={out}", shrink=False
-    )
+    done = run_probe(f"--eval_only={lvef}", f"--source={source}", f"--workdir={out}", shrink=False)
     assert done.returncode == 0, done.stderr
     said, found = [done.stdout], [lines(out)]
     assert (out / "report.html").exists()

@@ -27,13 +27,11 @@ from echojepa_jax.train.state import (
 from echojepa_jax.train.step import gradients, train_step, update
 from tests.makers.calls import before
 
-init = jax.jit(init_params, static_argnums=(0, 2, 3))
-
 
 def made(config):
     """Networks, optimizer and a fresh state."""
     networks = make_networks(config)
-    params = init(networks, jax.random.key(0), 4, 32)
+    params = init_params(networks, jax.random.key(0), 4, 32)
     optimizer = make_optimizer(config, params, make_schedules(config))
     return networks, optimizer, new_state(params, optimizer)
 
@@ -204,7 +202,7 @@ def test_what_only_images_use_decays_with_images_only(joint):
 def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objective):
     new = isinstance(objective, VJepa21)
     networks = make_networks(tiny(model__family="v2.1" if new else "v2"))
-    params = init(networks, jax.random.key(0), 4, 32)
+    params = init_params(networks, jax.random.key(0), 4, 32)
     common = params, networks.encoder, networks.predictor, params["encoder"]
     batch = setting[-1]
     # Token ids below 16 are of the first two frames, the others of the last two.
