@@ -134,7 +134,7 @@ def fit(
             row = int(np.lexsort((losses, scores))[0])
             if (scores[row], losses[row]) < best:
                 best = scores[row], losses[row]
-                params = jax.device_get(jax.tree.map(lambda x, row=row: x[row], heads["params"]))
+                params = jax.device_get(_one(heads["params"], row))
                 chosen = {
                     "head": cells[row].name,
                     "update": update,
@@ -212,6 +212,12 @@ def _batches(
                 },
             )
         epoch += 1
+
+
+@jax.jit
+def _one(stacked: Tree, row: int) -> Tree:
+    """One of stacked heads."""
+    return jax.tree.map(lambda x: x[row], stacked)
 
 
 _grid_outputs = jax.jit(grids.grid_outputs, static_argnums=0)

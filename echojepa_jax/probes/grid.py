@@ -41,6 +41,8 @@ def cells(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> li
     return [Cell(*pair) for pair in itertools.product(learning_rates, weight_decays)]
 
 
+# Compiled, because its operations one by one take longer than all of a short training.
+@partial(jax.jit, static_argnames=("head", "width", "count"))
 def init_grid(head: Head, key: jax.Array, width: int, count: int) -> Tree:
     """{"params", "adam"} of `count` equal heads, stacked on the first axis of every array."""
     slots = head.views * head.clips
