@@ -1,5 +1,6 @@
 """The kernels of accelerators, on a CPU: in interpret mode against XLA, and where they run."""
 
+import functools
 import re
 import types
 from collections import Counter
@@ -32,7 +33,7 @@ def test_cpu_attention_equals_xla_forward_and_backward(count, dtype, tolerance):
             out = ops.attention(*arrays, backend=backend)
             return jnp.sum(out.astype(jnp.float32) * weight), out
 
-        found = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
+        found = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
         assert all(x.dtype == dtype for x in jax.tree.leaves(found))
         return [np.asarray(x, np.float32) for x in jax.tree.leaves(found)]
 
@@ -114,7 +115,8 @@ def test_what_has_been_computed_is_kept_by_remat(monkeypatch, remat, forwards, p
     settings = dict(depth=2, heads=2, mlp_hidden=64, scan_layers=False, dtype=jnp.bfloat16)
     x = jnp.zeros((1, 16, 64))
     angles = rotary_angles(jnp.arange(16)[None], (1, 4, 4), 32)
-    params = BlockStack(remat="none", **settings).init(jax.random.key(0), x, angles)
+    init = functools.partial(BlockStack(remat="none", **settings).init, jax.random.key(0))
+    params = jax.eval_shape(init, x, angles)
     stack = BlockStack(remat=remat, attention="cudnn", **settings)
     gradient = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(stack.apply(p, x, angles))))(params)
     # The layers are a loop, whose body is written once.
