@@ -27,7 +27,6 @@ from echojepa_jax.train.program import make_program, memory_of, shapes_of
 from echojepa_jax.train.state import make_networks
 from echojepa_jax.utils.errors import UserError
 
-_PRODUCTS = 5
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -107,7 +106,8 @@ class CountCompilations:
 
 def matmul_peak(dtype: str, repeats: int = 10) -> tuple[float, str]:
     """FLOP/s of a large matrix product, the median of `repeats`, and what was multiplied."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    # Several at a time, so that the host's delay counts only once; a CPU has none.
+    size, together = (2048, 1) if jax.default_backend() == "cpu" else (8192, 5)
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     for _ in range(3):
@@ -115,10 +115,9 @@ def matmul_peak(dtype: str, repeats: int = 10) -> tuple[float, str]:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        # Several at a time, so that the host's delay counts only once.
-        jax.block_until_ready([product(a, a) for _ in range(_PRODUCTS)])
+        jax.block_until_ready([product(a, a) for _ in range(together)])
         seconds.append(time.perf_counter() - started)
-    return _PRODUCTS * 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
+    return together * 2 * size**3 / statistics.median(seconds), f"{size}^3 {dtype}"
 
 
 def _torch_device() -> str:

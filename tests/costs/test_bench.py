@@ -97,7 +97,12 @@ def test_pytorchs_step_computes_the_same_loss(tiny):
     theirs._target.load_state_dict(theirs._encoder.state_dict())
     clips = program.networks.normalise(batch["clips"])
     predictor, objective = program.networks.predictor, program.networks.objective
-    ours, _ = objective.loss(params, encoder, predictor, params["encoder"], clips, batch, 0)
+
+    @jax.jit  # as one program, sooner than operation by operation
+    def loss(params, clips, batch):
+        return objective.loss(params, encoder, predictor, params["encoder"], clips, batch, 0)
+
+    ours, _ = loss(params, clips, batch)
     np.testing.assert_allclose(float(ours) / 8, float(theirs._plain_loss()), rtol=1e-5)
     before = [p.detach().clone() for p in theirs._target.parameters()]
     assert theirs.run() > 0
