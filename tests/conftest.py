@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import gc
 import os
 import resource
 import shutil
@@ -46,6 +47,9 @@ os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].removesuffix(programs.QUICK_ON
 # JAX looks here as well when it names a compiled program in its cache. With all the flags, programs
 # that tests start find what was compiled here.
 sys.argv += programs.QUICK_ON_CPU.split()
+
+# Traced programs are many objects and no garbage, for which Python would look every 700 objects.
+gc.set_threshold(50_000)
 
 # A shell that starts tests in the background makes them and their processes ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -167,6 +171,7 @@ def forgotten() -> Iterator[None]:
     """
     yield
     jax.clear_caches()
+    gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
         trim(0)
 
