@@ -81,15 +81,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 # The longest files come first: a long file at the end would leave the other process idle.
 _LONGEST = (
     "test_main",
-    "test_tpu_time",
     "test_hosts",
-    "test_plan",
-    "test_vjepa2",
-    "test_prepare",
-    "test_failure_modes",
-    "test_sharded",
     "test_step_parity",
     "test_run",
+    "test_failure_modes",
+    "test_tpu_time",
+    "test_notebook",
+    "test_sharded",
+    "test_plan",
+    "test_suite",
+    "test_step",
+    "test_prepare",
+    "test_workdir",
 )
 
 

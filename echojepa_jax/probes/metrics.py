@@ -52,7 +52,7 @@ def auroc(positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
-    """The mean precision over `positive` bool [n], at the score [n] of each of them as threshold."""
+    """The mean precision over `positive` bool [n], with the score [n] of each as threshold."""
     values, group = np.unique(-score, return_inverse=True)
     hits = np.bincount(group[positive], minlength=len(values))
     precision = np.cumsum(hits) / np.cumsum(np.bincount(group))
