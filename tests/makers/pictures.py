@@ -55,6 +55,8 @@ GREY = np.ascontiguousarray(COLOUR[..., 1])
 GREY3 = np.repeat(GREY[..., None], 3, axis=-1)
 YBR = convert_color_space(COLOUR.copy(), "RGB", "YBR_FULL", per_frame=True)
 BACK = convert_color_space(YBR.copy(), "YBR_FULL", "RGB", per_frame=True)
+DEEP = ((GREY.astype(int) * 4095 + 127) // 255).astype(np.uint16)
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
 
 
 def item(data: bytes, tag: bytes = b"\xfe\xff\x00\xe0") -> bytes:
@@ -234,12 +236,73 @@ def video_stream(frames: np.ndarray, codec: str, form: str, **options: str) -> b
     return out.getvalue()
 
 
+JPEGS = [jpeg(f, "4:2:0") for f in COLOUR]
+JPEG_TRUTH = np.stack([by_pillow(p) for p in JPEGS])
+OF_JPEG: dict[str, Any] = {"truth": JPEG_TRUTH, "off": 0.5}
+
+
+# --- ways to write a file -------------------------------------------------------------------------
+
+Write = Callable[[Path], Any]
+
+
+def made(frames: np.ndarray = GREY, label: str = "MONOCHROME2", **tags: Any) -> Write:
+    return lambda path: make(path, frames, label, **tags)
+
+
+def packed(pictures: list[bytes], label: str, syntax: UID, **tags: Any) -> Write:
+    return lambda path: coded(path, pictures, label, syntax, **tags)
+
+
+def edited(write: Write, change: Callable[[pydicom.Dataset], Any]) -> Write:
+    """The same file with other elements."""
+
+    def written(path: Path) -> None:
+        write(path)
+        dataset = pydicom.dcmread(path)
+        change(dataset)
+        dataset.save_as(path, enforce_file_format=True)
+
+    return written
+
+
+def patched(write: Write, change: Callable[[bytes], bytes]) -> Write:
+    """The same file with other bytes."""
+
+    def written(path: Path) -> None:
+        write(path)
+        data = path.read_bytes()
+        changed = change(data)
+        assert changed != data
+        path.write_bytes(changed)
+
+    return written
+
+
+def swapped(write: Write, old: bytes, new: bytes) -> Write:
+    return patched(write, lambda data: data.replace(old, new))
+
+
+def without(*names: str) -> Callable[[pydicom.Dataset], Any]:
+    def change(dataset: pydicom.Dataset) -> None:
+        for name in names:
+            delattr(dataset, name)
+
+    return change
+
+
+def in_dicom(stream: bytes, syntax: str, frames: np.ndarray, **how: Any) -> Write:
+    """A stream of a video; the header states the size and the number of `frames`."""
+    uid = UID(f"1.2.840.10008.1.2.4.{syntax}")
+    return packed([stream], "YBR_PARTIAL_420", uid, template=frames, **{"said": len(frames)} | how)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One file, and what must come of it: `truth` within `off` levels, or `reason`."""
 
     name: str
-    write: Callable[[Path], Any]
+    write: Write
     truth: np.ndarray | None = None
     off: float = NO_LOSS
     reason: str | tuple[str, ...] = ""

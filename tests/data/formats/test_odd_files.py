@@ -24,6 +24,7 @@ from echojepa_jax.data.formats.video_info import DEPTH_DIFFERS
 from tests.makers.dicom import make
 from tests.makers.pictures import (
     COLOUR,
+    DEEP,
     FRAMES,
     GREY,
     GREY3,
@@ -31,78 +32,45 @@ from tests.makers.pictures import (
     J2K,
     JPEG,
     JPEG_LS,
+    JPEG_TRUTH,
+    JPEGS,
     LOSSLESS,
+    OF_JPEG,
     RLE,
     SOME_LOSS,
+    TWELVE,
     WIDTH,
     YBR,
     Case,
+    Write,
     adobe,
     by_pillow,
-    coded,
+    edited,
+    in_dicom,
     j2k,
     jpeg,
     jpeg_ls,
     judge,
     lossless,
+    made,
+    packed,
+    patched,
     remarked,
     rgb_jpeg,
     rle,
     segments,
+    swapped,
     video_stream,
+    without,
 )
 
 pytestmark = pytest.mark.slow
 
 CASES: list[Case] = []
-DEEP = ((GREY.astype(int) * 4095 + 127) // 255).astype(np.uint16)
-TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
-Write = Callable[[Path], Any]
 
 
 def case(name: str, write: Write, truth: Any = None, **expected: Any) -> None:
     CASES.append(Case(name, write, truth=truth, **expected))
-
-
-def made(frames: np.ndarray = GREY, label: str = "MONOCHROME2", **tags: Any) -> Write:
-    return lambda path: make(path, frames, label, **tags)
-
-
-def packed(pictures: list[bytes], label: str, syntax: UID, **tags: Any) -> Write:
-    return lambda path: coded(path, pictures, label, syntax, **tags)
-
-
-def edited(write: Write, change: Callable[[pydicom.Dataset], Any]) -> Write:
-    """The same file with other elements."""
-
-    def written(path: Path) -> None:
-        write(path)
-        dataset = pydicom.dcmread(path)
-        change(dataset)
-        dataset.save_as(path, enforce_file_format=True)
-
-    return written
-
-
-def patched(write: Write, change: Callable[[bytes], bytes]) -> Write:
-    """The same file with other bytes."""
-
-    def written(path: Path) -> None:
-        write(path)
-        data = path.read_bytes()
-        changed = change(data)
-        assert changed != data
-        path.write_bytes(changed)
-
-    return written
-
-
-def swapped(write: Write, old: bytes, new: bytes) -> Write:
-    return patched(write, lambda data: data.replace(old, new))
-
-
-def without(name: str) -> Callable[[pydicom.Dataset], Any]:
-    return lambda dataset: dataset.__delattr__(name)
 
 
 def with_items(name: str, **elements: Any) -> Callable[[pydicom.Dataset], Any]:
@@ -115,11 +83,6 @@ def with_items(name: str, **elements: Any) -> Callable[[pydicom.Dataset], Any]:
         setattr(dataset, name, [entry])
 
     return change
-
-
-JPEGS = [jpeg(f, "4:2:0") for f in COLOUR]
-JPEG_TRUTH = np.stack([by_pillow(p) for p in JPEGS])
-OF_JPEG: dict[str, Any] = {"truth": JPEG_TRUTH, "off": 0.5}
 
 
 # --- compressed pictures --------------------------------------------------------------------------
@@ -728,11 +691,6 @@ def streams() -> None:
                 in_dicom(b"".join(shortened(data, bare, number, lost)), syntax, tiny),
                 reason=("damaged: frame ", "truncated: header states 9 frames"),
             )
-
-
-def in_dicom(stream: bytes, syntax: str, frames: np.ndarray) -> Write:
-    uid = UID(f"1.2.840.10008.1.2.4.{syntax}")
-    return packed([stream], "YBR_PARTIAL_420", uid, template=frames, said=len(frames))
 
 
 def shortened(data: bytes, form: str, number: int, lost: float) -> list[bytes]:
