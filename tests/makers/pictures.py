@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import imagecodecs
 import numpy as np
 import pydicom
@@ -31,6 +30,7 @@ from echojepa_jax.data.formats.video_info import (
     each_note,
 )
 from tests.makers.dicom import make
+from tests.makers.videos import write_video
 
 FRAMES, HEIGHT, WIDTH = 4, 32, 48
 JPEG, LOSSLESS, JPEG_LS, J2K, HTJ2K, RLE = (
@@ -224,15 +224,8 @@ def video_stream(frames: np.ndarray, codec: str, form: str, **options: str) -> b
     """A video in a container, or a stream without one: `form` is FFmpeg's name, or "bare"."""
     out = io.BytesIO()
     bare = {"mpeg2video": "mpeg2video", "libx264": "h264", "libx265": "hevc"}[codec]
-    with av.open(out, "w", format=bare if form == "bare" else form) as container:
-        stream: Any = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-        stream.options = quiet | options
-        for image in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    write_video(out, frames, codec, form=bare if form == "bare" else form, **quiet | options)
     return out.getvalue()
 
 

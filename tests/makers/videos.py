@@ -1,10 +1,10 @@
-"""Videos in which every frame shows its own number, for tests of exact frames."""
+"""Videos of given frames, and those in which every frame shows its own number."""
 
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -21,6 +21,38 @@ def picture(number: int) -> np.ndarray:
     return image
 
 
+def write_video(
+    file: str | IO[bytes],
+    images: Sequence[np.ndarray] | np.ndarray,
+    codec: str,
+    pixels: str = "yuv420p",
+    *,
+    given: str = "rgb24",
+    form: str | None = None,
+    times: Sequence[int] | None = None,
+    clock: int = 25,
+    muxer: dict[str, str] | None = None,
+    aspect: tuple[int, int] = (1, 1),
+    **options: str,
+) -> None:
+    """Writes images of the format `given` at 25 a second, or at `times` in 1 / `clock` s.
+
+    `pixels`: the format in the video. `form`: FFmpeg's name of the container, if the name of the
+    file does not tell it.
+    """
+    base = Fraction(1, clock)
+    with av.open(file, "w", format=form, options=muxer or {}) as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt, stream.codec_context.time_base = pixels, base
+        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
+        for k, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=given)
+            frame.pts, frame.time_base = (k if times is None else times[k]), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 @dataclasses.dataclass(frozen=True)
 class Numbered:
     """Writes numbered videos into `folder`, and reads the numbers from decoded frames."""
@@ -33,26 +65,12 @@ class Numbered:
         codec: str = "mjpeg",
         frames: int = 40,
         pixels: str = "yuv420p",
-        times: Sequence[int] | None = None,
-        clock: int = 25,
-        muxer: dict[str, str] | None = None,
-        aspect: tuple[int, int] = (1, 1),
-        **options: str,
+        **how: Any,
     ) -> str:
-        """Writes a video at 25 frames per second, or with frames at `times` in 1 / `clock` s."""
-        path = self.folder / name
-        base = Fraction(1, clock)
-        with av.open(str(path), "w", options=muxer or {}) as container:
-            stream: Any = container.add_stream(codec, rate=25, options=options)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
-            stream.codec_context.time_base = base
-            stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
-            for k in range(frames):
-                frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
-                frame.pts, frame.time_base = (k if times is None else times[k]), base
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        return str(path)
+        """Writes a video; `how` as of `write_video`."""
+        path = str(self.folder / name)
+        write_video(path, [picture(k) for k in range(frames)], codec, pixels, **how)
+        return path
 
     def mjpeg(self, name: str = "clip.avi", frames: int = 40, **kwargs) -> str:
         """Writes Motion JPEG in AVI, as in EchoNet-Dynamic."""

@@ -4,10 +4,8 @@ import itertools
 import json
 import os
 import shutil
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pydicom
 import pytest
@@ -19,6 +17,7 @@ from echojepa_jax.data.formats.video_info import MAX_FRAME_PIXELS
 from echojepa_jax.preparation import plan
 from tests.makers.dicom import make
 from tests.makers.prepared import left_out, prepared
+from tests.makers.videos import write_video
 
 pytestmark = pytest.mark.slow
 
@@ -40,18 +39,10 @@ def whole(hearts, tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def h264(path: Path, frames, times=None, **options) -> None:
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=50)
-        stream.height, stream.width = (n - n % 2 for n in frames.shape[1:3])
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for k, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = 20 * k if times is None else times[k]
-            frame.time_base = stream.codec_context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+def h264(path: Path, frames, times=None) -> None:
+    height, width = (n - n % 2 for n in frames.shape[1:3])
+    times = 20 * np.arange(len(frames)) if times is None else times
+    write_video(str(path), frames[:, :height, :width], "libx264", times=times.tolist(), clock=1000)
 
 
 def strange(folder: Path, whole, hearts) -> set[str]:

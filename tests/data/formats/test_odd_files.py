@@ -63,6 +63,7 @@ from tests.makers.pictures import (
     video_stream,
     without,
 )
+from tests.makers.videos import write_video
 
 pytestmark = pytest.mark.slow
 
@@ -895,14 +896,8 @@ def test_matrices_and_ranges_of_colours(codec, space, code, full, tmp_path):
 @pytest.mark.parametrize(("factor", "reason"), [(257, ""), (16, "uses 12"), (1, "uses 8")])
 def test_grey_videos_of_16_bits(factor, reason, tmp_path):
     path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "gray16le"
-        for k, image in enumerate(GREY.astype(np.uint16) * factor):
-            frame = av.VideoFrame.from_ndarray(image, format="gray16le")
-            frame.pts = k
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    images = GREY.astype(np.uint16) * factor
+    write_video(str(path), images, "ffv1", "gray16le", given="gray16le")
     expected: dict[str, Any] = {"truth": GREY3, "off": 0.5}
     if reason:
         expected = {"reason": f"unsupported: grey video of 16 bits that {reason} of them"}
@@ -912,12 +907,7 @@ def test_grey_videos_of_16_bits(factor, reason, tmp_path):
 def test_fragments_of_an_mp4(tmp_path):
     """Every fragment has its own index, so no number of frames tells that the last one is cut."""
     path, fragmented = tmp_path / "a.mp4", {"movflags": "frag_every_frame+empty_moov"}
-    with av.open(str(path), "w", options=fragmented) as container:
-        stream: Any = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for image in COLOUR:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_video(str(path), COLOUR, "mpeg4", muxer=fragmented)
     data = path.read_bytes()
     assert decode.probe(str(path)).frames == FRAMES
     last = data.rindex(b"moof")

@@ -22,7 +22,7 @@ from echojepa_jax.data.formats.video_info import (
     each_note,
 )
 from tests.makers.recordings import FOLDER
-from tests.makers.videos import HEIGHT, WIDTH, picture
+from tests.makers.videos import HEIGHT, WIDTH, picture, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -320,15 +320,7 @@ def speckled(path: str, codec: str, pixels: str = "yuv420p", **options: str) -> 
     noise = cv2.GaussianBlur(
         np.random.default_rng(0).integers(0, 256, (64, 120, 3), np.uint8), (0, 0), 1
     )
-    with av.open(path, "w") as container:
-        stream: Any = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
-        for k in range(9):
-            image = np.ascontiguousarray(noise[:, k : k + WIDTH])
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = k, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_video(path, [noise[:, k : k + WIDTH] for k in range(9)], codec, pixels, **options)
     return path
 
 
