@@ -300,3 +300,9 @@ def hearts(tmp_path_factory) -> Path:
     """A small phantom in EchoNet-Dynamic's layout: 4 patients with 2 views, 60 frames of 64 px."""
     root = tmp_path_factory.mktemp("phantom") / "hearts"
     return generate(root, patients=4, views=2, size=64, workers=1)
+
+
+@pytest.fixture(scope="session")
+def videos(hearts) -> list[Path]:
+    """The eight videos of `hearts`: for each patient, the A2C and the A4C view."""
+    return sorted((hearts / "Videos").glob("*.avi"))

@@ -136,16 +136,15 @@ def section_of(folder, lines, header="path,name,patient,split"):
     return ConfigDict(section)
 
 
-def test_a_patient_in_two_splits_is_an_error(hearts, tmp_path):
-    videos = sorted((hearts / "Videos").glob("*.avi"))
+def test_a_patient_in_two_splits_is_an_error(videos, tmp_path):
     lines = [f"{path},{path.stem},{'ABAC'[i % 4]},{SPLITS[i % 3]}" for i, path in enumerate(videos)]
     with pytest.raises(UserError, match=r"patient A is in split .* and in split"):
         load("mine", section_of(tmp_path, lines), tmp_path / "rejected.jsonl", True)
 
 
-def test_a_damaged_file_and_a_file_of_another_split_are_counted(hearts, tmp_path, caplog):
+def test_a_damaged_file_and_a_file_of_another_split_are_counted(videos, tmp_path, caplog):
     """They were left out without a word: damaged test videos did not count as not scored."""
-    paths = [*sorted((hearts / "Videos").glob("*.avi")), tmp_path / "gone.avi", tmp_path / "no.avi"]
+    paths = [*videos, tmp_path / "gone.avi", tmp_path / "no.avi"]
     parts = ("train", "holdout", "train", "", "val", "holdout", "test", "test", "test", "train")
     lines = [
         f"{path},{path.stem},p{i},s{i},{part},{'A2C' if i % 2 else 'A4C'},{i}.5"

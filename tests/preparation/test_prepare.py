@@ -47,10 +47,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def archive(hearts, tmp_path_factory) -> Path:
+def archive(videos, tmp_path_factory) -> Path:
     """Seven DICOMs of three people, as machines export them, names burned in; and a copy of one."""
     folder = tmp_path_factory.mktemp("archive")
-    videos = sorted((hearts / "Videos").glob("*.avi"))
     for k in range(7):
         heart = decode.decode(str(videos[k]), np.arange(0, 60, 2)[:24])[..., 0]  # a beat
         frames = screen(heart, f"{BANNER} MRN00{k % 3}")
@@ -80,6 +79,11 @@ def salt(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def options(salt) -> Options:
+    return dataclasses.replace(OPTIONS, salt_file=str(salt))
+
+
 # As summary.html shows it: the set may be given away, so no folder is named.
 COMMAND = (
     "python -m echojepa_jax.prepare --source=dicom:... --out=shards --size=160 "
@@ -88,12 +92,10 @@ COMMAND = (
 
 
 @pytest.fixture(scope="module")
-def made(archive, salt, tmp_path_factory) -> Path:
+def made(archive, options, tmp_path_factory) -> Path:
     """The archive, prepared by one process, with its page."""
     out = tmp_path_factory.mktemp("made") / "shards"
-    summary = prepared(
-        f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), workers=1
-    )
+    summary = prepared(f"dicom:{archive}", out, options, workers=1)
     assert "7 videos in" in summary
     assert "1 rejected (1 duplicate)" in summary
     write_summary(out, COMMAND)
@@ -103,7 +105,7 @@ def made(archive, salt, tmp_path_factory) -> Path:
 # --- what is made does not depend on how ----------------------------------------------------------
 
 
-def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
+def test_interrupted_and_with_more_processes(made, archive, salt, options, tmp_path):
     out = tmp_path / "shards"
     flags = [
         f"--source=dicom:{archive}",
@@ -127,7 +129,6 @@ def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "7 videos in" in done.stdout
     assert content(out) == content(made)
-    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
     assert "is complete, with 7 videos" in prepared(f"dicom:{archive}", out, options)
     assert content(out) == content(made)
     # A disk that was full, or a copy that was broken off: what is not whole is made anew.
@@ -138,10 +139,10 @@ def test_interrupted_and_with_more_processes(made, archive, salt, tmp_path):
     assert content(out) == content(made)
 
 
-def test_with_beam(made, archive, salt, tmp_path):
+def test_with_beam(made, archive, options, tmp_path):
     out = tmp_path / "shards"
     make = partial(make_with_beam, runner="DirectRunner", flags=())
-    prepared(f"dicom:{archive}", out, dataclasses.replace(OPTIONS, salt_file=str(salt)), make=make)
+    prepared(f"dicom:{archive}", out, options, make=make)
     write_summary(out, COMMAND)
     assert content(out) == content(made)
 
@@ -164,9 +165,8 @@ def test_a_patient_of_two_sources_keeps_split_and_pseudonym(made, archive, salt,
     assert "error: --source is given 2 times: prepare each source with its own" in done.stderr
 
 
-def test_interrupted_between_two_shards(made, archive, salt, tmp_path):
+def test_interrupted_between_two_shards(made, archive, options, tmp_path):
     out = tmp_path / "shards"
-    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
 
     def one_only(work, missing, options, guard):
         preparation.make_here(work, missing[:1], options, guard)
@@ -597,9 +597,8 @@ def test_the_other_shards_of_a_bucket_follow_ahead(made, bucket):
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def test_other_options_or_files_are_errors(made, archive, salt, tmp_path):
+def test_other_options_or_files_are_errors(made, archive, options, tmp_path):
     source = f"dicom:{archive}"
-    options = dataclasses.replace(OPTIONS, salt_file=str(salt))
     with pytest.raises(UserError, match=r"was started with another size \(160 there, 64 now\)"):
         prepared(source, made, dataclasses.replace(options, size=64))
     moved = Path(shutil.copytree(archive, tmp_path / "archive"))
@@ -723,8 +722,7 @@ def test_texts_that_cannot_be_classes_are_errors(hearts, tmp_path, texts, senten
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="who"))
 
 
-def test_splits_flag_with_a_source_that_has_splits_is_an_error(hearts, tmp_path):
-    videos = sorted((hearts / "Videos").glob("*.avi"))
+def test_splits_flag_with_a_source_that_has_splits_is_an_error(videos, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(f"path,split\n{videos[0]},train\n{videos[1]},\n")
     with pytest.raises(UserError, match=r"has no effect, because .* has splits"):
@@ -761,8 +759,7 @@ def test_only_one_program_at_a_time(tmp_path):
 # --- what reviews have found ----------------------------------------------------------------------
 
 
-def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
-    videos = sorted((hearts / "Videos").glob("*.avi"))
+def test_jpeg_dicoms_of_one_shape_are_not_copies(videos, tmp_path):
     for k in range(3):
         frames = decode.decode(str(videos[k % 2]), np.arange(0, 60, 3))[..., 0]
         path = make(tmp_path / f"{k}.dcm", frames, FrameTime=20.0, PatientID=f"patient {k}")
@@ -775,9 +772,8 @@ def test_jpeg_dicoms_of_one_shape_are_not_copies(hearts, tmp_path):
     assert left_out(out)["2.dcm"].endswith("0.dcm, of another patient")
 
 
-def test_tables_of_users(hearts, tmp_path, caplog):
+def test_tables_of_users(hearts, videos, tmp_path, caplog):
     """Phone numbers are not labels, sentences not views, and a path listed twice is kept once."""
-    videos = sorted((hearts / "Videos").glob("*.avi"))
     strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")
     shutil.copy(videos[2], strange)
     table = tmp_path / "table.csv"

@@ -25,10 +25,9 @@ TOO_LONG = 10_000
 
 
 @pytest.fixture(scope="module")
-def whole(hearts, tmp_path_factory) -> dict[str, Path]:
+def whole(videos, tmp_path_factory) -> dict[str, Path]:
     """A good file of each kind."""
     folder = tmp_path_factory.mktemp("whole")
-    videos = sorted((hearts / "Videos").glob("*.avi"))
     frames = [decode.decode(str(video), np.arange(24)) for video in videos[:2]]
     shutil.copy(videos[2], folder / "a.avi")
     h264(folder / "b.mp4", frames[0])

@@ -23,11 +23,6 @@ from tests.makers.prepared import left_out, prepared
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def videos(hearts) -> list[Path]:
-    return sorted((hearts / "Videos").glob("*.avi"))
-
-
 def table(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
