@@ -42,6 +42,21 @@ def lvef(data, **changes):
     return regression.run({"adult": data}, options, probe_config(), 0)[0]
 
 
+VIEW = {"data": "adult", "target": "view", "views": (), "heads": ("linear",), "shares": (1.0,)}
+VIEW |= {"subsets": ("patient",), "lengths": ("epochs",)}
+VIEW |= {"class_weights": False, "focal_gamma": 0.0}
+
+
+def classified(data, seed=0, **changes):
+    return classification.run({"adult": data}, ConfigDict(VIEW | changes), probe_config(), seed)
+
+
+def transferred(data, **changes):
+    options = {"data": "adult", "to": "child", "target": "ef", "views": (), "head": "linear"}
+    options |= {"alone": (), "ages": ()}
+    return transfer.run(data, ConfigDict(options | changes), probe_config(), 0)
+
+
 def test_labels_keep_their_fractions(adult):
     """Labels were read as integers: z-scores within one SD became 0, and errors looked small."""
     cell = lvef(adult)
@@ -168,10 +183,7 @@ def test_a_damaged_file_and_a_file_of_another_split_are_counted(videos, tmp_path
 def test_zero_shot_compares_raw_targets_of_the_other_population():
     """Targets were scaled with another population's mean and SD, or were of the first one."""
     adult, child = data_of(), data_of(20, "child")
-    options = {"data": "adult", "to": "child", "target": "ef", "views": (), "alone": ("A4C",)}
-    options |= {"ages": ()}
-    options |= {"head": "linear"}
-    cells = transfer.run({"adult": adult, "child": child}, ConfigDict(options), probe_config(), 0)
+    cells = transferred({"adult": adult, "child": child}, alone=("A4C",))
     at_home, zero_shot, retrained, a4c, _ = cells
     truth = {s.name: s.targets["ef"] for s in child.samples if s.split == "test"}
     for cell in (zero_shot, retrained):
@@ -204,16 +216,8 @@ def test_subsets_are_nested_and_by_patient_or_of_the_papers_size():
         assert [e for e in train if e.patient in patients] == chosen
 
 
-PLAIN = {"class_weights": False, "focal_gamma": 0.0}
-
-
 def test_few_labels_know_all_classes_and_get_as_many_updates(adult):
-    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
-    options |= {"shares": (1.0, 0.05), "subsets": ("patient",), "lengths": ("epochs", "updates")}
-    options |= PLAIN
-    whole, epochs, updates = classification.run(
-        {"adult": adult}, ConfigDict(options), probe_config(), 0
-    )
+    whole, epochs, updates = classified(adult, shares=(1.0, 0.05), lengths=("epochs", "updates"))
     assert whole.classes == epochs.classes == list(VIEWS)
     assert np.shape(epochs.predicted)[1] == 3
     assert updates.chosen["updates"] == whole.chosen["updates"] > epochs.chosen["updates"]
@@ -230,15 +234,8 @@ def test_rare_classes_can_count_as_much_as_common_ones(adult):
         _, batch = next(fits._batches(*arguments, how, 0))
         a2c, a4c = (batch["weight"][batch["labels"] == k].sum() for k in (0, 1))
         assert (a2c == pytest.approx(a4c)) == how.class_weights
-    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
-    options |= {"shares": (1.0,), "subsets": ("patient",), "lengths": ("epochs",)}
-    plain, weighted, focal = (
-        classification.run(
-            {"adult": adult}, ConfigDict(options | PLAIN | change), probe_config(), 0
-        )
-        for change in ({}, {"class_weights": True}, {"focal_gamma": 2.0})
-    )
-    assert len({str(cells[0].predicted) for cells in (plain, weighted, focal)}) == 3
+    changes = {}, {"class_weights": True}, {"focal_gamma": 2.0}
+    assert len({str(classified(adult, **change)[0].predicted) for change in changes}) == 3
 
 
 def test_a_missing_view_has_no_say(adult):
@@ -326,12 +323,9 @@ def test_a_class_that_training_lacks_is_an_error(adult):
 
 def test_a_seed_is_of_the_subset_the_probe_and_the_order(adult):
     """Subsets of few labels had seeds, but the probes on them had none."""
-    options = {"data": "adult", "target": "view", "views": (), "heads": ("linear",)}
-    options |= {"shares": (0.3,), "subsets": ("patient", "video"), "lengths": ("epochs",)}
-    options |= PLAIN
 
     def predicted(seed):
-        cells = classification.run({"adult": adult}, ConfigDict(options), probe_config(), seed)
+        cells = classified(adult, seed, shares=(0.3,), subsets=("patient", "video"))
         return [cell.predicted for cell in cells]
 
     assert predicted(1) == predicted(1)
@@ -380,10 +374,8 @@ def test_errors_by_age_are_of_the_same_predictions():
         for row, s in enumerate(data_of(60, "child").samples)
     ]
     child = dataclasses.replace(data_of(60, "child"), samples=samples)
-    options = {"data": "adult", "to": "child", "target": "ef", "views": (), "alone": ()}
-    options |= {"ages": (1.0, 2.0), "head": "linear"}
     data = {"adult": data_of(), "child": child}
-    _, everybody, _, *groups = transfer.run(data, ConfigDict(options), probe_config(), 0)
+    _, everybody, _, *groups = transferred(data, ages=(1.0, 2.0))
     zero_shot = groups[::2]
     assert [c.variant["age"] for c in zero_shot] == ["below 1", "1 to 2", "2 and more"]
     answer = dict(zip(everybody.ids, everybody.predicted, strict=True))
