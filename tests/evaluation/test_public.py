@@ -1,6 +1,5 @@
 """The suite on public data sets: every layout in miniature, through the shipped config."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from echojepa_jax.preparation.plan import Options
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
-from tests.makers import public_sets
+from tests.makers import public_sets, tables
 from tests.makers.prepared import prepared
 from tests.makers.weights import random_weights
 
@@ -68,10 +67,10 @@ def encoder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sets(hearts, tmp_path_factory):
+def sets(videos, tmp_path_factory):
     """The folder that holds what the shipped config expects in /data."""
     folder = tmp_path_factory.mktemp("sets")
-    public_sets.write(folder, sorted((hearts / "Videos").glob("*.avi")))
+    public_sets.write(folder, videos)
     return folder
 
 
@@ -83,8 +82,7 @@ def complete(encoder, sets, tmp_path_factory):
 
 
 def lines(workdir):
-    with (workdir / suite.CSV).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return tables.rows(workdir / suite.CSV)
 
 
 def test_every_public_set_fills_its_tables(complete):

@@ -1,6 +1,5 @@
 """Segmentation: masks that follow the clip's pixels, exact measures, and a probe that learns."""
 
-import csv
 import dataclasses
 import itertools
 from pathlib import Path
@@ -30,6 +29,7 @@ from echojepa_jax.probes.predict import Features
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
+from tests.makers import tables
 from tests.makers.labelled import SPLITS, probe_config, samples_of
 from tests.makers.weights import random_weights
 
@@ -453,8 +453,8 @@ def test_the_suite_on_camus(tmp_path, cache):
         config.data = {"adult": config.data.adult.to_dict() | {"sources": (source,)}}
     config.weights, config.bootstrap = (str(tmp_path / "encoder"),), 5
     evaluate(config, tmp_path / "run")
-    with (tmp_path / "run" / "tables.csv").open(newline="") as file:
-        found = {(x["model"], x["variant"], x["score"]): x for x in csv.DictReader(file)}
+    lines = tables.rows(tmp_path / "run" / "tables.csv")
+    found = {(x["model"], x["variant"], x["score"]): x for x in lines}
     assert {model for model, *_ in found} >= {"encoder", "initial", "pca"}
     variant = "structure=LV; head=linear+place"
     guess = found["mean mask of training", variant, "dice"]

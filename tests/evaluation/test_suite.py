@@ -1,6 +1,5 @@
 """The suite as a whole: from weights and videos to tables, restartable, each model encoded once."""
 
-import csv
 import dataclasses
 import importlib
 import json
@@ -24,6 +23,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
+from tests.makers import tables
 from tests.makers.configs import PHANTOM
 from tests.makers.weights import random_weights
 
@@ -109,8 +109,7 @@ def complete(encoder, tmp_path_factory):
 
 
 def lines(workdir):
-    with (workdir / suite.CSV).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return tables.rows(workdir / suite.CSV)
 
 
 def files(workdir):

@@ -9,6 +9,8 @@ from typing import IO, Any
 import av
 import numpy as np
 
+from echojepa_jax.data.formats import decode
+
 BITS, HEIGHT, WIDTH = 8, 64, 96
 
 
@@ -19,6 +21,11 @@ def picture(number: int) -> np.ndarray:
         if number >> bit & 1:
             image[:, bit * 12 : (bit + 1) * 12] = 220
     return image
+
+
+def all_frames(path: str) -> np.ndarray:
+    """As `decode` gives them: uint8 [T, H, W, 3]."""
+    return decode.decode(path, np.arange(decode.probe(path).frames))
 
 
 def write_video(

@@ -35,13 +35,10 @@ from echojepa_jax.data.scan import scan
 from echojepa_jax.data.sources import read_source
 from tests.makers.dicom import SECRET, as_jpeg, make, real, region
 from tests.makers.recordings import FOLDER
+from tests.makers.videos import all_frames
 from tests.programs import REPOSITORY
 
 CINE_REGION = (84, 31, 595, 414)  # of color3d_jpeg_baseline.dcm: x0, y0, x1, y1
-
-
-def all_frames(path: str) -> np.ndarray:
-    return decode.decode(path, np.arange(decode.probe(path).frames))
 
 
 @pytest.fixture

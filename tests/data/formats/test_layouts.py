@@ -1,6 +1,5 @@
 """Public data sets in miniature, with the phantom's frames inside and each set's own traps."""
 
-import csv
 import gzip
 import json
 import shutil
@@ -17,6 +16,7 @@ from echojepa_jax.data.sources import mimic_targets, read_source
 from echojepa_jax.preparation import plan
 from echojepa_jax.preparation.plan import Options
 from echojepa_jax.utils.errors import UserError
+from tests.makers import tables
 from tests.makers.dicom import make
 from tests.makers.prepared import left_out, prepared
 
@@ -465,8 +465,7 @@ def test_each_layout_is_prepared(request, tmp_path, fixture, kind, changes):
 
 
 def test_the_phantom_is_in_echonets_layout(hearts):
-    with (hearts / "FileList.csv").open() as file:
-        names = [row["FileName"] for row in csv.DictReader(file)]
+    names = [row["FileName"] for row in tables.rows(hearts / "FileList.csv")]
     samples = loaded(f"echonet_dynamic:{hearts}")
     assert [s.name for s in samples] == names
     assert samples[0].units == {"ef": "%", "esv": "ml", "edv": "ml"}

@@ -22,7 +22,7 @@ from echojepa_jax.data.formats.video_info import (
     each_note,
 )
 from tests.makers.recordings import FOLDER
-from tests.makers.videos import HEIGHT, WIDTH, picture, write_video
+from tests.makers.videos import HEIGHT, WIDTH, all_frames, picture, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +34,6 @@ def by_opencv(path: str) -> np.ndarray:
     capture = cv2.VideoCapture(path)
     frames = [frame[..., ::-1] for _, frame in iter(capture.read, (False, None))]
     return np.stack(frames)
-
-
-def all_frames(path: str) -> np.ndarray:
-    return decode.decode(path, np.arange(decode.probe(path).frames))
 
 
 def differ(one: np.ndarray, other: np.ndarray) -> float:
@@ -288,7 +284,7 @@ def test_a_picture_that_ends_too_soon_in_every_codec(name, tmp_path):
     for number, share in ((0, 0.5), (6, 0.5), (6, 0.9), (8, 0.5)):
         path = shortened(whole, number, share)
         with pytest.raises(UnreadableVideo, match=rf"^damaged: frame {number} does not decode$"):
-            decode.decode(path, np.arange(decode.probe(path).frames))
+            all_frames(path)
 
 
 def test_an_incomplete_picture_in_h264(tmp_path):
