@@ -7,7 +7,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +152,7 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         name,
         about,
         # Normalisation belongs to a model: the same parameters with another one are another model.
-        fingerprint(flatten_names(params) | look),
+        fingerprint(flatten_dict(params, sep="/") | look),
         clip,
         count_parameters(params),
         tokens,
@@ -162,11 +161,6 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         height * width,
     )
     return Model(facts, encode, encode_frames)
-
-
-def flatten_names(tree: Any) -> dict[str, np.ndarray]:
-    """A tree of arrays by "/"-separated names."""
-    return {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}
 
 
 def open_pca(
