@@ -2,11 +2,10 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo_mae.py --workdir=runs/demo_mae
 Hardware:  two CPU cores.
-Duration:  15 minutes on a machine that was busy with other work.
-Expect:    a loss that falls from 0.95 to about 0.81; the error of the ejection fraction falls from
-           9.2 (random weights) to 8.6 points. View accuracy is 0.97 from the start: the fixed
-           position embedding helps. The learning rate is the demo's and was not tuned: see
-           tests/benchmarks/demos.py for how to compare several.
+Duration:  8 minutes.
+Expect:    a loss that falls from 0.95 to about 0.85. On the validation patients
+           (config.probe.test_split=val), the error of the ejection fraction is 6.9 points with
+           random weights and 7.3 after training; view accuracy rises from 0.91 to 0.96.
 """
 
 from ml_collections import ConfigDict
