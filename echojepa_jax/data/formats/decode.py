@@ -111,7 +111,8 @@ def is_dicom(path: str) -> bool:
     Raises:
       UnreadableVideo: the file cannot be read.
     """
-    return _format_of(path) is _dicom()
+    # Not compared with `_dicom()`, which would import it for files of all formats.
+    return _format_of(path) not in (nifti, still, video, video_record)
 
 
 def _dicom() -> ModuleType:
