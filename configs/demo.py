@@ -2,7 +2,7 @@
 
 Command:   python -m echojepa_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware:  two CPU cores.
-Duration:  about 5 minutes, including the creation of the data set.
+Duration:  5 to 7 minutes, including the creation of the data set.
 Expect:    on unseen patients, view accuracy rises from 0.78 (random weights) to 0.97, and the error
            of the ejection fraction falls from 8.6 to 6.5 points. Other seeds differ: see
            docs/getting_started.md.
