@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -347,23 +348,35 @@ _TEX = str.maketrans(
 def as_latex(found: Sequence[Table]) -> str:
     """Tables for a paper, with the commands of the packages booktabs and longtable.
 
-    They are as long as they need to be: a float of a hundred rows would leave the page.
+    They are as long as they need to be: a float of a hundred rows would leave the page. Small type
+    and names of columns over several lines keep the widest ones on a page in landscape.
     """
-    lines = [r"% Needs \usepackage{booktabs,longtable}."]
+    lines = [
+        r"% Needs \usepackage{booktabs,longtable}. All tables fit on",
+        r"% \usepackage[a3paper,landscape,margin=15mm]{geometry}, most of them also on a4paper.",
+        r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapwidth}{\textwidth}",
+    ]
     for table in found:
         lines += [
             "",
             rf"\begin{{longtable}}{{{'l' * len(table.columns)}}}",
             rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}} \\",
             r"\toprule",
-            " & ".join(name.translate(_TEX) for name in table.columns) + r" \\",
+            " & ".join(map(_stacked, table.columns)) + r" \\",
             r"\midrule",
             r"\endhead",
             *(" & ".join(cell.translate(_TEX) for cell in row) + r" \\" for row in table.rows),
             r"\bottomrule",
             r"\end{longtable}",
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", r"\endgroup"]) + "\n"
+
+
+def _stacked(name: str) -> str:
+    """The name of a column for LaTeX, in lines of a few words."""
+    lines = textwrap.wrap(name, 9, break_long_words=False, break_on_hyphens=False)
+    stacked = r"\\".join(line.translate(_TEX) for line in lines)
+    return rf"\shortstack[l]{{{stacked}}}" if len(lines) > 1 else stacked
 
 
 _CSV = (

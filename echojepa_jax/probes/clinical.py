@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from echojepa_jax.probes.metrics import auroc, average_precision, ranks
+from echojepa_jax.utils.scores import auroc, average_precision, ranks
 
 EF_NAMES = (
     *("ef", "lvef", "lv_ef", "ejection_fraction", "left_ventricular_ejection_fraction"),

@@ -53,9 +53,12 @@ def reading(
       resamples, seed: of the bootstrap over patients.
     """
     is_number = task.kind == "regression"
-    good = [line for line in lines if line["status"] == "ok"]
-    if is_number:
-        good = [line for line in good if math.isfinite(float(line["prediction"]))]
+    columns = ["prediction"] if is_number else [f"p_{name}" for name in task.classes]
+    good = [
+        line
+        for line in lines
+        if line["status"] == "ok" and all(math.isfinite(float(line[name])) for name in columns)
+    ]
     found: dict[str, Any] = {"scored": len(good), "not_scored": len(lines) - len(good)}
     if not good:
         return found
@@ -69,7 +72,7 @@ def reading(
         found["cutoffs"] = [_cutoff(true, c, chosen.get(c)) for c in cutoffs(task)]
         edges = clinical.EF_RANGES if cutoffs(task) else clinical.quarters(true)
     else:
-        shares = np.stack([_numbers(good, f"p_{name}") for name in task.classes], axis=1)
+        shares = np.stack([_numbers(good, name) for name in columns], axis=1)
         labels = task.encode([line["target"] for line in good])
         error, away = (shares.argmax(axis=1) != labels).astype(float), None
         table = clinical.class_table(labels, shares)

@@ -12,12 +12,12 @@ import numpy as np
 
 from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.examples import UNKNOWN, Example, Label
-from echojepa_jax.probes.metrics import class_scores, regression_scores
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.task import Task, class_name
 from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.file_names import as_unicode
 from echojepa_jax.utils.files import whole
+from echojepa_jax.utils.scores import class_scores, regression_scores
 
 log = logging.getLogger(__name__)
 

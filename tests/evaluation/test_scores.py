@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from echojepa_jax.evaluation import rows, scores
 from echojepa_jax.evaluation.cells import Cell
-from echojepa_jax.probes.metrics import regression_scores
+from echojepa_jax.utils.scores import regression_scores
 
 rng = np.random.default_rng(0)
 PATIENTS = [f"p{i % 9}" for i in range(30)]

@@ -70,6 +70,8 @@ def test_latex_shows_every_character_and_breaks_long_tables():
     odd = string.punctuation + tables.DASH + tables.MINUS
     found = tables.as_latex([tables.Table(odd, odd, [odd], [[odd]] * 100)])
     assert found.count(r"\begin{longtable}") == found.count(r"\end{longtable}") == 1
+    wide = tables.as_latex([tables.Table("t", "n", ["r", "AUROC of EF < 50"], [])])
+    assert "\nr & \\shortstack[l]{AUROC of\\\\EF $<$ 50} \\\\\n" in wide
     (cell,) = {line for line in found.splitlines() if line.startswith("!")}
     shown = cell.removesuffix(r" \\")
     for code, char in (

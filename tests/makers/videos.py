@@ -39,20 +39,21 @@ def write_video(
     times: Sequence[int] | None = None,
     clock: int = 25,
     muxer: dict[str, str] | None = None,
-    aspect: tuple[int, int] = (1, 1),
+    aspect: tuple[int, int] | None = None,
     **options: str,
 ) -> None:
     """Writes images of the format `given` at 25 a second, or at `times` in 1 / `clock` s.
 
     `pixels`: the format in the video. `form`: FFmpeg's name of the container, if the name of the
-    file does not tell it.
+    file does not tell it. `aspect`: width and height of a pixel; None = the file does not say.
     """
     base = Fraction(1, clock)
     with av.open(file, "w", format=form, options=muxer or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.codec_context.time_base = pixels, base
-        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         for k, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=given)
             frame.pts, frame.time_base = (k if times is None else times[k]), base

@@ -230,6 +230,10 @@ def test_classes_are_scored_against_the_rest_as_scikit_learn_does():
     assert found["classes"][3]["sensitivity"] is None
     assert found["classes"][3]["auroc"] is None
     assert found["doubt"]["spread"]["kept"][-1][1] == pytest.approx(np.mean(said != true))
+    lines[0] |= {f"p_{name}": "nan" for name in classes}
+    partly = reading(task, lines, {}, 5, 0)
+    assert (partly["scored"], partly["not_scored"]) == (59, 1)
+    assert sum(row["examples"] for row in partly["classes"]) == 59
 
 
 def test_the_majority_of_a_study_counts_videos_then_probabilities():

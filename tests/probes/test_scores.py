@@ -7,14 +7,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from echojepa_jax.probes.clinical import rank_correlation
 from echojepa_jax.probes.examples import Example
-from echojepa_jax.probes.metrics import average_precision, class_scores, ranks, regression_scores
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.results import predictions, scores, study_rows
 from echojepa_jax.probes.task import Task, fit_task
 from echojepa_jax.probes.worst import badness
 from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.scores import (
+    auroc,
+    average_precision,
+    class_scores,
+    ranks,
+    regression_scores,
+)
 
 
 def examples(labels, patients=None, study=""):
@@ -105,6 +112,19 @@ def test_scores_are_those_of_scikit_learn():
         assert numbers["rmse"] == pytest.approx(sk.root_mean_squared_error(true, shares[:, 0]))
         if np.ptp(true):
             assert numbers["r2"] == pytest.approx(sk.r2_score(true, shares[:, 0]))
+
+
+def test_scores_of_a_prediction_that_is_no_number_are_not_numbers():
+    true, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, np.nan, 0.4])
+    assert np.isnan(auroc(true == 1, score))
+    assert np.isnan(average_precision(true == 1, score))
+    assert np.isnan(rank_correlation(score, np.array([0.3, 0.1, 0.2, 0.4])))
+    np.testing.assert_array_equal(ranks(score), stats.rankdata(score))
+    found = class_scores(true, np.stack([1 - score, score], axis=1))
+    assert all(np.isnan(value) for value in found.values()), found
+    # A score may be of any type of numbers, also of one without a sign.
+    whole = np.array([3, 200, 0, 7], np.uint8)
+    assert average_precision(true == 1, whole) == sk.average_precision_score(true == 1, whole)
 
 
 def test_the_worst_predictions_are_far_off_or_sure_of_another_class():

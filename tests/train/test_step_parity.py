@@ -295,17 +295,20 @@ def test_parity_steps(case, train_fixture, networks, jitted, state, rows):
     optimizer = optimizer_of(train_fixture, state.params)
     apply = jax.jit(partial(move, optimizer=optimizer))
 
-    def in_two_programs(state, batch):
-        """Steps have other shapes: the longer program of the optimizer is compiled only once."""
-        loss, others, grads = jitted(state, batch, microbatches=microbatches)
-        after, facts = apply(state, loss, grads)
-        return after, {"loss": loss, **others, **networks.objective.facts_at(state.step), **facts}
-
-    step = in_two_programs
     if case[1] == "scanned" and not isinstance(networks.encoder, EncoderV21):  # as in training
         step = jax.jit(
             partial(update, networks=networks, optimizer=optimizer, microbatches=microbatches)
         )
+    else:
+
+        def step(state, batch):
+            """`update` as two programs: the optimizer's does not depend on the shapes of a batch,
+            so it is compiled only once."""
+            loss, others, grads = jitted(state, batch, microbatches=microbatches)
+            after, facts = apply(state, loss, grads)
+            facts |= networks.objective.facts_at(state.step)
+            return after, {"loss": loss, **others, **facts}
+
     for i in range(train_fixture.config["steps"]):
         state, metrics = step(state, batch_of(train_fixture, i))
         loss, *_ = train_fixture["log/loss_lr_wd_momentum"][i]

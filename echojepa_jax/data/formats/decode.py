@@ -111,8 +111,7 @@ def is_dicom(path: str) -> bool:
     Raises:
       UnreadableVideo: the file cannot be read.
     """
-    # Not compared with `_dicom()`, which would import it for files of all formats.
-    return _format_of(path) not in (nifti, still, video, video_record)
+    return _other_format_of(path) is None
 
 
 def _dicom() -> ModuleType:
@@ -123,11 +122,16 @@ def _dicom() -> ModuleType:
 
 
 def _format_of(path: str) -> ModuleType:
+    return _other_format_of(path) or _dicom()
+
+
+def _other_format_of(path: str) -> ModuleType | None:
+    """The format of a file; None for DICOM, so that its module is not imported to ask."""
     if video_record.is_record(path):
         return video_record
     if path.lower().endswith((".nii", ".nii.gz")):
         return nifti
     head = first_bytes(path)
     if dicom_mark.is_marked(head) or path.lower().endswith((".dcm", ".dicom")):
-        return _dicom()
+        return None
     return still if still.is_picture(head) else video

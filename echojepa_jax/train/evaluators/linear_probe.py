@@ -45,6 +45,7 @@ from echojepa_jax.utils.file_names import shown
 from echojepa_jax.utils.files import write_json
 from echojepa_jax.utils.metrics_writer import Values
 from echojepa_jax.utils.progress import with_progress
+from echojepa_jax.utils.scores import regression_scores as all_scores
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +158,8 @@ def _fitted(
 
 def regression_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Mean absolute error and R2 of numbers [n]; R2 is NaN if all true numbers are equal."""
-    varies = len(true) > 1 and np.ptp(true) > 0
-    left = np.sum((true - predicted) ** 2)
-    return {
-        "mae": float(np.mean(np.abs(true - predicted))),
-        "r2": float(1 - left / np.sum((true - true.mean()) ** 2)) if varies else np.nan,
-    }
+    found = all_scores(true, predicted)
+    return {name: found[name] for name in ("mae", "r2")}
 
 
 def view_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

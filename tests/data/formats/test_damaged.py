@@ -103,7 +103,7 @@ def test_damaged_files_cost_themselves_only(hearts, whole, tmp_path):
 
     out = tmp_path / "shards"
     options = plan.Options(size=64, splits="train:1", sector="never", file_seconds=60)
-    told = prepared(f"videos:{folder}", out, options)
+    told = prepared(f"videos:{folder}", out, options, workers=2)
     rows = shards.rows(str(out))
     reasons = left_out(out)
     files = {path.name for path in folder.iterdir()} - {"loop"}

@@ -464,7 +464,9 @@ def test_no_patient_reaches_a_log(tmp_path, grey, colour):
     names.append(make(tmp_path / "cine.dcm", grey, PatientAge=SECRET, StudyDate=SECRET))
     coded = Path(make(tmp_path / "jpeg.dcm", colour, "RGB"))
     as_jpeg(str(coded), colour)
-    coded.write_bytes(coded.read_bytes().replace(b"YBR_FULL_422", b"RGB".ljust(12)))
+    content = coded.read_bytes()
+    assert b"YBR_FULL_422" in content
+    coded.write_bytes(content.replace(b"YBR_FULL_422", b"RGB".ljust(12)))
     names.append(str(coded))
     program = (
         "import logging, sys; import numpy as np\n"

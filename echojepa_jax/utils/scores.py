@@ -1,6 +1,8 @@
-"""Scores of predictions.
+"""Scores of predictions; those of predictions that contain a NaN are NaN.
 
-scikit-learn checks its inputs for milliseconds in each call, and a bootstrap makes thousands.
+Written here because a bootstrap computes them thousands of times, and scikit-learn needs
+milliseconds in each call to check its inputs. `evaluation.scores` computes them for all resamples
+at once.
 """
 
 import numpy as np
@@ -29,6 +31,8 @@ def class_scores(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float
     """
     classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
     present, count = np.unique(true, return_counts=True)
+    if np.isnan(probabilities).any():
+        return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "auroc"), np.nan)
     hits = np.bincount(true[true == predicted], minlength=classes)[present]
     calls = np.bincount(predicted, minlength=classes)[present]
     areas = [auroc(true == k, probabilities[:, k]) for k in present if len(present) > 1]
@@ -53,7 +57,9 @@ def auroc(positive: np.ndarray, score: np.ndarray) -> float:
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """The mean precision over `positive` bool [n], with the score [n] of each as threshold."""
-    values, group = np.unique(-score, return_inverse=True)
+    if np.isnan(score).any():
+        return np.nan
+    values, group = np.unique(np.negative(score, dtype=float), return_inverse=True)
     hits = np.bincount(group[positive], minlength=len(values))
     precision = np.cumsum(hits) / np.cumsum(np.bincount(group))
     return float(np.sum(hits * precision) / hits.sum())
@@ -62,7 +68,9 @@ def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
 def ranks(values: np.ndarray) -> np.ndarray:
     """The place of each of the values [n] in ascending order, from 1; equal ones share the mean.
 
-    As by scipy.stats.rankdata, which takes a second to import.
+    As by scipy.stats.rankdata, which takes a second to import: with a NaN, all places are NaN.
     """
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
