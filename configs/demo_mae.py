@@ -3,7 +3,9 @@
 Command:   python -m echojepa_jax.main --config=configs/demo_mae.py --workdir=runs/demo_mae
 Hardware:  two CPU cores.
 Duration:  8 minutes.
-Expect:    EXPECT
+Expect:    a loss that falls from 0.99 to 0.86. On the test patients, the error of the ejection
+           fraction is 9.2 points with random weights and 7.7 after training; view accuracy is
+           0.965 and 0.975. Three seeds: docs/results/README.md.
 """
 
 from ml_collections import ConfigDict
