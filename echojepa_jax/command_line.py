@@ -56,9 +56,7 @@ def with_config_found(argv: list[str]) -> list[str]:
 
 
 def run(
-    job: Callable[[], str],
-    needed: tuple[str, ...],
-    stopped: Callable[[], None] | None = None,
+    job: Callable[[], str], needed: tuple[str, ...], stopped: Callable[[], None] | None = None
 ) -> None:
     """Runs a program: `job` returns the last line to print, or raises UserError.
 

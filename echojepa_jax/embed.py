@@ -53,9 +53,7 @@ MAX_BAD_SHARE = flags.DEFINE_float(
     "max_bad_share", 0.01, "the program stops if a larger share of the files is rejected"
 )
 EXPECT_STILLS = flags.DEFINE_bool(
-    "expect_stills",
-    False,
-    "skip stills (files with one frame) without counting them as rejected",
+    "expect_stills", False, "skip stills (files with one frame) without counting them as rejected"
 )
 HOST = flags.DEFINE_integer("host", 0, "number of this host, from 0, if several share the work")
 HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")

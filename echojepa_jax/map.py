@@ -21,9 +21,7 @@ COLOUR = flags.DEFINE_multi_string(
     "colour", ["view"], "a label to colour by, such as view, ef or source; may be repeated"
 )
 LABELS = flags.DEFINE_string(
-    "labels",
-    "",
-    "a CSV file with labels, and a column name, study or patient as in the embeddings",
+    "labels", "", "a CSV file with labels, and a column name, study or patient as in the embeddings"
 )
 METHOD = flags.DEFINE_enum(
     "method", "pca", ["pca", "umap"], "method of the map; umap needs the extra [umap]"

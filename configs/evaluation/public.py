@@ -89,11 +89,7 @@ def get_config() -> ConfigDict:
             **adult,
         ),
         dynamic_robustness=dict(
-            kind="robustness",
-            seeds=SEEDS,
-            head="attentive-4",
-            perturbations=PERTURBATIONS,
-            **adult,
+            kind="robustness", seeds=SEEDS, head="attentive-4", perturbations=PERTURBATIONS, **adult
         ),
         dynamic_segmentation=dict(
             kind="segmentation",

@@ -175,12 +175,7 @@ def _check_width(head: Head, width: int) -> None:
 
 
 def _batches(
-    features: Features,
-    train: Sequence[Example],
-    task: Task,
-    size: int,
-    how: HowToFit,
-    seed: int,
+    features: Features, train: Sequence[Example], task: Task, size: int, how: HowToFit, seed: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Batches without an end: every example once in each pass, in an order that the seed gives."""
     labels = task.encode([example.label for example in train])

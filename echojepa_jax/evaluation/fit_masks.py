@@ -109,12 +109,7 @@ def _classes(stacked: Tree, tokens: jax.Array, size: int) -> jax.Array:
 
 
 def fit(
-    frames: Frames,
-    train: np.ndarray,
-    val: np.ndarray,
-    probe: ConfigDict,
-    seed: int,
-    by_place: bool,
+    frames: Frames, train: np.ndarray, val: np.ndarray, probe: ConfigDict, seed: int, by_place: bool
 ) -> FittedMasks:
     """Trains a grid of heads and keeps the one with the best mean Dice on validation.
 

@@ -56,12 +56,7 @@ def _basis(squares: np.ndarray, count: int) -> np.ndarray:
 
 
 def fitted(
-    kept: Path,
-    samples: Sequence[Sample],
-    clip: ClipSpec,
-    tubelet: int,
-    count: int,
-    workers: int,
+    kept: Path, samples: Sequence[Sample], clip: ClipSpec, tubelet: int, count: int, workers: int
 ) -> Components:
     """The components of training videos; made once and kept in a file.
 

@@ -128,11 +128,7 @@ def _classification(
         by_patient = positive.T @ wins @ negative
         pairs = count * (weights @ negative.sum(axis=0))
         areas.append(np.einsum("rp,pq,rq->r", weights, by_patient, weights, optimize=True) / pairs)
-    values = (
-        (weights @ owner[right].sum(axis=0)) / n,
-        _mean(recalls),
-        _mean(areas),
-    )
+    values = ((weights @ owner[right].sum(axis=0)) / n, _mean(recalls), _mean(areas))
     return dict(zip(CLASSIFICATION, values, strict=True))
 
 

@@ -311,8 +311,5 @@ def _fetched(batch: dict[str, Any], tokens: jax.Array) -> EncodedClips:
     values = np.array(tokens)
     values[~np.asarray(batch["valid"])] = 0.0
     return EncodedClips(
-        batch["sample_ids"][there],
-        batch["error"][there],
-        batch["padded"][there],
-        values[there],
+        batch["sample_ids"][there], batch["error"][there], batch["padded"][there], values[there]
     )

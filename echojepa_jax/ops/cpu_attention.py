@@ -67,11 +67,7 @@ def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, ja
     # On CPUs, the first operand is transposed in memory: let it be the smaller one.
     of_key = _transposed(_product(_transposed(query), of_scores))
     of_value = _transposed(_product(_transposed(gradient), weights))
-    return (
-        of_query.astype(query.dtype),
-        of_key.astype(key.dtype),
-        of_value.astype(value.dtype),
-    )
+    return (of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype))
 
 
 attend.defvjp(_forward, _backward)

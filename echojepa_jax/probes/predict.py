@@ -14,12 +14,7 @@ from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 
 from echojepa_jax.data.sample import Sample
-from echojepa_jax.features.encode import (
-    CLIPS_PER_DEVICE,
-    EncodedClips,
-    FrozenEncoder,
-    divided,
-)
+from echojepa_jax.features.encode import CLIPS_PER_DEVICE, EncodedClips, FrozenEncoder, divided
 from echojepa_jax.models.heads import Head
 from echojepa_jax.parallel import mesh as meshes
 from echojepa_jax.probes import grid as grids

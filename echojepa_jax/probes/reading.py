@@ -118,25 +118,16 @@ def _numbers(lines: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
 
 
 def _scores(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    cutoffs: Sequence[float],
-    chosen: Mapping[float, float],
+    true: np.ndarray, predicted: np.ndarray, cutoffs: Sequence[float], chosen: Mapping[float, float]
 ) -> dict[str, float]:
     """Every score that has an interval, by its name in metrics.json."""
     names = ("bias", "limit_low", "limit_high", "slope", "intercept")
-    values = (
-        *clinical.agreement(true, predicted),
-        *clinical.calibration_line(true, predicted),
-    )
+    values = (*clinical.agreement(true, predicted), *clinical.calibration_line(true, predicted))
     found = dict(zip(names, values, strict=True))
     for cutoff in cutoffs:
         below = true < cutoff
         area, precision = clinical.areas(below, -predicted)
-        found |= {
-            f"auroc_below_{cutoff:g}": area,
-            f"average_precision_below_{cutoff:g}": precision,
-        }
+        found |= {f"auroc_below_{cutoff:g}": area, f"average_precision_below_{cutoff:g}": precision}
         if cutoff in chosen:
             sensitivity, specificity = clinical.rates(below, predicted < chosen[cutoff])
             found |= {

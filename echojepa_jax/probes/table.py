@@ -41,13 +41,7 @@ from echojepa_jax.data.clips.sampling import NEED_RATE, clip_frame_ids
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
-from echojepa_jax.probes.predict import (
-    Outputs,
-    Videos,
-    encode_videos,
-    head_outputs,
-    rows_of,
-)
+from echojepa_jax.probes.predict import Outputs, Videos, encode_videos, head_outputs, rows_of
 from echojepa_jax.probes.results import Row, predictions, write_csv
 from echojepa_jax.probes.run import make_videos
 from echojepa_jax.probes.saved import (
@@ -177,11 +171,7 @@ def _encoder_of(probe: SavedProbe, folder: Path, path: str) -> Pretrained:
 
 def _listed(probe: SavedProbe, sources: Sequence[str], split: str, threads: int) -> _Work:
     listed, good, rejected = manifest.sort_out(
-        sources,
-        split=split,
-        quarantine=None,
-        need_rate=probe.clip.by in NEED_RATE,
-        workers=threads,
+        sources, split=split, quarantine=None, need_rate=probe.clip.by in NEED_RATE, workers=threads
     )
     examples, unused = _examples(good, probe.views)
     known = sum(patient_mark(example) in probe.trained_on for example in examples)

@@ -9,13 +9,7 @@ from echojepa_jax.data.units import of_errors
 from echojepa_jax.probes.clinical import agreement
 from echojepa_jax.report import plots
 from echojepa_jax.report.measures import MINUS, Metrics, Series, number, percent
-from echojepa_jax.report.pictures import (
-    Picture,
-    by_view,
-    common_views,
-    curves,
-    is_worth_drawing,
-)
+from echojepa_jax.report.pictures import Picture, by_view, common_views, curves, is_worth_drawing
 from echojepa_jax.report.plots import Panel, limits_of
 from echojepa_jax.report.probe_tables import REGRESSION, Prediction, by_head, classes_of
 

@@ -15,10 +15,7 @@ from echojepa_jax.utils.errors import UserError
 
 _PREFIXES = ("gs://", "s3://")
 _MODULES = ("path.gcs_utils", "serialization.tensorstore_utils")  # of orbax.checkpoint._src
-_TAUGHT = (
-    ("_GCS_PATH_PREFIX", "get_kvstore_for_gcs"),
-    ("_use_gcs_driver", "_normalize_path"),
-)
+_TAUGHT = (("_GCS_PATH_PREFIX", "get_kvstore_for_gcs"), ("_use_gcs_driver", "_normalize_path"))
 
 
 @functools.cache

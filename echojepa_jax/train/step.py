@@ -17,10 +17,7 @@ from echojepa_jax.train.state import Networks, Optimizer, TrainState
 
 def in_parts(batch: Batch, parts: int) -> Batch:
     """Splits every array [B, ...] -> [parts, B / parts, ...]; clips stay on their devices."""
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1),
-        batch,
-    )
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
 
 
 def update(

@@ -269,12 +269,7 @@ def _open_pickle(path: Path) -> Any:
 
 
 def _from_torch(
-    path: Path,
-    top: Any,
-    heads: int,
-    predictor_heads: int,
-    clip: ClipInput,
-    ignore: Sequence[str],
+    path: Path, top: Any, heads: int, predictor_heads: int, clip: ClipInput, ignore: Sequence[str]
 ) -> Pretrained:
     parts, left_out = _parts_of(path, top, ignore)
     if left_out:

@@ -84,10 +84,7 @@ _LAYERS = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-_STACKS = {
-    "encoder.blocks": "videomae.encoder.layer",
-    "decoder.blocks": "decoder.decoder_layers",
-}
+_STACKS = {"encoder.blocks": "videomae.encoder.layer", "decoder.blocks": "decoder.decoder_layers"}
 _BIASES = {"attn.q_bias": "attention.attention.query.bias"}
 _BIASES["attn.v_bias"] = "attention.attention.value.bias"
 _HUGGING_FACE = {

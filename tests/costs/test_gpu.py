@@ -59,11 +59,7 @@ class FakeMesh:
 def test_jax_is_answered_for_a_while_about_the_gpu_that_is_not_there():
     from jax._src.cudnn import fused_attention_stablehlo as asked
 
-    names = (
-        "check_cudnn_version",
-        "check_compute_capability",
-        "is_cuda_compute_capability_equal",
-    )
+    names = ("check_cudnn_version", "check_compute_capability", "is_cuda_compute_capability_equal")
     before = [getattr(asked, name) for name in names]
     # What stands in has the parameters of what it stands for.
     counts = [len(inspect.signature(function).parameters) for function in before]

@@ -388,14 +388,8 @@ def test_a_shipped_config_is_accepted(name):
     ("changes", "sentence"),
     [
         ({"weights": ()}, "no model is named: name at least one with --weights"),
-        (
-            {"controls": ("random",)},
-            "'controls' has 'random', but it must contain only 'initial'",
-        ),
-        (
-            {"tasks.lvef.kind": "regresion"},
-            "'regresion', but it must be one of regression",
-        ),
+        ({"controls": ("random",)}, "'controls' has 'random', but it must contain only 'initial'"),
+        ({"tasks.lvef.kind": "regresion"}, "'regresion', but it must be one of regression"),
         ({"tasks.lvef.data": "adlut"}, r"'tasks\.lvef\.data' is 'adlut', .* adult, pediatric"),
         ({"tasks.lvef.heads": ("deep",)}, r"must name heads such as linear, pca512-linear"),
         ({"tasks.lvef.seeds": (0.5,)}, "at least one whole number"),

@@ -101,12 +101,7 @@ def test_rollout_is_the_product_of_the_layers_with_the_residual():
 def test_maps_by_hand():
     """Two time steps of one row and two columns; a query's attention adds up to 1."""
     weights = np.array(
-        [
-            [0.7, 0.1, 0.1, 0.1],
-            [0.4, 0.4, 0.2, 0.0],
-            [0.25, 0.25, 0.25, 0.25],
-            [0.0, 0.0, 0.5, 0.5],
-        ]
+        [[0.7, 0.1, 0.1, 0.1], [0.4, 0.4, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.5, 0.5]]
     )
     found = maps_of(jnp.asarray(weights), jnp.eye(4), (2, 1, 2))
     np.testing.assert_allclose(found[RECEIVED], [[[1.35, 0.75]], [[1.05, 0.85]]])

@@ -269,10 +269,7 @@ def test_the_folder_can_be_read_as_one_table_with_files_left_out(weights, sample
     [
         ((5, 0, "", 0), "--frames is 5, but it must be a multiple of 2, .* nearest is 4"),
         ((0, 36, "", 0), "--size is 36, but it must be a multiple of 8, .* nearest is 32"),
-        (
-            (0, 0, "fsp", 8),
-            "--sample_by is 'fsp', but it must be one of fps, stride, duration",
-        ),
+        ((0, 0, "fsp", 8), "--sample_by is 'fsp', but it must be one of fps, stride, duration"),
         ((0, 0, "fps", 0), "--sample_by=fps needs --sample_value"),
         ((0, 0, "", -1), "--sample_value is -1, but it must be positive"),
     ],

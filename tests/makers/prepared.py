@@ -10,11 +10,7 @@ OPTIONS = Options(size=160, shard_videos=2, splits="train:0.6,val:0.4")
 
 
 def prepared(
-    source: str,
-    out: Path,
-    options: Options = OPTIONS,
-    workers: int = 1,
-    make=preparation.make_here,
+    source: str, out: Path, options: Options = OPTIONS, workers: int = 1, make=preparation.make_here
 ) -> str:
     work = Work(out)
     with work.claimed():

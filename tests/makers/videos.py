@@ -68,12 +68,7 @@ class Numbered:
     folder: Path
 
     def write(
-        self,
-        name: str,
-        codec: str = "mjpeg",
-        frames: int = 40,
-        pixels: str = "yuv420p",
-        **how: Any,
+        self, name: str, codec: str = "mjpeg", frames: int = 40, pixels: str = "yuv420p", **how: Any
     ) -> str:
         """Writes a video; `how` as of `write_video`."""
         path = str(self.folder / name)

@@ -4,12 +4,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from echojepa_jax.models.vit import EncoderShape
-from echojepa_jax.weights.pretrained import (
-    ClipInput,
-    PredictorShape,
-    Pretrained,
-    expected_shapes,
-)
+from echojepa_jax.weights.pretrained import ClipInput, PredictorShape, Pretrained, expected_shapes
 
 TINY = EncoderShape(width=24, depth=2, heads=2, mlp_hidden=48, patch=8)
 PREDICTOR = PredictorShape(width=12, depth=1, heads=1, mlp_hidden=24, mask_tokens=3)

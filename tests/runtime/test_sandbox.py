@@ -27,7 +27,7 @@ def test_every_item_has_a_result_or_a_reason():
         results = list(guard.over(work, items, refusals=(LookupError,)))
         assert list(guard.over(work, ["d"])) == ["D"], "the processes are still there"
     assert [r if isinstance(r, str) else r.reason.partition(":")[0] for r in results] == [
-        *("A", "crashed", "B", "refused", "too slow", "too large", "C"),
+        *("A", "crashed", "B", "refused", "too slow", "too large", "C")
     ]
     assert Failed("refused: for a reason") in results
 

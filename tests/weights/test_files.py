@@ -288,17 +288,11 @@ def damaged(folder: Path, name: str) -> Path:
     ("name", "sentence"),
     [
         ("truncated", r"bad\.pt is not a complete PyTorch file"),
-        (
-            "code",
-            r"contains more than weights \(.*system\), and .* run code",
-        ),
+        ("code", r"contains more than weights \(.*system\), and .* run code"),
         ("nan", r"blocks\.1\.attn\.qkv\.weight contains numbers that are not finite"),
         ("unknown section", r"unknown entries, \['classifier'\]: .* --ignore"),
         ("twice", r"contains norm\.bias twice, with different prefixes"),
-        (
-            "image model",
-            r"is not a V-JEPA 2 encoder or predictor: it has no patch_embed\.proj",
-        ),
+        ("image model", r"is not a V-JEPA 2 encoder or predictor: it has no patch_embed\.proj"),
         ("not a tensor", r"qkv\.weight is a str, not a tensor"),
         ("list", r"contains a list, not a dictionary of weights"),
         ("truncated safetensors", r"model\.safetensors is not a complete safetensors file"),

@@ -94,14 +94,7 @@ def clip_frame_ids(
 
 
 def clip_with_frame(
-    frames: int,
-    fps: float,
-    frame: int,
-    *,
-    length: int,
-    by: str,
-    value: float,
-    tubelet: int,
+    frames: int, fps: float, frame: int, *, length: int, by: str, value: float, tubelet: int
 ) -> tuple[np.ndarray, int, int]:
     """Chooses the frames of a clip that has a given frame of the video as the first of a tubelet.
 

@@ -75,10 +75,7 @@ def probe(path: str) -> VideoInfo:
     kind = container_format(path)
     with open(path, "rb") as file:
         check_complete(file, kind)
-    with (
-        _opened(path, kind) as (container, stream),
-        _second_decoder(path, kind, stream) as second,
-    ):
+    with _opened(path, kind) as (container, stream), _second_decoder(path, kind, stream) as second:
         codec = stream.codec_context.codec
         whole = slots = 0
         first, cut, late = None, False, False
@@ -217,11 +214,7 @@ def _begins_late(stream: VideoStream, first: Packet) -> bool:
 
 
 def _decoded(
-    stream: VideoStream,
-    packet: Packet,
-    k: int,
-    late: bool,
-    second: SecondDecoder | None = None,
+    stream: VideoStream, packet: Packet, k: int, late: bool, second: SecondDecoder | None = None
 ) -> list[VideoFrame]:
     """The frames that decode from a packet, after `k` earlier frames.
 

@@ -8,12 +8,7 @@ from einops import rearrange
 
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour
 from echojepa_jax.models.vit import take_tokens, tubelets
-from echojepa_jax.train.objectives.vjepa2 import (
-    TARGET_NORM_EPS,
-    Batch,
-    present_tokens,
-    token_means,
-)
+from echojepa_jax.train.objectives.vjepa2 import TARGET_NORM_EPS, Batch, present_tokens, token_means
 
 # Added to the standard deviation of a token's pixels.
 PIXEL_EPS = 1e-6

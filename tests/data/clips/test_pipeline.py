@@ -287,8 +287,7 @@ def test_f03_padding_is_counted(samples):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"frames": 0}, "scan the samples"), ({"fps": 0.0}, "use stride")],
+    ("change", "message"), [({"frames": 0}, "scan the samples"), ({"fps": 0.0}, "use stride")]
 )
 def test_samples_without_frames_or_rate_are_an_error_at_once(samples, change, message):
     broken = [*samples[:2], dataclasses.replace(samples[2], **change)]

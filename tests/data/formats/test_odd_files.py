@@ -278,11 +278,7 @@ def run_lengths() -> None:
     case("RLE, a byte too many", packed([p + b"\0\7\0" for p in good], "MONOCHROME2", RLE), GREY3)
     case("RLE, ends with -128", packed([p + b"\x80\0" for p in good], "MONOCHROME2", RLE), GREY3)
     fours = [struct.pack("<I", 4) + rle(f)[4:] for f in COLOUR]
-    case(
-        "RLE of colour said to have 4 segments",
-        packed(fours, "RGB", RLE),
-        COLOUR,
-    )
+    case("RLE of colour said to have 4 segments", packed(fours, "RGB", RLE), COLOUR)
     odd = [odd_segments(f) for f in COLOUR]
     case("RLE with segments of odd length", packed(odd, "RGB", RLE), COLOUR)
     deep = [rle(f) for f in DEEP]
@@ -338,23 +334,14 @@ def native() -> None:
         odd_colour,
         off=SOME_LOSS,
     )
-    case(
-        "big-endian 16 bits",
-        made(DEEP, syntax=ExplicitVRBigEndian, **TWELVE),
-        GREY3,
-        off=1.0,
-    )
+    case("big-endian 16 bits", made(DEEP, syntax=ExplicitVRBigEndian, **TWELVE), GREY3, off=1.0)
     case(
         "ARGB",
         made(np.concatenate([GREY[..., None], COLOUR], axis=-1), "ARGB"),
         reason="unsupported: pictures of 4 channels",
     )
     case("colour by colour, label in lower case", made(COLOUR, "rgb"), COLOUR)
-    case(
-        "rows of zero",
-        made(GREY, Rows=0),
-        reason="damaged: frames of 0 x 48 pixels",
-    )
+    case("rows of zero", made(GREY, Rows=0), reason="damaged: frames of 0 x 48 pixels")
     case("PlanarConfiguration 2", made(COLOUR, "RGB", PlanarConfiguration=2), COLOUR)
     case(
         "no PlanarConfiguration",
@@ -372,12 +359,7 @@ def native() -> None:
         GREY3,
         note=DEPTH_DIFFERS,
     )
-    case(
-        "no HighBit",
-        edited(made(DEEP, **TWELVE), without("HighBit")),
-        GREY3,
-        off=1.0,
-    )
+    case("no HighBit", edited(made(DEEP, **TWELVE), without("HighBit")), GREY3, off=1.0)
     case(
         "trailing garbage after the pixels",
         patched(made(), lambda data: data + b"\xfc\xff\xfc\xff" + bytes(1000)),
@@ -556,11 +538,7 @@ def headers() -> None:
     for name, old, new in (
         ("a group length", b"\x28\0\2\0US", b"\x28\0\0\0UL\4\0\xff\xff\xff\xff\x28\0\2\0US"),
         ("Rows as a signed number", rows + b"US", rows + b"SS"),
-        (
-            "Rows as a long number",
-            rows + b"US\2\0" + number,
-            rows + b"UL\4\0" + number + bytes(2),
-        ),
+        ("Rows as a long number", rows + b"US\2\0" + number, rows + b"UL\4\0" + number + bytes(2)),
         ("explicit, said to be implicit", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"),
     ):
         case(name, swapped(made(), old, new), GREY3)

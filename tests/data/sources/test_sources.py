@@ -384,10 +384,7 @@ def test_csv_column_may_contain_its_unit(tmp_path):
     ("text", "message"),
     [
         ("dicm,ef\na.avi,3\n", r"m\.csv has no column 'path': add it; the header has dicm, ef"),
-        (
-            "File_name,ef\na,3\n",
-            r"no column 'path': rename 'File_name' to 'path'; the",
-        ),
+        ("File_name,ef\na,3\n", r"no column 'path': rename 'File_name' to 'path'; the"),
         ("id\tfile\n1\ta\n", r"no column 'path': separate the cells by commas; the header has"),
         ("path;ef\na;b.avi;3,5\n", r"line 2 has 3 cells, .* texts that contain ';' in"),
         ("", r"has no column 'path': add it; the header has nothing"),
