@@ -32,19 +32,14 @@ from echojepa_jax.train import alarms
 from echojepa_jax.train import config as configs
 from echojepa_jax.train.checkpoint import Checkpoints
 from echojepa_jax.train.evaluators import health, linear_probe
-from echojepa_jax.train.state import (
-    init_params,
-    make_networks,
-    make_optimizer,
-    make_schedules,
-    new_state,
-)
+from echojepa_jax.train.state import make_networks
 from echojepa_jax.train.step import update
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests.makers.calls import before
 from tests.makers.configs import PHANTOM
+from tests.makers.states import fresh
 
 pytestmark = pytest.mark.slow
 
@@ -276,16 +271,13 @@ def test_f19_collapse_is_measured_and_raises_an_alarm(tiny, tmp_path):
         assert [sentence in alarm for alarm in found.values()] == [True] * bool(change)
 
     # A target encoder whose features are constant: every measure says so.
-    config = tiny()
-    networks = make_networks(config)
-    params = init_params(networks, jax.random.key(0), 4, 32)
-    state = new_state(params, make_optimizer(config, params, make_schedules(config)))
+    networks, _, state = fresh(tiny())
     ids = jnp.arange(8)[None].repeat(6, 0)
     clips = rng.integers(0, 256, (6, 4, 32, 32, 3), np.uint8)
     batch = {"clips": clips, "context_ids": (ids,), "target_ids": (ids + 8,)}
     measure = partial(health.measure, batch=batch, networks=networks)
     alive = measure(state)
-    constant = jax.tree.map(jnp.zeros_like, params["encoder"])
+    constant = jax.tree.map(jnp.zeros_like, state.params["encoder"])
     constant["norm"]["bias"] = jnp.arange(24.0)
     dead = measure(state.replace(target=state.target._replace(ema=constant)))
     assert alive["clip_std"] > 1e-3

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from echojepa_jax.evaluation.data import Divided
 from echojepa_jax.evaluation.fit import Fitted, predict
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.predict import Features
@@ -103,17 +104,28 @@ def of_predictions(
     )
 
 
-def with_validation(
-    cell: Cell, fitted: Fitted, features: Features, val: Sequence[Example], size: int
+def of_test(
+    variant: dict[str, str],
+    fitted: Fitted,
+    features: Features,
+    parts: Divided,
+    size: int,
+    against: dict[str, str] | None = None,
+    *,
+    validation: bool = False,
 ) -> Cell:
-    """The cell with what its probe predicts for the validation examples that can be read.
+    """A cell of what a head predicts for the test examples.
 
     Args:
-      size: of a batch.
+      size: of a batch. validation: add predictions for the validation examples that can be read.
     """
-    predicted, readable = predict(fitted, features, val, size)
+    found = predict(fitted, features, parts.test, size)
+    cell = of_predictions(variant, fitted, parts.test, *found, parts.not_scored, against)
+    if not validation:
+        return cell
+    predicted, readable = predict(fitted, features, parts.val, size)
     rows = np.flatnonzero(readable).tolist()
-    true = _true(fitted.task, [val[row] for row in rows])
+    true = _true(fitted.task, [parts.val[row] for row in rows])
     return dataclasses.replace(cell, val_true=true, val_predicted=predicted[rows].tolist())
 
 

@@ -8,15 +8,10 @@ import pytest
 
 from echojepa_jax.train.load_weights import shapes_of
 from echojepa_jax.train.start_from import start_from
-from echojepa_jax.train.state import (
-    init_params,
-    make_networks,
-    make_optimizer,
-    make_schedules,
-    new_state,
-)
+from echojepa_jax.train.state import make_networks
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.write import write_weights
+from tests.makers.states import fresh
 from tests.makers.weights import random_weights
 
 pytestmark = pytest.mark.slow
@@ -36,11 +31,8 @@ def start(tiny, tmp_path):
         weights = random_weights(shape, predictor)
         write_weights(weights, tmp_path / "weights", "safetensors")
         config.init["from"] = str(tmp_path / "weights")
-        networks = make_networks(config)
-        params = init_params(networks, jax.random.key(0), 4, 32)
-        optimizer = make_optimizer(config, params, make_schedules(config))
-        fresh = new_state(params, optimizer)
-        return weights, fresh, start_from(config, networks, fresh)
+        networks, _, before = fresh(config)
+        return weights, before, start_from(config, networks, before)
 
     return run
 

@@ -18,27 +18,16 @@ from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.program import make_program
 from echojepa_jax.train.state import (
-    init_params,
     make_networks,
-    make_optimizer,
-    make_schedules,
-    new_state,
 )
 from echojepa_jax.train.step import gradients, train_step, update
 from tests.makers.calls import before
-
-
-def made(config):
-    """Networks, optimizer and a fresh state."""
-    networks = make_networks(config)
-    params = init_params(networks, jax.random.key(0), 4, 32)
-    optimizer = make_optimizer(config, params, make_schedules(config))
-    return networks, optimizer, new_state(params, optimizer)
+from tests.makers.states import fresh
 
 
 @pytest.fixture(scope="module")
 def of_videos(tiny):
-    return made(tiny())
+    return fresh(tiny())
 
 
 @pytest.fixture
@@ -143,7 +132,7 @@ def joint(tiny_images):
     # Unequal numbers of clips that count in the two parts of the batch.
     batch["valid"][[0, 2, 4, 7]] = False
     batch["images"]["valid"][[1, 3, 5]] = False
-    return *made(config), batch
+    return *fresh(config), batch
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +190,8 @@ def test_what_only_images_use_decays_with_images_only(joint):
 @pytest.mark.parametrize("objective", [VJepa2(), VJepa21(levels=1, by_distance=True)])
 def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objective):
     new = isinstance(objective, VJepa21)
-    networks = make_networks(tiny(model__family="v2.1" if new else "v2"))
-    params = init_params(networks, jax.random.key(0), 4, 32)
+    networks, _, state = fresh(tiny(model__family="v2.1" if new else "v2"))
+    params = state.params
     common = params, networks.encoder, networks.predictor, params["encoder"]
     batch = setting[-1]
     # Token ids below 16 are of the first two frames, the others of the last two.

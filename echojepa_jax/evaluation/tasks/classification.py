@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.probes.examples import Example, share_of
@@ -73,7 +73,6 @@ def run(
 ) -> list[cells.Cell]:
     """A cell for each head, share, way of drawing and length of training."""
     mine = data[options.data]
-    features = mine.features[None]
     parts = divided(mine, "classification", options.target, options.views, study=False)
     whole = -(-len(parts.train) // probe.batch) * probe.epochs
     found: list[cells.Cell] = []
@@ -91,18 +90,12 @@ def run(
                         focal_gamma=options.focal_gamma,
                     )
                     fitted = trained(how, mine, few, probe, seed)
-                    predicted, readable = predict(fitted, features, parts.test, probe.batch)
                     variant = {
                         "head": head,
                         "labels": f"{100 * share:g} %",
                         "drawn by": "" if share == 1 else by,
                         "equal": "" if share == 1 else length,
                     }
-                    cell = cells.of_predictions(
-                        variant, fitted, parts.test, predicted, readable, parts.not_scored
-                    )
-                    if not found:
-                        val = features, parts.val, probe.batch
-                        cell = cells.with_validation(cell, fitted, *val)
-                    found.append(cell)
+                    test = fitted, mine.features[None], parts, probe.batch
+                    found.append(cells.of_test(variant, *test, validation=not found))
     return found

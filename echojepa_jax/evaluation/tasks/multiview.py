@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
@@ -54,7 +54,6 @@ def run(
 ) -> list[cells.Cell]:
     """A cell for the whole probe, and one for each ablation."""
     mine = data[options.data]
-    features = mine.features[None]
     parts = divided(mine, "regression", options.target, options.views, study=True)
     found: list[cells.Cell] = []
     for without in ABLATIONS if options.ablations else ABLATIONS[:1]:
@@ -66,17 +65,7 @@ def run(
             view_dropout=0.0 if DROPOUT in without else options.view_dropout,
         )
         fitted = trained(how, mine, parts, probe, seed)
-        predicted, readable = predict(fitted, features, parts.test, probe.batch)
-        cell = cells.of_predictions(
-            {"without": ", ".join(without)},
-            fitted,
-            parts.test,
-            predicted,
-            readable,
-            parts.not_scored,
-            against={"without": ""} if without else None,
-        )
-        if not found:
-            cell = cells.with_validation(cell, fitted, features, parts.val, probe.batch)
-        found.append(cell)
+        variant, whole = {"without": ", ".join(without)}, {"without": ""}
+        test = fitted, mine.features[None], parts, probe.batch, whole if without else None
+        found.append(cells.of_test(variant, *test, validation=not found))
     return found

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 
@@ -29,19 +29,13 @@ def run(
 ) -> list[cells.Cell]:
     """A cell for each head, and one more if studies are averaged."""
     mine = data[options.data]
-    features = mine.features[None]
     parts = divided(mine, "regression", options.target, options.views, study=False)
     found: list[cells.Cell] = []
     for head in options.heads:
         fitted = trained(HowToFit(head), mine, parts, probe, seed)
-        predicted, readable = predict(fitted, features, parts.test, probe.batch)
         video = {"head": head} | ({"level": "video"} if options.by_study else {})
-        cell = cells.of_predictions(
-            video, fitted, parts.test, predicted, readable, parts.not_scored
-        )
-        if not found:
-            cell = cells.with_validation(cell, fitted, features, parts.val, probe.batch)
-        found.append(cell)
+        test = fitted, mine.features[None], parts, probe.batch
+        found.append(cells.of_test(video, *test, validation=not found))
         if options.by_study:
-            found.append(cells.of_studies(cell, video | {"level": "study"}, None))
+            found.append(cells.of_studies(found[-1], video | {"level": "study"}, None))
     return found

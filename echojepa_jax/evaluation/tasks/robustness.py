@@ -13,7 +13,7 @@ from echojepa_jax.data.clips.perturbations import (
 )
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit, predict
+from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
@@ -55,23 +55,12 @@ def run(
     mine = data[options.data]
     parts = divided(mine, "regression", options.target, options.views, study=False)
     fitted = trained(HowToFit(options.head), mine, parts, probe, seed)
-    found = []
+    found: list[cells.Cell] = []
     for perturbation in [None, *_perturbations(options)]:
-        features = mine.features[perturbation]
-        predicted, readable = predict(fitted, features, parts.test, probe.batch)
-        variant = CLEAN
-        if perturbation:
-            variant = {"perturbation": perturbation.kind, "severity": perturbation.severity}
-        found.append(
-            cells.of_predictions(
-                variant,
-                fitted,
-                parts.test,
-                predicted,
-                readable,
-                parts.not_scored,
-                against=CLEAN if perturbation else None,
-            )
-        )
-    val = mine.features[None], parts.val, probe.batch
-    return [cells.with_validation(found[0], fitted, *val), *found[1:]]
+        test = fitted, mine.features[perturbation], parts, probe.batch
+        if not perturbation:
+            found.append(cells.of_test(CLEAN, *test, validation=True))
+            continue
+        variant = {"perturbation": perturbation.kind, "severity": perturbation.severity}
+        found.append(cells.of_test(variant, *test, CLEAN))
+    return found

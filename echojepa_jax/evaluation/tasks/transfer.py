@@ -65,10 +65,9 @@ def run(
     here, there = data[options.data], data[options.to]
     mine = divided(here, "regression", options.target, options.views, study=False)
     fitted = trained(HowToFit(options.head), here, mine, probe, seed)
-    predicted, readable = predict(fitted, here.features[None], mine.test, probe.batch)
     variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
-    cell = cells.of_predictions(variant, fitted, mine.test, predicted, readable, mine.not_scored)
-    found = [cells.with_validation(cell, fitted, here.features[None], mine.val, probe.batch)]
+    test = fitted, here.features[None], mine, probe.batch
+    found = [cells.of_test(variant, *test, validation=True)]
     features = there.features[None]
     for name, views in [("all", options.views), *((view, (view,)) for view in options.alone)]:
         theirs = divided(there, "regression", options.target, views, study=False)
