@@ -68,6 +68,14 @@ def run(program: str, *arguments: str, **settings: Any) -> subprocess.CompletedP
     return finish(start(program, *arguments, **settings))
 
 
+def run_code(
+    code: str, *arguments: str, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Runs Python code in a process of its own."""
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
+
+
 def as_fields(fields: Mapping[str, Any]) -> list[str]:
     """Flags that set these fields of a config."""
     return [f"--config.{name}={value}" for name, value in fields.items()]

@@ -23,7 +23,7 @@ from echojepa_jax.utils import shipped_configs
 from echojepa_jax.utils.errors import UserError
 from tests import programs
 from tests.makers.configs import SHRINK
-from tests.programs import REPOSITORY
+from tests.programs import REPOSITORY, run_code
 
 
 def project():
@@ -76,11 +76,9 @@ def test_the_list_of_programs_waits_for_no_library():
         "import sys; before = set(sys.modules); from echojepa_jax.__main__ import overview; "
         "overview(); print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    loaded = set(done.stdout.split()) - {"echojepa_jax"}
-    assert loaded <= set(sys.stdlib_module_names), loaded
+    loaded = set(run_code(code).stdout.split())
+    assert "echojepa_jax" in loaded
+    assert loaded - {"echojepa_jax"} <= set(sys.stdlib_module_names), loaded
 
 
 # --- shipped configs --------------------------------------------------------------------------
@@ -137,7 +135,7 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(REPOSITORY / name, copy)
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
+    done = run_code(code, cwd=copy)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(out.glob("*.whl"))
 

@@ -1,7 +1,6 @@
 """Where compiled programs are kept."""
 
 import os
-import subprocess
 import sys
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 from etils import epath
 
 from echojepa_jax.runtime import platform
-from tests.programs import REPOSITORY
+from tests.programs import run_code
 
 pytestmark = pytest.mark.slow
 
@@ -58,8 +57,7 @@ except UserError as error:
 )
 def test_cpus_do_not_stand_in_for_an_accelerator(asked, said):
     environment = os.environ | {"JAX_PLATFORMS": asked, "TPU_SKIP_MDS_QUERY": "1"}
-    words = [sys.executable, "-c", ASK]
-    done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    done = run_code(ASK, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(said)
     assert bool(done.stdout) == bool(said)
@@ -116,8 +114,6 @@ def test_temporaries_of_a_step_are_not_mapped_anew():
     """On CPUs; each page of 4 kB that is new costs a fault."""
     # One device, and nothing that other tests have set.
     env = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS], cwd=REPOSITORY, env=env, capture_output=True, text=True
-    )
+    done = run_code(FAULTS, env=env)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2000

@@ -80,7 +80,7 @@ class Late:
 late = Late()
 command_line.run(lambda: "complete", needed=())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = programs.run_code(program)
     assert (done.returncode, done.stdout) == (0, "complete\n"), done.stderr
 
 
@@ -137,7 +137,7 @@ command_line.run(job, needed=(){settings})
 )
 def test_an_interruption_that_python_drops_ends_the_program(lose, settings):
     program = LOSES_AN_INTERRUPTION.format(lose=lose, settings=settings)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = programs.run_code(program)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.splitlines()[-1].startswith("error: interrupted; the same command continues")
 

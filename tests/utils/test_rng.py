@@ -1,12 +1,10 @@
 """Derived random generators."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from echojepa_jax.utils.rng import generator
+from tests.programs import run_code
 
 GOLDEN = (7359835040032626616, 7695702828388390284)
 
@@ -48,10 +46,7 @@ def test_another_process_draws_the_same():
         "from echojepa_jax.utils.rng import generator;"
         "print(generator(5, 'crop', 2).integers(2**63))"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert int(output.stdout) == first(5, "crop", 2)
+    assert int(run_code(code).stdout) == first(5, "crop", 2)
 
 
 def test_neighbouring_names_are_uncorrelated():

@@ -2,8 +2,6 @@
 
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from echojepa_jax.data.formats import decode
 from echojepa_jax.data.formats.decode import UnreadableVideo
-from tests.programs import REPOSITORY
+from tests.programs import run_code
 
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -251,6 +249,5 @@ def test_no_decoder_noise_on_stderr(tmp_path, numbered, cut):
         "    try: read(path)\n"
         "    except decode.UnreadableVideo: pass\n"
     )
-    command = [sys.executable, "-c", program, *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = run_code(program, *names)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

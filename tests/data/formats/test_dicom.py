@@ -1,8 +1,6 @@
 """Ultrasound DICOM: real files that ship with pydicom and pydicom-data, and made ones."""
 
 import errno
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from echojepa_jax.data.sources import read_source
 from tests.makers.dicom import SECRET, as_jpeg, make, real, region
 from tests.makers.recordings import FOLDER
 from tests.makers.videos import all_frames
-from tests.programs import REPOSITORY
+from tests.programs import run_code
 
 CINE_REGION = (84, 31, 595, 414)  # of color3d_jpeg_baseline.dcm: x0, y0, x1, y1
 
@@ -477,8 +475,7 @@ def test_no_patient_reaches_a_log(tmp_path, grey, colour):
         "    try: print(read(path).shape if read is not decode.probe else '')\n"
         "    except decode.UnreadableVideo as error: print(error)\n"
     )
-    command = [sys.executable, "-c", program, *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    done = run_code(program, *names)
     assert "(2, 20, 30, 3)" in done.stdout
     assert "Doe" not in done.stdout + done.stderr
     assert done.stderr == ""
