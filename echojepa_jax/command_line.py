@@ -161,6 +161,8 @@ def _parse(argv: list[str]) -> list[str]:
         # config_flags appends the traceback of a config file.
         flag, _, traceback = str(error).partition(" Error whilst parsing config file:")
         problem = f"{flag} {traceback.splitlines()[-1]}" if traceback else first_line(error)
+        if found := re.match(r"flag --(config\.[\w.]+)=.* as a ConfigDict", problem):
+            problem = f"{found[1]} is a section: set its fields, such as --{found[1]}.NAME=VALUE"
         sys.exit(f"error: {problem}")
     # A config file is a program, so it can raise any error; config_flags adds errors for fields
     # that the config lacks or whose value it cannot parse.
