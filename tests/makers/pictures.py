@@ -56,6 +56,7 @@ GREY3 = np.repeat(GREY[..., None], 3, axis=-1)
 YBR = convert_color_space(COLOUR.copy(), "RGB", "YBR_FULL", per_frame=True)
 BACK = convert_color_space(YBR.copy(), "YBR_FULL", "RGB", per_frame=True)
 DEEP = ((GREY.astype(int) * 4095 + 127) // 255).astype(np.uint16)
+OF_DEEP: dict[str, Any] = {"truth": GREY3, "off": 1.0}
 TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
 
 
@@ -176,6 +177,11 @@ def by_pillow(picture: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
+def of_jpeg(pictures: list[bytes]) -> dict[str, Any]:
+    """What must come of these pictures."""
+    return {"truth": np.stack([by_pillow(p) for p in pictures]), "off": 0.5}
+
+
 def lossless(frame: np.ndarray, marks: bytes = b"", ids: bytes = b"\1\2\3", bits: int = 8) -> bytes:
     how = {"colorspace": "RGB", "outcolorspace": "RGB"} if frame.ndim == 3 else {}
     coded_frame = imagecodecs.jpeg8_encode(
@@ -230,8 +236,8 @@ def video_stream(frames: np.ndarray, codec: str, form: str, **options: str) -> b
 
 
 JPEGS = [jpeg(f, "4:2:0") for f in COLOUR]
-JPEG_TRUTH = np.stack([by_pillow(p) for p in JPEGS])
-OF_JPEG: dict[str, Any] = {"truth": JPEG_TRUTH, "off": 0.5}
+OF_JPEG = of_jpeg(JPEGS)
+JPEG_TRUTH = OF_JPEG["truth"]
 
 
 # --- ways to write a file -------------------------------------------------------------------------
@@ -243,7 +249,9 @@ def made(frames: np.ndarray = GREY, label: str = "MONOCHROME2", **tags: Any) -> 
     return lambda path: make(path, frames, label, **tags)
 
 
-def packed(pictures: list[bytes], label: str, syntax: UID, **tags: Any) -> Write:
+def packed(
+    pictures: list[bytes], label: str = "YBR_FULL_422", syntax: UID = JPEG, **tags: Any
+) -> Write:
     return lambda path: coded(path, pictures, label, syntax, **tags)
 
 
@@ -288,6 +296,10 @@ def in_dicom(stream: bytes, syntax: str, frames: np.ndarray, **how: Any) -> Writ
     """A stream of a video; the header states the size and the number of `frames`."""
     uid = UID(f"1.2.840.10008.1.2.4.{syntax}")
     return packed([stream], "YBR_PARTIAL_420", uid, template=frames, **{"said": len(frames)} | how)
+
+
+def damaged(frame: int) -> str:
+    return f"damaged: frame {frame} does not decode"
 
 
 @dataclasses.dataclass(frozen=True)

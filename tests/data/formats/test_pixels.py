@@ -50,6 +50,7 @@ from tests.makers.pictures import (
     JPEGS,
     LOSSLESS,
     NO_LOSS,
+    OF_DEEP,
     OF_JPEG,
     RLE,
     SOME_LOSS,
@@ -60,6 +61,7 @@ from tests.makers.pictures import (
     adobe,
     by_pillow,
     coded,
+    damaged,
     edited,
     htj2k,
     in_dicom,
@@ -151,7 +153,7 @@ def colours_of_jpegs() -> None:
     progressive = [jpeg(f, "4:2:0", progressive=True) for f in COLOUR]
     case(
         "progressive jpeg",
-        packed(progressive, "YBR_FULL_422", JPEG),
+        packed(progressive),
         np.stack([by_pillow(p) for p in progressive]),
         off=0.5,
     )
@@ -420,7 +422,7 @@ def depth() -> None:
         return lambda dataset: dataset.add_new(0x60000102, "US", bit)
 
     above = edited(made(DEEP | 0x8000, **TWELVE), graphics(15))
-    case("graphics above the picture", above, GREY3, off=1.0)
+    case("graphics above the picture", above, **OF_DEEP)
     case(
         "graphics elsewhere, and 16 bits said to be 12",
         edited(made(full, **TWELVE), graphics(0)),
@@ -457,8 +459,7 @@ def depth() -> None:
             case(
                 f"{name} of 12 bits said to be {said}",
                 packed(files, "MONOCHROME2", syntax, **tags),
-                GREY3,
-                off=1.0,
+                **OF_DEEP,
             )
     colour = ((COLOUR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
     ybr = ((YBR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
@@ -503,10 +504,7 @@ def depth() -> None:
         )
     files = [j2k(f) for f in signed]
     case(
-        "signed JPEG 2000",
-        packed(files, "MONOCHROME2", J2K, template=signed, **TWELVE),
-        GREY3,
-        off=1.0,
+        "signed JPEG 2000", packed(files, "MONOCHROME2", J2K, template=signed, **TWELVE), **OF_DEEP
     )
 
 
@@ -653,17 +651,11 @@ def fragments() -> None:
             f"{name}, no number of frames", packed(files, label, syntax, said=None), right, off=0.5
         )
         half = [*files[:2], files[2][: len(files[2]) // 2], *files[3:]]
-        case(
-            f"{name}, half of frame 2",
-            packed(half, label, syntax),
-            reason="damaged: frame 2 does not decode",
-        )
+        case(f"{name}, half of frame 2", packed(half, label, syntax), reason=damaged(2))
         if syntax != RLE:
             closed = [*files[:2], files[2][: len(files[2]) * 7 // 8] + b"\xff\xd9", *files[3:]]
             case(
-                f"{name}, frame 2 cut and closed",
-                packed(closed, label, syntax),
-                reason="damaged: frame 2 does not decode",
+                f"{name}, frame 2 cut and closed", packed(closed, label, syntax), reason=damaged(2)
             )
         case(
             f"{name} of another size",
@@ -672,27 +664,23 @@ def fragments() -> None:
             if syntax == RLE
             else "wrong Rows and Columns: header states 40",
         )
-    case("jpeg, no table at all", packed(JPEGS, "YBR_FULL_422", JPEG, table="missing"), **OF_JPEG)
+    case("jpeg, no table at all", packed(JPEGS, table="missing"), **OF_JPEG)
     endless = [p[:-2] for p in JPEGS]
-    case("jpeg, no end markers", packed(endless, "YBR_FULL_422", JPEG), **OF_JPEG)
+    case("jpeg, no end markers", packed(endless), **OF_JPEG)
     filled = [p[:-2] + bytes(4) + p[-2:] for p in JPEGS]
-    case("jpeg, zeros before its end", packed(filled, "YBR_FULL_422", JPEG), **OF_JPEG)
+    case("jpeg, zeros before its end", packed(filled), **OF_JPEG)
     open_ended = [j2k(f)[:-2] for f in COLOUR]
     case("JPEG 2000, no end markers", packed(open_ended, "YBR_RCT", J2K), COLOUR)
     half_open = [*open_ended[:2], open_ended[2][:-40], open_ended[3]]
     case(
         "JPEG 2000, no end markers, 40 bytes of frame 2 are missing",
         packed(half_open, "YBR_RCT", J2K),
-        reason="damaged: frame 2 does not decode",
+        reason=damaged(2),
     )
     thumbnail = b"\xff\xe1" + struct.pack(">H", 8 + len(JPEGS[0])) + b"Exif\0\0" + JPEGS[0]
     within = [p[:2] + thumbnail + p[2:] for p in JPEGS]
     for pieces in (1, 3):
-        case(
-            f"jpeg with a thumbnail, in {pieces} pieces",
-            packed(within, "YBR_FULL_422", JPEG, pieces=pieces),
-            **OF_JPEG,
-        )
+        case(f"jpeg with a thumbnail, in {pieces} pieces", packed(within, pieces=pieces), **OF_JPEG)
     halves = [lossless(f) for f in GREY]
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     for name, files in (("lossless", halves), ("lossless of 12 bits", deep)):
@@ -700,7 +688,7 @@ def fragments() -> None:
         case(
             f"{name}, frame 3 cut and closed",
             packed(files, "MONOCHROME2", LOSSLESS),
-            reason="damaged: frame 3 does not decode",
+            reason=damaged(3),
         )
     cmyk = io.BytesIO()
     Image.fromarray(np.dstack([COLOUR[0], GREY[0]]), "CMYK").save(cmyk, "JPEG")
@@ -722,7 +710,7 @@ def other_kinds() -> None:
     for names in (("PixelRepresentation",), meaningless, (*meaningless, "PlanarConfiguration")):
         case(
             f"jpeg without {names[0]} and {len(names) - 1} more",
-            edited(packed(JPEGS, "YBR_FULL_422", JPEG), without(*names)),
+            edited(packed(JPEGS), without(*names)),
             **OF_JPEG,
         )
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
@@ -742,22 +730,16 @@ def other_kinds() -> None:
     for samples in (1, 3):
         case(
             f"jpeg with {samples} samples per pixel",
-            packed(JPEGS, "YBR_FULL_422", JPEG, SamplesPerPixel=samples),
+            packed(JPEGS, SamplesPerPixel=samples),
             **OF_JPEG,
         )
     case("signed 8 bits", made((GREY.astype(int) - 128).astype(np.int8)), GREY3)
     case("signed colours", made(COLOUR, "RGB", PixelRepresentation=1), COLOUR)
-    case(
-        "jpeg of signed colours",
-        packed(JPEGS, "YBR_FULL_422", JPEG, PixelRepresentation=1),
-        **OF_JPEG,
-    )
+    case("jpeg of signed colours", packed(JPEGS, PixelRepresentation=1), **OF_JPEG)
     case("label with a blank", made(COLOUR, "RGB "), COLOUR)
     mixed = [*JPEGS[:3], jpeg(GREY[3])]
     case(
-        "one grey jpeg of four",
-        packed(mixed, "YBR_FULL_422", JPEG),
-        reason="mixed pictures: frame 3 has other channels",
+        "one grey jpeg of four", packed(mixed), reason="mixed pictures: frame 3 has other channels"
     )
     for syntax in (ExplicitVRLittleEndian, LOSSLESS, J2K):
         case(f"jpegs under {syntax.name[:30]}", packed(JPEGS, "YBR_FULL_422", syntax), **OF_JPEG)
@@ -790,7 +772,7 @@ def other_kinds() -> None:
     case(
         "JPEG 2000 of high throughput, half of frame 1",
         packed(high, "YBR_RCT", HTJ2K),
-        reason="damaged: frame 1 does not decode",
+        reason=damaged(1),
     )
     many = [b"\xff\xd8" + adobe(1) + JFIF + p[2:] for p in JPEGS]
     case(
