@@ -71,6 +71,7 @@ from tests.makers.pictures import (
     judge,
     lossless,
     made,
+    of_jpeg,
     packed,
     patched,
     remarked,
@@ -98,7 +99,7 @@ def case(name: str, write: Write, truth: Any = None, **expected: Any) -> None:
 def colours_of_jpegs() -> None:
     """Every marker under every label: the stream decides, and where it is open, the label."""
     pictures = {s: [jpeg(f, s) for f in COLOUR] for s in ("4:4:4", "4:2:2", "4:2:0")}
-    truth = {s: np.stack([by_pillow(p) for p in ps]) for s, ps in pictures.items()}
+    truth = {s: of_jpeg(ps) for s, ps in pictures.items()}
     rgb = [rgb_jpeg(f) for f in COLOUR]
     for label in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"):
         note = COLOURS_DIFFER if label == "RGB" else ""
@@ -111,75 +112,39 @@ def colours_of_jpegs() -> None:
                 continue  # really RGB, see below
             name = f"jpeg {sampling} {'JFIF' if marks == JFIF else marks[4:9].decode()} as {label}"
             files = [remarked(p, marks) for p in pictures[sampling]]
-            case(name, packed(files, label, JPEG), truth[sampling], off=0.5, note=note)
+            case(name, packed(files, label), **truth[sampling], note=note)
         for name, marks, ids in (
             ("Adobe 0", adobe(0), b"\1\2\3"),
             ("named", b"", b"RGB"),
             ("Adobe 0 and named", adobe(0), b"RGB"),
         ):
             files = [remarked(p, marks, ids) for p in rgb]
-            case(
-                f"jpeg of RGB, {name}, as {label}",
-                packed(files, label, JPEG),
-                COLOUR,
-                off=SOME_LOSS,
-                note="" if label == "RGB" else COLOURS_DIFFER,
-            )
-    case("jpeg of RGB without a mark, as RGB", packed(rgb, "RGB", JPEG), COLOUR, off=SOME_LOSS)
-    case(
-        "jpeg with names from 0 on, as YBR_FULL",
-        packed([remarked(p, b"", b"\0\1\2") for p in pictures["4:4:4"]], "YBR_FULL", JPEG),
-        truth["4:4:4"],
-        off=0.5,
-    )
+            note = "" if label == "RGB" else COLOURS_DIFFER
+            write = packed(files, label)
+            case(f"jpeg of RGB, {name}, as {label}", write, COLOUR, off=SOME_LOSS, note=note)
+    case("jpeg of RGB without a mark, as RGB", packed(rgb, "RGB"), COLOUR, off=SOME_LOSS)
+    full, full_truth = pictures["4:4:4"], truth["4:4:4"]
+    from_0 = [remarked(p, b"", b"\0\1\2") for p in full]
+    case("jpeg with names from 0 on, as YBR_FULL", packed(from_0, "YBR_FULL"), **full_truth)
     for marked in range(FRAMES):
-        files = [remarked(p, JFIF if k == marked else b"") for k, p in enumerate(pictures["4:4:4"])]
-        case(
-            f"jpeg, JFIF in frame {marked} only, as RGB",
-            packed(files, "RGB", JPEG),
-            truth["4:4:4"],
-            off=0.5,
-            note=COLOURS_DIFFER,
-        )
-    for label in ("RGB", "YBR_FULL_422"):
-        files = [remarked(p, adobe(2)) for p in pictures["4:2:0"]]
-        case(
-            f"jpeg with Adobe's code for four channels as {label}",
-            packed(files, label, JPEG),
-            truth["4:2:0"],
-            off=0.5,
-            note=COLOURS_DIFFER if label == "RGB" else "",
-        )
+        files = [remarked(p, JFIF if k == marked else b"") for k, p in enumerate(full)]
+        name = f"jpeg, JFIF in frame {marked} only, as RGB"
+        case(name, packed(files, "RGB"), **full_truth, note=COLOURS_DIFFER)
+    for label, note in (("RGB", COLOURS_DIFFER), ("YBR_FULL_422", "")):
+        files = [remarked(p, adobe(2)) for p in JPEGS]
+        name = f"jpeg with Adobe's code for four channels as {label}"
+        case(name, packed(files, label), **OF_JPEG, note=note)
     progressive = [jpeg(f, "4:2:0", progressive=True) for f in COLOUR]
-    case(
-        "progressive jpeg",
-        packed(progressive),
-        np.stack([by_pillow(p) for p in progressive]),
-        off=0.5,
-    )
+    case("progressive jpeg", packed(progressive), **of_jpeg(progressive))
     grey = [jpeg(f) for f in GREY]
-    grey_truth = np.stack([by_pillow(p) for p in grey])
-    for label, turned in (("MONOCHROME2", False), ("MONOCHROME1", True), ("RGB", False)):
-        case(
-            f"grey jpeg as {label}",
-            packed(grey, label, JPEG),
-            255 - grey_truth if turned else grey_truth,
-            off=0.5,
-            note=COLOURS_DIFFER if label == "RGB" else "",
-        )
-    case(
-        "colour jpeg as MONOCHROME2",
-        packed(pictures["4:2:0"], "MONOCHROME2", JPEG),
-        truth["4:2:0"],
-        off=0.5,
-        note=COLOURS_DIFFER,
-    )
-    case(
-        "jpeg in a lossless syntax",
-        packed(pictures["4:2:0"], "YBR_FULL_422", LOSSLESS),
-        truth["4:2:0"],
-        off=0.5,
-    )
+    of_grey = of_jpeg(grey)
+    inverted = of_grey | {"truth": 255 - of_grey["truth"]}
+    case("grey jpeg as MONOCHROME2", packed(grey, "MONOCHROME2"), **of_grey)
+    case("grey jpeg as MONOCHROME1", packed(grey, "MONOCHROME1"), **inverted)
+    case("grey jpeg as RGB", packed(grey, "RGB"), **of_grey, note=COLOURS_DIFFER)
+    write = packed(JPEGS, "MONOCHROME2")
+    case("colour jpeg as MONOCHROME2", write, **OF_JPEG, note=COLOURS_DIFFER)
+    case("jpeg in a lossless syntax", packed(JPEGS, syntax=LOSSLESS), **OF_JPEG)
 
 
 def colours_without_loss() -> None:
@@ -199,43 +164,25 @@ def colours_without_loss() -> None:
     for label in ("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "MONOCHROME2"):
         note = COLOURS_DIFFER if label in ("YBR_FULL", "MONOCHROME2") else ""
         for name, encode, syntax in (("2000", j2k, J2K), ("2000 of high throughput", htj2k, HTJ2K)):
-            files = [encode(f) for f in COLOUR]
-            case(
-                f"JPEG {name} with its transform as {label}",
-                packed(files, label, syntax),
-                COLOUR,
-                note=note,
-            )
+            write = packed([encode(f) for f in COLOUR], label, syntax)
+            case(f"JPEG {name} with its transform as {label}", write, COLOUR, note=note)
     bare = [j2k(f, mct=False) for f in COLOUR]
     case("JPEG 2000 without its transform as YBR_RCT", packed(bare, "YBR_RCT", J2K), COLOUR)
-    for name, marks, ids, stored, truth, label in (
-        ("JFIF", JFIF, b"\1\2\3", YBR, BACK, "RGB"),
-        ("Adobe 1", adobe(1), b"\1\2\3", YBR, BACK, "RGB"),
-        ("Adobe 0", adobe(0), b"\1\2\3", COLOUR, COLOUR, "YBR_FULL"),
-        ("names", b"", b"RGB", COLOUR, COLOUR, "YBR_FULL_422"),
+    of_ybr: dict[str, Any] = {"truth": BACK, "off": SOME_LOSS, "note": COLOURS_DIFFER}
+    of_rgb: dict[str, Any] = {"truth": COLOUR, "note": COLOURS_DIFFER}
+    for name, marks, ids, stored, expected, label in (
+        ("JFIF", JFIF, b"\1\2\3", YBR, of_ybr, "RGB"),
+        ("Adobe 1", adobe(1), b"\1\2\3", YBR, of_ybr, "RGB"),
+        ("Adobe 0", adobe(0), b"\1\2\3", COLOUR, of_rgb, "YBR_FULL"),
+        ("names", b"", b"RGB", COLOUR, of_rgb, "YBR_FULL_422"),
     ):
-        files = [lossless(f, marks, ids) for f in stored]
-        case(
-            f"lossless with {name} as {label}",
-            packed(files, label, LOSSLESS),
-            truth,
-            off=SOME_LOSS if label == "RGB" else NO_LOSS,
-            note=COLOURS_DIFFER,
-        )
+        write = packed([lossless(f, marks, ids) for f in stored], label, LOSSLESS)
+        case(f"lossless with {name} as {label}", write, **expected)
     files = [lossless(f, JFIF if k == 2 else b"") for k, f in enumerate(YBR)]
-    case(
-        "lossless, JFIF in frame 2 only",
-        packed(files, "RGB", LOSSLESS),
-        BACK,
-        off=SOME_LOSS,
-        note=COLOURS_DIFFER,
-    )
+    case("lossless, JFIF in frame 2 only", packed(files, "RGB", LOSSLESS), **of_ybr)
     for planar in (0, 1):
-        case(
-            f"RLE with PlanarConfiguration {planar}",
-            packed([rle(f) for f in COLOUR], "RGB", RLE, PlanarConfiguration=planar),
-            COLOUR,
-        )
+        write = packed([rle(f) for f in COLOUR], "RGB", RLE, PlanarConfiguration=planar)
+        case(f"RLE with PlanarConfiguration {planar}", write, COLOUR)
 
 
 def native_colours() -> None:
@@ -265,34 +212,17 @@ def native_colours() -> None:
             ("2 bytes", less_pairs, "YBR_PARTIAL_422", seen, COLOUR_LOSS, {}),
             ("3 bytes", COLOUR, "YBR_RCT", COLOUR, NO_LOSS, {}),
         ):
-            case(
-                f"{what} a pixel as {label}, {name}",
-                made(COLOUR, label, syntax=syntax, PixelData=data.tobytes(), **tags),
-                truth,
-                off=off,
-                note=COLOURS_DIFFER if label == "YBR_RCT" else "",
-            )
-    case(
-        "planes as YBR_FULL",
-        made(
-            COLOUR,
-            "YBR_FULL",
-            PlanarConfiguration=1,
-            PixelData=np.ascontiguousarray(np.moveaxis(YBR, -1, 1)).tobytes(),
-        ),
-        BACK,
-        off=SOME_LOSS,
-    )
-    case(
-        "8 bits in big-endian words",
-        edited(made(COLOUR, "RGB", syntax=ExplicitVRBigEndian), in_words),
-        truth=COLOUR,
-    )
-    case(
-        "1.5 bytes a pixel",
-        made(COLOUR, "YBR_PARTIAL_420", PixelData=COLOUR.tobytes()[: 4608 // 2 * 4]),
-        reason="unsupported: uncompressed DICOM pixels of YBR_PARTIAL_420",
-    )
+            write = made(COLOUR, label, syntax=syntax, PixelData=data.tobytes(), **tags)
+            note = COLOURS_DIFFER if label == "YBR_RCT" else ""
+            case(f"{what} a pixel as {label}, {name}", write, truth, off=off, note=note)
+    ybr_planes = np.moveaxis(YBR, -1, 1).tobytes()
+    write = made(COLOUR, "YBR_FULL", PlanarConfiguration=1, PixelData=ybr_planes)
+    case("planes as YBR_FULL", write, BACK, off=SOME_LOSS)
+    write = edited(made(COLOUR, "RGB", syntax=ExplicitVRBigEndian), in_words)
+    case("8 bits in big-endian words", write, COLOUR)
+    write = made(COLOUR, "YBR_PARTIAL_420", PixelData=COLOUR.tobytes()[: 4608 // 2 * 4])
+    reason = "unsupported: uncompressed DICOM pixels of YBR_PARTIAL_420"
+    case("1.5 bytes a pixel", write, reason=reason)
     deep = ((YBR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
     for name, data, tags in (("12", deep, TWELVE), ("16", YBR.astype(np.uint16) * 257, {})):
         case(f"YCbCr of {name} bits", made(data, "YBR_FULL", **tags), BACK, off=SOME_LOSS)
@@ -302,18 +232,11 @@ def native_colours() -> None:
         ("", "incomplete: the header lacks PhotometricInterpretation"),
     ):
         case(f"colours labelled {label!r}", made(COLOUR, label), reason=reason)
-    files = [lossless(f) for f in COLOUR]
-    case(
-        "lossless of HSV",
-        packed(files, "HSV", LOSSLESS, template=COLOUR),
-        reason="unsupported: PhotometricInterpretation HSV",
-    )
+    write = packed([lossless(f) for f in COLOUR], "HSV", LOSSLESS, template=COLOUR)
+    case("lossless of HSV", write, reason="unsupported: PhotometricInterpretation HSV")
     case("grey labelled RGB_OF_ONE", made(GREY, "RGB_OF_ONE"), GREY3, note=COLOURS_DIFFER)
-    case(
-        "a palette for three channels",
-        made(COLOUR, "PALETTE COLOR"),
-        reason="wrong PhotometricInterpretation: ",
-    )
+    write = made(COLOUR, "PALETTE COLOR")
+    case("a palette for three channels", write, reason="wrong PhotometricInterpretation: ")
 
 
 def greys_tell() -> None:
@@ -344,12 +267,9 @@ def greys_tell() -> None:
     ):
         case(f"grey {name}, as {label}", packed(files, label, syntax), **expected)
     for planar, data in ((1, frames), (0, planes)):
-        case(
-            f"grey RGB, PlanarConfiguration {planar} is wrong",
-            made(frames, "RGB", PlanarConfiguration=planar, PixelData=data.tobytes()),
-            frames,
-            note=PLANES_DIFFER,
-        )
+        write = made(frames, "RGB", PlanarConfiguration=planar, PixelData=data.tobytes())
+        name = f"grey RGB, PlanarConfiguration {planar} is wrong"
+        case(name, write, frames, note=PLANES_DIFFER)
 
 
 def in_words(dataset: pydicom.Dataset) -> None:
@@ -423,11 +343,8 @@ def depth() -> None:
 
     above = edited(made(DEEP | 0x8000, **TWELVE), graphics(15))
     case("graphics above the picture", above, **OF_DEEP)
-    case(
-        "graphics elsewhere, and 16 bits said to be 12",
-        edited(made(full, **TWELVE), graphics(0)),
-        reason="wrong BitsSto",
-    )
+    elsewhere = edited(made(full, **TWELVE), graphics(0))
+    case("graphics elsewhere, and 16 bits said to be 12", elsewhere, reason="wrong BitsSto")
     rgb16 = COLOUR.astype(np.uint16) * 257
     case("colour of 16 bits", made(rgb16, "RGB"), COLOUR)
     case("RLE of 16 bits", packed([rle(f) for f in rgb16], "RGB", RLE, template=rgb16), COLOUR)
@@ -442,11 +359,8 @@ def depth() -> None:
         files = [encode(f) for f in GREY]
         for said in (8, 12, 16):
             tags = eight | {"BitsStored": said, "HighBit": said - 1}
-            case(
-                f"{name} of 8 bits said to be {said} in 16",
-                packed(files, "MONOCHROME2", syntax, **tags),
-                GREY3,
-            )
+            write = packed(files, "MONOCHROME2", syntax, **tags)
+            case(f"{name} of 8 bits said to be {said} in 16", write, GREY3)
     for name, encode, syntax in (
         ("lossless", lambda f: lossless(f, bits=12), LOSSLESS),
         ("JPEG-LS", jpeg_ls, JPEG_LS),
@@ -456,11 +370,8 @@ def depth() -> None:
         files = [encode(f) for f in DEEP]
         for said in (8, 12, 16):
             tags = {"template": DEEP, "BitsStored": said, "HighBit": said - 1}
-            case(
-                f"{name} of 12 bits said to be {said}",
-                packed(files, "MONOCHROME2", syntax, **tags),
-                **OF_DEEP,
-            )
+            write = packed(files, "MONOCHROME2", syntax, **tags)
+            case(f"{name} of 12 bits said to be {said}", write, **OF_DEEP)
     colour = ((COLOUR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
     ybr = ((YBR.astype(int) * 4095 + 127) // 255).astype(np.uint16)
     tags = TWELVE | {"template": colour}
@@ -474,38 +385,23 @@ def depth() -> None:
         ("J2K", [j2k(f, bitspersample=12) for f in colour], "YBR_RCT", J2K, COLOUR, NO_LOSS),
         ("JPEG-LS", [jpeg_ls(f) for f in colour], "RGB", JPEG_LS, COLOUR, NO_LOSS),
     ):
-        case(
-            f"{name} in colour of 12 bits as {label}",
-            packed(files, label, syntax, **tags),
-            truth,
-            off=off,
-        )
-    for name, value, data in (
-        ("65535", 65535, np.where(GREY < 5, 65535, DEEP).astype(np.uint16)),
-        ("-2000", -2000, np.where(GREY < 5, -2000, DEEP).astype(np.int16)),
-    ):
-        case(
-            f"12 bits said to be 16, with padding of {name}",
-            made(data, PixelPaddingValue=value),
-            np.where(GREY3 < 5, 0, GREY3),
-            off=SOME_LOSS,
-            note=DEPTH_UNKNOWN,
-        )
+        write = packed(files, label, syntax, **tags)
+        case(f"{name} in colour of 12 bits as {label}", write, truth, off=off)
+    dark = np.where(GREY3 < 5, 0, GREY3)
+    for value, kind in ((65535, np.uint16), (-2000, np.int16)):
+        write = made(np.where(GREY < 5, value, DEEP).astype(kind), PixelPaddingValue=value)
+        name = f"12 bits said to be 16, with padding of {value}"
+        case(name, write, dark, off=SOME_LOSS, **unknown)
     case(
         "half the bytes",
         made(GREY.astype(np.uint16), PixelData=GREY.tobytes()),
         reason="wrong BitsAllocated or NumberOfFrames: the pixel data has half the bytes",
     )
     for bits in (1, 12, 32):
-        case(
-            f"uncompressed pixels of {bits} bits",
-            made(GREY, BitsAllocated=bits),
-            reason=f"unsupported: DICOM pixels of {bits} bit",
-        )
-    files = [j2k(f) for f in signed]
-    case(
-        "signed JPEG 2000", packed(files, "MONOCHROME2", J2K, template=signed, **TWELVE), **OF_DEEP
-    )
+        reason = f"unsupported: DICOM pixels of {bits} bit"
+        case(f"uncompressed pixels of {bits} bits", made(GREY, BitsAllocated=bits), reason=reason)
+    write = packed([j2k(f) for f in signed], "MONOCHROME2", J2K, template=signed, **TWELVE)
+    case("signed JPEG 2000", write, **OF_DEEP)
 
 
 def deep_jpeg(frame: np.ndarray, space: str) -> bytes:
@@ -598,16 +494,11 @@ def palettes() -> None:
     ):
         write = colours(wide, sixteen, frames, BitsStored=8, HighBit=top)
         case(f"palette, indices of {name}", write, truth, reason=reason)
-    case(
-        "palette, of pictures with loss",
-        packed([jpeg(f) for f in index], "PALETTE COLOR", JPEG),
-        reason="unsupported: a palette for pictures with lossy compression",
-    )
-    case(
-        "palette, none",
-        made(index, "PALETTE COLOR"),
-        reason="incomplete: the header lacks RedPaletteColorLookupTableDescriptor",
-    )
+    write = packed([jpeg(f) for f in index], "PALETTE COLOR")
+    reason = "unsupported: a palette for pictures with lossy compression"
+    case("palette, of pictures with loss", write, reason=reason)
+    reason = "incomplete: the header lacks RedPaletteColorLookupTableDescriptor"
+    case("palette, none", made(index, "PALETTE COLOR"), reason=reason)
 
 
 def fragments() -> None:
@@ -617,53 +508,34 @@ def fragments() -> None:
         "JPEG 2000": ([j2k(f) for f in COLOUR], "YBR_RCT", J2K, COLOUR),
         "RLE": ([rle(f) for f in COLOUR], "RGB", RLE, COLOUR),
     }
+    other_size = np.zeros((1, 40, 48, 3), np.uint8)
     for name, (files, label, syntax, right) in streams.items():
+        coding = {"label": label, "syntax": syntax}
+        expected: dict[str, Any] = {"truth": right, "off": 0.5}
         for table in ("empty", "right", "wrong", "short", "extended"):
             for ending in ("delimiter", "none", "zeros", "trailing"):
                 if ending != "delimiter" and table not in ("empty", "right"):
                     continue
-                case(
-                    f"{name}, table {table}, ending {ending}",
-                    packed(files, label, syntax, table=table, ending=ending),
-                    right,
-                    off=0.5,
-                )
+                write = packed(files, **coding, table=table, ending=ending)
+                case(f"{name}, table {table}, ending {ending}", write, **expected)
         for table in ("empty", "right", "wrong", "extended"):
-            case(
-                f"{name} in three pieces, table {table}",
-                packed(files, label, syntax, pieces=3, table=table),
-                right,
-                off=0.5,
-            )
-        case(
-            f"{name}, cut",
-            packed(files, label, syntax, ending="cut"),
-            reason=f"truncated: header states {FRAMES} frames, file holds {FRAMES - 1}",
-        )
-        case(f"{name}, odd lengths", packed(files, label, syntax, even=False), right, off=0.5)
-        for said, held in ((FRAMES + 2, FRAMES), (FRAMES - 1, FRAMES)):
-            case(
-                f"{name}, said to have {said}",
-                packed(files, label, syntax, said=said),
-                reason=f"wrong NumberOfFrames: header states {said} frames, file holds {held}",
-            )
-        case(
-            f"{name}, no number of frames", packed(files, label, syntax, said=None), right, off=0.5
-        )
+            write = packed(files, **coding, pieces=3, table=table)
+            case(f"{name} in three pieces, table {table}", write, **expected)
+        reason = f"truncated: header states {FRAMES} frames, file holds {FRAMES - 1}"
+        case(f"{name}, cut", packed(files, **coding, ending="cut"), reason=reason)
+        case(f"{name}, odd lengths", packed(files, **coding, even=False), **expected)
+        for said in (FRAMES + 2, FRAMES - 1):
+            reason = f"wrong NumberOfFrames: header states {said} frames, file holds {FRAMES}"
+            case(f"{name}, said to have {said}", packed(files, **coding, said=said), reason=reason)
+        case(f"{name}, no number of frames", packed(files, **coding, said=None), **expected)
         half = [*files[:2], files[2][: len(files[2]) // 2], *files[3:]]
-        case(f"{name}, half of frame 2", packed(half, label, syntax), reason=damaged(2))
+        case(f"{name}, half of frame 2", packed(half, **coding), reason=damaged(2))
         if syntax != RLE:
             closed = [*files[:2], files[2][: len(files[2]) * 7 // 8] + b"\xff\xd9", *files[3:]]
-            case(
-                f"{name}, frame 2 cut and closed", packed(closed, label, syntax), reason=damaged(2)
-            )
-        case(
-            f"{name} of another size",
-            packed(files, label, syntax, template=np.zeros((1, 40, 48, 3), np.uint8)),
-            reason="damaged: frame 0"
-            if syntax == RLE
-            else "wrong Rows and Columns: header states 40",
-        )
+            case(f"{name}, frame 2 cut and closed", packed(closed, **coding), reason=damaged(2))
+        states_size = "wrong Rows and Columns: header states 40"
+        reason = "damaged: frame 0" if syntax == RLE else states_size
+        case(f"{name} of another size", packed(files, **coding, template=other_size), reason=reason)
     case("jpeg, no table at all", packed(JPEGS, table="missing"), **OF_JPEG)
     endless = [p[:-2] for p in JPEGS]
     case("jpeg, no end markers", packed(endless), **OF_JPEG)
@@ -672,11 +544,8 @@ def fragments() -> None:
     open_ended = [j2k(f)[:-2] for f in COLOUR]
     case("JPEG 2000, no end markers", packed(open_ended, "YBR_RCT", J2K), COLOUR)
     half_open = [*open_ended[:2], open_ended[2][:-40], open_ended[3]]
-    case(
-        "JPEG 2000, no end markers, 40 bytes of frame 2 are missing",
-        packed(half_open, "YBR_RCT", J2K),
-        reason=damaged(2),
-    )
+    name = "JPEG 2000, no end markers, 40 bytes of frame 2 are missing"
+    case(name, packed(half_open, "YBR_RCT", J2K), reason=damaged(2))
     thumbnail = b"\xff\xe1" + struct.pack(">H", 8 + len(JPEGS[0])) + b"Exif\0\0" + JPEGS[0]
     within = [p[:2] + thumbnail + p[2:] for p in JPEGS]
     for pieces in (1, 3):
@@ -685,64 +554,45 @@ def fragments() -> None:
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     for name, files in (("lossless", halves), ("lossless of 12 bits", deep)):
         files = [*files[:3], files[3][: len(files[3]) * 3 // 4] + b"\xff\xd9"]
-        case(
-            f"{name}, frame 3 cut and closed",
-            packed(files, "MONOCHROME2", LOSSLESS),
-            reason=damaged(3),
-        )
+        write = packed(files, "MONOCHROME2", LOSSLESS)
+        case(f"{name}, frame 3 cut and closed", write, reason=damaged(3))
     cmyk = io.BytesIO()
     Image.fromarray(np.dstack([COLOUR[0], GREY[0]]), "CMYK").save(cmyk, "JPEG")
-    four = [cmyk.getvalue()] * FRAMES
-    case(
-        "jpeg of four channels",
-        packed(four, "RGB", JPEG),
-        reason="unsupported: pictures of 4 channels",
-    )
-    case(
-        "noise",
-        packed([b"\xff\xd8\xff\xdb" + b"x" * 99] * FRAMES, "RGB", JPEG),
-        reason="damaged: frame 0",
-    )
+    four = packed([cmyk.getvalue()] * FRAMES, "RGB")
+    case("jpeg of four channels", four, reason="unsupported: pictures of 4 channels")
+    noise = [b"\xff\xd8\xff\xdb" + b"x" * 99] * FRAMES
+    case("noise", packed(noise, "RGB"), reason="damaged: frame 0")
 
 
 def other_kinds() -> None:
     meaningless = ("SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit")
     for names in (("PixelRepresentation",), meaningless, (*meaningless, "PlanarConfiguration")):
-        case(
-            f"jpeg without {names[0]} and {len(names) - 1} more",
-            edited(packed(JPEGS), without(*names)),
-            **OF_JPEG,
-        )
+        write = edited(packed(JPEGS), without(*names))
+        case(f"jpeg without {names[0]} and {len(names) - 1} more", write, **OF_JPEG)
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     write = packed(deep, "MONOCHROME2", LOSSLESS, template=GREY.astype(np.uint16))
-    case(
-        "12 bits without PixelRepresentation",
-        edited(write, without("PixelRepresentation")),
-        reason="incomplete: the header lacks PixelRepresentation",
-    )
-    for label, samples in (("RGB", 1), ("YBR_FULL", 1), ("MONOCHROME2", 3)):
-        held = COLOUR if samples == 1 else GREY
-        case(
-            f"{samples} samples per pixel of {label}",
-            made(held, label, SamplesPerPixel=samples),
-            reason=f"wrong SamplesPerPixel: header states {samples}, the file holds",
-        )
+    unsigned = edited(write, without("PixelRepresentation"))
+    reason = "incomplete: the header lacks PixelRepresentation"
+    case("12 bits without PixelRepresentation", unsigned, reason=reason)
+    for label, held, samples in (
+        ("RGB", COLOUR, 1),
+        ("YBR_FULL", COLOUR, 1),
+        ("MONOCHROME2", GREY, 3),
+    ):
+        write = made(held, label, SamplesPerPixel=samples)
+        reason = f"wrong SamplesPerPixel: header states {samples}, the file holds"
+        case(f"{samples} samples per pixel of {label}", write, reason=reason)
     for samples in (1, 3):
-        case(
-            f"jpeg with {samples} samples per pixel",
-            packed(JPEGS, SamplesPerPixel=samples),
-            **OF_JPEG,
-        )
+        write = packed(JPEGS, SamplesPerPixel=samples)
+        case(f"jpeg with {samples} samples per pixel", write, **OF_JPEG)
     case("signed 8 bits", made((GREY.astype(int) - 128).astype(np.int8)), GREY3)
     case("signed colours", made(COLOUR, "RGB", PixelRepresentation=1), COLOUR)
     case("jpeg of signed colours", packed(JPEGS, PixelRepresentation=1), **OF_JPEG)
     case("label with a blank", made(COLOUR, "RGB "), COLOUR)
-    mixed = [*JPEGS[:3], jpeg(GREY[3])]
-    case(
-        "one grey jpeg of four", packed(mixed), reason="mixed pictures: frame 3 has other channels"
-    )
+    mixed = packed([*JPEGS[:3], jpeg(GREY[3])])
+    case("one grey jpeg of four", mixed, reason="mixed pictures: frame 3 has other channels")
     for syntax in (ExplicitVRLittleEndian, LOSSLESS, J2K):
-        case(f"jpegs under {syntax.name[:30]}", packed(JPEGS, "YBR_FULL_422", syntax), **OF_JPEG)
+        case(f"jpegs under {syntax.name[:30]}", packed(JPEGS, syntax=syntax), **OF_JPEG)
     raw = COLOUR.tobytes()
     element = b"\xe0\x7f\x10\x00OB\0\0" + struct.pack("<I", len(raw)) + raw
     write = patched(edited(made(COLOUR, "RGB"), as_if_jpeg), lambda data: data + element)
@@ -756,35 +606,21 @@ def other_kinds() -> None:
         case(name, swapped(write, f"{right}\0".encode(), order), GREY3)
     for sampling in ("440", "411"):
         files = [imagecodecs.jpeg8_encode(f, level=97, subsampling=sampling) for f in COLOUR]
-        case(
-            f"jpeg of {sampling} as RGB",
-            packed([remarked(f, b"") for f in files], "RGB", JPEG),
-            np.stack([by_pillow(f) for f in files]),
-            off=0.5,
-            note=COLOURS_DIFFER,
-        )
-    files = [
-        imagecodecs.jpeg2k_encode(f, level=0, codecformat="JP2", reversible=True) for f in COLOUR
-    ]
+        write = packed([remarked(f, b"") for f in files], "RGB")
+        case(f"jpeg of {sampling} as RGB", write, **of_jpeg(files), note=COLOURS_DIFFER)
+    boxed = {"level": 0, "codecformat": "JP2", "reversible": True}
+    files = [imagecodecs.jpeg2k_encode(f, **boxed) for f in COLOUR]
     case("JP2 boxes", packed(files, "YBR_RCT", J2K), COLOUR)
     high = [htj2k(f) for f in COLOUR]
     high[1] = high[1][: len(high[1]) // 2] + b"\xff\xd9"
-    case(
-        "JPEG 2000 of high throughput, half of frame 1",
-        packed(high, "YBR_RCT", HTJ2K),
-        reason=damaged(1),
-    )
-    many = [b"\xff\xd8" + adobe(1) + JFIF + p[2:] for p in JPEGS]
-    case(
-        "jpeg with every marker, as RGB", packed(many, "RGB", JPEG), **OF_JPEG, note=COLOURS_DIFFER
-    )
-    for sof in (0xC5, 0xCB):
-        odd = [p.replace(b"\xff\xc0", bytes([0xFF, sof]), 1) for p in JPEGS]
-        case(
-            f"jpeg of kind {sof - 0xC0}",
-            packed(odd, "RGB", JPEG),
-            reason=f"unsupported: JPEG of the kind SOF{sof - 0xC0}",
-        )
+    write = packed(high, "YBR_RCT", HTJ2K)
+    case("JPEG 2000 of high throughput, half of frame 1", write, reason=damaged(1))
+    many = packed([b"\xff\xd8" + adobe(1) + JFIF + p[2:] for p in JPEGS], "RGB")
+    case("jpeg with every marker, as RGB", many, **OF_JPEG, note=COLOURS_DIFFER)
+    for kind in (5, 11):
+        odd = [p.replace(b"\xff\xc0", bytes([0xFF, 0xC0 + kind]), 1) for p in JPEGS]
+        reason = f"unsupported: JPEG of the kind SOF{kind}"
+        case(f"jpeg of kind {kind}", packed(odd, "RGB"), reason=reason)
 
 
 def videos() -> None:
@@ -802,31 +638,17 @@ def videos() -> None:
         name = f"{codec}, {form}"
         case(name, in_dicom(stream, syntax, smooth), smooth, off=12.0)
         case(f"{name}, in pieces", in_dicom(stream, syntax, smooth, pieces=3), smooth, off=12.0)
-        case(
-            f"{name}, half is missing",
-            in_dicom(stream[: len(stream) // 2], syntax, smooth),
-            reason="truncated: the index" if form == "mp4" else ("damaged: frame 0 ", "no fra"),
-        )
-        case(
-            f"{name}, said to have 6",
-            in_dicom(stream, syntax, smooth, said=6),
-            reason=f"truncated: header states 6 frames, file holds {FRAMES}",
-        )
-        case(
-            f"{name}, said to have 3",
-            in_dicom(stream, syntax, smooth, said=3),
-            reason=f"wrong NumberOfFrames: header states 3 frames, file holds {FRAMES}",
-        )
-        case(
-            f"{name}, cut",
-            in_dicom(stream, syntax, smooth, ending="cut"),
-            reason="truncated: the file",
-        )
-        case(
-            f"{name} of another size",
-            in_dicom(stream, syntax, other_size),
-            reason="wrong Rows and Columns: header states 40 x 48, frame 0 has 64 x 96",
-        )
+        half = in_dicom(stream[: len(stream) // 2], syntax, smooth)
+        halved = "truncated: the index" if form == "mp4" else ("damaged: frame 0 ", "no fra")
+        case(f"{name}, half is missing", half, reason=halved)
+        for said, fault in ((6, "truncated"), (3, "wrong NumberOfFrames")):
+            write = in_dicom(stream, syntax, smooth, said=said)
+            reason = f"{fault}: header states {said} frames, file holds {FRAMES}"
+            case(f"{name}, said to have {said}", write, reason=reason)
+        write = in_dicom(stream, syntax, smooth, ending="cut")
+        case(f"{name}, cut", write, reason="truncated: the file")
+        reason = "wrong Rows and Columns: header states 40 x 48, frame 0 has 64 x 96"
+        case(f"{name} of another size", in_dicom(stream, syntax, other_size), reason=reason)
     # With a display matrix of a quarter turn.
     turned = bytearray(video_stream(smooth, "libx264", "mp4"))
     struct.pack_into(
@@ -871,31 +693,20 @@ def odd_elements() -> None:
     raw = [f.tobytes() for f in GREY]
     for syntax in (ExplicitVRLittleEndian, JPEG, UID("1.2.840.10008.1.2.1.98")):
         for pieces in (raw, [b"".join(raw)]):
-            case(
-                f"uncompressed, in {len(pieces)} fragments, {syntax.name[:25]}",
-                packed(pieces, "MONOCHROME2", syntax),
-                GREY3,
-            )
+            name = f"uncompressed, in {len(pieces)} fragments, {syntax.name[:25]}"
+            case(name, packed(pieces, "MONOCHROME2", syntax), GREY3)
     for name, pictures, label, syntax, truth in (
         ("jpeg", [jpeg(f) for f in GREY], "MONOCHROME2", JPEG, GREY3),
         ("JPEG 2000", [j2k(f) for f in COLOUR], "YBR_RCT", J2K, COLOUR),
     ):
-        case(
-            f"{name}, all in one fragment",
-            packed([b"".join(pictures)], label, syntax),
-            truth,
-            off=SOME_LOSS,
-        )
-    case(
-        "PNG as JPEG",
-        packed([imagecodecs.png_encode(f) for f in COLOUR], "RGB", JPEG),
-        reason="unsupported: pictures that are neither JPEG nor JPEG 2000",
-    )
-    case(
-        "RLE of three planes as grey",
-        packed([rle(f) for f in COLOUR], "MONOCHROME2", RLE),
-        reason="wrong SamplesPerPixel or BitsAllocated: header states 1 byte",
-    )
+        write = packed([b"".join(pictures)], label, syntax)
+        case(f"{name}, all in one fragment", write, truth, off=SOME_LOSS)
+    pngs = packed([imagecodecs.png_encode(f) for f in COLOUR], "RGB")
+    reason = "unsupported: pictures that are neither JPEG nor JPEG 2000"
+    case("PNG as JPEG", pngs, reason=reason)
+    planes = packed([rle(f) for f in COLOUR], "MONOCHROME2", RLE)
+    reason = "wrong SamplesPerPixel or BitsAllocated: header states 1 byte"
+    case("RLE of three planes as grey", planes, reason=reason)
     for name, pack in (("zlib", zlib.compress), ("gzip", gzip.compress), ("nothing", bytes)):
         case(f"deflated by {name}", lambda path, pack=pack: deflated(path, pack), COLOUR)
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
@@ -910,16 +721,11 @@ def odd_elements() -> None:
     case("compressed, of a stated length", patched(write, closed_at_its_length), COLOUR)
     count = b"\x28\0\x08\0IS"
     for text in (b"4 x ", b"4\\4 "):
-        case(
-            f"{text!r} frames",
-            swapped(made(), count + b"\2\x004 ", count + b"\4\0" + text),
-            reason="wrong NumberOfFrames: it is not a whole number",
-        )
-    case(
-        "floating-point numbers",
-        edited(made(GREY.astype(np.uint32)), floats),
-        reason="unsupported: DICOM pixels that are floating-",
-    )
+        write = swapped(made(), count + b"\2\x004 ", count + b"\4\0" + text)
+        reason = "wrong NumberOfFrames: it is not a whole number"
+        case(f"{text!r} frames", write, reason=reason)
+    write = edited(made(GREY.astype(np.uint32)), floats)
+    case("floating-point numbers", write, reason="unsupported: DICOM pixels that are floating-")
 
 
 def retyped(letters: bytes, length: int) -> Write:
