@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
@@ -36,31 +37,22 @@ def samples(tmp_path_factory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("videos")
     for i in range(VIDEOS):
         write_video(folder / f"v{i}.avi", i)
+    sources = ["videos:a"] * 4 + ["videos:b"] * (VIDEOS - 4)
+    facts = {"frames": FRAMES, "fps": 30.0, "height": 40, "width": 48}
     return [
-        Sample(
-            name=f"v{i}",
-            path=str(folder / f"v{i}.avi"),
-            source="videos:a" if i < 4 else "videos:b",
-            frames=FRAMES,
-            fps=30.0,
-            height=40,
-            width=48,
-        )
-        for i in range(VIDEOS)
+        Sample(f"v{i}", str(folder / f"v{i}.avi"), source, **facts)
+        for i, source in enumerate(sources)
     ]
 
 
+def as_made(samples, **options) -> Iterator[pipeline.Batch]:
+    defaults = {"clip": CLIP, "masks": MASKS, "grid": GRID, "seed": 5, "global_batch": 4}
+    steps = {"first_step": 0, "last_step": 6}
+    return pipeline.training_batches(samples, **defaults | steps | options)
+
+
 def training(samples, **options) -> list[pipeline.Batch]:
-    defaults = {
-        "clip": CLIP,
-        "masks": MASKS,
-        "grid": GRID,
-        "seed": 5,
-        "global_batch": 4,
-        "first_step": 0,
-        "last_step": 6,
-    }
-    return list(pipeline.training_batches(samples, **{**defaults, **options}))
+    return list(as_made(samples, **options))
 
 
 def leaves(batch: pipeline.Batch) -> dict[str, np.ndarray]:
@@ -307,17 +299,7 @@ def test_impossible_divisions_and_masks_are_errors_before_iterating(samples):
 
 @pytest.mark.slow
 def test_f09_a_killed_worker_fails_the_run(samples):
-    batches = pipeline.training_batches(
-        samples,
-        clip=CLIP,
-        masks=MASKS,
-        grid=GRID,
-        seed=0,
-        global_batch=4,
-        first_step=0,
-        last_step=10_000,
-        workers=2,
-    )
+    batches = as_made(samples, seed=0, last_step=10_000, workers=2)
     next(batches)
     worker = multiprocessing.active_children()[0]
     # A polite signal to the whole job, as before a preemption, must not take the data away.
@@ -356,16 +338,9 @@ EXAMPLES = np.array([[0, 1], [2, -1], [-1, -1], [3, 4], [5, 6], [7, 8]])  # int 
 
 
 def examples(samples, **options):
-    defaults = {
-        "clip": CLIP,
-        "clips_per_sample": 2,
-        "global_batch": 2,
-        "seed": 5,
-        "first_step": 0,
-        "last_step": 3,
-        "augment": False,
-    }
-    return list(pipeline.example_batches(samples, EXAMPLES, **{**defaults, **options}))
+    defaults = {"clip": CLIP, "clips_per_sample": 2, "global_batch": 2, "seed": 5}
+    steps = {"first_step": 0, "last_step": 3, "augment": False}
+    return list(pipeline.example_batches(samples, EXAMPLES, **defaults | steps | options))
 
 
 def test_f16_examples_have_a_slot_for_every_clip_of_every_view(samples):
