@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -186,17 +187,33 @@ CUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def cut_out(path: str, numbers: range) -> str:
-    """Leaves out packets as an editor does that copies and does not code again."""
-    cut = path.replace(".", "-cut.")
-    with av.open(path) as source, av.open(cut, "w") as target:
+def copied(path: str, change: Callable[[int, av.Packet], bytes | None]) -> str:
+    """Copies a video with other data in its packets, or without those whose data are None."""
+    changed = path.replace(".", "-changed.")
+    with av.open(path) as source, av.open(changed, "w") as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
-        for k, packet in enumerate(source.demux(stream)):
-            if packet.dts is not None and k not in numbers:
-                packet.stream = copy
-                target.mux(packet)
-    return cut
+        for k, packet in enumerate(p for p in source.demux(stream) if p.size):
+            data = change(k, packet)
+            if data is None:
+                continue
+            if data != bytes(packet):
+                other = av.Packet(data)
+                other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
+                other.duration, other.is_keyframe = packet.duration, packet.is_keyframe
+                packet = other
+            packet.stream = copy
+            target.mux(packet)
+    return changed
+
+
+def cut_out(path: str, numbers: range) -> str:
+    """Leaves out packets as an editor does that copies and does not code again."""
+
+    def change(k: int, packet: av.Packet) -> bytes | None:
+        return None if packet.dts is None or k in numbers else bytes(packet)
+
+    return copied(path, change)
 
 
 @pytest.mark.parametrize("name", CUTS)
@@ -322,22 +339,15 @@ def speckled(path: str, codec: str, pixels: str = "yuv420p", **options: str) -> 
 
 def shortened(path: str, number: int, share: float) -> str:
     """The same video, in which packet `number` ends too soon, as if it had been closed there."""
-    changed = path.replace(".", "-half.")
-    with av.open(path) as source, av.open(changed, "w") as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        for k, packet in enumerate(p for p in source.demux(stream) if p.size):
-            if k == number:
-                data = bytes(packet)[: int(packet.size * share)]
-                if path.endswith(".gif"):
-                    data = closed_gif(data)
-                short = av.Packet(data)
-                short.pts, short.dts, short.time_base = packet.pts, packet.dts, packet.time_base
-                short.duration, short.is_keyframe = packet.duration, packet.is_keyframe
-                packet = short
-            packet.stream = copy
-            target.mux(packet)
-    return changed
+
+    def change(k: int, packet: av.Packet) -> bytes:
+        data = bytes(packet)
+        if k != number:
+            return data
+        short = data[: int(len(data) * share)]
+        return closed_gif(short) if path.endswith(".gif") else short
+
+    return copied(path, change)
 
 
 def closed_gif(data: bytes) -> bytes:
@@ -348,17 +358,8 @@ def closed_gif(data: bytes) -> bytes:
 
 def test_motion_jpeg_with_harmless_oddities_is_read(numbered):
     """Pictures without an end mark, with padding, and without the tables that AVI implies."""
-    path = numbered.mjpeg(frames=4)
-    changed = path.replace("clip", "odd")
-    with av.open(path) as source, av.open(changed, "w") as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        for k, packet in enumerate(p for p in source.demux(stream) if p.size):
-            data = bytes(packet)
-            odd = av.Packet([data[:-2], data + bytes(9), without_tables(data), data][k])
-            odd.pts, odd.dts, odd.time_base = packet.pts, packet.dts, packet.time_base
-            odd.stream, odd.is_keyframe = copy, True
-            target.mux(odd)
+    odd = (lambda data: data[:-2], lambda data: data + bytes(9), without_tables, bytes)
+    changed = copied(numbered.mjpeg(frames=4), lambda k, packet: odd[k](bytes(packet)))
     assert numbered.read(all_frames(changed)) == list(range(4))
 
 
