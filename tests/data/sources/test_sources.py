@@ -235,10 +235,8 @@ def test_tables_that_name_files_by_their_bytes(tmp_path, caplog):
         assert os.fsencode(first.path) == os.fsencode(tmp_path) + b"/M\xfcller.avi"
         assert first.name == "M\\xfcller.avi"
     assert (first.patient, second.patient) == ("\\xe4", "p")
-    assert (first.classes, second.classes) == (
-        {"Gr\\xf6\\xdfe": "gro\\xdf"},
-        {"Gr\\xf6\\xdfe": "klein"},
-    )
+    assert first.classes == {"Gr\\xf6\\xdfe": "gro\\xdf"}
+    assert second.classes == {"Gr\\xf6\\xdfe": "klein"}
     assert second.path == f"{tmp_path}/two\nlines.avi"
     assert "m.csv: kept the bytes of 4 texts: not UTF-8" in caplog.text
 
@@ -264,18 +262,16 @@ def test_list_names_do_not_depend_on_where_the_set_lies(tmp_path):
 
 def test_names_of_tables_do_not_depend_on_what_else_is_listed(tmp_path):
     others = ("/elsewhere/b.avi", "../v/c.avi", "v/c.avi")
+    expected = ["root/elsewhere/b.avi", "up/v/c.avi", "v/c.avi"]
     for kind, header, end in (
         ("list", "", " 1"),
         ("list_multiview", "", " 1"),
         ("csv", "path\n", ""),
     ):
-        alone = [
-            names(f"{kind}:{write(tmp_path / 't', header + other + end)}")[0] for other in others
-        ]
-        table = write(tmp_path / "t", header + "".join(f"{other}{end}\n" for other in others))
-        assert (
-            names(f"{kind}:{table}") == alone == ["root/elsewhere/b.avi", "up/v/c.avi", "v/c.avi"]
-        )
+        lines = [f"{other}{end}\n" for other in others]
+        alone = [names(f"{kind}:{write(tmp_path / 't', header + line)}")[0] for line in lines]
+        table = write(tmp_path / "t", header + "".join(lines))
+        assert names(f"{kind}:{table}") == alone == expected
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"])
@@ -403,23 +399,12 @@ def test_csv_that_cannot_be_read(tmp_path, text, message):
 
 
 _CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=12).map(str.strip)
-_PATHS = _CELLS.filter(bool)
+_ROW = {"path": _CELLS.filter(bool), "patient": _CELLS, "view": _CELLS}
+_ROW["z"] = _LABELS.map(repr) | st.just("")
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    st.lists(
-        st.fixed_dictionaries(
-            {
-                "path": _PATHS,
-                "patient": _CELLS,
-                "view": _CELLS,
-                "z": _LABELS.map(repr) | st.just(""),
-            }
-        ),
-        min_size=1,
-    )
-)
+@given(st.lists(st.fixed_dictionaries(_ROW), min_size=1))
 def test_any_csv_comes_back(tmp_path_factory, rows):
     out = io.StringIO()
     writer = csv.DictWriter(out, ["z", "view", "path", "patient"])
@@ -430,8 +415,7 @@ def test_any_csv_comes_back(tmp_path_factory, rows):
     samples = csv_manifest.read(str(path), "csv:x")
     assert [(s.patient, s.view) for s in samples] == [(r["patient"], r["view"]) for r in rows]
     assert [s.targets for s in samples] == [{"z": float(r["z"])} if r["z"] else {} for r in rows]
-    folder = str(path.parent)
-    expected = [os.path.normpath(os.path.join(folder, r["path"])) for r in rows]
+    expected = [os.path.normpath(os.path.join(path.parent, r["path"])) for r in rows]
     assert [s.path for s in samples] == expected
 
 
