@@ -97,14 +97,10 @@ def test_damaged_cache_lines_are_ignored(numbered, tmp_path, probed):
     expected = scan(samples, cache_dir=cache, workers=1)
     lines = (cache / CACHE_FILE).read_text().splitlines()
     entries = [json.loads(line) for line in lines if line]
-    (cache / CACHE_FILE).write_bytes(
-        b'\xff\xfe not json\n[1, 2]\n{"path": 3}\nnull\n'
-        + json.dumps(entries[0]).encode()
-        + b"\n"
-        + json.dumps(entries[1] | {"frames": "many"}).encode()
-        + b"\n"
-        + json.dumps(entries[2]).encode()[:-9]  # the writer was stopped here
-    )
+    entries[1]["frames"] = "many"
+    damaged = b'\xff\xfe not json\n[1, 2]\n{"path": 3}\nnull\n'
+    damaged += "\n".join(map(json.dumps, entries)).encode()[:-9]  # the writer was stopped here
+    (cache / CACHE_FILE).write_bytes(damaged)
     probed.clear()
     assert scan(samples, cache_dir=cache, workers=1) == expected
     assert sorted(probed) == ["1.avi", "2.avi"]
