@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterable
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -26,6 +27,7 @@ from echojepa_jax.data.sources import read_source
 from echojepa_jax.data.units import unit_of
 from echojepa_jax.preparation import duplicates, plan
 from echojepa_jax.preparation import make as preparation
+from echojepa_jax.preparation import verify as checks
 from echojepa_jax.preparation.beam import make_with_beam
 from echojepa_jax.preparation.plan import Options, Work
 from echojepa_jax.preparation.verify import verify
@@ -40,6 +42,14 @@ from tests.makers.screen import BANNER, patient_page, screen
 pytestmark = pytest.mark.slow
 
 NAMES = ("DOE^JANE", "DOE JANE", "DOE_JANE", "MRN00", "19570302", "1957-03-02", "1.2.3.4.")
+
+
+WHOLE = Options(size=64, sector="never")
+
+
+def write_table(path: Path, header: str, rows: Iterable[str]) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -107,15 +117,8 @@ def made(archive, options, tmp_path_factory) -> Path:
 
 def test_interrupted_and_with_more_processes(made, archive, salt, options, tmp_path):
     out = tmp_path / "shards"
-    flags = [
-        f"--source=dicom:{archive}",
-        f"--out={out}",
-        f"--salt_file={salt}",
-        "--size=160",
-        "--shard_videos=2",
-        "--splits=train:0.6,val:0.4",
-        "--workers=2",
-    ]
+    flags = [f"--source=dicom:{archive}", f"--out={out}", f"--salt_file={salt}", "--size=160"]
+    flags += ["--shard_videos=2", "--splits=train:0.6,val:0.4", "--workers=2"]
     # Killed while it plans, and again while it makes shards.
     for come_to in (Work(out).private / "state", out / "echo-*"):
         killed = programs.start("prepare", *flags)
@@ -312,16 +315,12 @@ def row_of(folder: Path):
 
 def check_here(folder: Path) -> list[str]:
     """Verifies one record in this process."""
-    from echojepa_jax.preparation import verify as module
-
     row = row_of(folder)
-    return list(module._check_record(f"{folder / row['shard']}#0", row, module._AT_THE_RIM, True))
+    return list(checks._check_record(f"{folder / row['shard']}#0", row, checks._AT_THE_RIM, True))
 
 
 @pytest.mark.parametrize("side", [64, 112, 200])
 def test_verify_finds_text_inside_the_sector(side):
-    from echojepa_jax.preparation import verify as module
-
     lowest, highest = np.full((2, side, side), 30, np.uint8)
     highest += 60
     for picture in (lowest, highest):
@@ -329,7 +328,7 @@ def test_verify_finds_text_inside_the_sector(side):
         cv2.putText(picture, "JANE", at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
     last = side - 1
     corners = np.array([[0, 0], [last, 0], [last, last], [0, last]], np.int32)
-    (found,) = module._check_pixels(lowest, highest, corners)
+    (found,) = checks._check_pixels(lowest, highest, corners)
     assert "looks like text" in found
 
 
@@ -448,12 +447,10 @@ def test_frame_k_is_frame_k(hearts, tmp_path):
 
 def test_a_patient_is_one_person_whichever_source_names_the_study(archive, tmp_path):
     """The header names the patient if the source does not."""
-    table = tmp_path / "clips.csv"
     files = [archive / f"doe_jane_{k}.dcm" for k in (0, 3, 1)]  # MRN000 twice, MRN001
-    rows = [f"{file},exam{k}" for k, file in enumerate(files)]
-    table.write_text("\n".join(["path,study", *rows]) + "\n")
-    out = tmp_path / "shards"
-    prepared(f"csv:{table}", out, Options(size=64, sector="never"))
+    rows = (f"{file},exam{k}" for k, file in enumerate(files))
+    table, out = write_table(tmp_path / "clips.csv", "path,study", rows), tmp_path / "shards"
+    prepared(f"csv:{table}", out, WHOLE)
     rows = shards.rows(str(out))
     assert len({row["study"] for row in rows}) == 3
     assert len({row["patient"] for row in rows} - {""}) == 2
@@ -463,23 +460,18 @@ def test_a_study_is_of_one_patient(archive, tmp_path):
     nameless = pydicom.dcmread(archive / "doe_jane_3.dcm")
     nameless.PatientID = nameless.PatientName = ""
     nameless.save_as(tmp_path / "nameless.dcm")
-    table = tmp_path / "clips.csv"
-    files = {archive / "doe_jane_0.dcm": "a", tmp_path / "nameless.dcm": "a"}
-    files[archive / "doe_jane_1.dcm"] = "b"
-    header, *rows = ["path,study", *(f"{file},{study}" for file, study in files.items())]
-    table.write_text("\n".join([header, *rows]) + "\n")
-    options = Options(size=64, sector="never")
-    prepared(f"csv:{table}", tmp_path / "shards", options)
+    first, second, third = (f"{archive}/doe_jane_{k}.dcm" for k in range(3))
+    rows = [f"{first},a", f"{tmp_path}/nameless.dcm,a", f"{second},b"]
+    table = write_table(tmp_path / "clips.csv", "path,study", rows)
+    prepared(f"csv:{table}", tmp_path / "shards", WHOLE)
     found = shards.rows(str(tmp_path / "shards"))
     assert len({row["patient"] for row in found}) == len({row["study"] for row in found}) == 2
-    table.write_text("\n".join([header, *rows, f"{archive}/doe_jane_2.dcm,a"]) + "\n")
+    write_table(table, "path,study", [*rows, f"{third},a"])
     with pytest.raises(UserError, match=r"study 'a' has 2 patients .* name the patient of every"):
-        prepared(f"csv:{table}", tmp_path / "others", options)
+        prepared(f"csv:{table}", tmp_path / "others", WHOLE)
     # Whoever the table names is believed.
-    table.write_text(
-        f"path,study,patient\n{archive}/doe_jane_0.dcm,a,x\n{archive}/doe_jane_2.dcm,a,\n"
-    )
-    prepared(f"csv:{table}", tmp_path / "third", options)
+    write_table(table, "path,study,patient", [f"{first},a,x", f"{third},a,"])
+    prepared(f"csv:{table}", tmp_path / "third", WHOLE)
     assert len({row["patient"] for row in shards.rows(str(tmp_path / "third"))}) == 1
 
 
@@ -682,13 +674,12 @@ def test_unknown_patients_are_reported_and_names_may_contain_them(hearts, tmp_pa
         prepared(source, out, dataclasses.replace(chosen, patient_from="0"))
 
 
-def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(hearts, tmp_path):
+def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(videos, tmp_path):
     """Through shards and through shards prepared again; other columns of a table are not kept."""
-    table, out = tmp_path / "table.csv", tmp_path / "out"
-    videos = sorted((hearts / "Videos").glob("*.avi"))[:3]
-    grades = ("nicht schwer, früh", "severe", "")
-    lines = [f'{v},4.2,Jane,"{grade}",train' for v, grade in zip(videos, grades, strict=True)]
-    table.write_text("\n".join(["path,rvsp [kPa],who,grade,split", *lines]))
+    out, grades = tmp_path / "out", ("nicht schwer, früh", "severe", "")
+    files = zip(videos[:3], grades, strict=True)
+    lines = (f'{video},4.2,Jane,"{grade}",train' for video, grade in files)
+    table = write_table(tmp_path / "table.csv", "path,rvsp [kPa],who,grade,split", lines)
     options = dataclasses.replace(OPTIONS, targets="rvsp,grade", splits="", sector="never")
     prepared(f"csv:{table}", out, options)
     prepared(str(out), tmp_path / "again", Options(size=32))
@@ -713,11 +704,9 @@ def test_classes_are_kept_where_they_are_named_and_numbers_keep_their_unit(heart
         (["a", "what somebody has written about the patient, at length"], "1 of 2 classes of the"),
     ],
 )
-def test_texts_that_cannot_be_classes_are_errors(hearts, tmp_path, texts, sentence):
-    table = tmp_path / "table.csv"
-    (video, *_) = (hearts / "Videos").glob("*.avi")
-    lines = [f'{video},{k},"{text}"' for k, text in enumerate(texts)]
-    table.write_text("\n".join(["path,name,who", *lines]))
+def test_texts_that_cannot_be_classes_are_errors(videos, tmp_path, texts, sentence):
+    lines = (f'{videos[0]},{k},"{text}"' for k, text in enumerate(texts))
+    table = write_table(tmp_path / "table.csv", "path,name,who", lines)
     with pytest.raises(UserError, match=sentence):
         prepared(f"csv:{table}", tmp_path / "out", Options(targets="who"))
 
@@ -767,7 +756,7 @@ def test_jpeg_dicoms_of_one_shape_are_not_copies(videos, tmp_path):
     hashes = [decode.content(str(tmp_path / f"{k}.dcm")) for k in range(3)]
     assert hashes[0] == hashes[2] != hashes[1]
     out = tmp_path / "out" / "shards"
-    prepared(f"dicom:{tmp_path}/*.dcm", out, Options(size=64, sector="never"))
+    prepared(f"dicom:{tmp_path}/*.dcm", out, WHOLE)
     assert len(shards.rows(str(out))) == 2
     assert left_out(out)["2.dcm"].endswith("0.dcm, of another patient")
 
@@ -776,25 +765,22 @@ def test_tables_of_users(hearts, videos, tmp_path, caplog):
     """Phone numbers are not labels, sentences not views, and a path listed twice is kept once."""
     strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")
     shutil.copy(videos[2], strange)
-    table = tmp_path / "table.csv"
     rows = [
         f"{videos[0]},a,5551234,55,A4C,train",
         f"{videos[1]},b,5551235,56,seen by Jane 1957,train",
         f"{videos[1]},c,5551235,56,A4C,train",
         f"{videos[3]},d,5551236,57,A4C,",
     ]
-    table.write_text("path,name,phone,ef,view,split\n" + "\n".join(rows) + "\n")
+    table = write_table(tmp_path / "table.csv", "path,name,phone,ef,view,split", rows)
     out = tmp_path / "out" / "shards"
-    options = Options(size=64, sector="never", targets="ef")
+    options = dataclasses.replace(WHOLE, targets="ef")
     prepared(f"csv:{table}", out, options)
     found = sorted((row["targets"]["ef"], row["view"]) for row in shards.rows(str(out)))
     assert found == [(55, "A4C"), (56, "")]
     assert all(set(row["targets"]) == {"ef"} for row in shards.rows(str(out)))
     assert left_out(out)[videos[3].name].startswith("no split")
     assert left_out(out)[videos[1].name].startswith("duplicate")
-    prepared(
-        f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", Options(size=64, sector="never")
-    )
+    prepared(f"videos:{tmp_path}/*.avi", tmp_path / "out" / "other", WHOLE)
     assert len(shards.rows(str(tmp_path / "out" / "other"))) == 1, "whatever its name"
     assert "these splits have no patient: test, val" in caplog.text
     root = Path(shutil.copytree(hearts, tmp_path / "set"))  # keeps its names
