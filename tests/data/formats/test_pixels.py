@@ -147,18 +147,22 @@ def colours_of_jpegs() -> None:
     case("jpeg in a lossless syntax", packed(JPEGS, syntax=LOSSLESS), **OF_JPEG)
 
 
+# Codings without loss, in which nothing states the colours.
+OPEN: tuple[tuple[str, Callable[[np.ndarray], bytes], UID], ...] = (
+    ("lossless", lossless, LOSSLESS),
+    ("JPEG-LS", jpeg_ls, JPEG_LS),
+    ("JPEG 2000", lambda f: j2k(f, mct=False), J2K),
+    ("RLE", rle, RLE),
+)
+
+
 def colours_without_loss() -> None:
     for label, stored, truth, off in (
         ("RGB", COLOUR, COLOUR, NO_LOSS),
         ("YBR_FULL", YBR, BACK, SOME_LOSS),
     ):
-        for name, encode, syntax in (
-            ("lossless", lossless, LOSSLESS),
-            ("JPEG-LS", jpeg_ls, JPEG_LS),
-            ("JPEG-LS with SPIFF", imagecodecs.jpegls_encode, JPEG_LS),
-            ("JPEG 2000", lambda f: j2k(f, mct=False), J2K),
-            ("RLE", rle, RLE),
-        ):
+        spiff = ("JPEG-LS with SPIFF", imagecodecs.jpegls_encode, JPEG_LS)
+        for name, encode, syntax in (*OPEN, spiff):
             files = [encode(f) for f in stored]
             case(f"{name}, open, as {label}", packed(files, label, syntax), truth, off=off)
     for label in ("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "MONOCHROME2"):
@@ -248,24 +252,15 @@ def greys_tell() -> None:
     expected: dict[str, Any] = {"truth": frames, "off": SOME_LOSS, "note": COLOURS_DIFFER}
     for stored, name, label in ((frames, "RGB", "YBR_FULL"), (ybr, "YCbCr", "RGB")):
         case(f"grey {name}, uncompressed, as {label}", made(stored, label), **expected)
-        for kind, encode, syntax in (
-            ("lossless", lossless, LOSSLESS),
-            ("JPEG-LS", jpeg_ls, JPEG_LS),
-            ("JPEG 2000", lambda f: j2k(f, mct=False), J2K),
-            ("RLE", rle, RLE),
-        ):
-            files = [encode(f) for f in stored]
-            write = packed(files, label, syntax, template=COLOUR)
+        for kind, encode, syntax in OPEN:
+            write = packed([encode(f) for f in stored], label, syntax, template=COLOUR)
             case(f"grey {name}, {kind}, as {label}", write, **expected)
     bare = [remarked(jpeg(f), b"") for f in frames]
     rgb = [rgb_jpeg(f) for f in frames]
-    twice = [j2k(f) for f in ybr]
-    for name, files, label, syntax in (
-        ("YCbCr, JPEG without markers", bare, "RGB", JPEG),
-        ("RGB, JPEG without markers", rgb, "YBR_FULL_422", JPEG),
-        ("YCbCr, JPEG 2000 with its transform", twice, "YBR_FULL", J2K),
-    ):
-        case(f"grey {name}, as {label}", packed(files, label, syntax), **expected)
+    case("grey YCbCr, JPEG without markers, as RGB", packed(bare, "RGB"), **expected)
+    case("grey RGB, JPEG without markers, as YBR_FULL_422", packed(rgb), **expected)
+    twice = packed([j2k(f) for f in ybr], "YBR_FULL", J2K)
+    case("grey YCbCr, JPEG 2000 with its transform, as YBR_FULL", twice, **expected)
     for planar, data in ((1, frames), (0, planes)):
         write = made(frames, "RGB", PlanarConfiguration=planar, PixelData=data.tobytes())
         name = f"grey RGB, PlanarConfiguration {planar} is wrong"
@@ -571,9 +566,9 @@ def other_kinds() -> None:
         case(f"jpeg without {names[0]} and {len(names) - 1} more", write, **OF_JPEG)
     deep = [lossless(f.astype(np.uint16) * 16, bits=12) for f in GREY]
     write = packed(deep, "MONOCHROME2", LOSSLESS, template=GREY.astype(np.uint16))
-    unsigned = edited(write, without("PixelRepresentation"))
+    incomplete = edited(write, without("PixelRepresentation"))
     reason = "incomplete: the header lacks PixelRepresentation"
-    case("12 bits without PixelRepresentation", unsigned, reason=reason)
+    case("12 bits without PixelRepresentation", incomplete, reason=reason)
     for label, held, samples in (
         ("RGB", COLOUR, 1),
         ("YBR_FULL", COLOUR, 1),
