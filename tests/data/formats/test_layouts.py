@@ -29,6 +29,10 @@ def table(path: Path, text: str) -> Path:
     return path
 
 
+def replaced(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
 def frames_of(path: Path) -> np.ndarray:
     return decode.decode(str(path), np.arange(60))
 
@@ -44,20 +48,18 @@ def loaded(source: str, **kwargs):
 def pediatric(tmp_path, videos) -> Path:
     root = tmp_path / "pediatric"
     for view, files in (("A4C", videos[:3]), ("PSAX", videos[3:6])):
+        inner = root / "pediatric_echo_avi" / view
+        (inner / "Videos").mkdir(parents=True)
         rows = []
         for k, file in enumerate(files):
             name = f"CR{k}-77-0000{k}.avi"
-            target = root / "pediatric_echo_avi" / view / "Videos" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
+            shutil.copy(file, inner / "Videos" / name)
             rows.append(f"{name},{55.5 + k},F,{k},{10 + k},{100 + k},{k}")
         header = "FileName,EF,Sex,Age,Weight,Height,Split"
-        inner = root / "pediatric_echo_avi" / view
         table(inner / "FileList.csv", "\n".join([header, *rows]) + "\n")
         # Names of this table end in .avi, and a frame may be a text.
-        table(
-            inner / "VolumeTracings.csv", "FileName,X,Y,Frame\nCR0-77-00000.avi,1,2,No Systolic\n"
-        )
+        tracings = "FileName,X,Y,Frame\nCR0-77-00000.avi,1,2,No Systolic\n"
+        table(inner / "VolumeTracings.csv", tracings)
     return root
 
 
@@ -95,8 +97,7 @@ def test_pediatric_names_that_are_no_patients(pediatric, caplog):
 
 
 def test_pediatric_patients_with_another_fold_in_each_view(pediatric, caplog):
-    path = pediatric / "pediatric_echo_avi" / "PSAX" / "FileList.csv"
-    path.write_text(path.read_text().replace("100,0\n", "100,5\n"))
+    replaced(pediatric / "pediatric_echo_avi/PSAX/FileList.csv", "100,0\n", "100,5\n")
     samples = read_source(f"echonet_pediatric:{pediatric}")
     mine = [(s.view, s.patient, s.split) for s in samples if s.patient == "CR0-77"]
     assert mine == [("A4C", "CR0-77", "test"), ("PSAX", "CR0-77", "test")], "never in two splits"
@@ -204,11 +205,11 @@ def test_camus_that_is_damaged(camus):
 @pytest.fixture
 def tmed2(tmp_path, videos) -> Path:
     root = tmp_path / "tmed2"
+    folder = root / "view_and_diagnosis_labeled_set" / "labeled"
+    folder.mkdir(parents=True)
     rows = ["query_key,SourceFolder,view_label,diagnosis_label"]
     labels = [("PLAX", "no_AS"), ("A4C", "severe_AS"), ("PSAX", "Not_Provided")]
     for k, (view, grade) in enumerate(labels):
-        folder = root / "view_and_diagnosis_labeled_set" / "labeled"
-        folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / f"{k}s1_{k}.png"), frames_of(videos[k])[0, ..., 0])
         rows.append(f"{k}s1_{k}.png,labeled,{view},{grade}")
     table(root / "labels_per_image.csv", "\n".join(rows))
@@ -225,8 +226,7 @@ def test_tmed2(tmed2, videos):
         ("2", "2s1", "PSAX", {}),
     ]
     assert all((s.frames, s.fps) == (1, 1) for s in samples), "stills are no fault here"
-    path = tmed2 / "labels_per_image.csv"
-    path.write_text(path.read_text().replace(".png", ""))
+    replaced(tmed2 / "labels_per_image.csv", ".png", "")
     assert [s.path for s in read_source(f"tmed2:{tmed2}")] == [s.path for s in samples]
     picture = decode.decode(samples[0].path, np.zeros(4, int))
     np.testing.assert_array_equal(picture, np.repeat(frames_of(videos[0])[:1], 4, axis=0))
@@ -237,15 +237,14 @@ def test_tmed2_splits(tmed2):
     assert [s.split for s in read_source(source)] == ["test", "", ""]
     assert read_source(f"{source},task=diagnosis")[0].split == "train"
     table = tmed2 / "DEV479" / "TMED2_fold0_labeledpart.csv"
-    table.write_text(table.read_text().replace("0s1_0.png", "0s1_0"))
+    replaced(table, "0s1_0.png", "0s1_0")
     assert [s.split for s in read_source(source)] == ["test", "", ""], "with and without .png"
-    table.write_text(table.read_text().replace("0s1_0", "7s7_7"))
+    replaced(table, "0s1_0", "7s7_7")
     with pytest.raises(UserError, match="has no split for any of the 3 pictures"):
         read_source(source)
     with pytest.raises(UserError, match="task=other"):
         read_source(f"{source},task=other")
-    path = tmed2 / "labels_per_image.csv"
-    path.write_text(path.read_text().replace("severe_AS", "dreadful"))
+    replaced(tmed2 / "labels_per_image.csv", "severe_AS", "dreadful")
     with pytest.raises(UserError, match="'dreadful'"):
         read_source(f"tmed2:{tmed2}")
 
@@ -254,8 +253,7 @@ def test_tmed2_pictures_of_one_name(tmed2):
     here = tmed2 / "view_and_diagnosis_labeled_set"
     shutil.copytree(here / "labeled", here / "unlabeled")
     assert {Path(s.path).parent.name for s in read_source(f"tmed2:{tmed2}")} == {"labeled"}
-    path = tmed2 / "labels_per_image.csv"
-    path.write_text(path.read_text().replace(",labeled,", ",,"))
+    replaced(tmed2 / "labels_per_image.csv", ",labeled,", ",,")
     with pytest.raises(UserError, match=r"line 2 of .* fits 2 files \(.*/labeled/0s1_0\.png, "):
         read_source(f"tmed2:{tmed2}")
 
@@ -393,10 +391,7 @@ def test_mimic_kinds_of_tests_units_and_odd_texts(mimic, caplog):
     with pytest.raises(UserError, match="test_types must be a list"):
         read_source(source)
     # A missing id may be spelled.
-    table(
-        mimic / "echo-study-list.csv",
-        (mimic / "echo-study-list.csv").read_text().replace("08:00:00,,,", "08:00:00,,nan,"),
-    )
+    replaced(mimic / "echo-study-list.csv", "08:00:00,,,", "08:00:00,,nan,")
     assert read_source(f"mimic_iv_echo:{mimic}")[1].targets["rvsp"] == 30
 
 
@@ -410,11 +405,8 @@ def test_mimic_rules_are_a_file(mimic, caplog):
     rules.write_text(text.format(1, "lvef", rule.replace("lvef_upper", "ef")))
     assert not any(s.targets for s in read_source(f"mimic_iv_echo:{mimic},rules={rules}"))
     assert "measurements with similar names: biplane_lvef, lvef, lvef_3d" in caplog.text
-    for wrong in (
-        '{"targets": {}}',
-        "[]",
-        text.format(1, "a", '{"first_of": [], "range": [1, 2]}'),
-    ):
+    no_results = text.format(1, "a", '{"first_of": [], "range": [1, 2]}')
+    for wrong in ('{"targets": {}}', "[]", no_results):
         rules.write_text(wrong)
         with pytest.raises(UserError, match=r"rules.json"):
             read_source(f"mimic_iv_echo:{mimic},rules={rules}")
@@ -427,10 +419,8 @@ def test_mimic_names_the_missing_column(mimic):
     (mimic / "structured_measurement.csv.gz").unlink()
     table(mimic / "structured-measurement.csv", "subject_id,result\n1,2\n")
     table(mimic / "echo-record-list.csv", "subject_id,study_id,dicom_filepath\n1,1,a.dcm\n")
-    with pytest.raises(
-        UserError,
-        match=r"structured-.* lacks the columns measurement_id.*; it has subject_id, result",
-    ):
+    lacks = r"structured-.* lacks the columns measurement_id.*; it has subject_id, result"
+    with pytest.raises(UserError, match=lacks):
         read_source(f"mimic_iv_echo:{mimic}")
     (mimic / "structured-measurement.csv").unlink()
     assert read_source(f"mimic_iv_echo:{mimic}")[0].targets == {}
