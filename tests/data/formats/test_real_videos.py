@@ -194,16 +194,12 @@ def copied(path: str, change: Callable[[int, av.Packet], bytes | None]) -> str:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
         for k, packet in enumerate(p for p in source.demux(stream) if p.size):
-            data = change(k, packet)
-            if data is None:
-                continue
-            if data != bytes(packet):
+            if (data := change(k, packet)) is not None:
                 other = av.Packet(data)
                 other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
                 other.duration, other.is_keyframe = packet.duration, packet.is_keyframe
-                packet = other
-            packet.stream = copy
-            target.mux(packet)
+                other.stream = copy
+                target.mux(other)
     return changed
 
 
