@@ -14,17 +14,14 @@ from echojepa_jax.data.formats.decode import UnreadableVideo
 from tests.programs import run_code
 
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 VIDEOS: dict[str, dict[str, Any]] = {
     "mjpeg.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "mjpeg.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "grey.avi": {"codec": "ffv1", "pixels": "gray"},
     "bframes.mp4": {"codec": "libx264", "bf": "3"},
     "gops.mp4": {"codec": "libx264", "bf": "3", "g": "6", "muxer": {"movflags": "faststart"}},
-    "fragments.mp4": {
-        "codec": "libx264",
-        "g": "8",
-        "muxer": {"movflags": "frag_keyframe+empty_moov"},
-    },
+    "fragments.mp4": {"codec": "libx264", "g": "8", "muxer": FRAGMENTED},
     "opengop.mkv": {"codec": "libx264", "bf": "3", "g": "6", "x264-params": "open-gop=1"},
     "h264.avi": {"codec": "libx264", "bf": "2"},
     "mpeg4.avi": {"codec": "mpeg4", "bf": "2"},
