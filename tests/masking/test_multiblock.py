@@ -50,10 +50,8 @@ def single_clips(spec: MaskSpec, grid: tuple[int, int, int]) -> tuple[np.ndarray
 
 def p_of_sizes(sizes: np.ndarray, key: str) -> float:
     """Chi-square of homogeneity between our block sizes and the original's."""
-    ours = {
-        tuple(size): n
-        for size, n in zip(*np.unique(sizes, axis=0, return_counts=True), strict=True)
-    }
+    found, counts = np.unique(sizes, axis=0, return_counts=True)
+    ours = dict(zip(map(tuple, found.tolist()), counts, strict=True))
     theirs = {(h, w): n for h, w, n in FIXTURE[f"{key}/block_hw_counts"].tolist()}
     table = [[counts.get(size, 0) for size in sorted(ours | theirs)] for counts in (ours, theirs)]
     return stats.chi2_contingency(table).pvalue
@@ -201,13 +199,11 @@ def hull(ids: np.ndarray, cells: int, columns: int) -> tuple[int, int]:
 def test_one_step_shares_a_block_size_and_steps_differ():
     grid, cells = (8, 14, 14), 14 * 14
     spec = MaskSpec(1, 0.3, 8, 8 * 48)
-    shapes = [
-        {
-            hull(multiblock.sample(spec, grid, 0, 0, step, position)[1], cells, 14)
-            for position in range(6)
-        }
-        for step in range(30)
-    ]
+
+    def shape(step: int, position: int) -> tuple[int, int]:
+        return hull(multiblock.sample(spec, grid, 0, 0, step, position)[1], cells, 14)
+
+    shapes = [{shape(step, position) for position in range(6)} for step in range(30)]
     assert all(len(shape) == 1 for shape in shapes)
     assert len(set.union(*shapes)) > 3
 
@@ -261,9 +257,8 @@ def test_the_suggested_value_works(field, other):
     usable = dataclasses.replace(spec, **{field: suggested})
     multiblock.check(usable, (8, 14, 14))
     for step in range(50):
-        assert (
-            multiblock.sample(usable, (8, 14, 14), 0, 0, step, 0)[0].size == usable.context_tokens
-        )
+        context, _ = multiblock.sample(usable, (8, 14, 14), 0, 0, step, 0)
+        assert context.size == usable.context_tokens
     with pytest.raises(UserError, match=field):
         multiblock.check(dataclasses.replace(spec, **{field: suggested + 8}), (8, 14, 14))
 
