@@ -84,9 +84,8 @@ def test_largest_and_smallest_heart_are_at_the_listed_frames(data_set):
 
 @pytest.mark.parametrize("systole", [0.3, 0.45, 0.5])
 def test_a_beat_empties_and_fills_once_without_jumps(systole):
-    volume = np.array(
-        [emptying(phase, systole) for phase in np.linspace(0, 1, 400, endpoint=False)]
-    )
+    phases = np.linspace(0, 1, 400, endpoint=False)
+    volume = np.array([emptying(phase, systole) for phase in phases])
     peak = volume.argmax()
     assert peak / 400 == pytest.approx(systole, abs=0.01)
     assert (np.diff(volume[: peak + 1]) >= 0).all()
@@ -150,10 +149,11 @@ def test_children_have_smaller_faster_hearts():
     adults, children = ([draw_patient(p, 0, i) for i in range(50)] for p in POPULATIONS)
     assert max(who.edv for who in children) < np.median([who.edv for who in adults])
     assert np.mean([who.heart_rate for who in children]) > max(who.heart_rate for who in adults)
-    depth = [
-        [draw_scene(w, "A4C", size=112, fps=50.0).depth for w in p] for p in (adults, children)
-    ]
-    assert min(depth[0]) > np.mean(depth[1])
+
+    def depths(people):
+        return [draw_scene(who, "A4C", size=112, fps=50.0).depth for who in people]
+
+    assert min(depths(adults)) > np.mean(depths(children))
 
 
 # ---------------------------------------------------------------- picture
@@ -280,18 +280,15 @@ def test_files_do_not_depend_on_processes_or_number_of_patients(data_set, tmp_pa
 
 def test_seeds_and_populations_give_different_patients(data_set, tmp_path):
     other_seed = dataset.generate(tmp_path / "seed", patients=2, views=1, seed=1, **TINY)
-    children = dataset.generate(
-        tmp_path / "children", population="pediatric", patients=2, views=1, **TINY
-    )
-    tables = [rows(root / "StudyList.csv") for root in (data_set, other_seed, children)]
-    patients = [{row["Patient"] for row in table} for table in tables]
+    root = tmp_path / "children"
+    children = dataset.generate(root, population="pediatric", patients=2, views=1, **TINY)
+    roots = (data_set, other_seed, children)
+    patients = [{row["Patient"] for row in rows(root / "StudyList.csv")} for root in roots]
     assert [len(group) for group in patients] == [10, 2, 2]
     assert len(set.union(*patients)) == 14
-    efs = [
-        {row["EF"] for row in rows(r / "FileList.csv")} for r in (data_set, other_seed, children)
-    ]
+    efs = [{row["EF"] for row in rows(root / "FileList.csv")} for root in roots]
     assert len(set.union(*efs)) == 14
-    contents = [set(digests(root / "Videos").values()) for root in (data_set, other_seed, children)]
+    contents = [set(digests(root / "Videos").values()) for root in roots]
     assert len(set.union(*contents)) == 40 + 2 + 2
 
 
