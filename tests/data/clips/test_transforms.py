@@ -25,9 +25,8 @@ RECIPE = {"area": (0.5, 1.0), "aspect": (0.9, 1.1)}
 )
 def test_boxes_lie_inside_the_frame(height, width, seed, ranges):
     area, aspect = ranges
-    top, left, h, w = transforms.random_box(
-        height, width, generator(seed), area=area, aspect=aspect
-    )
+    rng = generator(seed)
+    top, left, h, w = transforms.random_box(height, width, rng, area=area, aspect=aspect)
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert h > 0
@@ -38,21 +37,16 @@ def test_area_is_uniform_aspect_log_uniform_and_position_free():
     rng = generator(0)
     # A large frame, so that rounding to pixels does not show; areas of at most 0.8 always fit at
     # these aspects.
-    boxes = np.array(
-        [
-            transforms.random_box(4000, 4000, rng, area=(0.5, 0.8), aspect=(0.9, 1.1))
-            for _ in range(4000)
-        ]
-    )
+    shapes = {"area": (0.5, 0.8), "aspect": (0.9, 1.1)}
+    boxes = np.array([transforms.random_box(4000, 4000, rng, **shapes) for _ in range(4000)])
     top, left, h, w = boxes.T
     area = h * w / 4000**2
     assert stats.kstest(area, stats.uniform(0.5, 0.3).cdf).pvalue > 1e-3
     low, high = math.log(0.9), math.log(1.1)
     assert stats.kstest(np.log(w / h), stats.uniform(low, high - low).cdf).pvalue > 1e-3
     for offset, free in ((top, 4000 - h), (left, 4000 - w)):
-        assert (
-            stats.kstest((offset + rng.random(offset.size)) / (free + 1), "uniform").pvalue > 1e-3
-        )
+        place = (offset + rng.random(offset.size)) / (free + 1)
+        assert stats.kstest(place, "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
