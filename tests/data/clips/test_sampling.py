@@ -13,9 +13,8 @@ from echojepa_jax.utils.rng import generator
 
 
 def ids_of(frames, fps, rng=None, **options):
-    ids, padded = clip_frame_ids(
-        frames, fps, rng, **{"length": 16, "by": "fps", "value": 8, **options}
-    )
+    options = {"length": 16, "by": "fps", "value": 8} | options
+    ids, padded = clip_frame_ids(frames, fps, rng, **options)
     return ids.tolist(), padded
 
 
