@@ -36,9 +36,8 @@ def test_depth_attenuation_follows_its_formula(video, severity, gamma):
 
 
 def test_a_shadow_has_one_place_at_all_severities(video):
-    for severity, (s, sigma) in zip(
-        SEVERITIES, ((0.4, 0.15), (0.6, 0.2), (0.8, 0.25)), strict=True
-    ):
+    values = ((0.4, 0.15), (0.6, 0.2), (0.8, 0.25))
+    for severity, (s, sigma) in zip(SEVERITIES, values, strict=True):
         share_x, share_y = generator(42, "shadow", "a").uniform(0.2, 0.8, 2)
         mx, my = int(share_x * WIDTH), int(share_y * HEIGHT)
         found = Perturbation("shadow", severity).pixels(video, "a")
