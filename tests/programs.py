@@ -76,6 +76,21 @@ def run_code(
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
 
 
+def error_of(done: subprocess.CompletedProcess) -> str:
+    """The line with which a program has refused to work: one sentence, and no traceback."""
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return error
+
+
+def succeed(program: str, *arguments: str, **settings: Any) -> subprocess.CompletedProcess:
+    """`run`, of a program that must end well."""
+    done = run(program, *arguments, **settings)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def as_fields(fields: Mapping[str, Any]) -> list[str]:
     """Flags that set these fields of a config."""
     return [f"--config.{name}={value}" for name, value in fields.items()]
