@@ -55,15 +55,9 @@ def test_dice_by_hand():
 
 def border_of(mask):
     """Pixels with one of four neighbours outside, pixel by pixel."""
-    full = np.pad(mask, 1)
-    steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
-    return np.array(
-        [
-            (y, x)
-            for y, x in np.argwhere(mask)
-            if not all(full[y + 1 + dy, x + 1 + dx] for dy, dx in steps)
-        ]
-    )
+    full, steps = np.pad(mask, 1), ((0, 1), (0, -1), (1, 0), (-1, 0))
+    inside = [all(full[y + 1 + dy, x + 1 + dx] for dy, dx in steps) for y, x in np.argwhere(mask)]
+    return np.argwhere(mask)[~np.array(inside)]
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.4, 0.7)])
@@ -76,7 +70,7 @@ def test_hausdorff_distance_is_that_of_all_pairs_of_border_pixels(spacing):
     assert hausdorff95(true, found, spacing) == pytest.approx(expected, rel=1e-12)
     assert hausdorff95(true, true, spacing) == 0
     nothing = np.zeros_like(true)
-    diagonal = np.hypot(40 * spacing[0], 30 * spacing[1])
+    diagonal = np.hypot(*np.multiply((40, 30), spacing))
     assert hausdorff95(true, nothing, spacing) == pytest.approx(diagonal)
     assert diagonal > expected
     assert np.isnan(hausdorff95(nothing, nothing, spacing))
@@ -142,8 +136,19 @@ def test_the_largest_outline_is_end_diastole():
 
 
 @pytest.fixture
-def camus(tmp_path):
+def camus(tmp_path, cache):
     return write_camus(tmp_path / "camus", 1)
+
+
+@pytest.fixture
+def traced(camus):
+    """The videos of `camus`, with its traced frames of these views."""
+
+    def read(*views):
+        samples = manifest.load((camus,), quarantine=None, workers=1)
+        return samples, *truth.traced(samples, views)
+
+    return read
 
 
 def write_camus(root, patients):
@@ -169,14 +174,13 @@ def write_camus(root, patients):
     return f"camus:{root}"
 
 
-def test_a_mask_goes_through_the_crop_and_the_resize_of_the_pixels(camus, cache):
+def test_a_mask_goes_through_the_crop_and_the_resize_of_the_pixels(traced):
     """The picture of a shape, cut into a clip, and the mask of the shape are the same pixels."""
-    samples = manifest.load((camus,), quarantine=None, workers=1)
-    frames, _ = truth.traced(samples, ("A4C",))
+    samples, frames, _ = traced("A4C")
     assert [(t.frame, t.phase) for _, t in frames] == [(1, ED), (11, ES)], "counted from 1 in CAMUS"
     clip = ClipSpec(4, 32, "stride", 2)
-    rows, numbers = [row for row, _ in frames], np.array([t.frame for _, t in frames])
-    chosen = [samples[row] for row in rows]
+    chosen = [samples[row] for row, _ in frames]
+    numbers = np.array([t.frame for _, t in frames])
     (piece,) = truth.masks(frames, samples, clip).encode_frames(chosen, numbers)
     assert not any(piece.errors)
     (batch,) = evaluation_batches(chosen, clip=clip, global_batch=2, shown=Shown(numbers, 2))
@@ -186,20 +190,14 @@ def test_a_mask_goes_through_the_crop_and_the_resize_of_the_pixels(camus, cache)
         assert 60 < shown.sum() < 32 * 32 / 2
         np.testing.assert_array_equal(shown, piece.tokens[i] == LV)
     # Rows are cropped from 70 to the middle 50, and these become 32.
-    assert segmentation._spacing(samples[0], 32) == (
-        pytest.approx((0.2 * 50 / 32, 0.3 * 50 / 32)),
-        "mm",
-    )
+    spacing = 0.2 * 50 / 32, 0.3 * 50 / 32
+    assert segmentation._spacing(samples[0], 32) == (pytest.approx(spacing), "mm")
 
 
-def test_masks_that_do_not_fit_are_counted_and_not_used(camus, cache, caplog):
-    folder = camus.partition(":")[2] + "/patient0001"
-    nibabel.save(
-        nibabel.Nifti1Image(np.ones((9, 9), np.uint8), np.eye(4)),
-        f"{folder}/patient0001_4CH_ED_gt.nii.gz",
-    )
-    samples = manifest.load((camus,), quarantine=None, workers=1)
-    frames, _ = truth.traced(samples, ())
+def test_masks_that_do_not_fit_are_counted_and_not_used(camus, traced, caplog):
+    file = camus.partition(":")[2] + "/patient0001/patient0001_4CH_ED_gt.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9), np.uint8), np.eye(4)), file)
+    samples, frames, _ = traced()
     model = truth.masks(frames, samples, ClipSpec(4, 32, "stride", 2))
     chosen = [samples[row] for row, _ in frames]
     (piece,) = model.encode_frames(chosen, np.array([t.frame for _, t in frames]))
@@ -207,11 +205,10 @@ def test_masks_that_do_not_fit_are_counted_and_not_used(camus, cache, caplog):
     assert "the mask has 9 x 9 pixels, but the video 50 x 70" in caplog.text
 
 
-def test_tracings_past_the_end_of_a_video_are_told(camus, cache, caplog):
+def test_tracings_past_the_end_of_a_video_are_told(camus, traced, caplog):
     info = Path(camus.partition(":")[2]) / "patient0001" / "Info_4CH.cfg"
     info.write_text(info.read_text().replace("ES: 12", "ES: 13"))
-    samples = manifest.load((camus,), quarantine=None, workers=1)
-    frames, beyond = truth.traced(samples, ())
+    samples, frames, beyond = traced()
     assert len(frames) == 3
     assert [samples[row].view for row in beyond] == ["A4C"]
     assert "1 traced frames are left out, because their video is shorter" in caplog.text
@@ -274,25 +271,15 @@ def test_a_clip_has_the_traced_frame_as_the_first_one_of_a_tubelet(by, value, fr
 
 # --- the task -------------------------------------------------------------------------------------
 
-OPTIONS = ConfigDict(
-    {
-        "data": "adult",
-        "views": (),
-        "structures": ("LV", "LA"),
-        "heads": ("linear+place", "linear"),
-        "ef": "ef",
-        "kind": "segmentation",
-    }
-)
+OPTIONS = {"kind": "segmentation", "data": "adult", "views": (), "structures": ("LV", "LA")}
+OPTIONS |= {"heads": ("linear+place", "linear"), "ef": "ef"}
 SIDE, PLACES = 16, 4
 
 
 def traced_data(noise=0.05, patients=20) -> Data:
     """Squares of the LV at a random place, the LA below; a token shows what its place has."""
-    samples = [
-        dataclasses.replace(s, height=SIDE, width=SIDE + 4, spacing=(2.0, 2.0))
-        for s in samples_of(patients)
-    ]
+    size = {"height": SIDE, "width": SIDE + 4, "spacing": (2.0, 2.0)}
+    samples = [dataclasses.replace(s, **size) for s in samples_of(patients)]
     rng, traced, labels, tokens = np.random.default_rng(0), [], [], []
     for row, sample in enumerate(samples):
         for phase, frame in ((ED, 3), (ES, 9)):
@@ -326,10 +313,8 @@ def test_a_head_with_a_bias_for_each_place_knows_the_mean_mask():
     frames = fit_masks.Frames(np.zeros((20, PLACES**2, 3), np.float32), labels, np.arange(4))
     probe = probe_config(epochs=1)
     train, val, test = np.split(np.arange(20), [12, 16])
-    found = [
-        fit_masks.predict(fit_masks.fit(frames, train, val, probe, 0, by_place), test, 4)
-        for by_place in (True, False)
-    ]
+    heads = [fit_masks.fit(frames, train, val, probe, 0, by_place) for by_place in (True, False)]
+    found = [fit_masks.predict(head, test, 4) for head in heads]
     assert dice(found[0][0] == LV, mask == LV) > 0.9
     assert not found[1].any()
 
@@ -355,9 +340,8 @@ def test_the_loss_is_cross_entropy_and_what_dice_lacks():
 
 
 def run(data, **changes):
-    options = ConfigDict(OPTIONS.to_dict() | changes)
     probe = probe_config(mask_rates=(0.3, 0.03), epochs=15)
-    return segmentation.run({"adult": data}, options, probe, 0)
+    return segmentation.run({"adult": data}, ConfigDict(OPTIONS | changes), probe, 0)
 
 
 def test_a_linear_head_finds_what_tokens_show():
