@@ -57,6 +57,12 @@ def shrunken(weights: str, sets: Path) -> ConfigDict:
     return config
 
 
+def of_camus(weights: str, sets: Path) -> ConfigDict:
+    config = shrunken(weights, sets)
+    config.only, config.pca_data, config.clip.more_sizes = ("camus",), "camus", ()
+    return config
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """An exported encoder that was trained on clips of 4 frames, every fourth one."""
@@ -128,12 +134,11 @@ def test_another_size_is_another_model_of_the_same_weights(complete):
 
 
 def test_a_user_who_has_one_set_names_it(encoder, sets, tmp_path):
-    config = shrunken(encoder, sets)
-    config.only, config.pca_data, config.clip.more_sizes = ("camus",), "camus", ()
+    config = of_camus(encoder, sets)
     config.data.echonet_dynamic.sources = ()
     evaluate(config, tmp_path / "run")
-    of_camus = {"camus_lvef", "camus_segmentation", "camus_views"}
-    assert {line["task"] for line in lines(tmp_path / "run")} == of_camus
+    tasks = {"camus_lvef", "camus_segmentation", "camus_views"}
+    assert {line["task"] for line in lines(tmp_path / "run")} == tasks
     left_out = ", ".join(name for name in config.tasks if not name.startswith("camus"))
     assert f"were left out: {left_out}." in (tmp_path / "run" / suite.MARKDOWN).read_text()
 
@@ -143,10 +148,9 @@ def test_clips_by_stride_need_no_frame_rates(encoder, sets, tmp_path):
     shutil.copytree(sets / "CAMUS_public", tmp_path / "CAMUS_public")
     for path in tmp_path.rglob("Info_*.cfg"):
         path.write_text(path.read_text().replace("FrameRate: 48.5", ""))
-    config = shrunken(encoder, tmp_path)
-    config.only, config.pca_data = ("camus",), "camus"
+    config = of_camus(encoder, tmp_path)
     del config.tasks.camus_lvef
-    config.clip.update(sample_by="", sample_value=0.0, more_sizes=())
+    config.clip.update(sample_by="", sample_value=0.0)
     evaluate(config, tmp_path / "run")
     config.clip.update(sample_by="fps", sample_value=8.0)
     with pytest.raises(UserError, match=r"12 of 12 files .* were rejected .12 no frame rate"):
@@ -154,10 +158,9 @@ def test_clips_by_stride_need_no_frame_rates(encoder, sets, tmp_path):
 
 
 def test_a_prepared_set_stands_in_the_place_of_its_source(complete, encoder, sets, tmp_path):
-    config = shrunken(encoder, sets)
+    config = of_camus(encoder, sets)
     prepared(config.data.camus.sources[0], tmp_path / "camus", Options(size=64))
     config.data.camus.sources = (str(tmp_path / "camus"),)
-    config.only, config.pca_data, config.clip.more_sizes = ("camus",), "camus", ()
     del config.tasks.camus_segmentation, config.tasks.camus_views
     evaluate(config, tmp_path / "run")
 
