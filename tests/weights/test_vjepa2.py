@@ -1,5 +1,7 @@
 """transformers' VJEPA2Model with random weights agrees with ours, through the parameter map."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -36,6 +38,17 @@ def make_theirs(**settings):
         tokens = model.predictor.embeddings.mask_tokens
         tokens[1] = tokens[0]
     return model
+
+
+def arrays_of(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def assert_same(found, wanted):
+    """The same names with the same arrays."""
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def make_ours(theirs, folder):
@@ -99,13 +112,8 @@ def test_parity_with_transformers_tiny(tmp_path):
     rng = np.random.default_rng(0)
     clips = rng.standard_normal((2, 8, 32, 32, 3)).astype(np.float32)
     ids = random_ids(rng, 2, 64, 16, 24)
-    compare(
-        make_theirs(**TINY),
-        tmp_path,
-        clips,
-        *ids,
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
-    )
+    close = partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
+    compare(make_theirs(**TINY), tmp_path, clips, *ids, close)
 
 
 def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
@@ -134,17 +142,12 @@ def test_parity_with_transformers_vit_large_at_1568_tokens(tmp_path):
     # And every bit finds its way back.
     weights = read_weights(tmp_path)
     parts = {part: to_torch(tree, rows_of(part, 2, 16)) for part, tree in weights.params.items()}
-    state = theirs.state_dict()
-    back = to_hugging_face(parts)
-    assert set(back) == set(state)
-    for name, value in back.items():
-        assert np.array_equal(value, state[name].numpy()), name
+    assert_same(to_hugging_face(parts), arrays_of(theirs))
 
 
 @pytest.fixture(scope="module")
 def named():
-    parts = from_hugging_face({k: v.numpy() for k, v in make_theirs(**TINY).state_dict().items()})
-    return dict(parts["predictor"])
+    return dict(from_hugging_face(arrays_of(make_theirs(**TINY)))["predictor"])
 
 
 SHAPE = EncoderShape(width=48, depth=3, heads=2, mlp_hidden=192, patch=8)
@@ -153,18 +156,12 @@ LIKE = expected_shapes(SHAPE, PREDICTOR, "predictor")
 
 
 def test_names_there_and_back_are_exact(named):
-    back = to_torch(from_torch(named, predictor_rows(), LIKE), predictor_rows())
-    assert set(back) == set(named)
-    for name, value in named.items():
-        np.testing.assert_array_equal(back[name], value)
+    assert_same(to_torch(from_torch(named, predictor_rows(), LIKE), predictor_rows()), named)
 
 
 def test_hugging_face_names_there_and_back_are_exact():
-    state = {k: v.numpy() for k, v in make_theirs(**TINY).state_dict().items()}
-    back = to_hugging_face(from_hugging_face(state))
-    assert set(back) == set(state)
-    for name, value in state.items():
-        np.testing.assert_array_equal(back[name], value)
+    state = arrays_of(make_theirs(**TINY))
+    assert_same(to_hugging_face(from_hugging_face(state)), state)
 
 
 def test_f14_every_array_is_used_or_it_is_an_error(named):
