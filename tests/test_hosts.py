@@ -57,21 +57,12 @@ def on_two_hosts(run_main):
 
     def start(workdir, second=None, **changes):
         address = f"127.0.0.1:{programs.free_port()}"
-        common = ["--hosts=2", f"--coordinator={address}"]
-        return TwoHosts(
-            [
-                run_main(
-                    *common,
-                    f"--host={host}",
-                    workdir=workdir,
-                    devices=2,
-                    wait=False,
-                    environment=second if host else None,
-                    **LONGER | ACROSS | changes,
-                )
-                for host in range(2)
-            ]
-        )
+        common = {"workdir": workdir, "devices": 2, "wait": False} | LONGER | ACROSS | changes
+        processes = []
+        for host, environment in enumerate((None, second)):
+            flags = "--hosts=2", f"--host={host}", f"--coordinator={address}"
+            processes.append(run_main(*flags, environment=environment, **common))
+        return TwoHosts(processes)
 
     return start
 
@@ -80,6 +71,11 @@ def last_line(done):
     # Gloo, which connects hosts without accelerators, prints lines of its own at any time.
     lines = done.stdout.strip().splitlines()
     return [line for line in lines if not line.startswith("[Gloo]")][-1]
+
+
+def values_of(workdir, name):
+    """All values of a metric."""
+    return [line[name] for line in read_lines(workdir / "metrics.jsonl") if name in line]
 
 
 def arrays_of(workdir):
@@ -106,21 +102,11 @@ def test_two_hosts_train_as_one_does_and_survive_kills(
     # One device makes the same of it, and the probe, whose videos the hosts share, says the same.
     done = run_main(workdir=alone, **LONGER, **probe)
     assert done.returncode == 0, done.stderr
-    losses = [
-        [line["loss"] for line in read_lines(run / "metrics.jsonl") if "loss" in line]
-        for run in (whole, alone)
-    ]
+    losses = [values_of(run, "loss") for run in (whole, alone)]
     np.testing.assert_allclose(*losses, atol=1e-5)
     assert len(losses[0]) == STEPS
     assert_close(whole, alone)
-    scores = [
-        [
-            line["probe/ef/mae"]
-            for line in read_lines(run / "metrics.jsonl")
-            if "probe/ef/mae" in line
-        ]
-        for run in (whole, alone)
-    ]
+    scores = [values_of(run, "probe/ef/mae") for run in (whole, alone)]
     np.testing.assert_allclose(*scores, rtol=1e-3)
 
     # A host that dies ends the other one, with a sentence.
@@ -173,9 +159,7 @@ def test_a_host_without_its_accelerator_tells_the_others(on_two_hosts, tmp_path)
 
 
 @pytest.mark.parametrize("signalled", [[1], [1, 0]])
-def test_a_signal_before_the_first_step_ends_all_without_a_failure(
-    on_two_hosts, tmp_path, signalled
-):
+def test_a_signal_before_the_first_step_ends_all_in_order(on_two_hosts, tmp_path, signalled):
     two = on_two_hosts(tmp_path / "run")
     started = time.monotonic()
     while not (tmp_path / "run" / "config.json").exists():
