@@ -63,9 +63,13 @@ def schedules(tmp_path_factory):
     """Of kernels with a grid, loops in it, and a part for the first column of the grid."""
     folder = tmp_path_factory.mktemp("schedules")
     subprocess.run([sys.executable, "-c", KERNELS, str(folder)], cwd=REPOSITORY, check=True)
-    return {
-        name.partition(".")[0]: path.read_text() for name, path in bundles.schedules(folder).items()
-    }
+    found = bundles.schedules(folder).items()
+    return {name.partition(".")[0]: path.read_text() for name, path in found}
+
+
+@pytest.fixture(scope="module")
+def cycles(schedules):
+    return {name: bundles.cycles(text, delay=4) for name, text in schedules.items()}
 
 
 def body(text, depth):
@@ -73,30 +77,23 @@ def body(text, depth):
 
     Four bundles more run before the jump has its effect.
     """
-    head, jump = re.search(
-        rf"0x(\w+) LB: {'>' * depth} (?s:.)*?0x(\w+)   : >+ [^\n]*= sbr.rel", text
-    ).groups()
+    loop = rf"0x(\w+) LB: {'>' * depth} (?s:.)*?0x(\w+)   : >+ [^\n]*= sbr.rel"
+    head, jump = re.search(loop, text).groups()
     return int(jump, 16) - int(head, 16) + 1 + 4
 
 
 @pytest.mark.slow
-def test_a_loop_counts_as_often_as_it_runs(schedules):
-    plain, longer, deeper = (
-        bundles.cycles(schedules[name], delay=4) for name in ("plain", "longer", "deeper")
-    )
+def test_a_loop_counts_as_often_as_it_runs(schedules, cycles):
     # At every of the grid's 12 steps.
-    assert longer - plain == 12 * 32 * body(schedules["plain"], 2)
-    assert deeper - plain == 12 * 5 * 7 * body(schedules["plain"], 3)
+    assert cycles["longer"] - cycles["plain"] == 12 * 32 * body(schedules["plain"], 2)
+    assert cycles["deeper"] - cycles["plain"] == 12 * 5 * 7 * body(schedules["plain"], 3)
 
 
 @pytest.mark.slow
-def test_steps_of_the_grid_count_and_what_runs_at_some_of_them(schedules):
-    plain, wider, seldom = (
-        bundles.cycles(schedules[name], delay=4) for name in ("plain", "wider", "seldom")
-    )
+def test_steps_of_the_grid_count_and_what_runs_at_some_of_them(cycles):
     # Twice the steps, and the sine at as many of them or twice as many.
-    assert wider == pytest.approx(2 * plain, rel=0.01)
-    sine = (wider - seldom) / 3
+    assert cycles["wider"] == pytest.approx(2 * cycles["plain"], rel=0.01)
+    sine = (cycles["wider"] - cycles["seldom"]) / 3
     assert 50 < sine < 200
 
 
@@ -142,6 +139,5 @@ def test_files_of_schedules(tmp_path):
         "17-TLP-hlo.txt",
     ):
         (tmp_path / name).touch()
-    assert bundles.schedules(tmp_path) == {
-        "splash_mha.2": tmp_path / "17-splash_mha.2-01-final_bundles.txt"
-    }
+    newest = tmp_path / "17-splash_mha.2-01-final_bundles.txt"
+    assert bundles.schedules(tmp_path) == {"splash_mha.2": newest}
