@@ -82,9 +82,8 @@ def disturb(workdir: Path, rng: random.Random) -> str:
         lines = done[0].stdout.strip().splitlines()
         last = [line for line in lines if not line.startswith("[Gloo]")][-1:]
         if any(codes) or not last or not last[0].startswith(("stopped by a signal", "complete")):
-            raise SystemExit(
-                f"SIGTERM did not end it in order: {codes}, {last}; {done[0].stderr[-900:]}"
-            )
+            end = done[0].stderr[-900:]
+            raise SystemExit(f"SIGTERM did not end it in order: {codes}, {last}; {end}")
     if (workdir / "damaged").exists():
         raise SystemExit(f"a checkpoint was damaged: {list((workdir / 'damaged').iterdir())}")
     return f"{kind.name} to {victims}: codes {codes}, at step {last_step(workdir)}"
