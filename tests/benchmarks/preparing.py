@@ -39,10 +39,9 @@ def as_dicom(source: Path, target: Path, patient: int) -> None:
 def prepare(source: str, out: Path, *flags: str) -> float:
     """Runs the program; returns its seconds."""
     command = [sys.executable, "-m", "echojepa_jax.prepare", f"--source={source}", f"--out={out}"]
+    command += ["--workers=1", *flags]
     started = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--workers=1", *flags], stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - started
     print(done.stdout.strip().splitlines()[-1], flush=True)
     return seconds
