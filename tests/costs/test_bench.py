@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Blocked())
 def test_the_step_needs_only_jax_torch_and_ml_collections(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SITE)
     out = tmp_path / "bench.json"
-    done = programs.run(
+    done = programs.succeed(
         "bench",
         "--config=configs/demo.py",
         *("--steps=3", "--compare=torch", f"--out={out}"),
@@ -49,7 +49,6 @@ def test_the_step_needs_only_jax_torch_and_ml_collections(tmp_path):
         # PyTorch without its compiler, which takes half a minute.
         environment={"PYTHONPATH": str(tmp_path), "TORCHDYNAMO_DISABLE": "1"},
     )
-    assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert len(found["ours"]) == len(found["torch"]) == 3
     facts = found["facts"]
@@ -85,12 +84,9 @@ def test_pytorchs_step_computes_the_same_loss(tiny):
     batch = random_batch(config)
     theirs = TorchStep(config, batch, compiled=False)
     encoder = program.networks.encoder
-    named = vjepa2.to_hugging_face(
-        {
-            part: vjepa2.to_torch(tree, vjepa2.rows_of(part, encoder.tubelet, encoder.patch))
-            for part, tree in params.items()
-        }
-    )
+    rows = {part: vjepa2.rows_of(part, encoder.tubelet, encoder.patch) for part in params}
+    parts = {part: vjepa2.to_torch(tree, rows[part]) for part, tree in params.items()}
+    named = vjepa2.to_hugging_face(parts)
     for part, module in (("encoder", theirs._encoder), ("predictor", theirs._predictor)):
         mine = {k.removeprefix(f"{part}."): v for k, v in named.items() if k.startswith(part)}
         module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in mine.items()})
@@ -106,10 +102,8 @@ def test_pytorchs_step_computes_the_same_loss(tiny):
     np.testing.assert_allclose(float(ours) / 8, float(theirs._plain_loss()), rtol=1e-5)
     before = [p.detach().clone() for p in theirs._target.parameters()]
     assert theirs.run() > 0
-    moved = [
-        not torch.equal(a, b) for a, b in zip(before, theirs._target.parameters(), strict=True)
-    ]
-    assert any(moved)
+    after = theirs._target.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_the_stages_of_shards_that_are_partly_in_colour(tmp_path, tiny, monkeypatch):
@@ -135,22 +129,12 @@ def test_the_stages_of_shards_that_are_partly_in_colour(tmp_path, tiny, monkeypa
 
 def test_the_input_pipeline_alone(tmp_path):
     out = tmp_path / "data.json"
-    done = programs.run(
-        "bench",
-        *("--data", "--config=configs/demo.py", f"--source={PHANTOM}", "--clips=8"),
-        *programs.as_fields(SHRINK),
-        f"--out={out}",
-    )
-    assert done.returncode == 0, done.stderr
+    flags = "--data", "--config=configs/demo.py", f"--source={PHANTOM}", "--clips=8"
+    done = programs.succeed("bench", *flags, *programs.as_fields(SHRINK), f"--out={out}")
     found = json.loads(out.read_text())
-    assert set(found["stages_clips_per_second"]) == {
-        "read and decode",
-        "crop and resize",
-        "masks",
-        "batch",
-        "to the device",
-    }
-    together = 1 / sum(1 / rate for rate in found["stages_clips_per_second"].values())
+    stages = found["stages_clips_per_second"]
+    assert set(stages) == {"read and decode", "crop and resize", "masks", "batch", "to the device"}
+    together = 1 / sum(1 / rate for rate in stages.values())
     assert found["stages_together"] == pytest.approx(together)
     assert "on one core, clips/s" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("clips/s by 1 cores")
@@ -194,8 +178,7 @@ def test_decord_reads_in_turn(tmp_path):
     out = tmp_path / "data.json"
     fields = programs.as_fields(SHRINK | {"data.workers": 1})
     flags = ["--data", "--config=configs/demo.py", "--clips=16", "--compare=decord", f"--out={out}"]
-    done = programs.run("bench", *flags, *fields, environment={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
+    done = programs.succeed("bench", *flags, *fields, environment={"PYTHONPATH": str(tmp_path)})
     found = json.loads(out.read_text())
     assert found["decord_clips_per_second"] > 0
     assert "decord, reading" in done.stdout
@@ -222,5 +205,4 @@ def test_pytorch_has_nothing_to_compare_vjepa21_with(tiny):
 )
 def test_flags_that_do_not_go_together(flags, sentence):
     done = programs.run("bench", "--config=configs/demo.py", *flags)
-    assert done.returncode == 1
-    assert f"error: {sentence}" in done.stderr
+    assert f"error: {sentence}" in programs.error_of(done)
