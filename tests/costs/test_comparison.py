@@ -25,9 +25,8 @@ def test_a_run_is_matched_in_four_ways():
     assert found["updates"] == 1200
     assert found["clips"] == 600
     assert found["device time"] == pytest.approx(3000)
-    assert found["FLOPs"] * flops.of_step(mine.config) == pytest.approx(
-        1200 * flops.of_step(other.config)
-    )
+    ours, theirs = (flops.of_step(run.config) for run in (mine, other))
+    assert found["FLOPs"] * ours == pytest.approx(1200 * theirs)
     text = "\n".join(lines(mine, other, "measured"))
     assert "56 + 456" in text
     assert "144 + 160" in text
@@ -49,12 +48,9 @@ def test_plan_prints_what_matches_a_run(tmp_path):
         "    config.masks.small.update(context_tokens=4, target_tokens=6)\n"
         "    return config\n"
     )
-    fields = {"data.frames": 4, "data.size": 32, "model.depth": 1}
-    done = programs.run(
-        *("plan", "--config=demo_mae", "--gpus=1", f"--compare={small}"),
-        *programs.as_fields(fields),
-    )
-    assert done.returncode == 0, done.stderr
+    fields = programs.as_fields({"data.frames": 4, "data.size": 32, "model.depth": 1})
+    flags = "--config=demo_mae", "--gpus=1", f"--compare={small}"
+    done = programs.succeed("plan", *flags, *fields)
     assert "compared with small" in done.stdout
     assert "by device time (ESTIMATED from data sheets)" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("fits: ")
