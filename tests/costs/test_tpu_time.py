@@ -35,11 +35,8 @@ CLIPS = 16  # on a chip, as many as docs/plans.md has
 
 def share_in_layers(account, *kinds):
     """What these kinds take of the time in the layers, by the JSON of `plan`."""
-    layers = [
-        times
-        for part, times in account["by_part_and_kind"].items()
-        if part not in (OUTSIDE, OPTIMIZER)
-    ]
+    parts = account["by_part_and_kind"]
+    layers = [parts[part] for part in parts.keys() - {OUTSIDE, OPTIMIZER}]
     whole = sum(sum(times.values()) for times in layers)
     return sum(times.get(kind, 0.0) for times in layers for kind in kinds) / whole
 
@@ -77,11 +74,9 @@ def times_of_layers(scope, network, grid, lengths, gradients):
     def placed(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
 
-    few = jnp.zeros((1, 8), int)
+    few, zeros = jnp.zeros((1, 8), int), jnp.zeros((1, 8, width))
     plain = stack.clone(attention="xla")
-    params = jax.eval_shape(
-        lambda: plain.init(jax.random.key(0), jnp.zeros((1, 8, width)), angles(few))
-    )
+    params = jax.eval_shape(lambda: plain.init(jax.random.key(0), zeros, angles(few)))
     x = jax.ShapeDtypeStruct((CLIPS, sum(lengths), width), network.dtype)
     ids = jax.ShapeDtypeStruct((CLIPS, sum(lengths)), jnp.int32)
     function, *arrays = (both, params, x, ids, x) if gradients else (forward, params, x, ids)
