@@ -147,9 +147,8 @@ def test_the_average_degradation_is_the_papers_and_of_all():
         for kind, noise in errors.items()
     ]
     made = rows.of_task("r", ConfigDict({"kind": "robustness"}), {"m": [cells]}, 50, 0)
-    average = {
-        r.variant["perturbation"]: r for r in made if r.main == "degradation" and r.model == "m"
-    }
+    averages = [r for r in made if r.main == "degradation" and r.model == "m"]
+    average = {r.variant["perturbation"]: r for r in averages}
     papers = average["mean of the paper's kinds"].values["degradation"]
     np.testing.assert_allclose(papers, 100 * (0.5 + 0.1) / 2, rtol=1e-6)  # in every resample
     assert average["mean of all kinds"].values["degradation"][0] == pytest.approx(20)
