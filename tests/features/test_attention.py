@@ -91,9 +91,8 @@ def test_rollout_is_the_product_of_the_layers_with_the_residual():
     encoder, params = weights.make_encoder(), tamed(weights.params["encoder"])
     _, last, flow = encoder_attention(encoder, params, CLIPS, rollout=True)
     shallow = jax.tree.map(lambda leaf: leaf[:1], params["stack"])
-    _, first, _ = encoder_attention(
-        encoder.clone(depth=1), params | {"stack": shallow}, CLIPS, rollout=False
-    )
+    shallow = params | {"stack": shallow}
+    _, first, _ = encoder_attention(encoder.clone(depth=1), shallow, CLIPS, rollout=False)
     eye = np.eye(12)
     np.testing.assert_allclose(flow, (last + eye) / 2 @ ((first + eye) / 2), atol=1e-5)
 
