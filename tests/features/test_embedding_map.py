@@ -75,13 +75,8 @@ def test_labels_of_a_table_of_the_embeddings_and_of_the_sources(tmp_path, folder
     assert find_labels(found, "view").values[:3] == ["A2C", "A4C", "A2C"]
     table = tmp_path / "labels.csv"
     table.write_text("patient,site,age\np0,Oslo,70.5\np1,Bergen,\n")
-    assert find_labels(found, "site", table).values[:5] == [
-        "Oslo",
-        "Oslo",
-        "Bergen",
-        "Bergen",
-        None,
-    ]
+    sites = find_labels(found, "site", table).values
+    assert sites[:5] == ["Oslo", "Oslo", "Bergen", "Bergen", None]
     ages = find_labels(found, "age", table)
     assert ages.are_numbers
     assert ages.values[:3] == [70.5, 70.5, None]
@@ -99,9 +94,8 @@ def test_labels_of_a_table_of_the_embeddings_and_of_the_sources(tmp_path, folder
     efs = find_labels(found, "EF")
     assert efs.values == [*(40.5 + i for i in range(23)), None]
     assert efs.unit == "%"
-    with pytest.raises(
-        UserError, match=r"there is no label 'rvsp': --colour must be one of view, .*ef"
-    ):
+    unknown = "there is no label 'rvsp': --colour must be one of view, .*ef"
+    with pytest.raises(UserError, match=unknown):
         find_labels(found, "rvsp")
     videos.unlink()
     with pytest.raises(UserError, match="is in this source: name a table"):
@@ -155,9 +149,8 @@ def test_numbers_tell_classes_from_patients():
     assert found.commonest == 0.5
     # Videos of a patient are alike, and patients are of one class: with folds by video, the class
     # could be read from the patient.
-    alike = np.repeat(rng.standard_normal((12, 8)), 10, axis=0) + 0.01 * rng.standard_normal(
-        (120, 8)
-    )
+    alike = np.repeat(rng.standard_normal((12, 8)), 10, axis=0)
+    alike += 0.01 * rng.standard_normal((120, 8))
     by_patient = [VIEWS[int(p[1:]) % 2] for p in patients]
     assert separation(alike, by_patient, patients).accuracy < 0.8
     assert separation(alike, by_patient, [str(i) for i in range(120)]).accuracy > 0.95
@@ -168,11 +161,8 @@ def test_numbers_tell_classes_from_patients():
 def test_the_program_draws_a_panel_for_each_label(folder, tmp_path):
     table, out = tmp_path / "labels.csv", tmp_path / "new" / "map.png"
     table.write_text("name,ef\n" + "".join(f"v{i},{50.5 + i}\n" for i in range(20)))
-    ended = programs.run(
-        "map", f"--embeddings={folder}", "--colour=view", "--colour=ef", f"--labels={table}",
-        f"--out={out}",
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    flags = f"--embeddings={folder}", "--colour=view", "--colour=ef", f"--labels={table}"
+    ended = programs.succeed("map", *flags, f"--out={out}")
     assert ended.stdout.startswith(f"{out} shows 24 videos; view: silhouette 0.")
     assert "correct in 3 folds by patient (commonest class 50.0 %)" in ended.stdout
     height, width, _ = cv2.imread(str(out)).shape
