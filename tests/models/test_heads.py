@@ -66,9 +66,8 @@ def test_parity_of_probes_with_the_original(probe_fixture, name):
     present = np.ones((len(tokens), views * clips), bool)
     if name != "attentive_classifier":  # that one was recorded with every view there
         present = ~np.repeat(fixture["missing_views"], clips, axis=1)
-        np.testing.assert_array_equal(
-            np.repeat(present, sizes["tokens_per_clip"], axis=1), ~fixture["token_is_missing"]
-        )
+        tokens_there = np.repeat(present, sizes["tokens_per_clip"], axis=1)
+        np.testing.assert_array_equal(tokens_there, ~fixture["token_is_missing"])
     targets = fixture["regression_targets"][:, 0] if regression else fixture["class_labels"]
     loss_of = regression_loss if regression else class_loss
 
@@ -112,10 +111,8 @@ def test_what_a_missing_view_holds_has_no_influence(kind, fusion):
 def test_late_fusion_is_the_mean_of_what_each_slot_says():
     head, params, tokens = make(fusion="late")
     present = jnp.asarray([[1, 0, 1, 1, 0, 0]] * 4, bool)
-    alone = [
-        head({"params": params}, tokens, jnp.zeros((4, 6), bool).at[:, s].set(True))
-        for s in (0, 2, 3)
-    ]
+    slots = [jnp.zeros((4, 6), bool).at[:, s].set(True) for s in (0, 2, 3)]
+    alone = [head({"params": params}, tokens, slot) for slot in slots]
     out = head({"params": params}, tokens, present)
     np.testing.assert_allclose(out, np.mean(alone, axis=0), atol=1e-6)
 
