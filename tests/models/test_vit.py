@@ -60,9 +60,8 @@ def test_scan_and_remat_change_nothing(params, scan_layers, remat):
     value, grads = value_and_grad(params, model)
     wanted, wanted_grads = value_and_grad(params, encoder())
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4), grads, wanted_grads
-    )
+    close = partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-4)
+    jax.tree.map(close, grads, wanted_grads)
     fresh = init(model, jax.random.key(0), CLIPS)["params"]
     jax.tree.map(np.testing.assert_array_equal, fresh, params)
 
@@ -94,9 +93,8 @@ def test_predictor_does_not_care_for_the_order_of_tokens():
     variables["params"]["mask_tokens"] = tokens
     (out,) = see(variables, context, [context_ids], [target_ids], grid)
     order, shuffle = np.array([2, 0, 3, 1]), np.array([2, 0, 1])
-    (other,) = see(
-        variables, context[:, order], [context_ids[:, order]], [target_ids[:, shuffle]], grid
-    )
+    ids = [context_ids[:, order]], [target_ids[:, shuffle]]
+    (other,) = see(variables, context[:, order], *ids, grid)
     np.testing.assert_allclose(other, out[:, shuffle], atol=1e-5)
 
 
