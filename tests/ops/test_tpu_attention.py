@@ -85,9 +85,8 @@ def test_it_equals_xla_forward_and_backward(heads, channels, segments):
 
 def test_it_rotates_nothing_where_there_are_no_angles():
     qkv, weight, *_ = inputs(2, 41, 2, 64, jnp.float32)
-    mine = outputs_and_gradients(
-        interpreted, qkv, weight, *ops.angles_for("fused", None, 41, 64), 2, ()
-    )
+    angles = ops.angles_for("fused", None, 41, 64)
+    mine = outputs_and_gradients(interpreted, qkv, weight, *angles, 2, ())
     wanted = outputs_and_gradients(by_xla, qkv, weight, None, None, 2, ())
     for a, b in zip(mine, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
