@@ -103,9 +103,8 @@ def test_a_state_that_hardly_divides_is_said(caplog):
     state = {"kernel": np.zeros((6, 10)), "bias": np.zeros(8)}
     mesh = meshes.make_mesh(replica=1, fsdp=8)
     meshes.warn_of_unsharded(mesh, state, meshes.state_shardings(mesh, state))
-    assert (
-        "mesh.fsdp=8 does not divide all arrays of the state, so 88% of it is copied" in caplog.text
-    )
+    said = "mesh.fsdp=8 does not divide all arrays of the state, so 88% of it is copied"
+    assert said in caplog.text
 
 
 def test_a_parameter_without_a_rule_is_an_error():
