@@ -98,33 +98,26 @@ def test_maps_of_a_prediction_and_their_picture(finished, hearts, tmp_path):
     assert all(one.values.shape == (2, 4, 4) for one in maps)
     assert all(one.frames.shape == (4, 32, 32, 3) for one in maps)
     # 1 is the mean over all tokens that the query reads.
-    np.testing.assert_allclose(np.mean([one.values for one in maps]), 1, rtol=1e-5)
+    values = np.stack([one.values for one in maps])
+    np.testing.assert_allclose(values.mean(), 1, rtol=1e-5)
     tokens = probe.encoder.tokens(samples[0].path, clips=2)
     share = by_hand(probe.saved.params, tokens.reshape(-1, WIDTH)).mean(0)
-    np.testing.assert_allclose(
-        np.stack([one.values for one in maps]).reshape(-1), 64 * share, rtol=1e-3
-    )
+    np.testing.assert_allclose(values.reshape(-1), 64 * share, rtol=1e-3)
 
-    encoder = probe.encoder.frozen
-    told = write_probe_maps(probe.saved, encoder_of(probe), samples, tmp_path / "maps", 2)
+    frozen = probe.encoder.frozen
+    encoder = dataclasses.replace(frozen, clips=probe.saved.clips, keep="all")
+    told = write_probe_maps(probe.saved, encoder, samples, tmp_path / "maps", 2)
     assert told == f"{tmp_path / 'maps'} shows 2 of 8 examples"
     pictures = sorted((tmp_path / "maps").iterdir())
-    assert [path.name for path in pictures] == [
-        f"000_{samples[0].name}.png",
-        f"001_{samples[-1].name}.png",
-    ]
+    names = [f"000_{samples[0].name}.png", f"001_{samples[-1].name}.png"]
+    assert [path.name for path in pictures] == names
     # Coloured tokens on grey frames.
     picture = cv2.imread(str(pictures[0])).astype(int)
     assert np.count_nonzero(np.ptp(picture, axis=-1) > 100) > 1000
     with pytest.raises(UserError, match="is not an empty folder"):
-        write_encoder_maps(encoder, samples, tmp_path / "maps", 2, False)
+        write_encoder_maps(frozen, samples, tmp_path / "maps", 2, False)
     with pytest.raises(UserError, match=r"must end in \.png, \.svg or \.pdf"):
         save_attention(maps, tmp_path / "maps.heart")
-
-
-def encoder_of(probe):
-
-    return dataclasses.replace(probe.encoder.frozen, clips=probe.saved.clips, keep="all")
 
 
 def test_a_study_with_a_missing_view(finished, hearts):
