@@ -34,10 +34,8 @@ STUDIES = [
 
 def test_f15_a_video_is_an_example_with_the_label_as_it_is():
     examples = make_examples(STUDIES, "ef", (), False)
-    assert [(e.name, e.label, e.rows) for e in examples][:2] == [
-        ("a", 50.5, ((0,),)),
-        ("b", 50.5, ((1,),)),
-    ]
+    first = [(e.name, e.label, e.rows) for e in examples[:2]]
+    assert first == [("a", 50.5, ((0,),)), ("b", 50.5, ((1,),))]
     assert [e.label for e in make_examples(STUDIES, "view", (), False)][3:] == ["PLAX", "SSN"]
 
 
@@ -59,10 +57,8 @@ def test_age_and_sex_come_from_labels_of_these_names():
 
 def test_a_study_is_an_example_with_a_slot_for_every_view():
     examples = make_examples(STUDIES, "ef", ("A4C", "PLAX"), False)
-    assert [(e.name, e.rows, e.split) for e in examples] == [
-        ("s1", ((0, 2), (1,)), "train"),
-        ("s2", ((), (3,)), "val"),
-    ]
+    wanted = [("s1", ((0, 2), (1,)), "train"), ("s2", ((), (3,)), "val")]
+    assert [(e.name, e.rows, e.split) for e in examples] == wanted
 
 
 @pytest.mark.parametrize(
