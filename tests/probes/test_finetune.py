@@ -27,10 +27,8 @@ def test_four_chips_share_the_clips_and_run_the_attention_kernel():
 
     def state(key):
         encoder = plain.init(key, jnp.zeros((1, 4, 32, 32, 3)))["params"]
-        return {
-            "heads": grid.init_grid(head, key, 128, 1),
-            "encoder": {"params": encoder, "adam": grid.ADAM.init(encoder)},
-        }
+        trained = {"params": encoder, "adam": grid.ADAM.init(encoder)}
+        return {"heads": grid.init_grid(head, key, 128, 1), "encoder": trained}
 
     batch = {
         "clips": clips,
