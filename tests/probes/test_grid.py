@@ -37,9 +37,8 @@ def batches(kind, seed=0):
 def train(head, cells, kind):
     heads = grids.init_grid(head, jax.random.key(0), 12, len(cells))
     for update, (tokens, batch) in enumerate(batches(kind), start=1):
-        heads, losses = grids.grid_step(
-            heads, tokens, batch, *grids.rates(cells, update, UPDATES), head, kind
-        )
+        rates = grids.rates(cells, update, UPDATES)
+        heads, losses = grids.grid_step(heads, tokens, batch, *rates, head, kind)
     return heads["params"], losses
 
 
@@ -52,13 +51,9 @@ def test_each_head_of_a_grid_is_what_it_would_be_alone(kind):
     for row, cell in enumerate(cells):
         alone, loss = train(head, [cell], "classification")
         np.testing.assert_allclose(losses[row], loss[0], atol=1e-5)
-        jax.tree.map(
-            lambda a, b, row=row: np.testing.assert_allclose(a[row], b[0], atol=1e-5),
-            together,
-            alone,
-        )
-    first, last = (jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], together)) for i in (0, -1))
-    assert any(not np.allclose(a, b) for a, b in zip(first, last, strict=True))
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[row], b[0], atol=1e-5)
+    assert any(not np.allclose(leaf[0], leaf[-1]) for leaf in jax.tree.leaves(together))
 
 
 @pytest.mark.slow
@@ -129,9 +124,8 @@ def test_parts_of_a_batch_give_the_same_update():
     results = []
     for parts in (1, 4):
         heads = grids.init_grid(head, jax.random.key(0), 12, 1)
-        heads, loss = grids.grid_step(
-            heads, tokens, batch, *grids.rates(cells, 1, 9), head, "regression", parts
-        )
+        rates = grids.rates(cells, 1, 9)
+        heads, loss = grids.grid_step(heads, tokens, batch, *rates, head, "regression", parts)
         # Adam divides by the size of the gradient: compare what it has summed.
         results.append((loss, jax.tree.leaves(heads["adam"])))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
