@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,8 @@ def prediction(i: int, target: Any, said: Any, **more: Any) -> dict[str, Any]:
 def regression_result() -> dict[str, Any]:
     return {
         "task": {"kind": "regression", "target": "ef", "unit": "%"},
-        "chosen": {
-            "head": CHOSEN,
-            "lr": 1e-4,
-            "weight_decay": 0.01,
-            "epoch": 17,
-            "epochs": EPOCHS,
-            "val_score": 5.1,
-        },
+        "chosen": {"head": CHOSEN, "lr": 1e-4, "weight_decay": 0.01}
+        | {"epoch": 17, "epochs": EPOCHS, "val_score": 5.1},
         "test": {
             "examples": 200,
             "unreadable": 23,
@@ -88,12 +81,8 @@ def regression_result() -> dict[str, Any]:
             },
             "baseline": {"mae": 9.9},
         },
-        "study": {
-            "examples": 110,
-            "patients": 100,
-            "scores": {"mae": scored(4.5, 4.1, 4.9)},
-            "baseline": {"mae": 9.8},
-        },
+        "study": {"examples": 110, "patients": 100, "baseline": {"mae": 9.8}}
+        | {"scores": {"mae": scored(4.5, 4.1, 4.9)}},
     }
 
 
@@ -107,11 +96,9 @@ def add_reading(workdir: Path, task: Task, thresholds: dict[float, float]) -> No
 def fill_regression(workdir: Path) -> None:
     rng = np.random.default_rng(0)
     workdir.mkdir()
-    result = regression_result()
-    (workdir / "metrics.json").write_text(json.dumps(result))
-    (workdir / "config.json").write_text(
-        json.dumps({"weights": "/home/jo/runs/base", "task": {"target": "ef", "views": []}})
-    )
+    (workdir / "metrics.json").write_text(json.dumps(regression_result()))
+    config = {"weights": "/home/jo/runs/base", "task": {"target": "ef", "views": []}}
+    (workdir / "config.json").write_text(json.dumps(config))
     manifest = {"command": f"probe --workdir={workdir}", "weights": {"parameters": 5_524_416}}
     manifest["parameters"] = {"head": 1234, "heads": 3}
     (workdir / "manifest.json").write_text(json.dumps(manifest))
@@ -135,13 +122,8 @@ def fill_regression(workdir: Path) -> None:
     best = {"best_rows": np.argsort(error)[:1], "best_picture_0": pictures["picture_0"]}
     np.savez(workdir / "worst.npz", rows=np.array([7, 8]), **pictures, **best)
     studies = [
-        {
-            "study": f"s{i}",
-            "patient": f"p{i}",
-            "target": t,
-            "prediction": t + 2 * (i % 2),
-            "examples": 2,
-        }
+        {"study": f"s{i}", "patient": f"p{i}", "target": t, "prediction": t + 2 * (i % 2)}
+        | {"examples": 2}
         for i, t in enumerate(true[:50])
     ]
     write_rows(workdir / "studies.csv", studies)
@@ -170,9 +152,8 @@ def fill_classification(workdir: Path) -> None:
     (workdir / "metrics.json").write_text(json.dumps(result))
     many = [*HEADS, *(f"lr{i}_wd0" for i in range(9))]
     write_lines(workdir / "metrics.jsonl", epochs(dict.fromkeys(many, 0.9), 0.01, many))
-    pairs = [("A2C", "A2C")] * 8 + [("A2C", "A4C")] * 2 + [("A4C", "A4C")] * 10
+    rows, pairs = [], [("A2C", "A2C")] * 8 + [("A2C", "A4C")] * 2 + [("A4C", "A4C")] * 10
     pairs += [("<script>x", "A4C")] * 2
-    rows = []
     for i, (target, said) in enumerate(pairs):
         sure = 0.9 - 0.01 * i
         shares = {f"p_{name}": sure if name == said else (1 - sure) / 2 for name in CLASSES}
@@ -204,16 +185,11 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_regression_scores(regression: str) -> None:
     text = text_of(regression)
-    assert (
-        "echojepa_jax probe report ef ef: MAE 5.20 points (95 % interval 4.80 to 5.70) on 200"
-        in text
-    )
-    assert "200 videos of 100 patients" in text
+    title = "echojepa_jax probe report ef ef: MAE 5.20 points (95 % interval 4.80 to 5.70) on "
+    assert f"{title}200 videos of 100 patients" in text
     assert 'class="verdict good"' in regression
-    assert (
-        "MAE 5.20 points 95 % interval 4.80 to 5.70; 9.90 points if the training mean is always "
-        f"predicted; R² {MINUS}0.04" in text
-    )
+    guess = "9.90 points if the training mean is always predicted"
+    assert f"MAE 5.20 points 95 % interval 4.80 to 5.70; {guess}; R² {MINUS}0.04" in text
     assert f"R² {MINUS}0.04 {MINUS}0.10 to 0.02" in text
     assert "MAE, mean of a study 4.50 points 95 % interval 4.10 to 4.90;" in text
     assert "predicted; 110 studies of 100 patients" in text
@@ -279,9 +255,7 @@ def test_worst_predictions_come_first(regression: str) -> None:
     ]
 
 
-def test_best_predictions_are_shown_if_there_are_pictures(
-    regression: str, classification: str
-) -> None:
+def test_best_predictions_are_shown_with_pictures(regression: str, classification: str) -> None:
     shown = regression.split('id="best-predictions"')[1].split("<h2")[0]
     assert shown.count("<img ") == 1
     assert re.search(r"<p><strong>74\.8 %</strong><br>\s*<span>v026, A2C</span>", shown)
@@ -338,9 +312,7 @@ def test_a_head_that_diverged_does_not_make_the_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["regression", "classification"])
-def test_page_stands_alone_hides_folders_and_escapes(
-    page: str, request: pytest.FixtureRequest
-) -> None:
+def test_page_stands_alone_hides_folders_and_escapes(page, request) -> None:
     source = request.getfixturevalue(page)
     assert_stands_alone(source)
     assert "&lt;script&gt;" in source
@@ -388,9 +360,8 @@ def test_metrics_alone_make_a_page_and_a_poor_score_is_said(tmp_path: Path) -> N
     (tmp_path / "metrics.json").write_text(json.dumps(result))
     (tmp_path / "config.json").write_text('{"task": {"views": ["A2C", "A4C"]}}')
     page = write_probe_report(tmp_path).read_text()
-    assert (
-        "ef: MAE 10.2 points on 200 studies of 100 patients; not better than the baseline" in page
-    )
+    verdict = "ef: MAE 10.2 points on 200 studies of 100 patients; not better than the baseline"
+    assert verdict in page
     assert 'class="verdict warn"' in page
     assert "<img" not in page
     assert "Learning" not in page
@@ -401,16 +372,12 @@ def test_no_metrics_is_a_user_error(tmp_path: Path) -> None:
         write_probe_report(tmp_path)
 
 
-def test_worst_without_probabilities_and_with_a_prediction_that_is_not_finite(
-    tmp_path: Path,
-) -> None:
+def test_worst_without_probabilities_and_with_one_that_is_not_finite(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
     write_rows(path, [prediction(0, "A", "A"), prediction(1, "A", "B")])
-    rows = read_predictions(path, "classification")
-    assert worst(rows, "classification", 1) == [1]
+    assert worst(read_predictions(path, "classification"), "classification", 1) == [1]
     write_rows(path, [prediction(0, 1.0, 90.0), prediction(1, 1.0, "nan")])
-    rows = read_predictions(path, "regression")
-    assert worst(rows, "regression", 1) == [1]
+    assert worst(read_predictions(path, "regression"), "regression", 1) == [1]
 
 
 @pytest.mark.filterwarnings("error")
@@ -447,10 +414,8 @@ def test_report_of_two_steps_has_room_for_every_alarm(tmp_path: Path, value: flo
     assert "alarm above 1" in figure(page, "Error relative to the mean target")
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_curve_that_lies_far_inside_its_zone_shows_the_edge() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        series = Series(np.array([1.0, 2.0]), np.array([50.0, 49.0]))
-        assert ">0<" in svg_of(
-            plots.curves([Panel("", {"a": series}, alarm_above=1.0, lowest=0.0)], 2)
-        )
+    series = Series(np.array([1.0, 2.0]), np.array([50.0, 49.0]))
+    panel = Panel("", {"a": series}, alarm_above=1.0, lowest=0.0)
+    assert ">0<" in svg_of(plots.curves([panel], 2))
