@@ -40,7 +40,7 @@ def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
         }
         now = {"step": step, "time": START + step}
         lines.append(now | {f"health/{k}": v for k, v in health.items()})
-    for step in [*range(4, STEPS + 1, 4)]:
+    for step in range(4, STEPS + 1, 4):
         loss = 0.45 + 0.35 * math.exp(-step / 60) + 0.0001 * step + rng.normal(0, 0.004)
         lost = step == 120
         lines.append(
@@ -64,17 +64,12 @@ def training_lines(rng: np.random.Generator) -> list[dict[str, Any]]:
         )
     for step in (117, 234, 351, STEPS):
         done = step / STEPS
-        trained = {
-            "ef/mae": 7.8 - 2.3 * done,
-            "ef/r2": 0.1 + 0.6 * done,
-            "view/accuracy": 0.5 + 0.45 * done,
-        }
+        trained = {"ef/mae": 7.8 - 2.3 * done, "ef/r2": 0.1 + 0.6 * done}
+        trained |= {"view/accuracy": 0.5 + 0.45 * done}
         now = {"step": step, "time": START + step}
         lines.append(now | {f"probe/{k}": v for k, v in trained.items()})
     init = {"ef/mae": 8.0, "ef/r2": 0.08, "view/accuracy": 0.4375}
-    lines.append(
-        {"step": STEPS, "time": START + STEPS} | {f"probe_init/{k}": v for k, v in init.items()}
-    )
+    lines.append(now | {f"probe_init/{k}": v for k, v in init.items()})
     return sorted(lines, key=lambda line: line["step"])
 
 
@@ -161,11 +156,8 @@ def fill(workdir: Path) -> None:
         "commit": "abc1234",
         "versions": {"jax": "0.10.2", "flax": "0.12.0"},
         "devices": {"gpu NVIDIA H100": 2},
-        "data": {
-            "fingerprint": "9f3c",
-            "videos": 1234,
-            "sources": {"phantom:adult": {"videos": 400}},
-        },
+        "data": {"fingerprint": "9f3c", "videos": 1234}
+        | {"sources": {"phantom:adult": {"videos": 400}}},
         "parameters": {"encoder": 5_524_416, "predictor": 2_000_000},
     }
     (workdir / "config.json").write_text(json.dumps(config))
@@ -238,10 +230,8 @@ def test_the_run_in_words_and_everything_recorded_folded_away(page: str) -> None
 
 def test_quarantine_is_counted_by_file_and_reason(page: str) -> None:
     text = text_of(page)
-    assert (
-        "2 before the first step cannot be used truncated header states 60 frames, file holds 41"
-        in text
-    )
+    reason = "truncated header states 60 frames, file holds 41"
+    assert f"2 before the first step cannot be used {reason}" in text
     assert f"1 before the first step single image a single frame {DASH}" in text
 
 
@@ -268,12 +258,9 @@ def test_figures_mark_lost_steps_alarm_zones_and_the_initial_encoder(page: str) 
     assert "not finite" in drawn["Loss"]
     for name in ("total", "mask large", "mask small"):
         assert name in drawn["Loss"]
-    alarming = {name for name, svg in drawn.items() if ">alarm" in svg}
-    assert alarming == {
-        "Effective rank",
-        "Similarity of different clips",
-        "Error relative to the mean target",
-    }
+    alarming = {"Effective rank", "Similarity of different clips"}
+    alarming |= {"Error relative to the mean target"}
+    assert {name for name, svg in drawn.items() if ">alarm" in svg} == alarming
     assert "random weights" in drawn["EF, mean absolute error"]
 
 
@@ -308,10 +295,7 @@ def test_the_whole_blocks_of_a_mask_are_counted(page: str) -> None:
 
 
 def test_metrics_alone_make_a_report(tmp_path: Path) -> None:
-    lines: list[dict[str, Any]] = [
-        {"step": 10, "time": 1.0, "loss": 0.7},
-        {"step": 20, "time": 2.0, "loss": None},
-    ]
+    lines = [{"step": 10, "time": 1.0, "loss": 0.7}, {"step": 20, "time": 2.0, "loss": None}]
     run = bare_workdir(tmp_path / "run", lines)
     text = text_of(write_report(run).read_text())
     assert "reached step 20" in text
@@ -329,10 +313,8 @@ def test_a_run_whose_every_loss_was_lost(tmp_path: Path) -> None:
 
 
 def test_unfinished_run_with_collapsed_features(tmp_path: Path) -> None:
-    ranks = [(0, 60.0), (100, 20.0), (200, 9.0)]
-    lines: list[dict[str, Any]] = [
-        {"step": s, "time": s, "health/effective_rank": rank} for s, rank in ranks
-    ]
+    ranks = {0: 60.0, 100: 20.0, 200: 9.0}
+    lines = [{"step": s, "time": s, "health/effective_rank": rank} for s, rank in ranks.items()]
     lines.append({"step": 200, "time": 0, "health/cosine_similarity": 0.991})
     run = bare_workdir(tmp_path / "run", lines)
     (run / "config.json").write_text('{"optim": {"epochs": 2, "updates_per_epoch": 300}}')
