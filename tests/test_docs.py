@@ -145,10 +145,8 @@ def needed_flags(program: str) -> list[str]:
     """Flags without which a program stops: `needed` of its last line."""
     source = (REPOSITORY / "echojepa_jax" / f"{program}.py").read_text()
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    found = [k.value for call in calls for k in call.keywords if k.arg == "needed"]
-    return [
-        name for value in found if isinstance(value, ast.Tuple) for name in ast.literal_eval(value)
-    ]
+    given = [k.value for call in calls for k in call.keywords if k.arg == "needed"]
+    return [x for value in given if isinstance(value, ast.Tuple) for x in ast.literal_eval(value)]
 
 
 def test_other_commands_name_what_is_there():
@@ -238,16 +236,12 @@ REDUCED = {"main": QUICK_TRAINING, "probe": QUICK_PROBE}
 def test_commands_without_a_comment_run_one_after_the_other(hearts, tmp_path):
     """From a folder of videos to predictions: train, export, probe, embed, predict."""
     labels = tmp_path / "labels.csv"
-    videos = [
-        row | {"patient": row["FileName"].rpartition("-")[0]}
-        for row in rows(hearts / "FileList.csv")
-    ]
+    videos = rows(hearts / "FileList.csv")
+    videos = [row | {"patient": row["FileName"].rpartition("-")[0]} for row in videos]
     patients = sorted({row["patient"] for row in videos})
     splits = dict(zip(patients, ("train", "train", "val", "test"), strict=True))
-    lines = [
-        f"{hearts}/Videos/{v['FileName']}.avi,{v['patient']},{splits[v['patient']]},{v['EF']}"
-        for v in videos
-    ]
+    line = f"{hearts}/Videos/{{FileName}}.avi,{{patient}},{{split}},{{EF}}"
+    lines = [line.format(**row, split=splits[row["patient"]]) for row in videos]
     labels.write_text("\n".join(["path,patient,split,ef", *lines]))
     places = {
         "/data/clips": str(hearts / "Videos"),
