@@ -68,17 +68,16 @@ def test_f01_features_keep_the_order_of_their_videos(tiny, monkeypatch):
     config = tiny()
     networks = make_networks(config)
     samples = manifest.load([PHANTOM], quarantine=None, workers=2)[:5]
+    params = networks.encoder.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))["params"]
     settings = {
         "clip": dataclasses.replace(configs.clip_spec(config), by="stride", value=4),
         "clips_per_video": 2,
         "sharding": jax.sharding.SingleDeviceSharding(jax.devices()[0]),
     }
-    params = networks.encoder.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))["params"]
+    of_videos = partial(linear_probe.video_features, networks, params, **settings)
 
     def features(samples, batch, workers):
-        return linear_probe.video_features(
-            networks, params, samples, batch=batch, workers=workers, **settings
-        )
+        return of_videos(samples, batch=batch, workers=workers)
 
     wanted = features(samples, 4, 0)
     assert np.abs(wanted[1:] - wanted[:-1]).max(axis=1).min() > 1e-4
@@ -335,12 +334,10 @@ def test_f21_waiting_for_data_is_told_from_computing(tiny, trained, tmp_path, mo
     before(monkeypatch, pipeline.decode, "decode", wait)
     train(tiny(), tmp_path / "slow")
     # Of the last step: the first batches are made while the step is compiled.
-    slow, fast = (
-        (last(run, "data_wait_share"), last(run, "step_seconds"))
-        for run in (tmp_path / "slow", trained)
-    )
-    assert 0.7 < slow[0] <= 1.0
-    assert slow[0] * slow[1] > 3 * fast[0] * fast[1]
+    shares = [last(run, "data_wait_share") for run in (tmp_path / "slow", trained)]
+    seconds = [last(run, "step_seconds") for run in (tmp_path / "slow", trained)]
+    assert 0.7 < shares[0] <= 1.0
+    assert shares[0] * seconds[0] > 3 * shares[1] * seconds[1]
 
 
 def test_f23_an_error_of_the_data_is_no_end_of_training(tiny, tmp_path, monkeypatch):
