@@ -79,15 +79,9 @@ def test_a_tpu_slice_from_creation_to_deletion():
     )
     assert done.returncode == 0, done.stderr
     commands = done.stdout.splitlines()
-    kinds = [
-        "queued-resources create",
-        "queued-resources describe",
-        "git archive",
-        "tpu-vm scp",
-        "tpu-vm ssh",
-        "tpu-vm ssh",
-    ]
-    kinds += ["mkdir -p logs/echo", "tpu-vm scp", "queued-resources delete"]
+    kinds = ["queued-resources create", "queued-resources describe", "git archive", "tpu-vm scp"]
+    kinds += ["tpu-vm ssh", "tpu-vm ssh", "mkdir -p logs/echo", "tpu-vm scp"]
+    kinds += ["queued-resources delete"]
     assert len(commands) == len(kinds)
     for command, kind in zip(commands, kinds, strict=True):
         assert kind in command
@@ -218,6 +212,9 @@ def test_gke_slurm_and_local():
     ]
 
 
+FAILED = "srun: error: n0: task 0: Exited with exit code 1"
+
+
 @pytest.mark.parametrize(
     ("code", "said", "restarts", "again"),
     [
@@ -229,18 +226,8 @@ def test_gke_slurm_and_local():
         # One task's mistake, for which srun ends the others.
         (143, "srun: error: n1: tasks 0-2: Exited with exit code 1", 0, False),
         # A task that was killed, and another that stumbled over that.
-        (
-            137,
-            "srun: error: n1: task 1: Killed\nsrun: error: n0: task 0: Exited with exit code 1",
-            0,
-            True,
-        ),
-        (
-            143,
-            "srun: error: n1: task 0: Exited with exit code 1\nstopped by a signal; saved",
-            0,
-            False,
-        ),
+        (137, f"srun: error: n1: task 1: Killed\n{FAILED}", 0, True),
+        (143, f"{FAILED}\nstopped by a signal; saved", 0, False),
         (137, "", 3, True),
         (137, "", 20, False),
         (1, "error: no such file", 0, False),
