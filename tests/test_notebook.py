@@ -52,11 +52,8 @@ def parameters_at(notebook: nbformat.NotebookNode) -> int:
 def parameters(notebook: nbformat.NotebookNode) -> dict[str, object]:
     """The settings by name."""
     tree = ast.parse(notebook.cells[parameters_at(notebook)].source)
-    return {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-    }
+    set_here = [node for node in tree.body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in set_here}
 
 
 def shown(cell: nbformat.NotebookNode) -> str:
@@ -68,26 +65,16 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code")
     hugging_face, workdir, out = tmp_path / "hf", tmp_path / "run", tmp_path / "out"
     write_weights(random_weights(), hugging_face, "hf")
-    mine = {
-        "WEIGHTS": str(hugging_face),
-        "SOURCE": PHANTOM,
-        "OVERRIDES": SMALL,
-        "WORKDIR": str(workdir),
-        "OUT": str(out),
-    }
+    mine = {"WEIGHTS": str(hugging_face), "WORKDIR": str(workdir), "OUT": str(out)}
+    mine |= {"SOURCE": PHANTOM, "OVERRIDES": SMALL}
     assert set(mine) <= set(parameters(notebook))
     settings = "\n".join(f"{name} = {value!r}" for name, value in mine.items())
     notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(settings))
     # One device: several are slower to compile for.
     monkeypatch.setenv("XLA_FLAGS", programs.xla_flags())
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
-    client = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(REPOSITORY)}},
-    )
-    client.execute()
+    folder = {"metadata": {"path": str(REPOSITORY)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=folder).execute()
 
     cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
     assert "Device" in shown(cells["devices"])
