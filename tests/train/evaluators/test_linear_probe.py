@@ -26,9 +26,8 @@ def cohort(patients, split, rng):
         ef = rng.uniform(20, 75)
         for sign, view in zip((1, -1), VIEWS, strict=True):
             name = f"{split}{index}"
-            samples.append(
-                Sample(f"{name}-{view}", "", "", name, view=view, split=split, targets={"ef": ef})
-            )
+            about = {"view": view, "split": split, "targets": {"ef": ef}}
+            samples.append(Sample(f"{name}-{view}", "", "", name, **about))
             features.append([sign * (ef - 47), sign, *rng.standard_normal(3)])
     return samples, np.array(features)
 
