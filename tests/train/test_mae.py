@@ -114,12 +114,8 @@ def test_meshes_agree_and_send_parameters_and_gradients_alone(tiny_mae):
 
 def test_biases_norms_and_the_mask_token_do_not_decay(tiny_mae):
     program = make_program(tiny_mae(), meshes.make_mesh(jax.devices()[:1]))
-    decays = by_rules(program.state.params, DECAY_RULES)
-    names = {
-        path_text(path).rpartition("/")[2]
-        for path, decay in jax.tree_util.tree_leaves_with_path(decays)
-        if not decay
-    }
+    decays = jax.tree.leaves_with_path(by_rules(program.state.params, DECAY_RULES))
+    names = {path_text(path).rpartition("/")[2] for path, decay in decays if not decay}
     assert names == {"bias", "scale", "q_bias", "v_bias", "mask_token"}
 
 
