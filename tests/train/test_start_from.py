@@ -25,8 +25,7 @@ def start(tiny, tmp_path):
 
     def run(out_width=0, levels=1, **changes):
         config = tiny(**changes)
-        new = make_networks(tiny(**V21))
-        shape, predictor = shapes_of(new)
+        shape, predictor = shapes_of(make_networks(tiny(**V21)))
         predictor = dataclasses.replace(predictor, out_width=out_width, levels=levels)
         weights = random_weights(shape, predictor)
         write_weights(weights, tmp_path / "weights", "safetensors")
@@ -45,14 +44,9 @@ def test_a_distilled_models_heads_start_anew_and_this_is_said(start, caplog):
     assert "its last layers start from random weights" in said[0]
     mine, theirs = state.params["predictor"], weights.params["predictor"]
     for name in ("proj", "proj_context"):
-        kept = fresh.params["predictor"][name]
-        jax.tree.map(np.testing.assert_array_equal, mine[name], kept)
-    rest = {name for name in theirs if not name.startswith("proj")}
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        {name: mine[name] for name in rest},
-        {name: theirs[name] for name in rest},
-    )
+        jax.tree.map(np.testing.assert_array_equal, mine[name], fresh.params["predictor"][name])
+    for name in theirs.keys() - {"proj", "proj_context"}:
+        jax.tree.map(np.testing.assert_array_equal, mine[name], theirs[name])
     for tree in (state.params["encoder"], state.target.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, weights.params["encoder"])
 
