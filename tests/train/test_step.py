@@ -17,9 +17,7 @@ from echojepa_jax.train.objectives.vjepa2 import VJepa2, clip_losses
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
 from echojepa_jax.train.optim import adamw
 from echojepa_jax.train.program import make_program
-from echojepa_jax.train.state import (
-    make_networks,
-)
+from echojepa_jax.train.state import make_networks
 from echojepa_jax.train.step import gradients, train_step, update
 from tests.makers.calls import before
 from tests.makers.states import fresh
@@ -215,9 +213,8 @@ def test_tokens_of_padded_frames_are_left_out_of_the_loss(tiny, setting, objecti
         by_hand += errors[there < 16].mean() / 2
         if new:
             errors = np.abs(visible[0][m][i] - targets[i][here])
-            seen, asked = (
-                np.stack(np.unravel_index(x, (2, 4, 4)), -1) for x in (here, there[there < 16])
-            )
+            at = partial(np.unravel_index, shape=(2, 4, 4))
+            seen, asked = (np.stack(at(x), -1) for x in (here, there[there < 16]))
             apart = np.linalg.norm(seen[:, None] - asked[None], axis=-1).min(axis=1)
             by_hand += 0.5 * (errors / np.sqrt(apart)[:, None])[here < 16].mean() / 2
     np.testing.assert_allclose(masked, by_hand, rtol=1e-5)
