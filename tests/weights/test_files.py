@@ -59,23 +59,19 @@ def test_every_format_gives_back_every_bit_and_the_clip_input(tmp_path, form):
     assert text.lstrip().startswith("# EchoJEPA weights")
 
 
-@pytest.mark.parametrize(
-    ("form", "name"), [("safetensors", "model.safetensors"), ("torch", "model.pt")]
-)
-def test_the_file_in_our_folder_can_be_named_as_well(tmp_path, form, name):
+@pytest.mark.parametrize(("form", "suffix"), [("safetensors", "safetensors"), ("torch", "pt")])
+def test_the_file_in_our_folder_can_be_named_as_well(tmp_path, form, suffix):
     weights = random_weights(clip=CLIP)
     write_weights(weights, tmp_path / "out", form)
-    assert_same(weights, read_weights(tmp_path / "out" / name))
+    assert_same(weights, read_weights(tmp_path / "out" / f"model.{suffix}"))
 
 
 def vjepa2_checkpoint(weights: Pretrained, folder: Path) -> dict:
     """A training checkpoint as V-JEPA 2's code writes it."""
     write_weights(weights, folder, "torch")
-    parts = torch.load(folder / "model.pt", weights_only=True)
-    wrapped = {
-        part: {f"module.backbone.{name}": value for name, value in named.items()}
-        for part, named in parts.items()
-    }
+    wrapped = {}
+    for part, named in torch.load(folder / "model.pt", weights_only=True).items():
+        wrapped[part] = {f"module.backbone.{name}": value for name, value in named.items()}
     return wrapped | {"opt": {"state": {}}, "scaler": None, "epoch": 3, "loss": 0.5, "lr": 1e-4}
 
 
@@ -369,7 +365,6 @@ def test_f07_nothing_is_overwritten(tmp_path):
     with pytest.raises(UserError, match="out exists already"):
         write_weights(weights, tmp_path / "out", "orbax")
     assert read_weights(tmp_path / "out").fingerprints() == weights.fingerprints()
-
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
