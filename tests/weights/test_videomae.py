@@ -67,13 +67,9 @@ def ids_of(kind):
 
 def named(weights, trees):
     """Trees as ours, under transformers' names."""
-    sizes = weights.shape, weights.predictor_shape
-    return to_hugging_face(
-        {
-            part: to_torch(jax.device_get(tree), rows_of(*sizes, part))
-            for part, tree in trees.items()
-        }
-    )
+    rows = partial(rows_of, weights.shape, weights.predictor_shape)
+    trees = jax.device_get(trees)
+    return to_hugging_face({part: to_torch(tree, rows(part)) for part, tree in trees.items()})
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
