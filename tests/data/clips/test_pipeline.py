@@ -300,7 +300,8 @@ def test_impossible_divisions_and_masks_are_errors_before_iterating(samples):
 @pytest.mark.slow
 def test_f09_a_killed_worker_fails_the_run(samples):
     batches = as_made(samples, seed=0, last_step=10_000, workers=2)
-    next(batches)
+    for _ in range(2):  # one of each worker, so both have started and ignore polite signals
+        next(batches)
     worker = multiprocessing.active_children()[0]
     # A polite signal to the whole job, as before a preemption, must not take the data away.
     os.kill(worker.pid, signal.SIGTERM)
