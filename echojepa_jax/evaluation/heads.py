@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.evaluation.data import Data, Divided
 from echojepa_jax.evaluation.fit import Fitted, HowToFit, Look, fit, make_head
-from echojepa_jax.evaluation.stored import digest_of, problem, write_about
+from echojepa_jax.evaluation.stored import problem, write_about
 from echojepa_jax.probes.examples import Example
-from echojepa_jax.utils.files import whole
+from echojepa_jax.utils.files import digest_of, whole
 
 VERSION = 1  # raise it when training would give another head
 _LOOK = "look "  # begins the names of the arrays of a `Look`

@@ -14,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from echojepa_jax.costs.flops import transformer
+from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.pipeline import Shown
 from echojepa_jax.data.clips.sampling import ClipSpec
@@ -23,6 +24,7 @@ from echojepa_jax.features.clip_input import clip_spec
 from echojepa_jax.features.encode import EncodedClips, FrozenEncoder, of_tubelets, tubelets_of
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import digest_of
 from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
@@ -36,7 +38,7 @@ class Facts:
 
     name: in tables and of folders. about: where it comes from. fingerprint: of its numbers.
     parameters: of the encoder. tokens, width: of a clip. flops: of a clip's forward pass. places:
-    tokens of a time step, which segmentation has.
+    tokens of a time step, which segmentation has. times: time steps of a clip.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Facts:
     width: int
     flops: float
     places: int
+    times: int
 
 
 Encode = Callable[[Sequence[Sample], np.ndarray, Perturbation | None], Iterator[EncodedClips]]
@@ -159,12 +162,13 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         shape.width,
         transformer(tokens, shape.width, shape.depth, shape.mlp_hidden),
         height * width,
+        times,
     )
     return Model(facts, encode, encode_frames)
 
 
 def open_pca(
-    kept: Path,
+    folder: Path,
     train: Sequence[Sample],
     clip: ClipSpec,
     tubelet: int,
@@ -172,12 +176,14 @@ def open_pca(
     width: int,
     how: HowToEncode,
 ) -> Model:
-    """Principal components of the pixels of training videos, which are kept in the file `kept`.
+    """Principal components of the pixels of training videos, which are kept in a file of `folder`.
 
     Args:
       train: the training videos. tubelet, patch: of the first encoder. width: components, as many
         as it has channels.
     """
+    fitted_on = manifest.fingerprint(train), dataclasses.asdict(clip), tubelet, patch, width
+    kept = folder / f"pca-{digest_of(list(fitted_on))[:10]}.npz"
     components = pixels.fitted(kept, train, clip, tubelet, width, how.workers)
     times = clip.frames // tubelet
 
@@ -203,6 +209,7 @@ def open_pca(
         outputs,
         2.0 * times * inputs * outputs,
         (clip.size // patch) ** 2,
+        times,
     )
     return Model(facts, encode, encode_frames)
 

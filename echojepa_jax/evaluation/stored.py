@@ -22,7 +22,7 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.evaluation.models import Facts, Model
 from echojepa_jax.features.encode import EncodedClips, repeats_of
 from echojepa_jax.probes.predict import Features
-from echojepa_jax.utils.files import whole, write_json
+from echojepa_jax.utils.files import digest_of, whole, write_json
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,6 @@ class Wanted:
         words = [model.name, self.name, *(word for word in self.perturbation or () if word)]
         words += [] if self.frames is None else ["frames"]
         return root / f"{'-'.join(words)}-{digest_of(self.settings(model))[:10]}"
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def make(root: Path, model: Model, wanted: Wanted) -> int:

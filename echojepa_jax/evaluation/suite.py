@@ -33,7 +33,7 @@ from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
-from echojepa_jax.utils.files import held, whole, write_json
+from echojepa_jax.utils.files import digest_of, held, whole, write_json
 from echojepa_jax.utils.progress import left
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         Workdir(workdir),
         {
             "data": {
-                "fingerprint": stored.digest_of(
+                "fingerprint": digest_of(
                     {name: manifest.fingerprint(one.samples) for name, one in data.items()}
                 ),
                 "videos": sum(len(one.samples) for one in data.values()),
@@ -292,13 +292,9 @@ def _of_controls(
         model = models.of_pretrained(first, "", weights, how)
         fitted_on = data[config.pca_data]
         train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
-        digest = stored.digest_of(
-            [manifest.fingerprint(train), dataclasses.asdict(model.facts.clip)]
-        )
-        kept = workdir / "models" / f"pca-{digest[:10]}.npz"
         shape = weights.shape
-        cut = shape.tubelet, shape.patch
-        return models.open_pca(kept, train, model.facts.clip, *cut, shape.width, how)
+        sizes = shape.tubelet, shape.patch, shape.width
+        return models.open_pca(workdir / "models", train, model.facts.clip, *sizes, how)
 
     made = {models.INITIAL: initial, models.PCA: pca}
     return {name: made[name] for name in config.controls}

@@ -281,7 +281,7 @@ def _seen(result: Result, row: Row) -> int:
     head = row.variant.get("head") or options.get("head")
     if not head or head_choice(head).averages:
         return 1
-    return tokens_kept(result.keep, model.tokens, model.tokens // model.places)
+    return tokens_kept(result.keep, model.tokens, model.times)
 
 
 def _note(result: Result, task: str, rows: Sequence[Row]) -> str:

@@ -13,9 +13,9 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources import read_tracings
 from echojepa_jax.data.tracings import BadTracing, Tracing, in_clip
 from echojepa_jax.evaluation.models import Facts, Model
-from echojepa_jax.evaluation.stored import digest_of
 from echojepa_jax.features.encode import EncodedClips
 from echojepa_jax.utils.errors import UserError
+from echojepa_jax.utils.files import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -101,5 +101,6 @@ def masks(frames: Sequence[Traced], samples: Sequence[Sample], clip: ClipSpec) -
         width=clip.size,
         flops=0.0,
         places=clip.size,
+        times=1,
     )
     return Model(facts, encode, encode_frames)

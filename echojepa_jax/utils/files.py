@@ -1,7 +1,8 @@
-"""Files that are written completely or not at all, and files that one process locks."""
+"""Files that are written completely or not at all, files that one process locks, and digests."""
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -41,6 +42,11 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, completely or not at all."""
     with whole(path, shared=True) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -260,6 +260,10 @@ def test_ablations_are_one_at_a_time_and_cumulative(adult):
         *("embeddings, early fusion", "embeddings, early fusion, view dropout"),
     ]
     base, *others = cells
+    # Labels of studies were cut off as well.
+    truth = {s.study: s.targets["ef"] for s in adult.samples}
+    assert base.true == [truth[name] for name in base.ids]
+    assert any(Fraction(value).denominator > 1 for value in base.true)
     assert base.against is None
     assert all(c.against == base.variant and c.predicted != base.predicted for c in others)
 

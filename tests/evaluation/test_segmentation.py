@@ -344,6 +344,20 @@ def run(data, **changes):
     return segmentation.run({"adult": data}, ConfigDict(OPTIONS | changes), probe, 0)
 
 
+def test_masks_of_the_test_split_neither_train_nor_choose(monkeypatch):
+    data, seen = traced_data(), []
+    real = segmentation.fit
+
+    def fit(frames, *rows_and_more, **how):
+        seen.extend(rows_and_more[:2])
+        return real(frames, *rows_and_more, **how)
+
+    monkeypatch.setattr(segmentation, "fit", fit)
+    run(data)
+    splits = [{data.samples[data.traced[row][0]].split for row in rows} for rows in seen]
+    assert splits == [{"train"}, {"val"}] * 2  # of two heads
+
+
 def test_a_linear_head_finds_what_tokens_show():
     lv, lv_linear, la, la_linear, found, _, true = run(traced_data())
     names = [tuple(cell.variant.values()) for cell in (lv, lv_linear, la, la_linear)]

@@ -15,6 +15,7 @@ from configs.evaluation.phantom import get_config as shipped
 from echojepa_jax.api import evaluate
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.clips.sampling import ClipSpec
 from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import heads, models, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
@@ -345,6 +346,17 @@ def test_parts_are_one_array(tmp_path, model, monkeypatch, cache):
     parts = features(tmp_path / "2", model, samples, [0, 1, 2, 3, 4])
     assert len(list((tmp_path / "2").glob("*/part-*.npy"))) == 3
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache):
+    """An earlier encoder of other sizes had left its components in the workdir."""
+    train = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
+    clip, how = ClipSpec(8, 32, "stride", 2.0), models.HowToEncode(0, 0, "", 0.0, "steps", "", 0)
+    for tubelet, width in ((2, 3), (2, 4), (4, 3)):
+        facts = models.open_pca(tmp_path, train, clip, tubelet, 8, width, how).facts
+        assert (facts.width, facts.tokens, facts.times) == (width, 8 // tubelet, 8 // tubelet)
+        assert f"{tubelet} frames" in facts.about
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_another_normalisation_is_another_model(encoder, tmp_path):

@@ -26,7 +26,7 @@ def cell(true=(40.0, 60.0, 55.0), **changes):
 
 def result(*cells, seeds=1, kind="regression", data=DATA, **changes):
     """The result of one task, `lvef`, with one model."""
-    model = Facts("demo", "", "0" * 12, CLIP, 1, tokens=512, width=64, flops=1e9, places=64)
+    model = Facts("demo", "", "0" * 12, CLIP, 1, 512, 64, flops=1e9, places=64, times=8)
     options = {"kind": kind, "data": "adult", "target": "ef", "seeds": tuple(range(seeds))}
     options = ConfigDict(options)
     found = rows.of_task("lvef", options, {"demo": [list(cells)] * seeds}, 5, 0)

@@ -57,8 +57,8 @@ def test_age_and_sex_come_from_labels_of_these_names():
 
 def test_a_study_is_an_example_with_a_slot_for_every_view():
     examples = make_examples(STUDIES, "ef", ("A4C", "PLAX"), False)
-    wanted = [("s1", ((0, 2), (1,)), "train"), ("s2", ((), (3,)), "val")]
-    assert [(e.name, e.rows, e.split) for e in examples] == wanted
+    wanted = [("s1", ((0, 2), (1,)), "train", 50.5), ("s2", ((), (3,)), "val", 61.0)]
+    assert [(e.name, e.rows, e.split, e.label) for e in examples] == wanted
 
 
 @pytest.mark.parametrize(
