@@ -57,7 +57,8 @@ def reading(
     good = [
         line
         for line in lines
-        if line["status"] == "ok" and all(math.isfinite(float(line[name])) for name in columns)
+        if line["status"] == "ok"
+        and all(math.isfinite(float(line.get(name) or "nan")) for name in columns)
     ]
     found: dict[str, Any] = {"scored": len(good), "not_scored": len(lines) - len(good)}
     if not good:

@@ -38,8 +38,11 @@ def with_intervals(
             drawn[name].append(value)
     result = {}
     for name, value in values.items():
-        sample = np.array(drawn[name])[np.isfinite(drawn[name])] if drawn[name] else np.array([])
-        low, high = np.percentile(sample, INTERVAL) if len(sample) else (np.nan, np.nan)
+        sample = np.array(drawn[name])
+        sample = sample[np.isfinite(sample)]
+        # A score that is not defined has no interval, also if some resamples have a score.
+        defined = len(sample) and np.isfinite(value)
+        low, high = np.percentile(sample, INTERVAL) if defined else (np.nan, np.nan)
         result[name] = {"value": _plain(value), "low": _plain(low), "high": _plain(high)}
     return result
 

@@ -2,7 +2,7 @@
 
 Written here because a bootstrap computes them thousands of times, and scikit-learn needs
 milliseconds in each call to check its inputs. `evaluation.scores` computes them for all resamples
-at once.
+at once, of examples for which every model has a number.
 """
 
 import numpy as np

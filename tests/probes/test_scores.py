@@ -11,6 +11,7 @@ from echojepa_jax.probes.clinical import rank_correlation
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.results import predictions, scores, study_rows
+from echojepa_jax.probes.run import summary
 from echojepa_jax.probes.task import Task, fit_task
 from echojepa_jax.probes.worst import badness
 from echojepa_jax.utils.bootstrap import with_intervals
@@ -125,6 +126,23 @@ def test_scores_of_a_prediction_that_is_no_number_are_not_numbers():
     # A score may be of any type of numbers, also of one without a sign.
     whole = np.array([3, 200, 0, 7], np.uint8)
     assert average_precision(true == 1, whole) == sk.average_precision_score(true == 1, whole)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_score_that_is_not_defined_has_no_interval_and_is_said(kind):
+    rng = np.random.default_rng(0)
+    score = class_scores if kind == "classification" else regression_scores
+    true, found = rng.integers(2, size=20), rng.random((20, 2))
+    found[3] = np.nan
+    patients = [str(i) for i in range(20)]
+    found = found if kind == "classification" else found[:, 0]
+    told = with_intervals(score, true, found, patients, 50, 0)
+    nothing = {"value": None, "low": None, "high": None}
+    assert all(values == nothing for values in told.values())
+    test = {"scores": told, "examples": 20, "patients": 20, "unreadable": 0}
+    said = summary({"task": {"kind": kind, "target": "x", "unit": "mm"}, "test": test})
+    name = {"regression": "MAE", "classification": "accuracy"}[kind]
+    assert said == f"x: {name} is not defined on 20 examples of 20 patients"
 
 
 def test_the_worst_predictions_are_far_off_or_sure_of_another_class():

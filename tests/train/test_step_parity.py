@@ -306,7 +306,7 @@ def test_parity_steps(case, train_fixture, networks, jitted, state, rows):
             so it is compiled only once."""
             loss, others, grads = jitted(state, batch, microbatches=microbatches)
             after, facts = apply(state, loss, grads)
-            facts |= networks.objective.facts_at(state.step)
+            facts = networks.objective.facts_at(state.step) | facts
             return after, {"loss": loss, **others, **facts}
 
     for i in range(train_fixture.config["steps"]):

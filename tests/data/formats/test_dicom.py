@@ -135,7 +135,9 @@ def test_deep_grey_has_one_scale_for_all_frames(tmp_path, grey):
     """A dark frame stays dark: stretching each one by itself would make the video flicker."""
     deep = np.stack([np.full((4, 4), level, np.uint16) for level in (0, 1000, 4095)])
     for stored in (deep, deep.astype(np.int16) - 2048):
-        video = all_frames(make(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11))
+        # A name of its own: what occurs in a file is kept by its name, size and time.
+        path = make(tmp_path / f"{stored.dtype}.dcm", stored, BitsStored=12, HighBit=11)
+        video = all_frames(path)
         assert video[:, 0, 0, 0].tolist() == [0, 62, 255]
 
 
