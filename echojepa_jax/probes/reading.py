@@ -54,12 +54,12 @@ def reading(
     """
     is_number = task.kind == "regression"
     columns = ["prediction"] if is_number else [f"p_{name}" for name in task.classes]
-    good = [
-        line
-        for line in lines
-        if line["status"] == "ok"
-        and all(math.isfinite(float(line.get(name) or "nan")) for name in columns)
-    ]
+
+    def is_scored(line: Mapping[str, Any]) -> bool:
+        numbers = (float(line.get(name) or "nan") for name in columns)
+        return line["status"] == "ok" and all(map(math.isfinite, numbers))
+
+    good = list(filter(is_scored, lines))
     found: dict[str, Any] = {"scored": len(good), "not_scored": len(lines) - len(good)}
     if not good:
         return found
