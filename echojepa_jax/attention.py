@@ -40,6 +40,7 @@ WORKERS = flags.DEFINE_integer("workers", 1, "threads that measure the files of 
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     import dataclasses
 
     from echojepa_jax.api import load_encoder, load_probe

@@ -44,6 +44,7 @@ CLIPS = flags.DEFINE_integer(
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     # PyTorch needs room on the GPU as well.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from echojepa_jax.runtime.platform import configure_jax

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from pathlib import Path
 
     from echojepa_jax.train.load_weights import load_weights

@@ -60,6 +60,7 @@ HOSTS = flags.DEFINE_integer("hosts", 1, "how many hosts share the work")
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     import jax
 
     from echojepa_jax.data import manifest

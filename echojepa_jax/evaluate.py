@@ -30,6 +30,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder for features, results and
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.api import evaluate
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     import dataclasses
 
     from echojepa_jax.train.load_weights import initial_weights, load_weights

@@ -107,6 +107,7 @@ def train(config: ConfigDict, name: str | Path) -> str:
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.parallel import hosts
     from echojepa_jax.runtime.platform import reserve_gpu_memory
 

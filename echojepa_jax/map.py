@@ -30,6 +30,7 @@ OUT = flags.DEFINE_string("out", None, "the picture to write: .png, .svg or .pdf
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.report.embedding_pictures import write_map
     from echojepa_jax.utils.buckets import on_disk
 

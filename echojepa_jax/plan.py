@@ -60,6 +60,7 @@ JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.utils.errors import UserError
 
     if bool(TOPOLOGY.value) == bool(GPUS.value):

@@ -35,6 +35,7 @@ WORKERS = flags.DEFINE_integer(
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.probes.table import predict_table
     from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.utils.buckets import on_disk

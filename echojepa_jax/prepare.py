@@ -86,6 +86,7 @@ _PREPARE_FLAGS: tuple[flags.FlagHolder[Any], ...] = (
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.preparation import make as preparation
     from echojepa_jax.preparation import plan
     from echojepa_jax.preparation.beam import make_with_beam

@@ -108,6 +108,7 @@ def score(folder: Path, sources: list[str], split: str, weights: str, workdir: P
 
 
 def job() -> str:
+    """Runs what the flags say; returns the last line of the program."""
     from echojepa_jax.utils.buckets import on_disk
     from echojepa_jax.utils.errors import UserError
 

@@ -1,6 +1,6 @@
 """Probe heads: from the tokens of an encoder to a number or to scores of classes.
 
-They compute the same as V-JEPA 2's and EchoJEPA's probes (method, section 7). An example has S =
+They compute the same as V-JEPA 2's and EchoJEPA's probes. An example has S =
 views x clips slots, ordered by view. A slot contains the tokens of one clip, or is missing.
 """
 

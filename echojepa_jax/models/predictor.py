@@ -17,7 +17,7 @@ USED_MASK_TOKENS = 1
 
 
 class Predictor(nn.Module):
-    """A narrow transformer over context tokens and mask tokens (method, section 3).
+    """A narrow transformer over context tokens and mask tokens (Assran et al. 2025).
 
     Attributes:
       out_width: width of the encoder whose embeddings are predicted.

@@ -112,7 +112,7 @@ def has_studies(examples: Sequence[Example], target: str) -> bool:
 
 
 def study_rows(task: Task, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Row]]:
-    """Lines of studies.csv and rows to score: the mean over the videos of a study (method, 7).
+    """Lines of studies.csv and rows to score: the mean over the videos of a study.
 
     Args:
       rows: with examples that `has_studies` accepts.

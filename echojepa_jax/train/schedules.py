@@ -22,7 +22,7 @@ def _numerics(k: Any) -> Any:
 def warmup_cosine(start: float, peak: float, final: float, warmup: int, total: int) -> Schedule:
     """Linear from `start` to `peak` over `warmup` updates, then cosine to `final` at `total`.
 
-    final == peak gives the echo recipes' constant rate after warm-up (method, section 5).
+    final == peak gives the echo recipes' constant rate after warm-up.
     """
 
     def schedule(k: Any) -> Any:

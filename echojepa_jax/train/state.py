@@ -147,7 +147,7 @@ def make_objective(config: ConfigDict) -> Objective:
 
 
 def make_schedules(config: ConfigDict) -> Schedules:
-    """The schedules of a config (method, section 5)."""
+    """The schedules of a config."""
     optim = config.optim
     total = int(optim.ipe_scale * optim.epochs * optim.updates_per_epoch)
     if optim.schedule == "linear":

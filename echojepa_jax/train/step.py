@@ -1,4 +1,4 @@
-"""One training step, as plain mathematics (method, section 1).
+"""One training step, as plain mathematics (V-JEPA 2: Assran et al. 2025, section 2.1).
 
 Everything here is pure. jit, donation and shardings are wrapped around it from outside. The parts
 have named scopes, here and in the objectives, from which costs/account.py attributes the operations

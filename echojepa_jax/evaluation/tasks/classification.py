@@ -53,6 +53,7 @@ FIELDS = {
 
 
 def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    """The features that the task reads: names of data sets, each with what is done to it."""
     return [(options.data, None)]
 
 

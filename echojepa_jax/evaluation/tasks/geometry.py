@@ -19,6 +19,7 @@ FIELDS = {"data": fields.DATA}
 
 
 def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    """The features that the task reads: names of data sets, each with what is done to it."""
     return [(options.data, None)]
 
 

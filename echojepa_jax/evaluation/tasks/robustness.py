@@ -45,6 +45,7 @@ def _perturbations(options: ConfigDict) -> list[Perturbation]:
 
 
 def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
+    """The features that the task reads: names of data sets, each with what is done to it."""
     return [(options.data, None), *((options.data, p) for p in _perturbations(options))]
 
 

@@ -68,6 +68,7 @@ FIELDS = {
 
 
 def needs(options: ConfigDict) -> list[tuple[str, What]]:
+    """The features that the task reads: names of data sets, each with what is done to it."""
     return [(options.data, TRACED)]
 
 

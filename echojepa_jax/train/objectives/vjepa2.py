@@ -1,4 +1,4 @@
-"""The objective of V-JEPA 2: the embeddings of masked tokens (method, section 1)."""
+"""The objective of V-JEPA 2: the embeddings of masked tokens (Assran et al. 2025, section 2.1)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
