@@ -257,15 +257,15 @@ def summary(result: Mapping[str, Any]) -> str:
     task, test = result["task"], result["test"]
     name = "mae" if task["kind"] == "regression" else "accuracy"
     score, unit = test["scores"][name], of_errors(task["unit"])
-    value = "is not defined" if score["value"] is None else f"{score['value']:.4g}"
-    value += f" {unit}" if unit and score["value"] is not None else ""
-    interval = ""
+    value, interval = "is not defined", ""
+    if score["value"] is not None:
+        value = f"{score['value']:.4g}{unit and ' ' + unit}"
     if score["low"] is not None:
         interval = f" (95 % interval {score['low']:.4g} to {score['high']:.4g})"
     unreadable = f"; {test['unreadable']} could not be read" if test["unreadable"] else ""
     return (
-        f"{task['target']}: {name.replace('mae', 'MAE')} {value}"
-        f"{interval} on {_size(test['examples'], test['patients'])}{unreadable}"
+        f"{task['target']}: {name.replace('mae', 'MAE')} {value}{interval} "
+        f"on {_size(test['examples'], test['patients'])}{unreadable}"
     )
 
 
