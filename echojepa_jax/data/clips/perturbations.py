@@ -1,11 +1,13 @@
 """Degrades videos for tests of robustness: acoustics, gain, speckle smoothing and lost frames.
 
 A perturbation is a pure function of the frames and of the video's name, so it is the same on every
-machine and in every order. Its random part (the place of a shadow, the noise of haze) is drawn once
-for each video, and is the same at all severities. Pixels are changed at the size of the file,
-before resizing and cropping.
+machine and in every order. For that, grey levels are computed with whole numbers: processors differ
+in the last digit of an exponential, and a grey level that is rounded down may show it. The random
+part (the place of a shadow, the noise of haze) is drawn once for each video, and is the same at all
+severities. Pixels are changed at the size of the file, before resizing and cropping.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from echojepa_jax.utils.rng import generator
 SEVERITIES = ("low", "medium", "high")
 RECODED = "h264"  # coding as H.264 alone: a control, which has no severities (see recoded.py)
 SEED = 42
+VERSION = 2  # raise it when a degraded video would be another one
 
 
 class Perturbation(NamedTuple):
@@ -49,14 +52,26 @@ class Perturbation(NamedTuple):
         rng = generator(SEED, self.kind, name)
         # A grey video with three channels is worked on as one with one: it is the same video.
         grey = (video == video[..., :1]).all()
-        image = (video[..., :1] if grey else video).astype(np.float32) / 255
+        image = (video[..., :1] if grey else video).astype(np.int32)
         changed = KINDS[self.kind](image, SEVERITIES.index(self.severity), rng)
-        # Truncated, as the paper's data are.
-        degraded = (np.clip(changed, 0, 1) * 255).astype(np.uint8)
+        degraded = np.clip(changed, 0, 255).astype(np.uint8)
         return np.repeat(degraded, video.shape[-1] // degraded.shape[-1], axis=-1)
 
 
 _DROPPED = (0.1, 0.25, 0.5)  # shares of a video's frames
+
+
+_BITS = 16  # of the fractions of a grey level, and of factors
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    """Numbers of 0 to 2^15 as multiples of 2^-16, rounded up, so that whole levels stay: int32."""
+    return np.ceil(values * 2**_BITS).astype(np.int32)
+
+
+def _times(image: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Grey levels [T, H, W, C] times factors [H, W] of 0 to 1, rounded down as the paper's were."""
+    return (image * _fixed(kept)[..., None]) >> _BITS
 
 
 def _radial_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
@@ -66,16 +81,14 @@ def _radial_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -
     a floor).
     """
     rate = (0.75, 1.5, 2.15)[level]
-    v, u = _unit_grid(image)
-    return image * np.exp(-rate * np.hypot(u - 0.5, v))[..., None]
+    return _times(image, np.exp(-rate * _from_top(image)))
 
 
 def _depth_attenuation(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
     """1 - (y / H)^gamma: the formula of the paper's appendix. A higher gamma attenuates less."""
     gamma = (0.75, 1.5, 2.15)[level]
     height = image.shape[1]
-    kept = 1 - (np.arange(height) / height) ** gamma
-    return image * kept[:, None, None].astype(np.float32)
+    return _times(image, 1 - (np.arange(height) / height)[:, None] ** gamma)
 
 
 def _shadow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +101,7 @@ def _shadow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarr
     )
     across = np.exp(-((np.arange(width) - x) ** 2) / (2 * (sigma * width) ** 2))
     down = np.exp(-((np.arange(height) - y) ** 2) / (2 * (sigma * height) ** 2))
-    return image * (1 - strength * np.outer(down, across)).astype(np.float32)[..., None]
+    return _times(image, 1 - strength * np.outer(down, across))
 
 
 def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
@@ -98,27 +111,25 @@ def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray
     """
     strength = (0.25, 0.5, 1.0)[level]
     radius, sigma = rng.uniform(0.2, 0.6), 0.1
-    v, u = _unit_grid(image)
-    ring = np.exp(-((np.hypot(u - 0.5, v) - radius) ** 2) / (2 * sigma**2))
+    ring = np.exp(-((_from_top(image) - radius) ** 2) / (2 * sigma**2))
     noise = rng.random(ring.shape)
-    return image + (strength * 0.5 * noise * ring).astype(np.float32)[..., None]
+    return ((image << _BITS) + _fixed(255 * strength * 0.5 * noise * ring)[..., None]) >> _BITS
 
 
 def _speckle_smoothing(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
     """A bilateral filter of 5 x 5 pixels, stronger at higher severities."""
-    distance, difference = ((0.7, 0.1), (1.2, 0.3), (2.0, 0.6))[level]
-    return np.stack([_bilateral(frame, distance, difference) for frame in image])
+    return np.stack([_bilateral(frame, level) for frame in image])
 
 
 def _gain(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
     """Adds 4, 8 or 12 dB on a display of 60 dB; levels above white are clipped."""
-    return image + (image > 0) * np.float32((4, 8, 12)[level] / 60)
+    return image + (image > 0) * (255 * (4, 8, 12)[level] // 60)
 
 
 def _dynamic_range(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
     """Reduces the display from 60 dB to 50, 40 or 30 dB; lower levels become black."""
-    shown = np.float32((50, 40, 30)[level] / 60)
-    return (image - (1 - shown)) / shown
+    shown = (50, 40, 30)[level]
+    return (60 * image - 255 * (60 - shown)) // shown
 
 
 KINDS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
@@ -138,33 +149,46 @@ def severities(kind: str) -> tuple[str, ...]:
     return ("",) if kind == RECODED else SEVERITIES
 
 
-def _unit_grid(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [H, 1] and columns [1, W] of an image [T, H, W, C] as numbers from 0 to 1."""
+def _from_top(image: np.ndarray) -> np.ndarray:
+    """Distance of each pixel from the centre of the top edge, [H, W], in heights and widths."""
     height, width = image.shape[1:3]
-    rows, columns = np.linspace(0, 1, height), np.linspace(0, 1, width)
-    return rows[:, None].astype(np.float32), columns[None].astype(np.float32)
+    rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None]
+    return np.sqrt((columns - 0.5) ** 2 + rows**2)
 
 
-def _bilateral(frame: np.ndarray, distance: float, difference: float) -> np.ndarray:
+_SMOOTHING = ((0.7, 0.1), (1.2, 0.3), (2.0, 0.6))  # sigmas: in pixels, and in grey levels of 0..1
+
+
+def _bilateral(frame: np.ndarray, level: int) -> np.ndarray:
     """Means over 5 x 5 pixels, weighted by Gaussians of their distance and of their difference.
 
     Differences are root mean squares over colours. Pixels beyond the border are mirrored.
 
     Args:
-      frame: float32 [H, W, C] in 0..1.
-      distance: sigma in pixels. difference: sigma in grey levels, 0..1.
+      frame: int32 [H, W, C], grey levels of 0 to 255.
     """
-    height, width = frame.shape[:2]
+    height, width, colours = frame.shape
     wide = cv2.copyMakeBorder(frame, 2, 2, 2, 2, cv2.BORDER_REFLECT_101).reshape(
-        height + 4, width + 4, -1
+        height + 4, width + 4, colours
     )
-    total, weights = np.zeros_like(frame), np.zeros((height, width, 1), np.float32)
+    total, weights = np.zeros_like(frame), np.zeros((height, width, 1), np.int32)
     for dy in range(5):
         for dx in range(5):
             other = wide[dy : dy + height, dx : dx + width]
-            apart = ((other - frame) ** 2).mean(axis=-1, keepdims=True) / (2 * difference**2)
-            near = ((dy - 2) ** 2 + (dx - 2) ** 2) / (2 * distance**2)
-            weight = np.exp(-apart - np.float32(near))
+            apart = np.square(other - frame).sum(axis=-1, keepdims=True)
+            weight = _weights(level, colours, (dy - 2) ** 2 + (dx - 2) ** 2)[apart]
             total += weight * other
             weights += weight
-    return total / weights
+    return total // weights
+
+
+@functools.cache
+def _weights(level: int, colours: int, distance: int) -> np.ndarray:
+    """Weights in the filter by the sum over colours of squared differences of 0 to 255: int32.
+
+    Args:
+      distance: square of the distance in pixels.
+    """
+    near, alike = _SMOOTHING[level]
+    squares = np.arange(colours * 255**2 + 1) / colours / 255**2
+    return _fixed(np.exp(-squares / (2 * alike**2) - distance / (2 * near**2)))

@@ -1,4 +1,11 @@
-"""Perturbations follow their formulas, and are functions of the video's name alone."""
+"""Perturbations follow their formulas, are functions of the video's name alone, and are the same on
+every processor."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -116,3 +123,45 @@ def test_dropped_frames_show_the_last_one_that_was_kept():
         again = Perturbation("dropped_frames", severity).frames(some, 200, "a")
         assert (again == one[some]).all()
     assert set(NAMES) - set(KINDS) == {"dropped_frames", RECODED}
+
+
+DIGESTS = {
+    "radial_attenuation": "9c1f638ae8b8422c",
+    "depth_attenuation": "38052bcb77a17d9d",
+    "shadow": "fc0280f9fde6d8e2",
+    "haze": "23f09458a69347b6",
+    "speckle_smoothing": "7c9403b36a4b0516",
+    "gain": "111806480741af0c",
+    "dynamic_range": "cb61793ae40f3d55",
+}
+"""Of `digests`. If one has to change, raise `perturbations.VERSION`."""
+
+
+def digests() -> dict[str, str]:
+    """SHA-256 of a colour video and of a grey one at all severities, for each kind; 16 digits."""
+    video = (np.arange(2 * 112 * 112 * 3) ** 2 // 7 % 256).astype(np.uint8).reshape(2, 112, 112, 3)
+    videos = video, video[..., :1]
+    found = {}
+    for kind in KINDS:
+        sha = hashlib.sha256()
+        for severity in SEVERITIES:
+            for one in videos:
+                sha.update(Perturbation(kind, severity).pixels(one, "a").tobytes())
+        found[kind] = sha.hexdigest()[:16]
+    return found
+
+
+def test_degraded_videos_are_the_same_on_every_machine():
+    assert digests() == DIGESTS
+
+
+def test_degraded_videos_do_not_depend_on_the_instructions_of_a_processor():
+    """Numpy computes exponentials by other instructions on other processors."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__
+
+    here = "from tests.data.clips.test_perturbations import *; print(json.dumps(digests()))"
+    without = os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(__cpu_dispatch__)}
+    run = subprocess.run(
+        [sys.executable, "-c", here], env=without, capture_output=True, text=True, check=True
+    )
+    assert json.loads(run.stdout) == DIGESTS
