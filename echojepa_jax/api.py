@@ -407,10 +407,11 @@ def evaluate(config: ConfigDict, workdir: PathLike) -> str:
     workdir = Path(workdir)
     report = workdir / REPORT
     with suite.claimed(workdir, config):
-        if suite.is_done(workdir):
+        made_of = suite.opened(config, workdir)
+        if suite.is_done(workdir, made_of):
             return f"{workdir} is complete: nothing to do. The report is {report}"
-        result = suite.run(config, workdir, left_out)
+        result = suite.run(config, workdir, made_of, left_out)
         write_evaluation_report(workdir, result)
-        suite.mark_done(workdir, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
+        suite.mark_done(workdir, made_of, [suite.MARKDOWN, suite.CSV, suite.LATEX, REPORT])
     done = f"{counted(len(result.rows), 'task')}, {counted(len(result.models), 'model')}"
     return f"complete: {done}. The report is {report}"

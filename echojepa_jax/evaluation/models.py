@@ -5,7 +5,7 @@ A model turns videos into tokens. Everything else in the suite is the same for a
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from echojepa_jax.utils.trees import count_parameters
 from echojepa_jax.weights.pretrained import Pretrained, fingerprint
 
 INITIAL, PCA = CONTROLS = ("initial", "pca")
-"""Models that a suite makes itself: the first encoder with random weights, and of pixels."""
+"""Models that a suite makes itself: encoders with random weights, and of pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Facts:
 
     name: in tables and of folders. about: where it comes from. fingerprint: of its numbers.
     parameters: of the encoder. tokens, width: of a clip. flops: of a clip's forward pass. places:
-    tokens of a time step, which segmentation has. times: time steps of a clip.
+    tokens of a time step, which segmentation has. times: time steps of a clip. alike: equal for
+    models that can share a control, by control.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Facts:
     flops: float
     places: int
     times: int
+    alike: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 Encode = Callable[[Sequence[Sample], np.ndarray, Perturbation | None], Iterator[EncodedClips]]
@@ -96,13 +98,17 @@ def names_of(paths: Sequence[str]) -> list[str]:
     parts = [[part for part in re.split(r"[/\\]", path) if part not in ("", ".")] for path in paths]
     for count in range(1, max(map(len, parts), default=0) + 1):
         names = [_plain("-".join(words[-count:])) for words in parts]
-        if len(set(names)) == len(names) and not set(names) & set(CONTROLS):
+        if len(set(names)) == len(names) and not any(map(_of_control, names)):
             return names
     if not paths:
         return []
     raise UserError(
         f"--weights names the same model twice, or uses the name of a control: {', '.join(paths)}"
     )
+
+
+def _of_control(name: str) -> bool:
+    return any(name == control or name.startswith(f"{control}-") for control in CONTROLS)
 
 
 def _plain(name: str) -> str:
@@ -121,13 +127,14 @@ def open_weights(name: str, path: str, how: HowToEncode) -> Model:
     return of_pretrained(name, about, weights, how)
 
 
-def open_initial(first: Pretrained, of: str, seed: int, how: HowToEncode) -> Model:
-    """Random weights of the architecture of `first`, whose name is `of`."""
-    encoder, shape = first.make_encoder(), first.shape
+def open_initial(name: str, path: str, of: str, how: HowToEncode, *, seed: int) -> Model:
+    """Random weights of the architecture of the weights `path`, whose name in tables is `of`."""
+    weights = load_encoder_weights(path)
+    encoder, shape = weights.make_encoder(), weights.shape
     clips = jnp.zeros((1, shape.tubelet, shape.patch, shape.patch, 3))
     params = jax.jit(encoder.init)(jax.random.key(seed), clips)["params"]
-    drawn = dataclasses.replace(first, params={"encoder": jax.device_get(params)})
-    return of_pretrained(INITIAL, f"random weights of the architecture of {of}", drawn, how)
+    drawn = dataclasses.replace(weights, params={"encoder": jax.device_get(params)})
+    return of_pretrained(name, f"random weights of the architecture of {of}", drawn, how)
 
 
 def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) -> Model:
@@ -163,11 +170,27 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         transformer(tokens, shape.width, shape.depth, shape.mlp_hidden),
         height * width,
         times,
+        {
+            INITIAL: digest_of([dataclasses.asdict(x) for x in (shape, weights.clip, clip)]),
+            PCA: digest_of([dataclasses.asdict(clip), shape.tubelet, shape.patch, shape.width]),
+        },
     )
     return Model(facts, encode, encode_frames)
 
 
 def open_pca(
+    name: str, path: str, of: str, how: HowToEncode, *, folder: Path, train: Sequence[Sample]
+) -> Model:
+    """`of_pixels` for clips, tubelets and patches as those of the weights `path`, named `of`."""
+    weights = load_encoder_weights(path)
+    clip = of_pretrained(of, "", weights, how).facts.clip
+    shape = weights.shape
+    sizes = shape.tubelet, shape.patch, shape.width
+    return of_pixels(name, folder, train, clip, *sizes, how)
+
+
+def of_pixels(
+    name: str,
     folder: Path,
     train: Sequence[Sample],
     clip: ClipSpec,
@@ -179,8 +202,8 @@ def open_pca(
     """Principal components of the pixels of training videos, which are kept in a file of `folder`.
 
     Args:
-      train: the training videos. tubelet, patch: of the first encoder. width: components, as many
-        as it has channels.
+      train: the training videos. tubelet, patch: of an encoder. width: components, as many as it
+        has channels.
     """
     fitted_on = manifest.fingerprint(train), dataclasses.asdict(clip), tubelet, patch, width
     kept = folder / f"pca-{digest_of(list(fitted_on))[:10]}.npz"
@@ -200,7 +223,7 @@ def open_pca(
 
     inputs, outputs = components.matrix.shape
     facts = Facts(
-        PCA,
+        name,
         f"{outputs} principal components of {tubelet} frames of {pixels.SIDE} x {pixels.SIDE} px",
         fingerprint({"mean": components.mean, "matrix": components.matrix}),
         clip,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from echojepa_jax.data import manifest
-from echojepa_jax.data.clips.perturbations import Perturbation
+from echojepa_jax.data.clips.perturbations import VERSION, Perturbation
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.evaluation.models import Facts, Model
 from echojepa_jax.features.encode import EncodedClips, repeats_of
@@ -86,7 +86,7 @@ class Wanted:
             "tokens": self.keep,
             "dtype": self.dtype,
             "encoder_dtype": self.encoder_dtype,
-            "perturbation": list(self.perturbation or ()),
+            "perturbation": [*self.perturbation, VERSION] if self.perturbation else [],
         }
         if self.frames is not None:
             found |= {"clips": 1, "tokens": "tubelet", "frames": digest_of(self.frames)}

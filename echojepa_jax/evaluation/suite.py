@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
+from echojepa_jax.data.clips import perturbations
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import NEED_RATE
 from echojepa_jax.data.sources import origin_of
@@ -29,7 +30,6 @@ from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
 from echojepa_jax.evaluation.tasks import KINDS, transfer
 from echojepa_jax.train import provenance
-from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
 from echojepa_jax.utils.errors import UserError
@@ -110,36 +110,35 @@ def _may_change(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -
     return parts[0] in ("only", "weights", "controls", "tasks", "bootstrap")
 
 
-def is_done(workdir: Path) -> bool:
-    """Whether all results are there as they were written (F12)."""
-    try:
-        digests = json.loads((workdir / DONE).read_text())
-        return all(_digest(workdir / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError):
-        return False
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The models and the data of a suite, and all that is made of them.
+
+    facts, openers: by model, in the order of tables. told: all that a result depends on, by its
+    file.
+    """
+
+    facts: Mapping[str, Facts]
+    openers: Mapping[str, Callable[[], Model]]
+    data: Mapping[str, Data]
+    jobs: Sequence[Job]
+    told: Mapping[Path, dict[str, Any]]
+
+    @property
+    def digest(self) -> str:
+        """Of all that the tables depend on, apart from the config."""
+        return digest_of([[job.task, job.model.name, self.told[job.file]] for job in self.jobs])
 
 
-def mark_done(workdir: Path, files: Sequence[str]) -> None:
-    """Records that the suite is complete, and the SHA-256 of its results."""
-    write_json(workdir / DONE, {name: _digest(workdir / name) for name in files})
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tables.Result:
-    """Does all that is missing, and writes the tables.
+def opened(config: ConfigDict, workdir: Path) -> Opened:
+    """Reads the weights and lists the data; nothing is encoded.
 
     Args:
-      config: accepted by `config.check`. workdir: claimed for this config. left_out: tasks that
-        `config.used` has removed.
+      config: accepted by `config.check`. workdir: claimed for this config.
 
     Raises:
-      UserError: weights, data or labels cannot be used, or no head learned anything finite.
+      UserError: weights, data or labels cannot be used.
     """
-    started = provenance.now()
-    # --- models and data ------------------------------------------------------------------------
     how = HowToEncode(
         config.clip.frames,
         config.clip.size,
@@ -149,7 +148,8 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         config.features.encoder_dtype,
         config.features.workers,
     )
-    openers = _of_weights(config, how)
+    named = _named(config, how)
+    openers = {one[0]: functools.partial(models.open_weights, *one) for one in named}
     facts = {name: make().facts for name, make in openers.items()}
     need_rate = any(one.clip.by in NEED_RATE for one in facts.values())
     data = {
@@ -159,10 +159,47 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     for options in config.tasks.values():
         if options.kind == "transfer":
             transfer.check(data, options)
-    controls = _of_controls(config, workdir, data, how)
+    controls = _of_controls(config, workdir, data, named, facts)
     facts |= {name: make().facts for name, make in controls.items()}
-    openers |= controls
+    jobs = list(_jobs(config, workdir, list(facts.values())))
+    told = {job.file: _facts_of(job, config, data) for job in jobs}
+    return Opened(facts, openers | controls, data, jobs, told)
 
+
+def is_done(workdir: Path, made_of: Opened) -> bool:
+    """Whether all tables are there as they were written (F12), of these weights and data."""
+    try:
+        done = json.loads((workdir / DONE).read_text())
+        same = all(_digest(workdir / name) == digest for name, digest in done["sha256"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    if same and done["made_of"] != made_of.digest:
+        log.info("weights or data have changed: what depends on them is made again")
+    return same and done["made_of"] == made_of.digest
+
+
+def mark_done(workdir: Path, made_of: Opened, files: Sequence[str]) -> None:
+    """Records that the suite is complete, and the SHA-256 of its tables."""
+    digests = {name: _digest(workdir / name) for name in files}
+    write_json(workdir / DONE, {"made_of": made_of.digest, "sha256": digests})
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(
+    config: ConfigDict, workdir: Path, made_of: Opened, left_out: Sequence[str] = ()
+) -> tables.Result:
+    """Does all that is missing, and writes the tables.
+
+    Args:
+      config, workdir: of `opened`. left_out: tasks that `config.used` has removed.
+
+    Raises:
+      UserError: labels cannot be used, or no head learned anything finite.
+    """
+    facts, data = made_of.facts, made_of.data
     counts = {name: _counts(one) for name, one in data.items()}
     provenance.record(
         Workdir(workdir),
@@ -177,20 +214,19 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
             "weights": {name: one.fingerprint for name, one in facts.items()},
         },
         program="evaluate",
-        started=started,
+        started=provenance.now(),
     )
 
     # --- what is to be done ---------------------------------------------------------------------
-    jobs = list(_jobs(config, workdir, list(facts.values())))
-    told = {job.file: _facts_of(job, config, data) for job in jobs}
-    results = {job.file: cells.read(job.file, told[job.file]) for job in jobs}
+    jobs = made_of.jobs
+    results = {job.file: cells.read(job.file, made_of.told[job.file]) for job in jobs}
     todo = [job for job in jobs if results[job.file] is None]
     if len(todo) < len(jobs):
         log.info("%d of %d results exist already", len(jobs) - len(todo), len(jobs))
 
     # --- features: each model once per data set and degradation ---------------------------------
     wanted = {name: _wanted(config, data, name) for name in facts}
-    for name, make in openers.items():
+    for name, make in made_of.openers.items():
         needed = {need for job in todo if job.model.name == name for need in _needs(config, job)}
         if needed:
             model = make()
@@ -213,8 +249,8 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
         mine = _with_features(config, workdir, data, job, wanted[job.model.name])
         options = config.tasks[job.task]
         made = KINDS[options.kind].run(mine, options, config.probe, job.seed)
-        cells.write(job.file, made, told[job.file])
-        results[job.file] = cells.read(job.file, told[job.file])
+        cells.write(job.file, made, made_of.told[job.file])
+        results[job.file] = cells.read(job.file, made_of.told[job.file])
         took.setdefault(job.task, []).append(time.monotonic() - started_job)
 
     # --- tables ---------------------------------------------------------------------------------
@@ -265,39 +301,45 @@ def run(config: ConfigDict, workdir: Path, left_out: Sequence[str] = ()) -> tabl
     return result
 
 
-def _of_weights(config: ConfigDict, how: HowToEncode) -> dict[str, Callable[[], Model]]:
-    """What opens each model that the user named, at each size; only one is in memory at a time."""
-    named = dict(zip(models.names_of(config.weights), config.weights, strict=True))
+_Named = tuple[str, str, HowToEncode]
+
+
+def _named(config: ConfigDict, how: HowToEncode) -> list[_Named]:
+    """The models that the user named, at each size: the name in tables, the path, how to encode."""
     ways = {"": how}
     for size in map(int, config.clip.more_sizes):
         ways[f"-{size}px"] = dataclasses.replace(how, size=size)
-    return {
-        name + ending: functools.partial(models.open_weights, name + ending, path, way)
+    names = models.names_of(config.weights)
+    return [
+        (name + ending, path, way)
         for ending, way in ways.items()
-        for name, path in named.items()
-    }
+        for name, path in zip(names, config.weights, strict=True)
+    ]
 
 
 def _of_controls(
-    config: ConfigDict, workdir: Path, data: Mapping[str, Data], how: HowToEncode
+    config: ConfigDict,
+    workdir: Path,
+    data: Mapping[str, Data],
+    named: Sequence[_Named],
+    facts: Mapping[str, Facts],
 ) -> dict[str, Callable[[], Model]]:
-    """What opens each model that needs no training; both are made from the first one."""
-    first, path = models.names_of(config.weights)[0], config.weights[0]
-
-    def initial() -> Model:
-        return models.open_initial(load_encoder_weights(path), first, config.seed, how)
-
-    def pca() -> Model:
-        weights = load_encoder_weights(path)
-        model = models.of_pretrained(first, "", weights, how)
-        fitted_on = data[config.pca_data]
-        train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
-        shape = weights.shape
-        sizes = shape.tubelet, shape.patch, shape.width
-        return models.open_pca(workdir / "models", train, model.facts.clip, *sizes, how)
-
-    made = {models.INITIAL: initial, models.PCA: pca}
-    return {name: made[name] for name in config.controls}
+    """What opens the models that need no training: one of each kind for models of equal sizes."""
+    fitted_on = data[config.pca_data]
+    train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
+    made = {
+        models.INITIAL: functools.partial(models.open_initial, seed=config.seed),
+        models.PCA: functools.partial(models.open_pca, folder=workdir / "models", train=train),
+    }
+    found: dict[str, Callable[[], Model]] = {}
+    for control in config.controls:
+        known: set[str] = set()
+        for name, path, way in named:
+            if (sizes := facts[name].alike[control]) not in known:
+                own = f"{control}-{name}" if known else control
+                found[own] = functools.partial(made[control], own, path, name, way)
+                known.add(sizes)
+    return found
 
 
 def _jobs(config: ConfigDict, workdir: Path, facts: Sequence[Facts]) -> Iterator[Job]:
@@ -315,7 +357,8 @@ def _jobs(config: ConfigDict, workdir: Path, facts: Sequence[Facts]) -> Iterator
 def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[str, Any]:
     """All that a result depends on."""
     options = config.tasks[job.task]
-    names = {name for name, _ in KINDS[options.kind].needs(options)}
+    needs = KINDS[options.kind].needs(options)
+    names = {name for name, _ in needs}
     # The labels of a task are texts at times.
     classes = options.get("target", "")
     told = {
@@ -331,7 +374,9 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
         "probe": config.probe.to_dict(),
         "seed": job.seed,
     }
-    if traced := [name for name, what in KINDS[options.kind].needs(options) if what == TRACED]:
+    if any(isinstance(what, Perturbation) for _, what in needs):
+        told["perturbations"] = perturbations.VERSION
+    if traced := [name for name, what in needs if what == TRACED]:
         told["traced"] = {
             name: [truth.fingerprint(data[name].traced), *data[name].beyond] for name in traced
         }

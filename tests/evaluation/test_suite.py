@@ -20,13 +20,14 @@ from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import heads, models, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.evaluation.tasks import segmentation as masks_task
+from echojepa_jax.models.family import V2, VIDEOMAE
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 from tests.makers import tables
 from tests.makers.configs import PHANTOM
-from tests.makers.weights import random_weights
+from tests.makers.weights import TINY, random_weights
 
 pytestmark = pytest.mark.slow
 
@@ -310,10 +311,63 @@ def test_a_finished_suite_gets_a_seed_and_loses_tasks_and_encodes_nothing(copy, 
     new = {str(path) for path in after.keys() - kept if path.parts[0] == suite.RESULTS}
     assert new == {f"results/views/{name}/seed1.json" for name in MODELS}
     assert {(line["task"], line["seeds"]) for line in lines(copy)} == {("views", "2")}
-    assert suite.is_done(copy)
+    assert "is complete: nothing to do" in evaluate(config, copy)
     config.data.adult.max_bad_share = 0.5
     with pytest.raises(UserError, match=r"differs in data\.adult\.max_bad_share \(0\.0 there"):
         evaluate(config, copy)
+
+
+def test_a_complete_suite_of_other_weights_or_labels_is_not_complete(
+    small, encoder, tmp_path, monkeypatch, caplog
+):
+    """Training went on in the same folder, and the tables still showed the earlier weights."""
+    caplog.set_level("INFO")
+    weights, workdir = tmp_path / "encoder", tmp_path / "run"
+    shutil.copytree(encoder, weights)
+    config = small("geometry")
+    config.weights, config.controls = (str(weights),), ("pca",)
+    evaluate(config, workdir)
+    before = {line["model"]: line["value"] for line in lines(workdir)}
+    assert "is complete: nothing to do" in evaluate(config, workdir)
+    shutil.rmtree(weights)
+    clip = ClipInput(4, 32, "stride", 4, mean=(0.1, 0.1, 0.1))
+    write_weights(random_weights(parts=("encoder",), clip=clip), weights, "safetensors")
+    assert "complete: 1 task, 2 models" in evaluate(config, workdir)
+    assert "weights or data have changed" in caplog.text
+    after = {line["model"]: line["value"] for line in lines(workdir)}
+    assert {name for name in after if after[name] != before[name]} == {"encoder"}
+
+    def relabelled(*arguments):
+        data = load(*arguments)
+        first, *others = data.samples
+        other = dataclasses.replace(first, targets=first.targets | {"ef": 1.0})
+        return dataclasses.replace(data, samples=[other, *others])
+
+    load = suite.load
+    monkeypatch.setattr(suite, "load", relabelled)
+    assert "complete: 1 task, 2 models" in evaluate(config, workdir)
+
+
+def test_every_architecture_and_size_has_its_own_controls(small, encoder, tmp_path, cache):
+    """Tubes of pixels have other random weights; another size has other tokens."""
+    paths = [str(encoder)]
+    for name, family in (("mae", VIDEOMAE), ("twin", V2)):
+        shape = dataclasses.replace(TINY, family=family)
+        clip = ClipInput(4, 32, "stride", 4)
+        write_weights(
+            random_weights(shape, None, ("encoder",), clip), tmp_path / name, "safetensors"
+        )
+        paths.append(str(tmp_path / name))
+    config = small("geometry")
+    config.weights = tuple(paths)
+    facts = suite.opened(config, tmp_path).facts
+    assert [*facts] == ["encoder", "mae", "twin", "initial", "initial-mae", "pca"]
+    assert "architecture of mae" in facts["initial-mae"].about
+    config.weights, config.clip.more_sizes = paths[:1], (16,)
+    assert [*suite.opened(config, tmp_path).facts] == [
+        *("encoder", "encoder-16px", "initial", "initial-encoder-16px"),
+        *("pca", "pca-encoder-16px"),
+    ]
 
 
 @pytest.fixture
@@ -353,7 +407,7 @@ def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache):
     train = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
     clip, how = ClipSpec(8, 32, "stride", 2.0), models.HowToEncode(0, 0, "", 0.0, "steps", "", 0)
     for tubelet, width in ((2, 3), (2, 4), (4, 3)):
-        facts = models.open_pca(tmp_path, train, clip, tubelet, 8, width, how).facts
+        facts = models.of_pixels(models.PCA, tmp_path, train, clip, tubelet, 8, width, how).facts
         assert (facts.width, facts.tokens, facts.times) == (width, 8 // tubelet, 8 // tubelet)
         assert f"{tubelet} frames" in facts.about
     assert len(list(tmp_path.iterdir())) == 3
@@ -373,6 +427,7 @@ def test_names_of_models_are_short_and_different():
     assert models.names_of(["runs/a", "out/b/"]) == ["a", "b"]
     assert models.names_of(["x/run", "y/run"]) == ["x-run", "y-run"]
     assert models.names_of(["runs/initial"]) == ["runs-initial"]
+    assert models.names_of(["runs/pca-a"]) == ["runs-pca-a"]
     with pytest.raises(UserError, match="names the same model twice"):
         models.names_of(["runs/a", "runs/a/"])
 
