@@ -23,6 +23,11 @@ ROBUSTNESS = {
 _HEAD = "attentive-4"
 
 
+def named(model: str) -> str:
+    """The name of one of the paper's models in tables."""
+    return f"{model}, as published"
+
+
 def numbers(
     options: ConfigDict, kinds: Mapping[str, Set[str]], variant: Mapping[str, str]
 ) -> dict[str, float]:

@@ -241,7 +241,7 @@ def _of_rows(result: Result, task: str, rows: Sequence[Row], title: str) -> Tabl
         if last is not None and (row is None or row.variant != last.variant):
             for model, value in published.numbers(options, result.kinds, last.variant).items():
                 theirs = {name: last.variant[name] for name in shown}
-                theirs |= {"model": f"{model}, as published", score: number(value)}
+                theirs |= {"model": published.named(model), score: number(value)}
                 lines.append([theirs.get(name, "") for name in columns])
         if row is None:
             break
@@ -388,13 +388,17 @@ _CSV = (
 
 
 def as_csv(result: Result) -> str:
-    """Every score as a line, with all digits; the paper's numbers are not in it."""
+    """Every score as a line, with all digits, and after a task's lines the paper's numbers."""
     facts = {model.name: model for model in result.models}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV)
-    for rows in result.rows.values():
+    for task, rows in result.rows.items():
+        theirs: dict[tuple[str, str], float] = {}
         for row in rows:
+            variant = "; ".join(f"{k}={v}" for k, v in row.variant.items() if v)
+            found = published.numbers(result.options[task], result.kinds, row.variant)
+            theirs |= {(variant, published.named(model)): x for model, x in found.items()}
             for name, value in row.values.items():
                 is_main = name == row.main
                 model = facts.get(row.model)
@@ -408,7 +412,7 @@ def as_csv(result: Result) -> str:
                 writer.writerow(
                     [
                         row.task,
-                        "; ".join(f"{k}={v}" for k, v in row.variant.items() if v),
+                        variant,
                         row.model,
                         name,
                         _unit(row, name),
@@ -423,6 +427,9 @@ def as_csv(result: Result) -> str:
                         _seen(result, row) or "",
                     ]
                 )
+        for key, x in theirs.items():
+            told = [task, *key, "mae", of_errors("%"), repr(x)]
+            writer.writerow([*told, *[""] * (len(_CSV) - len(told))])
     return text.getvalue()
 
 

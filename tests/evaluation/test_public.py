@@ -123,10 +123,14 @@ def test_numbers_of_the_paper_stand_beside_those_of_its_data_sets(complete):
     assert len([row for row in published if "4.32" in row]) == 1, "zero-shot, all ages and views"
     assert len([row for row in published if "3.88" in row]) == 1
     assert names.count("EchoJEPA-L, as published") == 2 + 4
+    theirs = [line for line in lines(complete) if line["model"].endswith("as published")]
+    assert len(theirs) == len(published)
+    assert {line["value"] for line in theirs if "EchoJEPA-G" in line["model"]} == {"4.32", "3.88"}
+    assert {(line["score"], line["unit"]) for line in theirs} == {("mae", "points")}
 
 
 def test_another_size_is_another_model_of_the_same_weights(complete):
-    found = {line["model"]: line for line in lines(complete)}
+    found = {line["model"]: line for line in lines(complete) if line["examples"]}
     guesses = {"mean of training", "commonest class", "mean mask of training"}
     assert set(found) == {"encoder", "encoder-16px"} | guesses
     tokens = [int(found[name]["tokens_of_a_clip"]) for name in ("encoder", "encoder-16px")]
