@@ -22,12 +22,13 @@ from configs import vit_l
 
 def get_config() -> ConfigDict:
     config = vit_l.get_config()
+    # These are only for V-JEPA, where `objective` is a section.
+    del config.masks, config.objective, config.optim.momentum, config.optim.loss_exponent
+    config.objective = "mae"
     config.model.family = "videomae"
     # The decoder.
     config.predictor.update(width=512, depth=4, heads=8, mlp_hidden=2048, mask_tokens=1)
     config.mae = dict(mask="tube", mask_ratio=0.9, norm_pix=True)
-    # These are only for V-JEPA.
-    del config.masks, config.objective, config.optim.momentum, config.optim.loss_exponent
 
     # As in VideoMAE: rates of 1.5e-4 and 1e-5 per 256 clips, and 1/20 of the run as warm-up.
     config.optim.update(

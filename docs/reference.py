@@ -128,8 +128,8 @@ def fields_page() -> str:
         "",
         "### mae",
         "",
-        "A config of VideoMAE (`model.family=videomae`) has this section in the place of `masks` "
-        "and `objective`.",
+        'A config of EchoMAE (`objective = "mae"`) has these fields in the place of the sections '
+        "`masks` and `objective`.",
         "",
         *_fields(described(train.MAE_FIELDS), baseline, "mae_l", headings=False),
         "",
@@ -166,7 +166,8 @@ def _fields(
             section = now
             heading = f"{prefix}{section}" if section else f"{prefix}general"
             lines += ["", f"### {heading}", ""] if headings else []
-            lines += table("field", "type", "meaning", f"in `{shipped}`")
+            if headings or not lines:
+                lines += table("field", "type", "meaning", f"in `{shipped}`")
         lines.append(row(f"`{name}`", kind, _escaped(meaning), as_code(values[name])))
     return lines
 

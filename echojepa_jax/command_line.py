@@ -162,7 +162,10 @@ def _parse(argv: list[str]) -> list[str]:
         flag, _, traceback = str(error).partition(" Error whilst parsing config file:")
         problem = f"{flag} {traceback.splitlines()[-1]}" if traceback else first_line(error)
         if found := re.match(r"flag --(config\.[\w.]+)=.* as a ConfigDict", problem):
-            problem = f"{found[1]} is a section: set its fields, such as --{found[1]}.NAME=VALUE"
+            way = f"set its fields, such as --{found[1]}.NAME=VALUE"
+            if "config.objective=mae:" in problem:
+                way = "for EchoMAE use another config, such as --config=demo_mae or --config=mae_l"
+            problem = f"{found[1]} is a section: {way}"
         sys.exit(f"error: {problem}")
     # A config file is a program, so it can raise any error; config_flags adds errors for fields
     # that the config lacks or whose value it cannot parse.

@@ -142,6 +142,7 @@ def assert_refused(config, changes, sentence):
         ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
         ({"data.std": (0.2, 0.2, 0)}, "three positive numbers"),
         ({"optim.peak_lr": 0.0}, "must be positive"),
+        ({"model.family": "videomae"}, r"'model\.family' .* needs .* objective=mae, .*=demo_mae"),
         ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
         (
             {"masks.small.scale": 1.5},
@@ -188,14 +189,22 @@ def test_impossible_images_are_one_sentence(changes, sentence):
     [
         ("mae.mask", "tubes", "the nearest is 'tube'"),
         ("mae.mask_ratio", 0.001, r"'mae\.mask_ratio': a tube .* hides 0 of 512 tokens"),
-        ("predictor.mask_tokens", 10, "must be 1 with model.family=videomae"),
+        ("predictor.mask_tokens", 10, "must be 1 with objective=mae"),
         ("data.sample_by", "share", "must be at most 1, the whole video"),
         ("optim.schedule", "cosine", "must be one of warmup_cosine, warmup_cosine_from_0, linear"),
-        ("objective", {"levels": 1}, r"unknown field 'objective\.levels'"),
+        ("objective", {"levels": 1}, r"'model\.family' is 'videomae', .* needs .*objective=mae"),
+        ("objective", "jepa", r"'model\.family' is 'videomae', .* needs .*objective=mae"),
+        ("model.family", "v2", r"must be videomae with objective=mae; for V-JEPA .*--config=demo"),
     ],
 )
 def test_an_impossible_config_of_the_baseline_names_the_field(field, value, sentence):
     assert_refused(shipped("demo_mae"), {field: value}, sentence)
+
+
+def test_an_earlier_config_of_the_baseline_gets_its_objective():
+    earlier = shipped("demo_mae")
+    del earlier.objective
+    assert configs.complete(earlier).to_dict() == shipped("demo_mae").to_dict()
 
 
 def test_a_missing_field_is_named():

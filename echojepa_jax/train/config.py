@@ -50,7 +50,9 @@ _SOURCES = Rule(bool, "must name at least one source, such as ('videos:/data/cli
 # under any names.
 FIELDS: dict[str, Field] = {
     "seed": Field(int, "seed of weights, order, windows, crops and masks"),
-    "model.family": Field(str, "family of the networks and the objective", choices=FAMILIES),
+    "model.family": Field(
+        str, "family of the networks; videomae belongs to objective=mae", choices=FAMILIES
+    ),
     "model.size": Field(str, "size of the encoder", choices=SIZES),
     "model.width": Field(int, "embedding width; 0 = that of the size", NOT_NEGATIVE),
     "model.depth": Field(int, "number of blocks; 0 = that of the size", NOT_NEGATIVE),
@@ -193,8 +195,14 @@ MASK_FIELDS: dict[str, Field] = {
     ),
 }
 
-# The section `mae` replaces `objective` and `masks` in a config of VideoMAE.
+MAE = "mae"
+"""The value of `objective` in a config of EchoMAE. In others, `objective` is a section."""
+
+# What a config of EchoMAE has in place of the sections `objective` and `masks`.
 MAE_FIELDS: dict[str, Field] = {
+    "objective": Field(
+        str, "what is predicted (mae: the pixels of masked tokens, as in VideoMAE)", choices=(MAE,)
+    ),
     "mae.mask": Field(
         str,
         "how tokens are masked (tube: at the same positions in all frames)",
@@ -262,9 +270,15 @@ def complete(config: ConfigDict) -> ConfigDict:
         return full
     for section, fields in _SINCE.items():
         if section == "objective" and full.model.family == VIDEOMAE:
-            continue
-        full[section] = ConfigDict(fields | dict(full.get(section, {})))
+            full.objective = MAE  # which the family alone implied
+        else:
+            full[section] = ConfigDict(fields | dict(full.get(section, {})))
     return full
+
+
+def is_mae(config: ConfigDict) -> bool:
+    """Whether a config trains EchoMAE, and not V-JEPA."""
+    return config.get("objective") == MAE
 
 
 def fill_sources(config: ConfigDict) -> None:
@@ -290,7 +304,7 @@ def encoder_shape(model: ConfigDict) -> EncoderShape:
 
 def mask_specs(config: ConfigDict) -> dict[str, Mask]:
     """The mask specifications of this config by name, in alphabetical order."""
-    if config.model.family == VIDEOMAE:
+    if is_mae(config):
         kind = config.mae.mask
         return {kind: ratio.ratio_mask(kind, config.mae.mask_ratio, _grid(config))}
     return {name: _mask_spec(mask) for name, mask in sorted(config.masks.items())}
@@ -319,7 +333,7 @@ def _grid(config: ConfigDict) -> Grid:
 
 
 def _fields_of(config: ConfigDict) -> dict[str, Field]:
-    if config.get("model", {}).get("family") == VIDEOMAE:
+    if is_mae(config):
         shared = {name: row for name, row in FIELDS.items() if not name.startswith(_NOT_OF_MAE)}
         return shared | MAE_FIELDS
     masks = config.get("masks")
@@ -342,6 +356,7 @@ def check(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: names the first field that is unknown or missing, or whose type or value is wrong.
     """
+    _check_family(config)
     check_fields(config, _fields_of(config))
     mesh_shape(devices, config.mesh.replica, config.mesh.fsdp)
     _check_sizes(config, devices)
@@ -353,6 +368,18 @@ def check(config: ConfigDict, devices: int) -> None:
         _check_images(config, devices)
 
 
+def _check_family(config: ConfigDict) -> None:
+    # Before anything else: with the wrong one, nearly every other field is unknown or missing.
+    family = config.get("model", {}).get("family")
+    rule = f"needs a config with objective={MAE}, such as --config=demo_mae or --config=mae_l"
+    require(is_mae(config) or family != VIDEOMAE, "model.family", family, rule)
+    rule = (
+        f"must be {VIDEOMAE} with objective={MAE}; for V-JEPA use another config, such as "
+        "--config=demo or --config=vit_l"
+    )
+    require(not is_mae(config) or family == VIDEOMAE, "model.family", family, rule)
+
+
 def _check_sizes(config: ConfigDict, devices: int) -> None:
     model, data, optim = config.model, config.data, config.optim
     for part, sizes in (("model", encoder_shape(model)), ("predictor", config.predictor)):
@@ -360,7 +387,7 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
         require_multiple(f"{part}.width", sizes.width, heads, f"{part}.heads, {heads}")
         channels = sizes.width // heads
         rule = f"leaves {channels} channels per head: rotary positions need 6, two for each axis"
-        fits = model.family == VIDEOMAE or axis_channels(channels) > 0
+        fits = is_mae(config) or axis_channels(channels) > 0
         require(fits, f"{part}.heads", heads, rule)
     patch, tubelet, parts = model.patch, model.tubelet, optim.microbatches
     require_multiple("data.size", data.size, patch, f"model.patch, {patch}")
@@ -385,9 +412,9 @@ def _check_sizes(config: ConfigDict, devices: int) -> None:
 
 
 def _check_objective(config: ConfigDict) -> None:
-    if config.model.family == VIDEOMAE:
+    if is_mae(config):
         tokens = config.predictor.mask_tokens
-        rule = "must be 1 with model.family=videomae"
+        rule = f"must be 1 with objective={MAE}"
         require(tokens == 1, "predictor.mask_tokens", tokens, rule)
         return
     objective, depth = config.objective, encoder_shape(config.model).depth
@@ -449,7 +476,7 @@ def _check_probe(config: ConfigDict, devices: int) -> None:
 
 
 def _check_masks(config: ConfigDict) -> None:
-    if config.model.family == VIDEOMAE:
+    if is_mae(config):
         try:
             mask_specs(config)
         except UserError as error:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from echojepa_jax.models.family import V21, VIDEOMAE, make_encoder, make_predictor
+from echojepa_jax.models.family import V21, make_encoder, make_predictor
 from echojepa_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, Colour, normalise
 from echojepa_jax.models.predictor import Predictor
 from echojepa_jax.models.vit import Encoder
 from echojepa_jax.train import schedules
-from echojepa_jax.train.config import encoder_shape
+from echojepa_jax.train.config import encoder_shape, is_mae
 from echojepa_jax.train.objectives.mae import Mae
 from echojepa_jax.train.objectives.vjepa2 import VJepa2
 from echojepa_jax.train.objectives.vjepa21 import VJepa21
@@ -132,7 +132,7 @@ def make_networks(config: ConfigDict, attention: str = "xla") -> Networks:
 
 def make_objective(config: ConfigDict) -> Objective:
     """The objective of a config."""
-    if config.model.family == VIDEOMAE:
+    if is_mae(config):
         return Mae(tuple(config.data.mean), tuple(config.data.std), config.mae.norm_pix)
     exponent, settings = config.optim.loss_exponent, config.objective
     if config.model.family != V21:

@@ -1,5 +1,6 @@
 """Training VideoMAE through the same program: run, resume, exports, embeddings, what decays."""
 
+import json
 import shutil
 
 import jax
@@ -61,7 +62,11 @@ def test_a_run_is_continued_exported_embedded_and_probed(tiny_mae, tmp_path):
     assert "The line of zeros is the loss" in report
     assert "mask tube" in report
 
-    # Back to step 3, and on to the same end.
+    # Back to step 3 of a run whose config lacks `objective`, as in earlier versions; on to the end.
+    path = run / "config.json"
+    earlier = json.loads(path.read_text())
+    assert earlier.pop("objective") == "mae"
+    path.write_text(json.dumps(earlier))
     before = load_weights(str(run))
     assert set(before.params) == {"encoder", "predictor"}
     shutil.rmtree(run / "checkpoints" / "00000006")
