@@ -1,18 +1,22 @@
-"""What six heads of a grid cost over one, on features that are stored already.
+"""What six heads of a grid cost over one, on features that are stored on disk already.
 
   python -m tests.benchmarks.grid_of_heads --tokens=512 --width=64 --updates=30
 
-Prints, for each kind of head, processor seconds for one head and for six, and their ratio. The
-first update, which compiles, is not counted. Linear and MLP heads get the mean token of each clip.
+Prints, for each kind of head, processor seconds for one head and for six, and their ratio. Features
+are read as the suite reads them, from files of float16. The first update, which compiles, is not
+counted. Linear and MLP heads get the mean token of each clip, which is stored beside the tokens.
 """
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from echojepa_jax.evaluation.fit import HowToFit, _batches, head_choice
+from echojepa_jax.evaluation.fit import HowToFit, _batches, fit_look, head_choice
+from echojepa_jax.evaluation.stored import PART, Rows
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.examples import Example
@@ -27,8 +31,8 @@ def seconds(name: str, features: Features, examples: list[Example], heads: int, 
     """Of `updates` updates of so many heads."""
     task = fit_task("regression", "ef", examples, "%")
     choice = head_choice(name)
-    if choice.averages:
-        features = features.averaged()
+    rows = list(range(len(examples)))
+    features = fit_look(features, rows, choice, standardise=False).of(features)
     head = Head(kind=choice.kind, outputs=1, depth=choice.depth, heads=4)
     cells = grids.cells(RATES, DECAYS)[:heads]
     state = grids.init_grid(head, jax.random.key(0), features.tokens.shape[-1], heads)
@@ -51,17 +55,27 @@ def main() -> None:
     parser.add_argument("--heads", default="linear,mlp,attentive-1,attentive-4")
     given = parser.parse_args()
     rng, count = np.random.default_rng(0), given.videos
-    tokens = rng.standard_normal((count, given.tokens, given.width)).astype(np.float32)
     place, clip = np.arange(count), np.zeros((count, 1), bool)
-    features = Features(place, tokens, place[:, None], np.ones(count, bool), clip, {})
     examples = [
         Example(str(i), "", str(i), "", "train", "", ((i,),), float(rng.normal(55, 12)))
         for i in range(count)
     ]
     print(f"{jax.devices()[0].device_kind}: {given.tokens} tokens of {given.width}, batch {BATCH}")
-    for name in given.heads.split(","):
-        one, six = (seconds(name, features, examples, n, given.updates) for n in (1, 6))
-        print(f"{name:12} one {one:7.3f} s   six {six:7.3f} s   ratio {six / one:5.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        parts, means = [], []
+        for start in range(0, count, PART):
+            size = min(PART, count - start), given.tokens, given.width
+            tokens, path = rng.standard_normal(size, np.float32), Path(folder) / f"{start}.npy"
+            np.save(path, tokens.astype(np.float16))
+            parts.append(np.load(path, mmap_mode="r"))
+            means.append(tokens.mean(axis=1))
+        there = np.ones(count, bool)
+        stored = place, Rows(parts), place[:, None], there, clip, {}, np.concatenate(means)
+        for name in given.heads.split(","):
+            one, six = (
+                seconds(name, Features(*stored), examples, n, given.updates) for n in (1, 6)
+            )
+            print(f"{name:12} one {one:7.3f} s   six {six:7.3f} s   ratio {six / one:5.2f}")
 
 
 if __name__ == "__main__":
