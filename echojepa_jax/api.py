@@ -191,7 +191,8 @@ class Encoder:
                 "encoder normalises"
             )
         out = np.empty((frames, size, size, grey.shape[3]), np.uint8)
-        cut(grey, centre_box(*grey.shape[1:3]), out)
+        height, width = grey.shape[1:3]
+        cut(grey, centre_box(height, width, self.clip.centre), out)
         return np.broadcast_to(out, (frames, size, size, 3))
 
 

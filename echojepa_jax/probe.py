@@ -52,6 +52,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
     from echojepa_jax.probes.files import ABOUT, HEAD, METRICS, PREDICTIONS
     from echojepa_jax.runtime.platform import configure_jax
     from echojepa_jax.train.claim import claimed, is_finished
+    from echojepa_jax.train.config import complete
     from echojepa_jax.train.workdir import BEST, Workdir
     from echojepa_jax.utils.errors import UserError
 
@@ -59,6 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> str:
     for section, program in (("predictor", "train"), ("tasks", "evaluate")):
         if section in config:
             raise UserError(f"--config is not of a probe: run the program `{program}` with it")
+    config = complete(config)  # yours may have been written for an earlier version
     held, report = Workdir(workdir), workdir / "report.html"
     files = [PREDICTIONS, METRICS, "report.html", ABOUT, HEAD, BEST]
     if config.get("encoder", {}).get("trainable"):

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.encoder.update(
         trainable=True, lr_scale=0.1, layer_decay=0.75, drop_path=0.1, remat="attention"
     )
-    config.data.update(augment=True, clips=1)
+    config.data.update(augment="crops", clips=1)
     config.head.depth = 1
     config.optim.update(learning_rates=(1e-3,), weight_decays=(0.05,), epochs=20, batch=32)
     config.optim.microbatches = 1

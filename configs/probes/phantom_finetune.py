@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     config = phantom_lvef.get_config()
     config.encoder.update(lvef_finetune.get_config().encoder)
     config.encoder.update(dtype="float32", remat="none", lr_scale=0.3)
-    config.data.update(augment=True)
+    config.data.update(augment="crops")
     config.optim.update(learning_rates=(1e-3,), weight_decays=(0.05,), epochs=10, batch=16)
     return config

@@ -205,7 +205,7 @@ def of_pixels(
       train: the training videos. tubelet, patch: of an encoder. width: components, as many as it
         has channels.
     """
-    fitted_on = manifest.fingerprint(train), dataclasses.asdict(clip), tubelet, patch, width
+    fitted_on = manifest.fingerprint(train), clip.facts(), tubelet, patch, width
     kept = folder / f"pca-{digest_of(list(fitted_on))[:10]}.npz"
     components = pixels.fitted(kept, train, clip, tubelet, width, how.workers)
     times = clip.frames // tubelet

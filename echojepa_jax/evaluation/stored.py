@@ -81,7 +81,7 @@ class Wanted:
         found: dict[str, Any] = {
             "model": model.fingerprint,
             "data": manifest.fingerprint(self.chosen),
-            "clip": dataclasses.asdict(model.clip),
+            "clip": model.clip.facts(),
             "clips": self.clips,
             "tokens": self.keep,
             "dtype": self.dtype,

@@ -364,7 +364,7 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
     told = {
         "version": VERSION,
         "model": job.model.fingerprint,
-        "clip": dataclasses.asdict(job.model.clip),
+        "clip": job.model.clip.facts(),
         "count": config.clip.count,
         "features": {k: v for k, v in config.features.items() if k != "workers"},
         "data": {name: manifest.fingerprint(data[name].samples, classes) for name in sorted(names)},

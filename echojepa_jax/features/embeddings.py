@@ -134,7 +134,7 @@ def embed(
         "std": list(weights.clip.std),
         "data": manifest.fingerprint(samples),
         "videos": len(samples),
-        **json.loads(json.dumps(dataclasses.asdict(settings))),
+        **json.loads(json.dumps(dataclasses.asdict(settings) | {"clip": settings.clip.facts()})),
     }
     _claim(out, asked)
     shards = plan(out, len(samples), settings.shard_videos)

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from echojepa_jax.data.clips.sampling import AUGMENT
 from echojepa_jax.features.encode import KEEP
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.heads import FUSIONS, KINDS, Head
@@ -80,13 +81,21 @@ FIELDS: dict[str, Field] = {
         int, "clips of every video, spread over it; the head gets all their tokens", POSITIVE
     ),
     "data.augment": Field(
-        bool, "train on random windows and crops, for which the encoder runs in every epoch"
+        str,
+        "how clips are varied in training, for which the encoder runs in every epoch (crops: "
+        "random windows and crops; original: also RandAugment and erasing, as in the paper)",
+        choices=AUGMENT,
     ),
     "data.crop_area": Field(
-        NUMBERS, "smallest and largest area of the random crop, as shares of the frame", RANGE_TO_1
+        NUMBERS,
+        "smallest and largest area of the random crop, as shares of the frame (original has its "
+        "own)",
+        RANGE_TO_1,
     ),
     "data.crop_aspect": Field(
-        NUMBERS, "smallest and largest aspect ratio of the random crop", RANGE
+        NUMBERS,
+        "smallest and largest aspect ratio of the random crop (original has its own)",
+        RANGE,
     ),
     "data.cache_gb": Field(
         float,

@@ -10,7 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest, splits
-from echojepa_jax.data.clips.sampling import NEED_RATE, ClipSpec
+from echojepa_jax.data.clips.original import as_original
+from echojepa_jax.data.clips.sampling import NEED_RATE, ORIGINAL, ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.units import check_unit, of_errors, unit_of
 from echojepa_jax.features.clip_input import clip_spec
@@ -105,6 +106,8 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         area=tuple(data.crop_area),
         aspect=tuple(data.crop_aspect),
     )
+    if data.augment == ORIGINAL:
+        clip = as_original(clip)
     names = ("train_split", "val_split", "test_split")
     samples = load_samples(config, workdir, clip, [data[name] for name in names])
     examples = make_examples(

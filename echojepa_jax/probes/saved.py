@@ -92,7 +92,7 @@ class SavedProbe:
         about = {
             "head": _fields(self.head),
             "task": dataclasses.asdict(self.task),
-            "clip": dataclasses.asdict(self.clip),
+            "clip": self.clip.facts(),
             **{name: getattr(self, name) for name in _PLAIN},
             "trained_on": sorted(self.trained_on),
             "thresholds": list(self.thresholds.items()),

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.pipeline import example_batches
 from echojepa_jax.data.clips.prefetch import DeviceBatches
+from echojepa_jax.data.clips.sampling import NONE
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.features.clip_input import clip_input
 from echojepa_jax.models.heads import Head
@@ -220,12 +221,12 @@ def _progress(epoch: int, best_epoch: int, best_head: int, best_score: float) ->
 
 def _takes_clips(config: ConfigDict) -> bool:
     """Whether training needs clips: they or the encoder change in every epoch."""
-    return config.encoder.trainable or config.data.augment
+    return config.encoder.trainable or config.data.augment != NONE
 
 
 def _equal_clips(setting: Setting) -> int:
     """How many equal clips a clip of training stands for: all, if no video has different ones."""
-    if setting.config.data.augment:
+    if setting.config.data.augment != NONE:
         return 1
     encoder = setting.videos.encoder
     samples = [setting.videos.samples[row] for row in rows_of(setting.train)]

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.sampling import KEPT, MASKED, WAYS, ClipSpec
+from echojepa_jax.data.clips.sampling import CROPS, KEPT, MASKED, NONE, WAYS, ClipSpec
 from echojepa_jax.masking import ratio
 from echojepa_jax.masking.masks import Mask, check_mask
 from echojepa_jax.masking.multiblock import MaskSpec
@@ -265,8 +265,12 @@ def complete(config: ConfigDict) -> ConfigDict:
     """
     full = config.copy_and_resolve_references()
     if "model" not in config:
-        if {"head", "optim"} <= set(config):
+        if {"head", "optim", "data"} <= set(config):
             full.optim = ConfigDict(_SINCE_OF_PROBES | dict(full.optim))
+            data = dict(full.data)
+            if isinstance(data.get("augment"), bool):  # of an earlier version
+                data["augment"] = CROPS if data["augment"] else NONE
+            full.data = ConfigDict(data)
         return full
     for section, fields in _SINCE.items():
         if section == "objective" and full.model.family == VIDEOMAE:

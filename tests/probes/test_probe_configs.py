@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from echojepa_jax.probes import config as configs
+from echojepa_jax.train.config import complete
 from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
 from tests.programs import REPOSITORY
@@ -57,6 +59,16 @@ def test_an_impossible_config_is_one_sentence_that_names_the_field(changes, sent
         config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=sentence):
         configs.check(config, devices=4)
+
+
+@pytest.mark.parametrize(("before", "now"), [(False, "none"), (True, "crops")])
+def test_a_config_of_an_earlier_version_means_what_it_meant(before, now):
+    config = shipped("view")
+    old = config.to_dict()
+    old["data"]["augment"] = before
+    del old["optim"]["class_weights"], old["optim"]["focal_gamma"]
+    config.data.augment = now
+    assert complete(ConfigDict(old)) == config
 
 
 def test_f18_every_field_is_read_somewhere():

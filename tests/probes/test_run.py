@@ -309,7 +309,7 @@ def test_fine_tuning_changes_the_encoder_and_leaves_it_to_export(
 
     config = tiny_probe(optim__learning_rates=(1e-2,), optim__epochs=1, data__clips=1)
     config.encoder.update(phantom_finetune.get_config().encoder)
-    config.data.augment = True
+    config.data.augment = "crops"
     train_probe(config, tmp_path / "run")
     before, after = read_weights(encoder_folder), load_encoder_weights(str(tmp_path / "run"))
     told = json.loads((tmp_path / "run" / "probe.json").read_text())["encoder"]
@@ -348,16 +348,23 @@ def test_fine_tuning_encodes_equal_clips_once(tiny_probe, train_probe, tmp_path,
 
 
 def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
-    tiny_probe, train_probe, tmp_path, monkeypatch
+    tiny_probe, train_probe, tmp_path, monkeypatch, samples
 ):
-    config = tiny_probe(optim__epochs=1, data__augment=True, data__clips=1)
+    config = tiny_probe(optim__epochs=1, data__augment="original", data__clips=1)
     meshes, mesh = [], jax.sharding.get_abstract_mesh
     before(monkeypatch, finetune, "tokens_of_slots", lambda _: meshes.append(dict(mesh().shape)))
     train_probe(config, tmp_path / "run")
     # Kernels are told the devices.
     assert meshes[0] == {"replica": jax.local_device_count(), "fsdp": 1}
     assert not (tmp_path / "run" / "encoder").exists()
-    assert len(lines(tmp_path / "run")) == 4
+    said = {line["id"]: float(line["prediction"]) for line in lines(tmp_path / "run")}
+    assert len(said) == 4
+    # Predictions are for the centre of the frames, as in its own validation and test.
+    probe = load_probe(tmp_path / "run")
+    assert probe.encoder.clip.centre == 32 / 36
+    for sample in samples:
+        if sample.name in said:
+            assert probe.predict(sample.path).value == pytest.approx(said[sample.name], rel=1e-5)
 
 
 def test_scoring_elsewhere_is_the_same_on_1_2_and_8_devices(

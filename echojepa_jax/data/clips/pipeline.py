@@ -30,12 +30,15 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from echojepa_jax.data.clips import recoded, transforms
+from echojepa_jax.data.clips import original, recoded, transforms
 from echojepa_jax.data.clips.perturbations import RECODED, Perturbation
 from echojepa_jax.data.clips.sampling import (
+    CROPS,
     KEPT,
     MASKED,
     NEED_RATE,
+    NONE,
+    ORIGINAL,
     ClipSpec,
     clip_frame_ids,
     clip_with_frame,
@@ -179,7 +182,7 @@ def example_batches(
     seed: int,
     first_step: int,
     last_step: int,
-    augment: bool,
+    augment: str,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -193,8 +196,8 @@ def example_batches(
     Args:
       rows: int [steps * global_batch, V], the samples of every example; -1 = no sample (the clip is
         zeros).
-      augment: draw random windows and crops as in pretraining; else use the clips of
-        `evaluation_batches`.
+      augment: "none": the clips of `evaluation_batches`. "crops": random windows and crops as in
+        pretraining. "original": random windows and the transform of `original`, always in colour.
 
     Raises:
       UserError: samples are impossible (raised at once), or a worker dies (raised while iterating).
@@ -202,6 +205,8 @@ def example_batches(
     share = _share(global_batch, process_count)
     first_position = process_index * share
     videos = _Videos.of(samples, clip)
+    if augment == ORIGINAL:  # erasing adds colour
+        videos = dataclasses.replace(videos, channels=3)
     slots = rows.shape[1] * clips_per_sample
     rows = rows.astype(np.int32)
 
@@ -214,8 +219,10 @@ def example_batches(
             row = int(rows[step * global_batch + first + position, view])
             if row < 0:
                 continue
-            rng = generator(seed, "example", step, first + position, slot) if augment else None
-            _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample))
+            rng = None
+            if augment != NONE:
+                rng = generator(seed, "example", step, first + position, slot)
+            _fill(flat, i, videos, row, clip, rng, (part, clips_per_sample), augment=augment)
         return {
             name: flat[name].reshape(count, slots, *flat[name].shape[1:])
             for name in ("clips", "valid", "padded", "error", "sample_ids")
@@ -370,11 +377,12 @@ def _fill(
     part: tuple[int, int],
     degraded: tuple[Perturbation, str] | None = None,
     shown: tuple[int, int] | None = None,
+    augment: str = CROPS,
 ) -> None:
     """Write the clip of sample `row` to place i of the batch; rng = None makes evaluation clips.
 
     degraded: a perturbation, and the name of the video. shown: a frame, and the length of the
-    tubelet that it is the first one of.
+    tubelet that it is the first one of. augment: see `example_batches`.
     """
     batch["sample_ids"][i] = row
     facts = int(videos.frames[row]), float(videos.fps[row])
@@ -396,11 +404,15 @@ def _fill(
         return
     if degraded:
         video = perturbation.pixels(video, name)
+    if rng is not None and augment == ORIGINAL:
+        video = original.rand_augment(video, rng)
     height, width = video.shape[1:3]
     if rng is None:
-        box = transforms.centre_box(height, width)
+        box = transforms.centre_box(height, width, clip.centre)
     else:
         box = transforms.random_box(height, width, rng, area=clip.area, aspect=clip.aspect)
     transforms.cut(video, box, batch["clips"][i])
+    if rng is not None and augment == ORIGINAL:
+        original.erase(batch["clips"][i], rng)
     batch["padded"][i] = padded
     batch["valid"][i] = True

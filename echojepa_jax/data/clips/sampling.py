@@ -1,8 +1,8 @@
 """Chooses the frames of a video that make a clip.
 
 A clip is `length` frames at a regular distance from a window of the video. Training draws the start
-of the window at random. Evaluation centres the window in the video or, for several clips per video,
-in equal parts of the video.
+of the window at random, evaluation centres it: in the video or, for several clips per video, in
+equal parts of the video.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ ROUNDING = 1e-6
 """Added before rounding down, in frames, so that 2.9999999996 becomes frame 3."""
 KEPT, MASKED = "kept", "masked"
 """Values of `data.padded`: how to treat tokens that only repeat the last frame of a short video."""
+AUGMENT = NONE, CROPS, ORIGINAL = ("none", "crops", "original")
+"""Values of `data.augment` of a probe: how clips are varied in training, see `example_batches`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ClipSpec:
     frames: number of frames in a clip. size: height and width of a clip in pixels.
     by, value: temporal sampling, see `clip_frame_ids`.
     area, aspect: ranges of the random resized crop in training, see `transforms.random_box`.
+    centre: side of the centred square that evaluation shows, as a share of the short side.
     """
 
     frames: int = 16
@@ -40,11 +43,22 @@ class ClipSpec:
     value: float = 8
     area: tuple[float, float] = (0.5, 1.0)
     aspect: tuple[float, float] = (0.9, 1.1)
+    centre: float = 1.0
 
     @property
     def rule(self) -> dict[str, Any]:
         """What `clip_frame_ids` needs to know of these clips."""
         return {"length": self.frames, "by": self.by, "value": self.value}
+
+    def facts(self) -> dict[str, Any]:
+        """What files record of these clips.
+
+        Fields that earlier versions lack are left out if they change nothing, so that these
+        versions' files describe the same clips in the same words.
+        """
+        usual = {"centre": 1.0}
+        found = dataclasses.asdict(self).items()
+        return {name: value for name, value in found if value != usual.get(name)}
 
 
 def clip_frame_ids(
@@ -73,7 +87,7 @@ def clip_frame_ids(
           each rounded down to a whole frame; frames repeat if the file has too few a second.
         "share": `length` frames are spread evenly over a window of `value` times the video, from
           its first to its last frame, each rounded down; 1 = the whole video.
-      rng: draws the start of the window; None centres it in part k of n equal parts of the video.
+      rng: draws the place of the window in part k of n equal parts of the video; None centres it.
       part: (k, n).
 
     Returns:
@@ -84,12 +98,13 @@ def clip_frame_ids(
     """
     offsets, window = _offsets(frames, fps, length, by, value)
     last_start = max(0, frames - window)
+    index, parts = part
     if rng is None:
-        index, parts = part
         centre = (2 * index + 1) * frames // (2 * parts)
         start = min(max(0, centre - window // 2), last_start)
     else:
-        start = int(rng.integers(last_start + 1))
+        first, end = (k * frames // parts for k in (index, index + 1))
+        start = min(int(rng.integers(first, max(first, end - window) + 1)), last_start)
     return _clamped(start + offsets, frames)
 
 

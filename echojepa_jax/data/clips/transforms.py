@@ -48,9 +48,12 @@ def random_box(
     )
 
 
-def centre_box(height: int, width: int) -> Box:
-    """Return the largest centred square, as if the short side were resized, then cropped."""
-    side = min(height, width)
+def centre_box(height: int, width: int, share: float = 1.0) -> Box:
+    """Return the centred square whose side is this share of the short side.
+
+    It is as if the short side were resized, then cropped.
+    """
+    side = round(share * min(height, width))
     return _centred(height, width, side, side)
 
 

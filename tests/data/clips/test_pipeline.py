@@ -340,7 +340,7 @@ EXAMPLES = np.array([[0, 1], [2, -1], [-1, -1], [3, 4], [5, 6], [7, 8]])  # int 
 
 def examples(samples, **options):
     defaults = {"clip": CLIP, "clips_per_sample": 2, "global_batch": 2, "seed": 5}
-    steps = {"first_step": 0, "last_step": 3, "augment": False}
+    steps = {"first_step": 0, "last_step": 3, "augment": "none"}
     return list(pipeline.example_batches(samples, EXAMPLES, **defaults | steps | options))
 
 
@@ -363,10 +363,11 @@ def test_f16_examples_have_a_slot_for_every_clip_of_every_view(samples):
         )
 
 
-def test_augmented_examples_depend_on_step_and_place_alone(samples):
-    batches = examples(samples, augment=True)
-    assert_equal(examples(samples, augment=True, first_step=2), batches[2:])
-    parts = [examples(samples, augment=True, process_index=i, process_count=2) for i in (0, 1)]
+@pytest.mark.parametrize("augment", ["crops", "original"])
+def test_augmented_examples_depend_on_step_and_place_alone(samples, augment):
+    batches = examples(samples, augment=augment)
+    assert_equal(examples(samples, augment=augment, first_step=2), batches[2:])
+    parts = [examples(samples, augment=augment, process_index=i, process_count=2) for i in (0, 1)]
     for batch, *halves in zip(batches, *parts, strict=True):
         joined = np.concatenate([half["clips"] for half in halves])
         np.testing.assert_array_equal(joined, batch["clips"])
@@ -374,3 +375,12 @@ def test_augmented_examples_depend_on_step_and_place_alone(samples):
         not np.array_equal(a["clips"], b["clips"])
         for a, b in zip(batches, examples(samples), strict=True)
     )
+
+
+def test_the_paper_s_examples_do_not_depend_on_what_is_known_of_colours(samples):
+    grey = [dataclasses.replace(sample, grey=True) for sample in samples]
+    assert examples(grey, augment="crops")[0]["clips"].shape[-1] == 1
+    known, unknown = (examples(some, augment="original") for some in (grey, samples))
+    assert_equal(known, unknown)
+    one, two = (batch["clips"][batch["valid"]] for batch in known[:2])
+    assert len({clip.tobytes() for clip in (*one, *two)}) == len(one) + len(two)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echojepa_jax.data.clips.sampling import clip_frame_ids
+from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -84,6 +84,25 @@ def test_every_start_is_drawn():
     counts = np.bincount(starts)
     assert counts.size == 5
     assert counts.min() > 60
+
+
+def test_training_draws_each_clip_in_its_own_part_of_the_video():
+    rng = generator(0)
+    options = {"by": "stride", "value": 2}
+    for part, low, high in (((0, 2), 0, 18), ((1, 2), 50, 68)):
+        starts = {ids_of(100, 0, rng, part=part, **options)[0][0] for _ in range(400)}
+        assert starts == {*range(low, high + 1)}
+    # Parts shorter than a clip: as near to their own part as the video allows.
+    starts = [{ids_of(50, 0, rng, part=(k, 2), **options)[0][0] for _ in range(20)} for k in (0, 1)]
+    assert starts == [{0}, {18}]
+
+
+def test_files_describe_clips_in_the_words_of_earlier_versions():
+    words = ["frames", "size", "by", "value", "area", "aspect"]
+    assert list(ClipSpec().facts()) == words
+    cut = ClipSpec(centre=0.875)
+    assert list(cut.facts()) == [*words, "centre"]
+    assert ClipSpec(**cut.facts()) == cut
 
 
 @given(

@@ -86,15 +86,19 @@ def test_grey_stays_grey_and_flat_stays_flat():
     assert (out == 77).all()
 
 
-@pytest.mark.parametrize(("height", "width"), [(112, 112), (90, 160), (160, 90)])
-def test_evaluation_crop_equals_short_side_resize_and_centre_crop(height, width):
+@pytest.mark.parametrize(
+    ("height", "width", "resized"),
+    [(112, 112, 56), (90, 160, 56), (160, 90, 56), (112, 112, 64), (112, 168, 64)],
+)
+def test_evaluation_crop_equals_short_side_resize_and_centre_crop(height, width, resized):
+    """At 56 pixels; the paper resizes more, so that the crop is smaller than the frame."""
     rows, columns = np.mgrid[:height, :width]
     smooth = (127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 7)).astype(np.uint8)
     clip = np.repeat(smooth[None, :, :, None], 3, axis=3)
     out = np.zeros((1, 56, 56, 3), np.uint8)
-    transforms.cut(clip, transforms.centre_box(height, width), out)
+    transforms.cut(clip, transforms.centre_box(height, width, 56 / resized), out)
     short = min(height, width)
-    full = cv2.resize(clip[0], (round(width * 56 / short), round(height * 56 / short)))
+    full = cv2.resize(clip[0], (round(width * resized / short), round(height * resized / short)))
     top, left = (full.shape[0] - 56) // 2, (full.shape[1] - 56) // 2
     reference = full[top : top + 56, left : left + 56].astype(int)
     assert np.abs(out[0] - reference).max() <= 8
