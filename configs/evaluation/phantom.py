@@ -43,7 +43,9 @@ def get_config() -> ConfigDict:
             sources=("phantom:pediatric,patients=100,views=2,seed=0",), **splits, **files
         ),
     )
-    config.clip = dict(frames=0, size=0, more_sizes=(), sample_by="", sample_value=0.0, count=1)
+    config.clip = dict(
+        frames=0, size=0, more_sizes=(), sample_by="", sample_value=0.0, count=1, place="spread"
+    )
     config.features = dict(tokens="steps", dtype="float32", encoder_dtype="float32", workers=0)
     config.probe = dict(
         learning_rates=(3e-2, 1e-2, 3e-3),

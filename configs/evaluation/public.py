@@ -63,7 +63,13 @@ def get_config() -> ConfigDict:
     # As in the paper, but centred: two clips of 16 frames, every second frame. Size as pretrained,
     # and 112 px, the size of the EchoNet videos, at which the paper tested its encoders.
     config.clip = dict(
-        frames=0, size=0, more_sizes=(112,), sample_by="stride", sample_value=2.0, count=2
+        frames=0,
+        size=0,
+        more_sizes=(112,),
+        sample_by="stride",
+        sample_value=2.0,
+        count=2,
+        place="spread",
     )
     config.features = dict(tokens="all", dtype="float16", encoder_dtype="bfloat16", workers=16)
     # The paper's grids: six attentive heads, nine linear ones; 20 epochs with batches of 8.

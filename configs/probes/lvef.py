@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
         sample_by="stride",
         sample_value=2.0,
         clips=2,
+        place="spread",
         augment="none",
         crop_area=(0.5, 1.0),
         crop_aspect=(0.9, 1.1),

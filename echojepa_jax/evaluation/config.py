@@ -7,7 +7,7 @@ from echojepa_jax.evaluation.stored import DTYPES
 from echojepa_jax.evaluation.tasks import COMMON, KINDS
 from echojepa_jax.features.clip_input import WAYS
 from echojepa_jax.features.encode import KEEP
-from echojepa_jax.probes.config import GRID, SOURCES
+from echojepa_jax.probes.config import GRID, PLACE, SOURCES
 from echojepa_jax.utils.config_fields import (
     NOT_NEGATIVE,
     NUMBERS,
@@ -56,7 +56,8 @@ FIELDS: dict[str, Field] = {
         "weights say",
         NOT_NEGATIVE,
     ),
-    "clip.count": Field(int, "clips of every video, spread over it", POSITIVE),
+    "clip.count": Field(int, "clips of every video", POSITIVE),
+    "clip.place": PLACE,
     "features.tokens": Field(
         str,
         "what is kept of a clip's tokens (motion: mean and changes over time; steps: the same for "

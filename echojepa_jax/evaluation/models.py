@@ -17,7 +17,7 @@ from echojepa_jax.costs.flops import transformer
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.pipeline import Shown
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import SPREAD, ClipSpec
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.evaluation import pixels
 from echojepa_jax.features.clip_input import clip_spec
@@ -77,7 +77,8 @@ class HowToEncode:
     """What a suite's config says about encoding.
 
     frames, size, sample_by, sample_value: of clips, see `clip_input.clip_spec`. keep: see
-    `encode.pooled`. dtype: of an encoder's computation. workers: processes that decode.
+    `encode.pooled`. dtype: of an encoder's computation. workers: processes that decode. place: of
+    several clips in a video.
     """
 
     frames: int
@@ -87,6 +88,7 @@ class HowToEncode:
     keep: str
     dtype: str
     workers: int
+    place: str = SPREAD
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
@@ -140,6 +142,7 @@ def open_initial(name: str, path: str, of: str, how: HowToEncode, *, seed: int) 
 def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) -> Model:
     """A model of weights that are in memory."""
     clip = clip_spec(weights, how.frames, how.size, how.sample_by, how.sample_value, "clip.")
+    clip = dataclasses.replace(clip, place=how.place)
     params, encoder = weights.params["encoder"], weights.make_encoder()
     times, height, width = encoder.grid(clip.frames, clip.size, clip.size)
     tokens, shape = times * height * width, weights.shape

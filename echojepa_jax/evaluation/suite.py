@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips import perturbations
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.data.clips.sampling import NEED_RATE
+from echojepa_jax.data.clips.sampling import NEED_RATE, SPREAD
 from echojepa_jax.data.sources import origin_of
 from echojepa_jax.evaluation import cells, models, overlays, readings, rows, stored, tables, truth
 from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
@@ -82,6 +82,7 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
         write_json(path, json.loads(config.to_json(sort_keys=False)))
         return
     theirs = json.loads(json.dumps(dict(leaves(ConfigDict(json.loads(path.read_text()))))))
+    theirs = {"clip.place": SPREAD} | theirs  # earlier versions had nothing else
     changed = {n for n in {*theirs, *mine} if theirs.get(n) != mine.get(n)}
     fixed = {n for n in changed if not _may_change(n, theirs, mine)}
     there, now = ({n: x[n] for n in changed if n in x} for x in (theirs, mine))
@@ -147,6 +148,7 @@ def opened(config: ConfigDict, workdir: Path) -> Opened:
         config.features.tokens,
         config.features.encoder_dtype,
         config.features.workers,
+        config.clip.place,
     )
     named = _named(config, how)
     openers = {one[0]: functools.partial(models.open_weights, *one) for one in named}

@@ -138,7 +138,7 @@ def encode_clips(
 class FrozenEncoder:
     """An encoder with its parameters, the shape of its clips, and the tokens that are kept.
 
-    params: of the network. clip: how videos are cut. clips: of every video, spread over it. mean,
+    params: of the network. clip: how videos are cut. clips: of every video. mean,
     std: of pixels in 0..1, per colour. keep: which tokens of a clip are kept, see `tokens_of`.
     """
 
@@ -195,7 +195,7 @@ class FrozenEncoder:
           clips_per_device: clips that a device encodes at a time.
           workers: processes that decode; 0 = threads of this process.
           perturbation: degrades the videos; None = does not.
-          shown: a frame that the clip of each sample has; None = clips spread over the video.
+          shown: a frame that the clip of each sample has; None = clips wherever `clip` says.
         """
         mesh = meshes.make_mesh(jax.local_devices())
         batches = evaluation_batches(

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.sampling import AUGMENT
+from echojepa_jax.data.clips.sampling import AUGMENT, PLACES
 from echojepa_jax.features.encode import KEEP
 from echojepa_jax.models.blocks import REMAT_POLICIES
 from echojepa_jax.models.heads import FUSIONS, KINDS, Head
@@ -27,6 +27,12 @@ _PROBABILITY = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 
 GRID = Rule(
     lambda values: len(values) > 0 and min(values) >= 0,
     "must contain at least one number, and none may be negative",
+)
+PLACE = Field(
+    str,
+    "where the clips of a video lie (spread: in equal parts of it; contiguous: one after the other "
+    "from its first frame, in training as well)",
+    choices=PLACES,
 )
 SOURCES = Rule(
     bool, "must name at least one source, such as ('echonet_dynamic:/data/EchoNet-Dynamic',)"
@@ -77,9 +83,8 @@ FIELDS: dict[str, Field] = {
         "the encoder's training",
         NOT_NEGATIVE,
     ),
-    "data.clips": Field(
-        int, "clips of every video, spread over it; the head gets all their tokens", POSITIVE
-    ),
+    "data.clips": Field(int, "clips of every video; the head gets all their tokens", POSITIVE),
+    "data.place": PLACE,
     "data.augment": Field(
         str,
         "how clips are varied in training, for which the encoder runs in every epoch (crops: "

@@ -105,6 +105,7 @@ def run(config: ConfigDict, workdir: Path, weights: Pretrained) -> str:
         clip_spec(weights, data.frames, data.size, data.sample_by, data.sample_value, "data."),
         area=tuple(data.crop_area),
         aspect=tuple(data.crop_aspect),
+        place=data.place,
     )
     if data.augment == ORIGINAL:
         clip = as_original(clip)

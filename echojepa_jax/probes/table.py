@@ -37,7 +37,7 @@ import numpy as np
 
 from echojepa_jax import __version__
 from echojepa_jax.data import manifest
-from echojepa_jax.data.clips.sampling import NEED_RATE, clip_frame_ids
+from echojepa_jax.data.clips.sampling import NEED_RATE
 from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import FrozenEncoder
 from echojepa_jax.probes.examples import UNKNOWN, Example, patient_of
@@ -422,10 +422,10 @@ def _lines(
         for example, line in zip(some, made, strict=True):
             videos = [work.samples[row] for row in rows_of([example])]
             if line["status"] == "ok":
-                # Frames that repeat the last one: as many in every clip of a video.
+                # Frames that repeat the last one, in the last clip: no other one has more.
+                last = probe.clips - 1, probe.clips
                 line["padded"] = max(
-                    clip_frame_ids(video.frames, video.fps, None, **probe.clip.rule)[1]
-                    for video in videos
+                    probe.clip.frame_ids(video.frames, video.fps, None, last)[1] for video in videos
                 )
             place = work.order[videos[0].source, videos[0].name]
             lines.append((place, line | {"patient": videos[0].patient}))

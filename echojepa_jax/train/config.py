@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from echojepa_jax.data.clips.sampling import CROPS, KEPT, MASKED, NONE, WAYS, ClipSpec
+from echojepa_jax.data.clips.sampling import CROPS, KEPT, MASKED, NONE, SPREAD, WAYS, ClipSpec
 from echojepa_jax.masking import ratio
 from echojepa_jax.masking.masks import Mask, check_mask
 from echojepa_jax.masking.multiblock import MaskSpec
@@ -267,7 +267,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     if "model" not in config:
         if {"head", "optim", "data"} <= set(config):
             full.optim = ConfigDict(_SINCE_OF_PROBES | dict(full.optim))
-            data = dict(full.data)
+            data = {"place": SPREAD} | dict(full.data)
             if isinstance(data.get("augment"), bool):  # of an earlier version
                 data["augment"] = CROPS if data["augment"] else NONE
             full.data = ConfigDict(data)

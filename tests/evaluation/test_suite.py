@@ -15,7 +15,7 @@ from configs.evaluation.phantom import get_config as shipped
 from echojepa_jax.api import evaluate
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
-from echojepa_jax.data.clips.sampling import ClipSpec
+from echojepa_jax.data.clips.sampling import PLACES, ClipSpec
 from echojepa_jax.evaluation import config as configs
 from echojepa_jax.evaluation import heads, models, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
@@ -301,6 +301,10 @@ def test_f12_damaged_features_and_results_are_made_again(copy, small, caplog):
 def test_a_finished_suite_gets_a_seed_and_loses_tasks_and_encodes_nothing(copy, small, caplog):
     config = small("views")
     config.tasks.views.seeds, config.bootstrap = (0, 1), 10
+    # An earlier version, which had no other place for clips, began it.
+    told = json.loads((copy / suite.CONFIG).read_text())
+    assert told["clip"].pop("place") == "spread"
+    (copy / suite.CONFIG).write_text(json.dumps(told))
     before = files(copy)
     caplog.set_level("INFO")
     evaluate(config, copy)
@@ -400,6 +404,17 @@ def test_parts_are_one_array(tmp_path, model, monkeypatch, cache):
     parts = features(tmp_path / "2", model, samples, [0, 1, 2, 3, 4])
     assert len(list((tmp_path / "2").glob("*/part-*.npy"))) == 3
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_contiguous_clips_are_other_features_of_the_same_weights(encoder, tmp_path, cache):
+    samples = manifest.load((PHANTOM,), quarantine=None, workers=1)[:2]
+    found = []
+    for place in PLACES:
+        how = models.HowToEncode(0, 0, "", 0.0, "steps", "float32", 0, place)
+        model = models.open_weights("encoder", str(encoder), how)
+        found.append(features(tmp_path, model, samples, [0, 1]))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache):

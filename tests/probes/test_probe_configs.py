@@ -44,6 +44,7 @@ def test_every_shipped_config_is_accepted_and_says_how_to_run_it(name):
         ({"optim.learning_rates": ()}, "at least one number"),
         ({"encoder.drop_path": 0.1}, "has no meaning for a frozen encoder: set it to 0"),
         ({"encoder.trainable": True}, "needs one learning rate and one weight decay"),
+        ({"data.augment": "orignal"}, "must be one of none, crops, original; the nearest is 'orig"),
         ({"data.val_split": "test"}, "must be three different names"),
         ({"data.train_share": 1.5}, "must be above 0 and not above 1"),
         ({"task.target": "view"}, "task.kind=classification"),
@@ -66,7 +67,7 @@ def test_a_config_of_an_earlier_version_means_what_it_meant(before, now):
     config = shipped("view")
     old = config.to_dict()
     old["data"]["augment"] = before
-    del old["optim"]["class_weights"], old["optim"]["focal_gamma"]
+    del old["data"]["place"], old["optim"]["class_weights"], old["optim"]["focal_gamma"]
     config.data.augment = now
     assert complete(ConfigDict(old)) == config
 

@@ -350,7 +350,9 @@ def test_fine_tuning_encodes_equal_clips_once(tiny_probe, train_probe, tmp_path,
 def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
     tiny_probe, train_probe, tmp_path, monkeypatch, samples
 ):
-    config = tiny_probe(optim__epochs=1, data__augment="original", data__clips=1)
+    # In clips that begin with the video.
+    changes = {"data__augment": "original", "data__place": "contiguous", "data__clips": 1}
+    config = tiny_probe(optim__epochs=1, **changes)
     meshes, mesh = [], jax.sharding.get_abstract_mesh
     before(monkeypatch, finetune, "tokens_of_slots", lambda _: meshes.append(dict(mesh().shape)))
     train_probe(config, tmp_path / "run")
@@ -359,9 +361,9 @@ def test_augmented_frozen_training_runs_the_encoder_and_leaves_it(
     assert not (tmp_path / "run" / "encoder").exists()
     said = {line["id"]: float(line["prediction"]) for line in lines(tmp_path / "run")}
     assert len(said) == 4
-    # Predictions are for the centre of the frames, as in its own validation and test.
+    # Predictions are for the same clips and crops as in its own validation and test.
     probe = load_probe(tmp_path / "run")
-    assert probe.encoder.clip.centre == 32 / 36
+    assert (probe.encoder.clip.centre, probe.encoder.clip.place) == (32 / 36, "contiguous")
     for sample in samples:
         if sample.name in said:
             assert probe.predict(sample.path).value == pytest.approx(said[sample.name], rel=1e-5)

@@ -1,5 +1,6 @@
 """Predictions for files without labels: a table that tells everything, and survives a kill."""
 
+import json
 import os
 import re
 import shutil
@@ -131,6 +132,20 @@ def test_a_table_has_every_file_in_order_with_a_value_or_a_reason(lvef, folder, 
     wanted = rf"{out} contains ef.* of 3 videos; 2 have none \(1 .*\): see column .*"
     assert re.fullmatch(wanted, said)
     assert {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.json"}
+
+
+def test_contiguous_clips_are_padded_where_the_video_ends(lvef, folder, tmp_path, samples):
+    about = json.loads((lvef / "probe.json").read_text())
+    about["clip"]["place"] = "contiguous"
+    (lvef / "probe.json").write_text(json.dumps(about))
+    predict_table(lvef, [f"videos:{folder}"], tmp_path / "predictions.csv")
+    found = {line["id"]: line for line in rows(tmp_path / "predictions.csv")}
+    # The second clip has the frames 16, 20, 24 and 28.
+    shown = sum(frame < samples[0].frames for frame in (16, 20, 24, 28))
+    assert found["b.avi"]["padded"] == str(4 - shown)
+    assert found["e.avi"]["padded"] == "4"
+    value = load_probe(lvef).predict(folder / "b.avi").value
+    assert float(found["b.avi"]["prediction"]) == pytest.approx(value, rel=1e-5)
 
 
 def test_means_over_studies(lvef, samples, tmp_path):

@@ -40,7 +40,6 @@ from echojepa_jax.data.clips.sampling import (
     NONE,
     ORIGINAL,
     ClipSpec,
-    clip_frame_ids,
     clip_with_frame,
 )
 from echojepa_jax.data.clips.workers import Batch, MakePart, build
@@ -139,7 +138,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields this host's share of batches that contain every sample once, in order.
 
-    Each sample gives `clips_per_sample` consecutive clips, centred in equal parts of the video.
+    Each sample gives `clips_per_sample` consecutive clips: centred in equal parts of the video, or
+    contiguous (`ClipSpec.place`).
     Frames are resized and cropped at the centre. Empty rows of the last batch have the sample id -1
     and valid False. A sample that cannot be decoded keeps its place, with valid False and the
     reason in `error`. There are no masks: the tuples of ids are empty.
@@ -389,7 +389,7 @@ def _fill(
     if shown:
         ids, padded, _ = clip_with_frame(*facts, shown[0], tubelet=shown[1], **clip.rule)
     else:
-        ids, padded = clip_frame_ids(*facts, rng, part=part, **clip.rule)
+        ids, padded = clip.frame_ids(*facts, rng, part)
     if degraded:
         perturbation, name = degraded
         ids = perturbation.frames(ids, int(videos.frames[row]), name)

@@ -2,7 +2,7 @@
 
 A clip is `length` frames at a regular distance from a window of the video. Training draws the start
 of the window at random, evaluation centres it: in the video or, for several clips per video, in
-equal parts of the video.
+equal parts of the video. Contiguous clips, as the paper's for RVSP, begin with the video.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ ROUNDING = 1e-6
 """Added before rounding down, in frames, so that 2.9999999996 becomes frame 3."""
 KEPT, MASKED = "kept", "masked"
 """Values of `data.padded`: how to treat tokens that only repeat the last frame of a short video."""
+PLACES = SPREAD, CONTIGUOUS = ("spread", "contiguous")
+"""Where the clips of a video lie (`place` of `clip_frame_ids`)."""
 AUGMENT = NONE, CROPS, ORIGINAL = ("none", "crops", "original")
 """Values of `data.augment` of a probe: how clips are varied in training, see `example_batches`."""
 
@@ -35,6 +37,7 @@ class ClipSpec:
     by, value: temporal sampling, see `clip_frame_ids`.
     area, aspect: ranges of the random resized crop in training, see `transforms.random_box`.
     centre: side of the centred square that evaluation shows, as a share of the short side.
+    place: of several clips in a video, see `clip_frame_ids`.
     """
 
     frames: int = 16
@@ -44,11 +47,18 @@ class ClipSpec:
     area: tuple[float, float] = (0.5, 1.0)
     aspect: tuple[float, float] = (0.9, 1.1)
     centre: float = 1.0
+    place: str = SPREAD
 
     @property
     def rule(self) -> dict[str, Any]:
         """What `clip_frame_ids` needs to know of these clips."""
         return {"length": self.frames, "by": self.by, "value": self.value}
+
+    def frame_ids(
+        self, frames: int, fps: float, rng: np.random.Generator | None, part: tuple[int, int]
+    ) -> tuple[np.ndarray, int]:
+        """Chooses the frames of one of these clips, see `clip_frame_ids`."""
+        return clip_frame_ids(frames, fps, rng, part=part, place=self.place, **self.rule)
 
     def facts(self) -> dict[str, Any]:
         """What files record of these clips.
@@ -56,7 +66,7 @@ class ClipSpec:
         Fields that earlier versions lack are left out if they change nothing, so that these
         versions' files describe the same clips in the same words.
         """
-        usual = {"centre": 1.0}
+        usual = {"centre": 1.0, "place": SPREAD}
         found = dataclasses.asdict(self).items()
         return {name: value for name, value in found if value != usual.get(name)}
 
@@ -70,6 +80,7 @@ def clip_frame_ids(
     by: str,
     value: float,
     part: tuple[int, int] = (0, 1),
+    place: str = SPREAD,
 ) -> tuple[np.ndarray, int]:
     """Chooses the frames of one clip.
 
@@ -89,6 +100,8 @@ def clip_frame_ids(
           its first to its last frame, each rounded down; 1 = the whole video.
       rng: draws the place of the window in part k of n equal parts of the video; None centres it.
       part: (k, n).
+      place: "spread": as said of `rng`. "contiguous": window k begins where the one before ends,
+        the first one with the video, and nothing is drawn. Beyond the end, the last frame repeats.
 
     Returns:
       Frame numbers int32 [length], ascending, and how many of them repeat the last frame.
@@ -99,7 +112,9 @@ def clip_frame_ids(
     offsets, window = _offsets(frames, fps, length, by, value)
     last_start = max(0, frames - window)
     index, parts = part
-    if rng is None:
+    if place == CONTIGUOUS:
+        start = index * window
+    elif rng is None:
         centre = (2 * index + 1) * frames // (2 * parts)
         start = min(max(0, centre - window // 2), last_start)
     else:
@@ -185,7 +200,8 @@ def _offsets(frames: int, fps: float, length: int, by: str, value: float) -> tup
 def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: int) -> np.ndarray:
     """Marks the clips of a video that show the same frames as the clip before them.
 
-    This happens in short videos: all clips of a video not longer than one clip are equal.
+    This happens in short videos: all clips of a video not longer than one clip are equal, if they
+    are spread.
 
     Args:
       lengths: number of frames and frame rate of each video.
@@ -196,10 +212,7 @@ def repeated_clips(lengths: Sequence[tuple[int, float]], clip: ClipSpec, clips: 
 
     @functools.cache
     def of_video(frames: int, fps: float) -> np.ndarray:
-        starts = [
-            clip_frame_ids(frames, fps, None, part=(part, clips), **clip.rule)[0][0]
-            for part in range(clips)
-        ]
+        starts = [clip.frame_ids(frames, fps, None, (part, clips))[0][0] for part in range(clips)]
         return np.diff(starts, prepend=-1) == 0
 
     return np.array([of_video(*length) for length in lengths]).reshape(-1, clips)

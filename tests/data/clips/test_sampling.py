@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echojepa_jax.data.clips.sampling import ClipSpec, clip_frame_ids
+from echojepa_jax.data.clips.sampling import (
+    ClipSpec,
+    clip_frame_ids,
+    repeated_clips,
+)
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -97,11 +101,30 @@ def test_training_draws_each_clip_in_its_own_part_of_the_video():
     assert starts == [{0}, {18}]
 
 
+def test_contiguous_clips_follow_each_other_from_the_first_frame():
+    """As the paper's for RVSP: frames 0 to 15 and 16 to 31, also in training."""
+    for rng in (None, generator(0)):
+        how = {"by": "stride", "value": 1, "place": "contiguous", "rng": rng}
+        assert ids_of(100, 0, part=(0, 2), **how) == ([*range(16)], 0)
+        assert ids_of(100, 0, part=(1, 2), **how) == ([*range(16, 32)], 0)
+        assert ids_of(100, 0, part=(1, 2), **how | {"value": 2})[0] == [*range(32, 64, 2)]
+        # At the end of a short video, the last frame repeats.
+        assert ids_of(20, 0, part=(1, 2), **how) == ([16, 17, 18, *[19] * 13], 12)
+        assert ids_of(10, 0, part=(1, 2), **how) == ([9] * 16, 16)
+
+
+def test_contiguous_clips_are_equal_only_where_both_show_the_last_frame_alone():
+    clip = ClipSpec(16, 224, "stride", 1, place="contiguous")
+    lengths = [(frames, 0.0) for frames in (1, 16, 17, 33)]
+    expected = [[False, True, True], [False, False, True], [False, False, True], [False] * 3]
+    assert repeated_clips(lengths, clip, 3).tolist() == expected
+
+
 def test_files_describe_clips_in_the_words_of_earlier_versions():
     words = ["frames", "size", "by", "value", "area", "aspect"]
     assert list(ClipSpec().facts()) == words
-    cut = ClipSpec(centre=0.875)
-    assert list(cut.facts()) == [*words, "centre"]
+    cut = ClipSpec(centre=0.875, place="contiguous")
+    assert list(cut.facts()) == [*words, "centre", "place"]
     assert ClipSpec(**cut.facts()) == cut
 
 
