@@ -90,7 +90,10 @@ def get_config() -> ConfigDict:
         dynamic_lvef=dict(
             kind="regression",
             seeds=SEEDS,
-            heads=("attentive-4", "attentive-1", "mlp", "linear", "pca512-linear"),
+            heads=(
+                *("attentive-4", "attentive-1", "mean-attentive-4"),
+                *("mlp", "linear", "pca512-linear"),
+            ),
             by_study=False,
             **adult,
         ),

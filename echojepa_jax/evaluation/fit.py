@@ -23,25 +23,27 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
 Tree = Any
-_HEAD = re.compile(r"(pca(?P<pca>\d+)-)?(linear|mlp|attentive-(?P<depth>\d+))")
-HEADS = "linear, pca512-linear, mlp or attentive-4 (with any numbers)"
+_HEAD = re.compile(r"(pca(?P<pca>\d+)-)?(linear|mlp|(?P<alone>mean-)?attentive-(?P<depth>\d+))")
+HEADS = "linear, pca512-linear, mlp, attentive-4 or mean-attentive-4 (with any numbers)"
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadChoice:
     """A head by name: its kind, and the depth of an attentive one.
 
-    pca: principal components of a clip's mean token that the head gets; 0 = the tokens.
+    pca: principal components of a clip's mean token that the head gets; 0 = the tokens. alone: the
+    head predicts from the mean token of each clip separately, as the paper probed EchoMAE.
     """
 
     kind: str
     depth: int = 1
     pca: int = 0
+    alone: bool = False
 
     @property
     def averages(self) -> bool:
         """Whether the head needs no more of a clip than the mean of its tokens."""
-        return self.kind != "attentive" or self.pca > 0
+        return self.kind != "attentive" or self.pca > 0 or self.alone
 
 
 def head_choice(name: str) -> HeadChoice:
@@ -53,8 +55,8 @@ def head_choice(name: str) -> HeadChoice:
     match = _HEAD.fullmatch(name)
     if not match:
         raise UserError(f"there is no head {name!r}; a head is {HEADS}")
-    kind = match[3].partition("-")[0]
-    return HeadChoice(kind, int(match["depth"] or 1), int(match["pca"] or 0))
+    kind = "attentive" if match["depth"] else match[3]
+    return HeadChoice(kind, int(match["depth"] or 1), int(match["pca"] or 0), bool(match["alone"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,7 @@ def make_head(how: HowToFit, task: Task, features: Features, probe: ConfigDict) 
         views=how.views,
         clips=features.at.shape[1],
         streams=how.streams,
-        fusion=how.fusion,
+        fusion="late" if choice.alone else how.fusion,
     )
 
 

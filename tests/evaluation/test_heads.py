@@ -107,6 +107,39 @@ def test_the_mean_token_is_as_good_as_all_tokens(head, fusion, monkeypatch):
     assert np.ptp(found[0]) > 5
 
 
+def test_a_head_of_mean_tokens_scores_each_clip_alone():
+    """As the paper probed EchoMAE: one vector of a clip, and the mean of what clips give."""
+    data = data_of()
+    parts = divided(data, "regression", "ef", (), study=False)
+    one = data.features[None]
+    count = len(one.at)
+    noise = np.random.default_rng(2).standard_normal(one.tokens.shape)
+    both = dataclasses.replace(
+        one,
+        tokens=np.concatenate([one.tokens, one.tokens + noise]).astype(np.float32),
+        at=np.stack([np.arange(count), count + np.arange(count)], axis=1),
+        there=np.ones(2 * count, bool),
+        repeats=np.zeros((count, 2), bool),
+    )
+    means = both.tokens.mean(axis=1, keepdims=True).repeat(3, axis=1)
+
+    def predictions(head, *seen):
+        learned = both, parts.train, parts.val, parts.task, probe_config()
+        fitted = fit(HowToFit(head), *learned, 0)
+        return [predict(fitted, features, parts.test, 4)[0] for features in seen]
+
+    clips = [dataclasses.replace(both, at=both.at[:, k : k + 1]) for k in (0, 1)]
+    clips = [dataclasses.replace(c, repeats=c.repeats[:, :1]) for c in clips]
+    seen = both, dataclasses.replace(both, tokens=means), *clips
+    together, of_means, first, second = predictions("mean-attentive-1", *seen)
+    np.testing.assert_allclose(together, of_means, rtol=1e-4)
+    np.testing.assert_allclose(together, (first + second) / 2, rtol=1e-4)
+    assert np.ptp(together) > 5
+    together, of_means, first, second = predictions("attentive-1", *seen)
+    assert np.abs(together - of_means).max() > 0.1
+    assert np.abs(together - (first + second) / 2).max() > 0.1
+
+
 class Counted:
     """Tokens that count the bytes that are read."""
 

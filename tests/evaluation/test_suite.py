@@ -462,6 +462,7 @@ def test_the_shipped_config_is_accepted():
         ({"tasks.lvef.kind": "regresion"}, "'regresion', but it must be one of regression"),
         ({"tasks.lvef.data": "adlut"}, r"'tasks\.lvef\.data' is 'adlut', .* adult, pediatric"),
         ({"tasks.lvef.heads": ("deep",)}, r"must name heads such as linear, pca512-linear"),
+        ({"tasks.multiview.head": "mean-attentive-4"}, r"head that can see all views together"),
         ({"tasks.lvef.seeds": (0.5,)}, "at least one whole number"),
         ({"tasks.views.shares": (0.0,)}, "must be above 0 and at most 1"),
         ({"tasks.robustness.perturbations": ("fog",)}, "must contain only these kinds"),

@@ -5,7 +5,8 @@ from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
 from echojepa_jax.utils.errors import UserError
 
 
-def _is_head(name: str) -> bool:
+def is_head(name: str) -> bool:
+    """Whether there is a head of this name."""
     try:
         head_choice(name)
     except UserError:
@@ -13,14 +14,14 @@ def _is_head(name: str) -> bool:
     return True
 
 
-_HEADS = "must name heads such as linear, pca512-linear, mlp or attentive-4"
+_HEADS = "must name heads such as linear, pca512-linear, mlp, attentive-4 or mean-attentive-4"
 DATA = Field(str, "name of a section of data", Rule(bool, "must name a section of data"))
 TARGET = Field(str, "label that is predicted, such as ef or view", Rule(bool, "must name a label"))
 VIEWS = Field(TEXTS, "only videos of these views; () = all")
-HEAD = Field(str, "head of the probe", Rule(_is_head, _HEADS))
+HEAD = Field(str, "head of the probe", Rule(is_head, _HEADS))
 HEADS = Field(
     TEXTS,
     "heads of the probes",
-    Rule(lambda names: bool(names) and all(map(_is_head, names)), _HEADS),
+    Rule(lambda names: bool(names) and all(map(is_head, names)), _HEADS),
 )
 BY_STUDY = Field(bool, "report the mean over the videos of a study as well")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
 from echojepa_jax.evaluation.data import Data, divided
-from echojepa_jax.evaluation.fit import HowToFit
+from echojepa_jax.evaluation.fit import HowToFit, head_choice
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
 from echojepa_jax.utils.config_fields import TEXTS, Field, Rule
@@ -25,7 +25,14 @@ FIELDS = {
     "views": Field(
         TEXTS, "views of a study", Rule(lambda views: len(views) > 1, "must name several views")
     ),
-    "head": fields.HEAD,
+    "head": Field(
+        str,
+        "head of the probe",
+        Rule(
+            lambda name: fields.is_head(name) and not head_choice(name).alone,
+            "must name a head that can see all views together, such as linear, mlp or attentive-4",
+        ),
+    ),
     "view_dropout": Field(
         float,
         "probability of leaving out a view in training; at least one is kept",
