@@ -1,6 +1,7 @@
 """Maps of embeddings: one point for each video, labels from three places, numbers by patient."""
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.manifold import trustworthiness
 
 from echojepa_jax.api import map_embeddings
 from echojepa_jax.features.embedding_map import (
@@ -135,6 +137,29 @@ def test_umap_gets_the_settings_and_no_labels(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match=r"needs umap-learn: pip install .*\[umap\]"):
         project(np.zeros((16, 3)), "umap")
+
+
+@pytest.mark.filterwarnings("error:n_jobs value:UserWarning")
+def test_umap_itself_keeps_neighbours_and_draws_the_same_map_again(monkeypatch):
+    monkeypatch.setenv("NUMBA_OPT", "0")  # it compiles for longer than it runs
+    import numba
+
+    # These few points need neither a search for neighbours among thousands of points, which takes
+    # 15 s to compile, nor TensorFlow.
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(numba.config, "DISABLE_JIT", True)
+        import pynndescent  # noqa: F401
+    rng = np.random.default_rng(0)
+    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    axes = np.linalg.qr(rng.standard_normal((8, 2)))[0]
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1) @ axes.T
+    values = (circle + 0.02 * rng.standard_normal(circle.shape)).astype(np.float32)
+    points, again = (project(values, "umap").points for _ in range(2))
+    np.testing.assert_array_equal(points, again)
+    kept = partial(trustworthiness, values, n_neighbors=5, metric="cosine")
+    assert kept(points) > 0.95
+    assert kept(rng.permutation(points)) < 0.7
 
 
 def test_numbers_tell_classes_from_patients():
