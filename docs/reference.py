@@ -218,7 +218,7 @@ def api_page() -> str:
         f"::: echojepa_jax.api.{name}"
         for name in (
             *("load_encoder", "Encoder", "load_probe", "Probe", "Prediction"),
-            *("save_attention", "map_embeddings", "evaluate"),
+            *("worst_and_best", "Case", "save_attention", "map_embeddings", "evaluate"),
         )
     )
 

@@ -10,6 +10,7 @@ print(probe.predict("heart.dcm").value)            # 61.3
 save_attention(probe.attention("heart.dcm"), "heart.png", title="what the probe reads")
 """
 
+import csv
 import dataclasses
 import logging
 import os
@@ -32,9 +33,11 @@ from echojepa_jax.features.encode import CLIPS_PER_DEVICE, FrozenEncoder, times_
 from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.distance import flag
+from echojepa_jax.probes.files import METRICS, PREDICTIONS, WORST
 from echojepa_jax.probes.predict import HeadFn, mean_tokens, spread
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, encoder_path
 from echojepa_jax.probes.saved import load_probe as load_saved
+from echojepa_jax.probes.worst import read_worst
 from echojepa_jax.runtime.platform import configure_jax
 from echojepa_jax.train.load_weights import load_encoder_weights
 from echojepa_jax.utils.config_fields import read_config
@@ -336,6 +339,52 @@ def load_probe(folder: PathLike, weights: PathLike | None = None) -> Probe:
     check_encoder(saved, encoder.weights, folder, path)
     frozen = dataclasses.replace(encoder.frozen, clip=saved.clip)
     return Probe(saved, dataclasses.replace(encoder, frozen=frozen))
+
+
+class Case(NamedTuple):
+    """A test example of a probe.
+
+    Attributes:
+      name, view: of the video or the study, as in predictions.csv.
+      true, predicted: numbers in the target's unit, or classes.
+      picture: frames of the video's first second side by side, uint8 [h, w, 3].
+    """
+
+    name: str
+    view: str
+    true: float | str
+    predicted: float | str
+    picture: np.ndarray
+
+
+def worst_and_best(folder: PathLike) -> tuple[list[Case], list[Case]]:
+    """Reads the test examples that a finished probe predicts worst and best, as its report shows.
+
+    Args:
+      folder: the workdir of the probe, or of its scores on other data (`--eval_only`).
+
+    Returns:
+      At most 12 cases, the worst first, and at most 4 cases, the best first; without those whose
+      video could not be decoded.
+
+    Raises:
+      UserError: the probe is not finished.
+    """
+    folder = Path(folder)
+    if not (folder / METRICS).exists():
+        raise UserError(f"{folder / METRICS} is missing: finish the probe run, which writes it")
+    task = read_config(folder / METRICS).task
+    value = float if task.kind == "regression" else str
+    with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["status"] == "ok"]
+
+    def case(row: int, picture: np.ndarray) -> Case:
+        line = lines[row]
+        told = value(line["target"]), value(line["prediction"])
+        return Case(line["id"], line["view"], *told, picture)
+
+    worst, best = ([case(*strip) for strip in strips] for strips in read_worst(folder / WORST))
+    return worst, best
 
 
 def save_attention(maps: Sequence[AttentionMap], file: PathLike, title: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Small films of the examples that a probe predicts worst and best, as strips, for its report."""
+"""Small films of the examples that a probe predicts worst and best, as strips of frames."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,23 @@ def save_worst(path: Path, task: Task, rows: Sequence[Row], samples: Sequence[Sa
                 shown.append(row)
         arrays[f"{prefix}rows"] = np.array(shown, int)
     np.savez_compressed(path, **arrays)
+
+
+Strips = list[tuple[int, np.ndarray]]
+"""Numbers of readable lines of predictions.csv from 0, each with its picture, uint8 [h, w, 3]."""
+
+
+def read_worst(path: Path) -> tuple[Strips, Strips]:
+    """What `save_worst` wrote of the worst and of the best examples; empty if there is no file."""
+    if not path.exists():
+        return [], []
+    with np.load(path) as file:
+        return _strips(file, ""), _strips(file, "best_")
+
+
+def _strips(file: Mapping[str, np.ndarray], prefix: str) -> Strips:
+    rows = file.get(f"{prefix}rows", np.array([]))
+    return [(int(row), file[f"{prefix}picture_{k}"]) for k, row in enumerate(rows)]
 
 
 def strip_of(sample: Sample) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from echojepa_jax.data.units import of_errors
 from echojepa_jax.probes import worst as worst_examples
+from echojepa_jax.probes.files import WORST
 from echojepa_jax.report import probe_clinical, probe_pictures
 from echojepa_jax.report.measures import (
     DASH,
@@ -31,7 +33,6 @@ from echojepa_jax.report.probe_tables import (
     grid,
     read_predictions,
     worst,
-    worst_pictures,
 )
 from echojepa_jax.utils.counts import counted
 from echojepa_jax.utils.errors import UserError
@@ -109,7 +110,7 @@ def write_probe_report(workdir: Path) -> Path:
     if lines:
         took = duration(seconds_in_all(lines, manifest.get("started", "")))
         cards.append(Card("Duration", took, "of training, without the final test"))
-    films = worst_pictures(workdir / "worst.npz")
+    films = dict(chain(*worst_examples.read_worst(workdir / WORST)))
     values = {
         "verdict": _verdict(task, test, what)
         + ("; not better than the baseline" if helpless else ""),

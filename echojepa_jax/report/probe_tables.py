@@ -102,19 +102,6 @@ def _worst_first(rows: Sequence[Prediction], kind: str) -> list[int]:
     return sorted(range(len(rows)), key=badness, reverse=True)
 
 
-def worst_pictures(path: Path) -> dict[int, np.ndarray]:
-    """The pictures of worst.npz by number of the prediction; empty if the file does not exist."""
-    if not path.exists():
-        return {}
-    with np.load(path) as file:
-        return {
-            int(row): file[f"{prefix}picture_{k}"]
-            for prefix in ("", "best_")
-            if f"{prefix}rows" in file
-            for k, row in enumerate(file[f"{prefix}rows"])
-        }
-
-
 def classes_of(rows: Sequence[Prediction], known: Sequence[str]) -> list[str]:
     """The classes of the task in their order, then any others that occur."""
     seen = {row.target for row in rows} | {row.prediction for row in rows}

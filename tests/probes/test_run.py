@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from echojepa_jax.api import load_encoder, load_probe
+from echojepa_jax.api import load_encoder, load_probe, worst_and_best
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.sampling import clip_frame_ids
 from echojepa_jax.data.formats.decode import decode
@@ -112,6 +112,33 @@ def test_a_run_leaves_what_is_promised(lvef, samples):
     assert facts["command"].startswith("python -m echojepa_jax.probe ")
     assert (lvef / "best").is_dir()
     assert (lvef / "checkpoints" / "00000003").is_dir()
+
+
+def test_the_worst_and_the_best_cases_are_there_from_python(lvef, samples, tmp_path):
+    worst, best = worst_and_best(lvef)
+    found = {line["id"]: line for line in lines(lvef)}
+    videos = {sample.name: sample for sample in samples}
+    errors = [abs(case.true - case.predicted) for case in worst]
+    assert len(errors) == 4
+    assert errors == sorted(errors, reverse=True)
+    assert [case.name for case in best] == [case.name for case in worst[:1:-1]]
+    for case in (*worst, *best):
+        line = found[case.name]
+        told = line["view"], float(line["target"]), float(line["prediction"])
+        assert (case.view, case.true, case.predicted) == told
+        (first,) = decode(videos[case.name].path, np.array([0]))
+        np.testing.assert_array_equal(case.picture[:, : first.shape[1]], first)
+    with pytest.raises(UserError, match="finish the probe run"):
+        worst_and_best(tmp_path)
+
+    # Pictures count the examples that could be read; of classes, values are names.
+    shutil.copy(lvef / "worst.npz", tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({"task": {"kind": "classification"}}))
+    broken = {"id": "broken", "status": "unreadable: cut off"}
+    write_rows(tmp_path / "predictions.csv", [found[worst[0].name] | broken, *lines(lvef)])
+    again, _ = worst_and_best(tmp_path)
+    assert [case.name for case in again] == [case.name for case in worst]
+    assert again[0].true == found[worst[0].name]["target"]
 
 
 def test_f07_f12_a_finished_run_is_not_touched_again(lvef, run_probe):
