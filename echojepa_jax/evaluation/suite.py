@@ -28,7 +28,7 @@ from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
 from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
-from echojepa_jax.evaluation.tasks import KINDS, transfer
+from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.train import provenance
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
@@ -158,9 +158,11 @@ def opened(config: ConfigDict, workdir: Path) -> Opened:
         name: _with_traced(config, load(name, section, workdir / REJECTED, need_rate))
         for name, section in config.data.items()
     }
-    for options in config.tasks.values():
-        if options.kind == "transfer":
-            transfer.check(data, options)
+    for task, options in config.tasks.items():
+        try:
+            KINDS[options.kind].examples(data, options)
+        except UserError as error:  # now, not after hours of encoding
+            raise UserError(f"task {task}: {error}") from error
     controls = _of_controls(config, workdir, data, named, facts)
     facts |= {name: make().facts for name, make in controls.items()}
     jobs = list(_jobs(config, workdir, list(facts.values())))

@@ -279,6 +279,28 @@ def test_a_patient_of_training_in_the_other_test_split_is_an_error(small, tmp_pa
     assert not (tmp_path / "run" / suite.FEATURES).exists()
 
 
+@pytest.mark.parametrize(
+    ("task", "field", "value", "sentence"),
+    [
+        ("lvef", "views", ("A5C",), "no video of data.adult shows the view 'A5C'"),
+        ("heads", "target", "gls", "20 of 20 videos have no label 'gls'"),
+        ("views", "target", "study", "20 of 20 videos have no label 'study'"),
+        ("multiview", "views", ("A4C", "A5C"), "no video of data.adult shows the view 'A5C'"),
+        ("pediatric", "alone", ("A5C",), "no video of data.pediatric shows the view 'A5C'"),
+        ("robustness", "target", "view", "'view' is not a number in 14 of 14 examples"),
+        ("segmentation", "views", ("A2C",), "the split 'test' .* no traced frame of the views A2C"),
+        ("segmentation", "ef", "gls", "no traced training video of data.adult has the label 'gls'"),
+    ],
+)
+def test_an_impossible_task_is_found_before_anything_is_encoded(
+    task, field, value, sentence, small, tmp_path
+):
+    config = changed(small(task), {f"tasks.{task}.{field}": value})
+    with pytest.raises(UserError, match=f"^task {task}: {sentence}"):
+        evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / suite.FEATURES).exists()
+
+
 @pytest.fixture
 def copy(complete, tmp_path):
     return shutil.copytree(complete, tmp_path / "copy")

@@ -1,8 +1,11 @@
-"""The kinds of tasks. Each is a file with three names, and the table below is the list of them.
+"""The kinds of tasks. Each is a file with four names, and the table below is the list of them.
 
 FIELDS          what a task of this kind may be told in a suite's config
 needs(options)  the features that it reads: (data set, perturbation or None, or TRACED)
+examples(data, options)  what it learns from and is scored on; UserError if there is nothing
 run(data, options, probe, seed)  the cells, a pure function of its arguments
+
+`examples` needs no features: a suite asks for them before it encodes anything.
 """
 
 from types import ModuleType

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
-from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.data import Data, Divided, divided
 from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
@@ -57,6 +57,11 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None)]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> Divided:
+    """The labelled videos of the task, see `divided`."""
+    return divided(data[options.data], "classification", options.target, options.views, study=False)
+
+
 def by_video(train: Sequence[Example], share: float, seed: int) -> list[Example]:
     """The paper's subset: of every class `max(ceil(p n), min(3, n))` of n videos, at random."""
     rows_of: dict[object, list[int]] = {}
@@ -74,7 +79,7 @@ def run(
 ) -> list[cells.Cell]:
     """A cell for each head, share, way of drawing and length of training."""
     mine = data[options.data]
-    parts = divided(mine, "classification", options.target, options.views, study=False)
+    parts = examples(data, options)
     whole = -(-len(parts.train) // probe.batch) * probe.epochs
     found: list[cells.Cell] = []
     for head in options.heads:

@@ -23,6 +23,12 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None)]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> list[int]:
+    """Rows of the test videos."""
+    mine = data[options.data]
+    return [row for row, s in enumerate(mine.samples) if s.split == mine.splits[2]]
+
+
 def measures(embeddings: np.ndarray) -> dict[str, float]:
     """Measures of embeddings [n, D] of n > 1 videos.
 
@@ -46,7 +52,7 @@ def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: 
     """One cell; neither probe nor seed matter."""
     mine = data[options.data]
     features = mine.features[None].averaged()
-    test = [row for row, s in enumerate(mine.samples) if s.split == mine.splits[2]]
+    test = examples(data, options)
     rejected = sum(s.split == mine.splits[2] for s in mine.rejected)
     found = []
     for row in test:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
-from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.data import Data, Divided, divided
 from echojepa_jax.evaluation.fit import HowToFit, head_choice
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
@@ -57,12 +57,17 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None)]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> Divided:
+    """The labelled studies of the task, see `divided`."""
+    return divided(data[options.data], "regression", options.target, options.views, study=True)
+
+
 def run(
     data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
 ) -> list[cells.Cell]:
     """A cell for the whole probe, and one for each ablation."""
     mine = data[options.data]
-    parts = divided(mine, "regression", options.target, options.views, study=True)
+    parts = examples(data, options)
     found: list[cells.Cell] = []
     for without in ABLATIONS if options.ablations else ABLATIONS[:1]:
         how = HowToFit(

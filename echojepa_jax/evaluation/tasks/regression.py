@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.evaluation import cells
-from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.data import Data, Divided, divided
 from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
@@ -25,12 +25,17 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None)]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> Divided:
+    """The labelled videos of the task, see `divided`."""
+    return divided(data[options.data], "regression", options.target, options.views, study=False)
+
+
 def run(
     data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
 ) -> list[cells.Cell]:
     """A cell for each head, and one more if studies are averaged."""
     mine = data[options.data]
-    parts = divided(mine, "regression", options.target, options.views, study=False)
+    parts = examples(data, options)
     found: list[cells.Cell] = []
     for head in options.heads:
         fitted = trained(HowToFit(head), mine, parts, probe, seed)

@@ -12,7 +12,7 @@ from echojepa_jax.data.clips.perturbations import (
     severities,
 )
 from echojepa_jax.evaluation import cells
-from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.data import Data, Divided, divided
 from echojepa_jax.evaluation.fit import HowToFit
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
@@ -49,12 +49,17 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None), *((options.data, p) for p in _perturbations(options))]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> Divided:
+    """The labelled videos of the task, see `divided`."""
+    return divided(data[options.data], "regression", options.target, options.views, study=False)
+
+
 def run(
     data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
 ) -> list[cells.Cell]:
     """A cell of the videos as they are, and one for each degradation and severity."""
     mine = data[options.data]
-    parts = divided(mine, "regression", options.target, options.views, study=False)
+    parts = examples(data, options)
     fitted = trained(HowToFit(options.head), mine, parts, probe, seed)
     found: list[cells.Cell] = []
     for perturbation in [None, *_perturbations(options)]:

@@ -72,11 +72,31 @@ def needs(options: ConfigDict) -> list[tuple[str, What]]:
     return [(options.data, TRACED)]
 
 
+def examples(data: Mapping[str, Data], options: ConfigDict) -> list[np.ndarray]:
+    """The traced frames of the task's views in each split: places in `Data.traced`.
+
+    Raises:
+      UserError: a split has none, or no training video has the label of the ejection fraction.
+    """
+    mine = data[options.data]
+    parts = [_rows(mine, options, split) for split in mine.splits]
+    for split, rows in zip(mine.splits, parts, strict=True):
+        if not len(rows):
+            of_views = f" of the views {', '.join(options.views)}" if options.views else ""
+            raise UserError(
+                f"the split {split!r} of data.{mine.name} has no traced frame{of_views}: remove "
+                "this task, or name other views"
+            )
+    if options.ef and "LV" in options.structures:
+        _mean_ef(mine, options, parts[0])
+    return parts
+
+
 def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int) -> list[Cell]:
     """Cells for structures and heads, then for the ejection fraction: of masks found, and true."""
     mine = data[options.data]
     frames, readable = _frames(mine, options)
-    parts = [_rows(mine, options, readable, split) for split in mine.splits]
+    parts = [rows[readable[rows]] for rows in examples(data, options)]
     _check(frames, parts, mine, options)
     train, val, test = parts
     truth = _truth(mine, options, frames, test)
@@ -94,7 +114,7 @@ def run(data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: 
     cells[0].pictures.extend(_pictures(mine, truth, found[options.heads[0]]))
     if options.ef and "LV" in options.structures:
         lv = 1 + options.structures.index("LV")
-        mean = _mean_ef(mine, options, {mine.traced[row][0] for row in train})
+        mean = _mean_ef(mine, options, train)
         for head in options.heads:
             masks, chosen = found[head] == lv, fitted[head].chosen
             cells.append(_of_ef("found", head, mine, options, truth, masks, mean, chosen))
@@ -142,12 +162,12 @@ def _wanted(sample: Sample, options: ConfigDict, split: str) -> bool:
     return sample.split == split and (not options.views or sample.view in options.views)
 
 
-def _rows(data: Data, options: ConfigDict, readable: np.ndarray, split: str) -> np.ndarray:
-    """The frames of a split and of the task's views that can be read."""
+def _rows(data: Data, options: ConfigDict, split: str) -> np.ndarray:
+    """The frames of a split and of the task's views."""
     rows = [
         row
         for row, (sample, _) in enumerate(data.traced)
-        if readable[row] and _wanted(data.samples[sample], options, split)
+        if _wanted(data.samples[sample], options, split)
     ]
     return np.array(rows, int)
 
@@ -241,13 +261,14 @@ def _owners(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _mean_ef(data: Data, options: ConfigDict, rows: set[int]) -> float:
-    """The mean label of training videos.
+def _mean_ef(data: Data, options: ConfigDict, frames: np.ndarray) -> float:
+    """The mean label of the videos of training frames.
 
     Raises:
       UserError: not one of them has the label.
     """
-    labels = [by_name(data.samples[row].targets, options.ef) for row in sorted(rows)]
+    rows = sorted({data.traced[frame][0] for frame in frames})
+    labels = [by_name(data.samples[row].targets, options.ef) for row in rows]
     known = [label for label in labels if label is not None]
     if not known:
         raise UserError(

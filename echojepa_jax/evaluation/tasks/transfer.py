@@ -16,7 +16,7 @@ from echojepa_jax.data.manifest import check_patients
 from echojepa_jax.data.sample import Sample, by_name
 from echojepa_jax.data.units import check_unit
 from echojepa_jax.evaluation import cells
-from echojepa_jax.evaluation.data import Data, divided
+from echojepa_jax.evaluation.data import Data, Divided, divided
 from echojepa_jax.evaluation.fit import HowToFit, predict
 from echojepa_jax.evaluation.heads import trained
 from echojepa_jax.evaluation.tasks import fields
@@ -43,11 +43,14 @@ def needs(options: ConfigDict) -> list[tuple[str, Perturbation | None]]:
     return [(options.data, None), (options.to, None)]
 
 
-def check(data: Mapping[str, Data], options: ConfigDict) -> None:
-    """Checks that no test patient of the other population was seen by the first one's probe.
+def examples(
+    data: Mapping[str, Data], options: ConfigDict
+) -> tuple[Divided, list[tuple[str, Divided]]]:
+    """The labelled videos of the first population; and of the other one, of all views and alone.
 
     Raises:
-      UserError: see `check_patients`.
+      UserError: see `divided`; or a test patient of the other population is one that the first
+        one's probe has seen.
     """
     here, there = data[options.data], data[options.to]
     seen, test = here.splits[:2], there.splits[2]
@@ -57,6 +60,12 @@ def check(data: Mapping[str, Data], options: ConfigDict) -> None:
             f"{test} of {there.name}": [s for s in there.samples if s.split == test],
         }
     )
+    mine = divided(here, "regression", options.target, options.views, study=False)
+    theirs = []
+    for name, views in [("all", options.views), *((view, (view,)) for view in options.alone)]:
+        theirs.append((name, divided(there, "regression", options.target, views, study=False)))
+        check_unit(mine.task.unit, theirs[-1][1].task.unit, options.target)
+    return mine, theirs
 
 
 def run(
@@ -64,15 +73,13 @@ def run(
 ) -> list[cells.Cell]:
     """Cells on the first population, zero-shot on the other one, and retrained there."""
     here, there = data[options.data], data[options.to]
-    mine = divided(here, "regression", options.target, options.views, study=False)
+    mine, others = examples(data, options)
     fitted = trained(HowToFit(options.head), here, mine, probe, seed)
     variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
     test = fitted, here.features[None], mine, probe.batch
     found = [cells.of_test(variant, *test, validation=True)]
     features = there.features[None]
-    for name, views in [("all", options.views), *((view, (view,)) for view in options.alone)]:
-        theirs = divided(there, "regression", options.target, views, study=False)
-        check_unit(mine.task.unit, theirs.task.unit, options.target)
+    for name, theirs in others:
         own = trained(HowToFit(options.head), there, theirs, probe, seed)
         answers = [
             (used, *predict(used, features, theirs.test, probe.batch)) for used in (fitted, own)
