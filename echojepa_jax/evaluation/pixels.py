@@ -5,6 +5,7 @@ tubelet that an encoder's token stands for. The components are fitted on the tra
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from echojepa_jax.data.sample import Sample
 from echojepa_jax.features.encode import EncodedClips, of_tubelets, pooled, tubelets_of
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.files import whole
+
+log = logging.getLogger(__name__)
 
 SIDE = 32  # pixels of a frame, once it is made small
 BATCH = 32  # clips that are decoded at a time
@@ -121,13 +124,17 @@ def _kept(
     kept: Path, fit: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and matrix, which are made once and kept in a file."""
-    if not kept.exists():
-        mean, matrix = fit()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with whole(kept) as partial, partial.open("wb") as file:
-            np.savez(file, mean=mean, matrix=matrix)
-    with np.load(kept) as found:
-        return found["mean"], found["matrix"]
+    if kept.exists():
+        try:
+            with np.load(kept) as found:
+                return found["mean"], found["matrix"]
+        except Exception as error:  # checksums are verified; damage has errors of many types
+            log.warning("%s is made again: it cannot be read (%s)", kept, error)
+    mean, matrix = fit()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with whole(kept) as partial, partial.open("wb") as file:
+        np.savez(file, mean=mean, matrix=matrix)
+    return mean, matrix
 
 
 def _tubelets(clips: np.ndarray, tubelet: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import PLACES, ClipSpec
 from echojepa_jax.evaluation import config as configs
-from echojepa_jax.evaluation import heads, models, stored, suite
+from echojepa_jax.evaluation import heads, models, pixels, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.evaluation.tasks import segmentation as masks_task
 from echojepa_jax.models.family import V2, VIDEOMAE
@@ -437,6 +437,25 @@ def test_contiguous_clips_are_other_features_of_the_same_weights(encoder, tmp_pa
         found.append(features(tmp_path, model, samples, [0, 1]))
     assert len(list(tmp_path.iterdir())) == 2
     assert np.abs(found[0] - found[1]).max() > 1e-3
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-30],
+        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],  # an array
+        lambda content: content.replace(b"matrix", b"motrix"),
+    ],
+)
+def test_damaged_components_are_made_again(damage, tmp_path, caplog):
+    made, file = (np.arange(20.0), np.arange(60.0).reshape(20, 3)), tmp_path / "pca.npz"
+    pixels._kept(file, lambda: made)
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert file.read_bytes() != content
+    for _ in range(2):
+        found = pixels._kept(file, lambda: made)
+        assert all(map(np.array_equal, found, made))
+    assert [record.message.startswith(f"{file} is made again: ") for record in caplog.records] == [1]
 
 
 def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache):
