@@ -458,8 +458,9 @@ def test_damaged_components_are_made_again(damage, tmp_path, caplog):
     assert [record.message.startswith(f"{file} is made again: ") for record in caplog.records] == [1]
 
 
-def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache):
+def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache, monkeypatch):
     """An earlier encoder of other sizes had left its components in the workdir."""
+    monkeypatch.setattr(pixels, "SIDE", 8)  # of 4,096 pixels, components take half a minute
     train = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
     clip, how = ClipSpec(8, 32, "stride", 2.0), models.HowToEncode(0, 0, "", 0.0, "steps", "", 0)
     for tubelet, width in ((2, 3), (2, 4), (4, 3)):
