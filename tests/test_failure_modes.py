@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from echojepa_jax.data import manifest
 from echojepa_jax.data.clips import pipeline
@@ -39,6 +38,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.metrics_writer import read_lines
 from tests.makers.calls import before
 from tests.makers.configs import PHANTOM
+from tests.makers.recorder import Recorder
 from tests.makers.states import fresh
 
 pytestmark = pytest.mark.slow
@@ -207,32 +207,6 @@ def test_f15_labels_keep_their_type(tmp_path, videos):
     (tmp_path / "list.txt").write_text("".join(f"{v} -0.7{i}\n" for i, v in enumerate(videos)))
     samples = read_source(f"list:{tmp_path / 'list.txt'}")
     assert [s.targets["label"] for s in samples] == [float(f"-0.7{i}") for i in range(10)]
-
-
-class Recorder(ConfigDict):
-    """A config that remembers which of its fields were read."""
-
-    read: set[str] = set()  # noqa: RUF012  one record for all sections, cleared by the test
-
-    @classmethod
-    def of(cls, config: ConfigDict, prefix: str = "") -> "Recorder":
-        recorder = cls()
-        object.__setattr__(recorder, "_prefix", prefix)
-        for name in config:
-            value = config[name]
-            if isinstance(value, ConfigDict):
-                value = cls.of(value, f"{prefix}{name}.")
-            recorder[name] = value
-        return recorder
-
-    def __getitem__(self, name):
-        Recorder.read.add(object.__getattribute__(self, "_prefix") + name)
-        return super().__getitem__(name)
-
-    def __getattr__(self, name):
-        if not name.startswith("_"):
-            return self[name]
-        return super().__getattr__(name)
 
 
 def test_f18_every_field_of_a_config_is_read(tiny, trained, tmp_path, monkeypatch):

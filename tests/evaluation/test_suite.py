@@ -21,12 +21,15 @@ from echojepa_jax.evaluation import heads, models, pixels, stored, suite
 from echojepa_jax.evaluation.tasks import KINDS
 from echojepa_jax.evaluation.tasks import segmentation as masks_task
 from echojepa_jax.models.family import V2, VIDEOMAE
+from echojepa_jax.utils.config_fields import leaves
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
 from tests.makers import tables
+from tests.makers.calls import interrupt_at
 from tests.makers.configs import PHANTOM
+from tests.makers.recorder import Recorder
 from tests.makers.weights import TINY, random_weights
 
 pytestmark = pytest.mark.slow
@@ -396,6 +399,32 @@ def test_every_architecture_and_size_has_its_own_controls(small, encoder, tmp_pa
     ]
 
 
+def test_f18_every_field_of_a_suite_is_read(copy, small, monkeypatch):
+    """By what encodes, trains and draws resamples; not by tables that only show it."""
+    config = changed(
+        small(),
+        {
+            "controls": ("pca",),
+            "tasks.heads.heads": ("mlp",),
+            "tasks.views.shares": (0.5,),
+            "tasks.multiview.ablations": False,
+            "tasks.robustness.perturbations": ("h264",),
+        },
+    )
+    assert {options.kind for options in config.tasks.values()} == set(KINDS)
+    assert dict(leaves(config)).keys() == configs.fields_of(config).keys()
+    for folder in (suite.RESULTS, suite.HEADS):
+        shutil.rmtree(copy / folder)
+    recorder = Recorder.of(config)
+    Recorder.read.clear()
+    recorder, _ = configs.used(recorder)
+    monkeypatch.setattr(suite, "_facts_of", lambda *_: {})
+    interrupt_at(monkeypatch, suite.rows, "of_task", 1)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run(recorder, copy, suite.opened(recorder, copy))
+    assert configs.fields_of(config).keys() - Recorder.read == set()
+
+
 @pytest.fixture
 def model(encoder):
     how = models.HowToEncode(0, 0, "", 0.0, "steps", "float32", 0)
@@ -455,7 +484,8 @@ def test_damaged_components_are_made_again(damage, tmp_path, caplog):
     for _ in range(2):
         found = pixels._kept(file, lambda: made)
         assert all(map(np.array_equal, found, made))
-    assert [record.message.startswith(f"{file} is made again: ") for record in caplog.records] == [1]
+    (record,) = caplog.records
+    assert record.message.startswith(f"{file} is made again: ")
 
 
 def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache, monkeypatch):
