@@ -26,7 +26,7 @@ from echojepa_jax.utils.errors import UserError
 from echojepa_jax.weights.pretrained import ClipInput
 from echojepa_jax.weights.write import write_weights
 from tests import programs
-from tests.makers import tables
+from tests.makers import recomputed, tables
 from tests.makers.calls import interrupt_at
 from tests.makers.configs import PHANTOM
 from tests.makers.recorder import Recorder
@@ -140,6 +140,26 @@ def test_every_task_has_all_models_and_the_guess(complete):
     assert (lvef["examples"], lvef["patients"], lvef["not_scored"]) == ("4", "2", "0")
     heads = {line["variant"] for line in found if line["task"] == "heads"}
     assert len(heads) == 3
+
+
+def assert_recomputed(workdir):
+    """That tables.csv has the numbers that follow from the files of results, and no others."""
+    found = lines(workdir)
+    of_models = {"tokens_of_a_clip", "flops_of_a_clip", "tokens_for_the_head"}
+    texts = {"task", "variant", "model", "score", "unit"}
+    for task in dict.fromkeys(line["task"] for line in found):
+        mine = [line for line in found if line["task"] == task]
+        expected = recomputed.table(workdir, task, MODELS)
+        assert [(x["variant"], x["model"], x["score"]) for x in mine] == list(expected)
+        for line, numbers in zip(mine, expected.values(), strict=True):
+            for column in line.keys() - texts - of_models:
+                value = float(line[column] or "nan")
+                wanted = pytest.approx(numbers.get(column, np.nan), rel=1e-9, abs=1e-9, nan_ok=True)
+                assert value == wanted, (*list(line.values())[:4], column)
+
+
+def test_every_number_of_the_tables_follows_from_the_results_by_scikit_learn(complete):
+    assert_recomputed(complete)
 
 
 def test_the_report_draws_every_task_that_has_labels(complete):
@@ -340,6 +360,7 @@ def test_a_finished_suite_gets_a_seed_and_loses_tasks_and_encodes_nothing(copy, 
     new = {str(path) for path in after.keys() - kept if path.parts[0] == suite.RESULTS}
     assert new == {f"results/views/{name}/seed1.json" for name in MODELS}
     assert {(line["task"], line["seeds"]) for line in lines(copy)} == {("views", "2")}
+    assert_recomputed(copy)
     assert "is complete: nothing to do" in evaluate(config, copy)
     config.data.adult.max_bad_share = 0.5
     with pytest.raises(UserError, match=r"differs in data\.adult\.max_bad_share \(0\.0 there"):
