@@ -325,6 +325,12 @@ def test_an_impossible_task_is_found_before_anything_is_encoded(
 
 
 @pytest.fixture
+def few_pixels(monkeypatch):
+    """Principal components of smaller frames: those of 4,096 pixels take half a minute."""
+    monkeypatch.setattr(pixels, "SIDE", 8)
+
+
+@pytest.fixture
 def copy(complete, tmp_path):
     return shutil.copytree(complete, tmp_path / "copy")
 
@@ -368,7 +374,7 @@ def test_a_finished_suite_gets_a_seed_and_loses_tasks_and_encodes_nothing(copy, 
 
 
 def test_a_complete_suite_of_other_weights_or_labels_is_not_complete(
-    small, encoder, tmp_path, monkeypatch, caplog
+    small, encoder, tmp_path, monkeypatch, caplog, few_pixels
 ):
     """Training went on in the same folder, and the tables still showed the earlier weights."""
     caplog.set_level("INFO")
@@ -398,7 +404,9 @@ def test_a_complete_suite_of_other_weights_or_labels_is_not_complete(
     assert "complete: 1 task, 2 models" in evaluate(config, workdir)
 
 
-def test_every_architecture_and_size_has_its_own_controls(small, encoder, tmp_path, cache):
+def test_every_architecture_and_size_has_its_own_controls(
+    small, encoder, tmp_path, cache, few_pixels
+):
     """Tubes of pixels have other random weights; another size has other tokens."""
     paths = [str(encoder)]
     for name, family in (("mae", VIDEOMAE), ("twin", V2)):
@@ -509,9 +517,8 @@ def test_damaged_components_are_made_again(damage, tmp_path, caplog):
     assert record.message.startswith(f"{file} is made again: ")
 
 
-def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache, monkeypatch):
+def test_principal_components_are_those_of_their_own_sizes(tmp_path, cache, few_pixels):
     """An earlier encoder of other sizes had left its components in the workdir."""
-    monkeypatch.setattr(pixels, "SIDE", 8)  # of 4,096 pixels, components take half a minute
     train = manifest.load((PHANTOM,), quarantine=None, workers=1)[:5]
     clip, how = ClipSpec(8, 32, "stride", 2.0), models.HowToEncode(0, 0, "", 0.0, "steps", "", 0)
     for tubelet, width in ((2, 3), (2, 4), (4, 3)):
