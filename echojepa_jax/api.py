@@ -35,6 +35,7 @@ from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, WORST
 from echojepa_jax.probes.predict import HeadFn, mean_tokens, spread
+from echojepa_jax.probes.predict import HeadFn, mean_tokens, spreads
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, encoder_path
 from echojepa_jax.probes.saved import load_probe as load_saved
 from echojepa_jax.probes.worst import read_worst
@@ -260,20 +261,15 @@ class Probe:
         present = np.repeat([view in tokens for view in views], saved.clips)[None]
         head_fn, params = saved.applied
         outputs = np.asarray(_predict(head_fn, saved.head, params, together, present))
-        decoded = saved.task.decode(outputs)[0]
-        value: Any = float(decoded[0]) if decoded.ndim == 1 else None
+        decoded = saved.task.decode(outputs)
+        value: Any = decoded[0, 0].tolist()
         if saved.task.kind == "classification":
-            value = dict(zip(saved.task.classes, decoded[0].tolist(), strict=True))
-            decoded = decoded[:, decoded[0].argmax()]
+            value = dict(zip(saved.task.classes, value, strict=True))
         # A video that is too short for clips that differ has exactly equal tokens.
         repeats = np.append(False, (together[0, 1:] == together[0, :-1]).all(axis=(1, 2)))
-        of_clips, of_heads = np.split(decoded[None, 1:], [present.shape[1]], axis=1)
-        spreads = (
-            float(spread(of_clips, present & ~repeats)[0]),
-            float(spread(of_heads, np.ones(of_heads.shape, bool))[0]),
-        )
+        found = (float(of[0]) for of in spreads(decoded, present & ~repeats))
+        over_clips, over_heads = (None if np.isnan(x) else x for x in found)
         distance = float(saved.distances(mean_tokens(together, present))[0])
-        over_clips, over_heads = (None if np.isnan(x) else x for x in spreads)
         return Prediction(value, over_clips, over_heads, flag(distance))
 
     def attention(self, video: PathLike | Mapping[str, PathLike]) -> list[AttentionMap]:

@@ -160,6 +160,11 @@ def grid_step(
     return jax.vmap(one)(heads["params"], heads["adam"], learning_rate, weight_decay)
 
 
+def several(stacked: Tree, good: np.ndarray) -> Tree:
+    """Those of stacked heads that are good, bool [G]; None if there are not two to be compared."""
+    return jax.tree.map(lambda x: x[good], stacked) if np.count_nonzero(good) > 1 else None
+
+
 def grid_outputs(head: Head, params: Tree, tokens: jax.Array, present: jax.Array) -> jax.Array:
     """Outputs of every head: float32 [B, G, o]."""
 

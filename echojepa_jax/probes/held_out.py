@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from echojepa_jax.probes import distance
+from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.reading import thresholds
-from echojepa_jax.probes.task import Task
+from echojepa_jax.probes.task import beats_the_guess
 from echojepa_jax.probes.training import Best, Setting, all_outputs, features_in_memory
 
 Tree = Any
@@ -50,22 +50,6 @@ def held_out(setting: Setting, best: Best) -> HeldOut:
     found: Mapping[float, float] = {}
     if task.kind == "regression":
         found = thresholds(task, np.array(labels, np.float64), decoded[:, best.head])
-    good = np.flatnonzero(_beats_the_guess(task, labels, decoded)).tolist()
-    heads = jax.tree.map(lambda x: x[good], best.heads) if len(good) > 1 else None
+    heads = grids.several(best.heads, beats_the_guess(task, labels, decoded))
     familiar = distance.fit(embeddings[readable & ~in_val], embeddings[in_val])
     return HeldOut(found, heads, familiar)
-
-
-def _beats_the_guess(task: Task, labels: list[Any], decoded: np.ndarray) -> np.ndarray:
-    """Which heads do better than the mean or the commonest class of training: bool [G].
-
-    Args:
-      decoded: numbers [n, G] or probabilities [n, G, classes].
-    """
-    if task.kind == "regression":
-        true = np.array(labels, np.float64)
-        error = np.abs(decoded - true[:, None]).mean(axis=0)
-        return error < np.abs(true - task.mean).mean()  # False for a head that is not finite
-    true = task.encode(labels)
-    right = (decoded.argmax(axis=-1) == true[:, None]).mean(axis=0)
-    return right > np.mean(true == task.classes.index(task.commonest))

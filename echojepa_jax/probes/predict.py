@@ -198,6 +198,12 @@ def with_slots_and_heads(
     return jnp.concatenate([alone, grids.grid_outputs(head, stacked, tokens, present)], axis=1)
 
 
+def with_doubt(params: Tree, heads: Tree) -> tuple[HeadFn, Tree]:
+    """What gives the outputs for an example, for each of its slots, and of stacked `heads` if any,
+    and its parameters."""
+    return (with_slots, params) if heads is None else (with_slots_and_heads, (params, heads))
+
+
 def mean_tokens(tokens: np.ndarray, present: np.ndarray) -> np.ndarray:
     """The embedding of examples: the mean over the tokens of all slots that are present.
 
@@ -293,6 +299,21 @@ def spread(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     mean = (values * present).sum(axis=1) / np.maximum(1, count)
     square = (np.square(values - mean[:, None]) * present).sum(axis=1) / np.maximum(1, count)
     return np.where(count > 1, np.sqrt(square), np.nan)
+
+
+def spreads(decoded: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spread over slots and over heads, float64 [E] each; NaN where there are not two.
+
+    Args:
+      decoded: `Task.decode` of the outputs of `with_doubt`: numbers [E, 1 + S (+ G)], or
+        probabilities [E, 1 + S (+ G), classes], of which the example's most probable class counts.
+      present: bool [E, S], the slots that are there and do not repeat another one.
+    """
+    if decoded.ndim == 3:
+        chosen = decoded[:, 0].argmax(axis=-1)
+        decoded = np.take_along_axis(decoded, chosen[:, None, None], axis=2)[..., 0]
+    of_slots, of_heads = np.split(decoded[:, 1:], [present.shape[1]], axis=1)
+    return spread(of_slots, present), spread(of_heads, np.ones(of_heads.shape, bool))
 
 
 def by_slot(present: np.ndarray, clips: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.examples import UNKNOWN, Example, Label
-from echojepa_jax.probes.predict import Outputs, spread
+from echojepa_jax.probes.predict import Outputs, spreads
 from echojepa_jax.probes.task import Task, class_name
 from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.file_names import as_unicode
@@ -35,19 +35,13 @@ def predictions(
     """Lines of predictions.csv, and the readable ones as rows to score.
 
     Args:
-      outputs: of `predict.with_slots` or `predict.with_slots_and_heads`: [E, 1 + S (+ G), o].
+      outputs: of `predict.with_doubt`: [E, 1 + S (+ G), o].
       present: bool [E, S].
       distances: from the training data, [E], see `distance.Familiar`; None = not known.
     """
     decoded = task.decode(outputs.values)
-    together, others = decoded[:, 0], decoded[:, 1:]
-    if task.kind == "classification":
-        chosen = together.argmax(axis=-1)
-        # The probability of the chosen class by single clips and by other heads.
-        others = np.take_along_axis(others, chosen[:, None, None], axis=2)[..., 0]
-    by_slot, by_head = others[:, : present.shape[1]], others[:, present.shape[1] :]
-    spreads = spread(by_slot, present)
-    of_heads = spread(by_head, np.ones(by_head.shape, bool))
+    together = decoded[:, 0]
+    of_slots, of_heads = spreads(decoded, present)
     far = np.full(len(examples), np.nan) if distances is None else distances
     lines, rows = [], []
     for i, example in enumerate(examples):
@@ -58,7 +52,7 @@ def predictions(
             "study": example.study,
             "split": example.split,
             "view": example.view,
-            "age": _cell(example.age),
+            "age": cell_text(example.age),
             "sex": example.sex,
             "target": _label(task, example),
         }
@@ -68,17 +62,17 @@ def predictions(
         if task.kind == "regression":
             line["prediction"] = repr(float(together[i]))
         else:
-            line["prediction"] = task.classes[chosen[i]]
+            line["prediction"] = task.classes[together[i].argmax()]
             shares = zip(task.classes, together[i], strict=True)
             line |= {f"p_{name}": repr(float(share)) for name, share in shares}
-        line |= {"spread": _cell(spreads[i]), "spread_heads": _cell(of_heads[i])}
-        line |= {"distance": _cell(far[i]), "flag": flag(far[i])}
+        line |= {"spread": cell_text(of_slots[i]), "spread_heads": cell_text(of_heads[i])}
+        line |= {"distance": cell_text(far[i]), "flag": flag(far[i])}
         lines.append(line | {"status": "ok"})
         rows.append((example, together[i]))
     return lines, rows
 
 
-def _cell(value: float | None) -> str:
+def cell_text(value: float | None) -> str:
     """A number with all digits; "" if it is not known."""
     return "" if value is None or np.isnan(value) else repr(float(value))
 

@@ -24,7 +24,7 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.distance import Familiar
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.files import ABOUT, HEAD, HEADS
-from echojepa_jax.probes.predict import HeadFn, with_slots, with_slots_and_heads
+from echojepa_jax.probes.predict import HeadFn, with_doubt
 from echojepa_jax.probes.task import Task
 from echojepa_jax.train.load_weights import FINE_TUNED
 from echojepa_jax.train.workdir import Workdir
@@ -65,9 +65,7 @@ class SavedProbe:
     @property
     def applied(self) -> tuple[HeadFn, Any]:
         """What gives the outputs for an example, for each of its slots, and of `heads` if any."""
-        if self.heads is None:
-            return with_slots, self.params
-        return with_slots_and_heads, (self.params, self.heads)
+        return with_doubt(self.params, self.heads)
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
         """Distance from the training data over its limit, float64 [n]; NaN if it is unknown.

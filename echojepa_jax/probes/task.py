@@ -129,6 +129,22 @@ def fit_task(kind: str, target: str, train: Sequence[Example], unit: str = "") -
     return Task(kind, target, float(values.mean()), float(values.std()), unit=unit)
 
 
+def beats_the_guess(task: Task, labels: Sequence[Label], decoded: np.ndarray) -> np.ndarray:
+    """Which heads do better than the mean or the commonest class of training: bool [G].
+
+    Args:
+      decoded: numbers [n, G] or probabilities [n, G, classes]; a head must be finite everywhere.
+    """
+    if task.kind == "regression":
+        true = np.array(labels, np.float64)
+        error = np.abs(decoded - true[:, None]).mean(axis=0)
+        return error < np.abs(true - task.mean).mean()
+    true = task.encode(labels)
+    right = (decoded.argmax(axis=-1) == true[:, None]).mean(axis=0)
+    finite = np.isfinite(decoded).all(axis=(0, 2))
+    return finite & (right > np.mean(true == task.classes.index(task.commonest)))
+
+
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """The weight of each class in the loss, float32 [classes]: 1 / its number of examples, scaled
     so that the sum is the number of classes. Every class must occur.

@@ -176,7 +176,7 @@ def test_what_validation_tells_is_kept_with_the_probe_and_used_elsewhere(
         return told[-1]
 
     monkeypatch.setattr(held_out, "thresholds", spy)
-    monkeypatch.setattr(held_out, "_beats_the_guess", lambda *_: np.array([True, True]))
+    monkeypatch.setattr(held_out, "beats_the_guess", lambda *_: np.array([True, True]))
     monkeypatch.setattr("echojepa_jax.probes.run.held_out", learn)
     train_probe(tiny_probe(head__kind="linear", eval__bootstrap=5), tmp_path / "run")
     assert seen == [[s.targets["ef"] for s in samples if s.split == "val"]]

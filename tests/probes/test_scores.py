@@ -1,5 +1,7 @@
 """Tasks and scored tables: scaling from training alone, classes, lines of examples and studies."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.predict import Outputs, spread
 from echojepa_jax.probes.results import predictions, scores, study_rows
 from echojepa_jax.probes.run import summary
-from echojepa_jax.probes.task import Task, fit_task
+from echojepa_jax.probes.task import Task, beats_the_guess, fit_task
 from echojepa_jax.probes.worst import badness
 from echojepa_jax.utils.bootstrap import with_intervals
 from echojepa_jax.utils.errors import UserError
@@ -102,6 +104,18 @@ def test_f05_every_example_has_a_line_and_what_is_unreadable_says_why():
     result = scores(task, rows, 10, 0)
     assert result["scores"]["mae"]["value"] == 2.5
     assert result["baseline"]["mae"] == 7.5
+
+
+def test_heads_are_of_use_if_they_do_better_than_a_constant_guess():
+    """A head of classes that is not finite counted as one that always answers the first class."""
+    lost = [math.nan, math.nan]
+    task = Task("regression", "ef", mean=50.0, std=10.0)
+    decoded = np.array([[41.0, 50.0, math.nan], [58.0, 50.0, 60.0]])
+    assert beats_the_guess(task, [40.0, 60.0], decoded).tolist() == [True, False, False]
+    task = Task("classification", "view", classes=("A4C", "PLAX"), commonest="PLAX")
+    decoded = np.array([[[0.9, 0.1], [0.2, 0.8], lost]] * 2 + [[[0.3, 0.7], [0.2, 0.8], lost]])
+    labels = ["A4C", "A4C", "PLAX"]
+    assert beats_the_guess(task, labels, decoded).tolist() == [True, False, False]
 
 
 def test_the_spread_over_heads_is_beside_that_over_clips():
