@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from echojepa_jax.evaluation.data import Divided
+from echojepa_jax.evaluation.doubts import doubts
 from echojepa_jax.evaluation.fit import Fitted, predict
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.predict import Features
-from echojepa_jax.probes.reading import cutoffs
+from echojepa_jax.probes.reading import DOUBTS, cutoffs
 from echojepa_jax.probes.task import Task
 from echojepa_jax.utils.files import whole
 
@@ -30,13 +31,14 @@ class Cell:
     variant: what distinguishes it in the table of its task, such as {"head": "linear"}.
     kind: "regression", "classification", SEGMENTATION, or MEASURE for numbers that need no labels.
     ids, patients, studies, views: of the examples that could be read. true: numbers, or class
-    numbers. predicted: numbers, NaN if there is none, or the probabilities of all classes. guess:
-    the same for every example, of a model that knows nothing but the training labels. not_scored:
-    test examples that have no label or cannot be read. chosen: the head of the grid. against: the
-    variant that this one is compared with; None = none. measures: numbers by name, of MEASURE.
+    numbers. predicted: numbers, NaN if there is none, or the probabilities of all classes. guess: the same for every example, of a model
+    that knows nothing but the training labels. not_scored: test examples that have no label or
+    cannot be read. chosen: the head of the grid. against: the variant that this one is compared
+    with; None = none. measures: numbers by name, of MEASURE.
     cutoffs: values below which examples are detected, of an ejection fraction. ages, sexes: of the
-    patients; None and "" if unknown. val_true, val_predicted: of the validation examples, in the
-    cell whose clinical reading the report shows.
+    patients; None and "" if unknown. In the cell whose clinical reading the report shows: val_true,
+    val_predicted of the validation examples; spread, spread_heads, distance of the test examples,
+    see `doubts`.
 
     Of SEGMENTATION, an example is a frame, `true` is empty, and `predicted` and `guess` have the
     measures `scores.MASKS` of each frame. pictures: masks of a few test frames, for the report.
@@ -63,6 +65,9 @@ class Cell:
     sexes: list[str] = dataclasses.field(default_factory=list)
     val_true: list[float] = dataclasses.field(default_factory=list)
     val_predicted: list[Any] = dataclasses.field(default_factory=list)
+    spread: list[float | None] = dataclasses.field(default_factory=list)
+    spread_heads: list[float | None] = dataclasses.field(default_factory=list)
+    distance: list[float | None] = dataclasses.field(default_factory=list)
 
 
 def of_predictions(
@@ -117,16 +122,20 @@ def of_test(
     """A cell of what a head predicts for the test examples.
 
     Args:
-      size: of a batch. validation: add predictions for the validation examples that can be read.
+      size: of a batch. validation: add what the clinical reading needs: predictions for the
+        validation examples that can be read, and `doubts`.
     """
-    found = predict(fitted, features, parts.test, size)
-    cell = of_predictions(variant, fitted, parts.test, *found, parts.not_scored, against)
+    found, scored = predict(fitted, features, parts.test, size)
+    cell = of_predictions(variant, fitted, parts.test, found, scored, parts.not_scored, against)
     if not validation:
         return cell
     predicted, readable = predict(fitted, features, parts.val, size)
     rows = np.flatnonzero(readable).tolist()
     true = _true(fitted.task, [parts.val[row] for row in rows])
-    return dataclasses.replace(cell, val_true=true, val_predicted=predicted[rows].tolist())
+    told = {"val_true": true, "val_predicted": predicted[rows].tolist()}
+    for name, values in doubts(fitted, features, parts).items():
+        told[name] = [None if np.isnan(value) else float(value) for value in values[scored]]
+    return dataclasses.replace(cell, **told)
 
 
 def _true(task: Task, examples: Sequence[Example]) -> list[float]:
@@ -172,6 +181,11 @@ def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | No
         predicted=[predicted[rows].mean(axis=0).tolist() for rows in usable.values()],
         not_scored=cell.not_scored + sum(len(groups[key]) for key in groups.keys() - usable.keys()),
         against=against,
+        val_true=[],
+        val_predicted=[],
+        spread=[],
+        spread_heads=[],
+        distance=[],
     )
 
 
@@ -179,7 +193,7 @@ def without(cell: Cell, examples: Collection[tuple[str, str]]) -> Cell:
     """The cell without some examples, (patient, id), which count as not scored."""
     names = list(zip(cell.patients, cell.ids, strict=True))
     kept = [row for row, name in enumerate(names) if name not in examples]
-    columns = ("ids", "patients", "studies", "views", "true", "predicted", "ages", "sexes")
+    columns = ("ids", "patients", "studies", "views", "true", "predicted", "ages", "sexes", *DOUBTS)
     cut: dict[str, Any] = {
         name: [column[row] for row in kept]
         for name in columns

@@ -18,7 +18,7 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.probes import grid as grids
 from echojepa_jax.probes.examples import Example, drop_views, slots
 from echojepa_jax.probes.predict import Features, by_slot, rows_of
-from echojepa_jax.probes.task import Task, class_weights
+from echojepa_jax.probes.task import Task, beats_the_guess, class_weights
 from echojepa_jax.utils.errors import UserError
 from echojepa_jax.utils.rng import generator
 
@@ -83,7 +83,8 @@ class Fitted:
     """The head that did best on validation.
 
     look: how the head sees tokens. chosen: which head of the grid, after how many updates, and its
-    validation score.
+    validation score. heads: those of the grid that do better on validation than a constant guess
+    after as many updates, stacked; None if there are not two.
     """
 
     head: Head
@@ -91,6 +92,7 @@ class Fitted:
     task: Task
     look: "Look"
     chosen: dict[str, Any]
+    heads: Tree
 
 
 def fit(
@@ -123,7 +125,7 @@ def fit(
     updates = how.updates or steps * probe.epochs
     checks = set(np.linspace(0, updates, probe.epochs + 1).round().astype(int)[1:].tolist())
     best: tuple[float, float] = (np.inf, np.inf)
-    kept: tuple[Tree, dict[str, Any]] | None = None
+    kept: tuple[Tree, int, np.ndarray, dict[str, Any]] | None = None
     batches = _batches(features, train, task, probe.batch, how, seed)
     for update in range(1, updates + 1):
         tokens, batch = next(batches)
@@ -132,24 +134,27 @@ def fit(
             heads, tokens, batch, *rates_now, head, task.kind, 1, how.focal_gamma
         )
         if update in checks:
-            scores, losses = _validate(head, heads["params"], features, val, task, probe.batch)
+            params = heads["params"]
+            scores, losses, good = _validate(head, params, features, val, task, probe.batch)
             row = int(np.lexsort((losses, scores))[0])
             if (scores[row], losses[row]) < best:
                 best = scores[row], losses[row]
-                params = jax.device_get(_one(heads["params"], row))
                 chosen = {
                     "head": cells[row].name,
                     "update": update,
                     "updates": updates,
                     "val": abs(float(scores[row])),
                 }
-                kept = params, chosen
+                # Copied, because the next update uses the memory of these parameters again.
+                kept = jax.tree.map(np.array, params), row, good, chosen
     if kept is None:
         raise UserError(
             f"no head of {how.head} gave finite predictions of {task.target!r}: lower "
             "probe.learning_rates, or look at the labels"
         )
-    return Fitted(head, kept[0], task, look, kept[1])
+    stacked, row, good, chosen = kept
+    one = jax.tree.map(lambda x: x[row], stacked)
+    return Fitted(head, one, task, look, chosen, grids.several(stacked, good))
 
 
 def make_head(how: HowToFit, task: Task, features: Features, probe: ConfigDict) -> Head:
@@ -211,12 +216,6 @@ def _batches(
         epoch += 1
 
 
-@jax.jit
-def _one(stacked: Tree, row: int) -> Tree:
-    """One of stacked heads."""
-    return jax.tree.map(lambda x: x[row], stacked)
-
-
 _grid_outputs = jax.jit(grids.grid_outputs, static_argnums=0)
 
 
@@ -243,25 +242,26 @@ def _outputs(
 
 def _validate(
     head: Head, stacked: Tree, features: Features, val: Sequence[Example], task: Task, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score (low is good) and loss of every head on validation; inf where one is not finite."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score (low is good) and loss of every head on validation, inf where one is not finite; and
+    whether it does better than a constant guess, bool [G]."""
     outputs, readable = _outputs(head, stacked, features, val, size)
     if not readable.any():
         raise UserError(f"none of {len(val)} validation examples can be read")
     outputs = outputs[readable]
     labels = [example.label for example, ok in zip(val, readable, strict=True) if ok]
-    coded = task.encode(labels)
+    coded, decoded = task.encode(labels), task.decode(outputs)
     if task.kind == "regression":
         away = np.abs(outputs[..., 0].astype(np.float64) - coded[:, None])
         losses = np.where(away < 1, away**2 / 2, away - 0.5).mean(axis=0)
         scores = away.mean(axis=0) * task.std
     else:
-        shares = task.decode(outputs)
-        scores = -(shares.argmax(axis=-1) == coded[:, None]).mean(axis=0)
-        picked = np.take_along_axis(shares, coded[:, None, None], axis=-1)[..., 0]
+        scores = -(decoded.argmax(axis=-1) == coded[:, None]).mean(axis=0)
+        picked = np.take_along_axis(decoded, coded[:, None, None], axis=-1)[..., 0]
         losses = -np.log(np.maximum(picked, 1e-30)).mean(axis=0)
     finite = np.isfinite(outputs).all(axis=(0, 2))
-    return np.where(finite, scores, np.inf), np.where(finite, losses, np.inf)
+    good = beats_the_guess(task, labels, decoded)
+    return np.where(finite, scores, np.inf), np.where(finite, losses, np.inf), good
 
 
 def predict(

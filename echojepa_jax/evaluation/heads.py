@@ -20,8 +20,8 @@ from echojepa_jax.evaluation.stored import problem, write_about
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.utils.files import digest_of, whole
 
-VERSION = 1  # raise it when training would give another head
-_LOOK = "look "  # begins the names of the arrays of a `Look`
+VERSION = 2  # raise it when training would give another head, or the files have another form
+_LOOK, _HEADS = "look ", "heads "  # begin the names of arrays of a `Look`, and of the grid's heads
 
 
 def trained(how: HowToFit, data: Data, parts: Divided, probe: ConfigDict, seed: int) -> Fitted:
@@ -60,9 +60,10 @@ def _digest(examples: Sequence[Example]) -> str:
 def _write(about: Path, fitted: Fitted, facts: dict[str, Any]) -> None:
     look = {_LOOK + k: v for k, v in dataclasses.asdict(fitted.look).items() if v is not None}
     about.parent.mkdir(parents=True, exist_ok=True)
+    heads = {_HEADS + k: v for k, v in flatten_dict(fitted.heads or {}, sep="/").items()}
     path = about.with_suffix(".npz")
     with whole(path) as partial, partial.open("wb") as file:
-        np.savez(file, **flatten_dict(fitted.params, sep="/"), **look)
+        np.savez(file, **flatten_dict(fitted.params, sep="/"), **look, **heads)
     write_about(about, facts, [path], chosen=fitted.chosen)
 
 
@@ -70,9 +71,13 @@ def _read(about: Path) -> dict[str, Any]:
     """The fields of a `Fitted` that are kept."""
     with np.load(about.with_suffix(".npz")) as found:
         arrays = dict(found)
-    look = {k: arrays.pop(k) for k in list(arrays) if k.startswith(_LOOK)}
+    look, heads = (
+        {k.removeprefix(start): arrays.pop(k) for k in list(arrays) if k.startswith(start)}
+        for start in (_LOOK, _HEADS)
+    )
     return {
         "params": unflatten_dict(arrays, sep="/"),
-        "look": Look(**{k.removeprefix(_LOOK): v for k, v in look.items()}),
+        "heads": unflatten_dict(heads, sep="/") if heads else None,
+        "look": Look(**look),
         "chosen": json.loads(about.read_text())["chosen"],
     }

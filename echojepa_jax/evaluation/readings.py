@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from echojepa_jax.evaluation.cells import MEASURE, SEGMENTATION, Cell
-from echojepa_jax.probes.reading import reading, thresholds
+from echojepa_jax.probes.distance import flag
+from echojepa_jax.probes.reading import DOUBTS, reading, thresholds
+from echojepa_jax.probes.results import cell_text
 from echojepa_jax.probes.task import Task
 
 
@@ -47,10 +49,13 @@ def _of_json(text: str, target: str, resamples: int, seed: int) -> Reading:
     if is_number and cell.val_true:
         chosen = thresholds(task, np.array(cell.val_true), np.array(cell.val_predicted))
     facts = cell.patients, cell.views, cell.ages, cell.sexes, cell.true, cell.predicted
+    unknown = [None] * len(cell.ids)
+    doubts = {name: np.array(getattr(cell, name) or unknown, float) for name in DOUBTS}
     lines = []
-    for patient, view, age, sex, true, predicted in zip(*facts, strict=True):
+    for i, (patient, view, age, sex, true, predicted) in enumerate(zip(*facts, strict=True)):
         line = {"status": "ok", "patient": patient, "view": view, "sex": sex}
-        line["age"] = "" if age is None else repr(age)
+        line |= {name: cell_text(values[i]) for name, values in doubts.items()}
+        line |= {"age": cell_text(age), "flag": flag(doubts["distance"][i])}
         if is_number:
             line |= {"target": repr(true), "prediction": repr(predicted)}
         else:

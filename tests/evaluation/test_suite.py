@@ -179,6 +179,13 @@ def test_the_report_has_a_clinical_reading_of_every_model_with_thresholds_of_val
         without = task in ("geometry", "segmentation")
         assert models_of == ([] if without else [*MODELS])
         assert ("<h3>By class</h3>" in of_task[task]) == (task == "views")
+        curves = re.findall(
+            r'alt="Error over the share of examples that is kept: by ([^"]+)"', of_task[task]
+        )
+        assert len(curves) == len(models_of)
+        # Of one clip of a video, or one of each view of a study.
+        assert all(("spread over clips" in text) == (task == "multiview") for text in curves)
+        assert all("distance from the training data" in text for text in curves)
         of_numbers = not without and task != "views"
         assert ("<h3>Agreement and calibration</h3>" in of_task[task]) == of_numbers
 
