@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
             lengths=("epochs", "updates"),
             class_weights=False,
             focal_gamma=0.0,
+            by_study=False,  # a study has several views
         ),
         multiview=dict(
             kind="multiview",

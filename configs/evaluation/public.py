@@ -148,6 +148,7 @@ def get_config() -> ConfigDict:
             lengths=("epochs", "updates"),
             class_weights=False,
             focal_gamma=0.0,
+            by_study=False,  # a study has several views
         ),
         tmed2_views=dict(
             kind="classification",
@@ -161,6 +162,22 @@ def get_config() -> ConfigDict:
             lengths=("epochs", "updates"),
             class_weights=False,
             focal_gamma=0.0,
+            by_study=False,  # a study has several views
+        ),
+        # The aortic valve is seen in these views.
+        tmed2_stenosis=dict(
+            kind="classification",
+            seeds=SEEDS,
+            data="tmed2",
+            target="stenosis",
+            views=("PLAX", "PSAX"),
+            heads=("attentive-1", "linear"),
+            shares=(1.0,),
+            subsets=("patient",),
+            lengths=("epochs",),
+            class_weights=True,
+            focal_gamma=0.0,
+            by_study=True,
         ),
         # Views are named as in the table of views. A name that it lacks is an error that lists
         # those that it has.
@@ -195,6 +212,7 @@ def get_config() -> ConfigDict:
             lengths=("epochs",),
             class_weights=False,
             focal_gamma=0.0,
+            by_study=False,  # a study has several views
         ),
     )
     config.bootstrap = 1000

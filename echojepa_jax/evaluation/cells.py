@@ -18,6 +18,7 @@ from echojepa_jax.evaluation.fit import Fitted, predict
 from echojepa_jax.probes.examples import Example
 from echojepa_jax.probes.predict import Features
 from echojepa_jax.probes.reading import DOUBTS, cutoffs
+from echojepa_jax.probes.results import majority
 from echojepa_jax.probes.task import Task
 from echojepa_jax.utils.files import whole
 
@@ -31,7 +32,8 @@ class Cell:
     variant: what distinguishes it in the table of its task, such as {"head": "linear"}.
     kind: "regression", "classification", SEGMENTATION, or MEASURE for numbers that need no labels.
     ids, patients, studies, views: of the examples that could be read. true: numbers, or class
-    numbers. predicted: numbers, NaN if there is none, or the probabilities of all classes. guess: the same for every example, of a model
+    numbers. predicted: numbers, NaN if there is none; or the probabilities of all classes; or the
+    class number that a study's majority votes for. guess: the same for every example, of a model
     that knows nothing but the training labels. not_scored: test examples that have no label or
     cannot be read. chosen: the head of the grid. against: the variant that this one is compared
     with; None = none. measures: numbers by name, of MEASURE.
@@ -153,10 +155,13 @@ def guess_of(task: Task) -> Any:
     return [float(name == task.commonest) for name in task.classes]
 
 
-def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | None) -> Cell:
+def of_studies(cell: Cell, variant: dict[str, str], vote: bool = False) -> Cell:
     """The cell with the mean over the examples of every study, of values or probabilities.
 
     An example without a study, or of a study with two labels, counts as not scored.
+
+    Args:
+      vote: the class that most examples of the study show instead, see `results.majority`.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for row, (patient, study) in enumerate(zip(cell.patients, cell.studies, strict=True)):
@@ -168,6 +173,7 @@ def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | No
     }
     first = [rows[0] for rows in usable.values()]
     predicted = np.array(cell.predicted)
+    of_study = [predicted[rows] for rows in usable.values()]
     return dataclasses.replace(
         cell,
         variant=variant,
@@ -178,9 +184,9 @@ def of_studies(cell: Cell, variant: dict[str, str], against: dict[str, str] | No
         ages=[cell.ages[row] for row in first],
         sexes=[cell.sexes[row] for row in first],
         true=[cell.true[row] for row in first],
-        predicted=[predicted[rows].mean(axis=0).tolist() for rows in usable.values()],
+        predicted=[majority(found) if vote else found.mean(axis=0).tolist() for found in of_study],
+        guess=int(np.argmax(cell.guess)) if vote else cell.guess,
         not_scored=cell.not_scored + sum(len(groups[key]) for key in groups.keys() - usable.keys()),
-        against=against,
         val_true=[],
         val_predicted=[],
         spread=[],

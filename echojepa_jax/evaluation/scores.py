@@ -61,6 +61,11 @@ def scores(
             sums = counts @ np.array(predicted, np.float64)
             return dict(zip(MASKS, sums.T / counts.sum(axis=1), strict=True))
         true, found = np.array(cell.true, np.float64), np.array(predicted, np.float64)
+        if cell.kind == "classification" and found.ndim == 1:
+            # A vote says nothing of the other classes, so it has no AUROC.
+            shares = np.eye(len(cell.classes))[found.astype(int)]
+            none = {"auroc": np.full(len(weights), np.nan)}
+            return _classification(true, shares, owner, weights) | none
         if cell.kind == "classification":
             return _classification(true, found, owner, weights)
         return _regression(true, found, counts) | {

@@ -42,7 +42,7 @@ def lvef(data, seed=0, **changes):
 
 VIEW = {"data": "adult", "target": "view", "views": (), "heads": ("linear",), "shares": (1.0,)}
 VIEW |= {"subsets": ("patient",), "lengths": ("epochs",)}
-VIEW |= {"class_weights": False, "focal_gamma": 0.0}
+VIEW |= {"class_weights": False, "focal_gamma": 0.0, "by_study": False}
 
 
 def classified(data, seed=0, **changes):

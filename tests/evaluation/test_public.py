@@ -37,6 +37,7 @@ SMALL_TASKS = {
     "camus_lvef": {"heads": ("linear",)},
     "camus_views": {"shares": (1.0,)},
     "tmed2_views": {"heads": ("linear",), "shares": (1.0,)},
+    "tmed2_stenosis": {"heads": ("linear",)},
     "mimic_lvef": {"heads": ("linear",)},
     "mimic_rvsp": {"head": "linear", "ablations": False},
 }
@@ -109,6 +110,11 @@ def test_every_public_set_fills_its_tables(complete):
         dice = [x for x in found if x["task"] == task and x["score"] == "dice"]
         assert {(x["examples"], x["not_scored"]) for x in dice} == {(str(frames), "0")}
     assert scored["tmed2_views", "head=linear; labels=100 %"] == (4, 0)
+    stenosis = {
+        level: scored["tmed2_stenosis", f"head=linear; labels=100 %; level={level}"]
+        for level in ("video", "study", "study majority")
+    }
+    assert stenosis == {"video": (4, 0), "study": (2, 0), "study majority": (2, 0)}
     assert scored["mimic_lvef", "head=linear; level=video"] == (2, 0)
     assert scored["mimic_rvsp", ""] == (2, 0)
     assert scored["mimic_views", "head=linear; labels=100 %"] == (4, 0)

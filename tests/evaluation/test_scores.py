@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from sklearn import metrics as sk
 
 from echojepa_jax.evaluation import rows, scores
-from echojepa_jax.evaluation.cells import Cell
+from echojepa_jax.evaluation.cells import Cell, of_studies
 from echojepa_jax.utils.scores import regression_scores
 
 rng = np.random.default_rng(0)
@@ -83,6 +83,37 @@ def test_class_scores_are_those_of_scikit_learn_in_every_resample():
         if len(there) > 1:
             areas = [sk.roc_auc_score(t == k, p[:, k]) for k in there]
             assert found["auroc"][i] == pytest.approx(np.mean(areas))
+
+
+def test_the_majority_of_a_study_is_scored_without_an_auroc():
+    """A study of two labels, and a video without a study, count as not scored."""
+    videos = [
+        ("a", 0, (0.9, 0.1, 0.0)),
+        ("a", 0, (0.4, 0.6, 0.0)),
+        ("a", 0, (0.4, 0.6, 0.0)),  # the mean says 0, most of them say 1
+        ("b", 2, (0.6, 0.4, 0.0)),
+        ("b", 2, (0.0, 0.1, 0.9)),  # of equally many, the more probable class
+        ("c", 1, (0.2, 0.8, 0.0)),
+        ("d", 1, (0.2, 0.8, 0.0)),
+        ("d", 2, (0.2, 0.8, 0.0)),
+        ("", 2, (0.2, 0.8, 0.0)),
+    ]
+    studies, true, shares = map(list, zip(*videos, strict=True))
+    owners = {"ids": list(range(9)), "patients": [f"p{s}" for s in studies], "studies": studies}
+    owners |= {"ages": [None] * 9, "sexes": [""] * 9, "distance": [1.0] * 9, "guess": [0, 1.0, 0]}
+    cell = Cell({}, "classification", classes=[*"XYZ"], true=true, predicted=shares, **owners)
+    weights = np.ones((1, 3))
+    found = {}
+    for vote in (False, True):
+        study = of_studies(cell, {"level": "study"}, vote)
+        assert (study.true, study.not_scored, study.distance) == ([0, 2, 1], 3, [])
+        for what, says in ((vote, study.predicted), (f"{vote} guess", [study.guess] * 3)):
+            told = scores.scores(study, says, study.patients, weights)
+            found[what] = [told[name][0] for name in scores.CLASSIFICATION]
+    assert study.predicted == [1, 2, 1]
+    np.testing.assert_allclose(found[False], [1, 1, 1])
+    np.testing.assert_allclose(found[True], [2 / 3, 2 / 3, math.nan])
+    np.testing.assert_allclose(found["True guess"], [1 / 3, 1 / 3, math.nan])
 
 
 def test_what_is_not_defined_is_not_a_number():

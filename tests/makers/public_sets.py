@@ -108,15 +108,16 @@ def camus(root: Path, frames: Sequence[np.ndarray]) -> None:
 
 
 def tmed2(root: Path, frames: Sequence[np.ndarray]) -> None:
-    """TMED-2: stills of two views of each patient, and the table of splits."""
+    """TMED-2: stills of two views of each patient, and the table of splits; every second patient
+    has a stenosis."""
     labels, parts = [], []
     for k, split in enumerate(SPLITS):
-        for place, view in enumerate(("PLAX", "A4C")):
+        for place, view in enumerate(("PLAX", "PSAX")):
             key = f"{k}s1_{place}.png"
             path = root / "view_and_diagnosis_labeled_set" / "labeled" / key
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), frames[k][30 * place])
-            labels.append((key, "labeled", view, "no_AS"))
+            labels.append((key, "labeled", view, ("no_AS", "severe_AS")[k % 2]))
             parts.append((key, split, split))
     header = "query_key,SourceFolder,view_label,diagnosis_label"
     _table(root / "labels_per_image.csv", header, labels)

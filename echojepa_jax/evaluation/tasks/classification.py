@@ -1,4 +1,5 @@
-"""A class from single videos, with all training labels and with a few of them.
+"""A class from single videos, with all training labels and with a few of them; also of studies, by
+the mean over their videos and by the class that most of them show.
 
 Subsets are drawn by patient, and by video as the paper did. For one seed a smaller subset is a part
 of every larger one. A probe on few labels is trained for as many epochs as one on all labels, and
@@ -49,6 +50,7 @@ FIELDS = {
     "focal_gamma": Field(
         float, "gamma of the focal loss, see optim.focal_gamma of probes; 0 = none", NOT_NEGATIVE
     ),
+    "by_study": fields.BY_STUDY,
 }
 
 
@@ -77,7 +79,7 @@ def by_video(train: Sequence[Example], share: float, seed: int) -> list[Example]
 def run(
     data: Mapping[str, Data], options: ConfigDict, probe: ConfigDict, seed: int
 ) -> list[cells.Cell]:
-    """A cell for each head, share, way of drawing and length of training."""
+    """A cell for each head, share, way of drawing and length of training, and more of studies."""
     mine = data[options.data]
     parts = examples(data, options)
     whole = -(-len(parts.train) // probe.batch) * probe.epochs
@@ -102,6 +104,12 @@ def run(
                         "drawn by": "" if share == 1 else by,
                         "equal": "" if share == 1 else length,
                     }
-                    test = fitted, mine.features[None], parts, probe.batch
+                    variant |= {"level": "video"} if options.by_study else {}
+                    test = fitted, mine.features[None], few, probe.batch
                     found.append(cells.of_test(variant, *test, validation=not found))
+                    if options.by_study:
+                        video = found[-1]
+                        mean, vote = {"level": "study"}, {"level": "study majority"}
+                        found.append(cells.of_studies(video, variant | mean))
+                        found.append(cells.of_studies(video, variant | vote, vote=True))
     return found

@@ -24,4 +24,4 @@ HEADS = Field(
     "heads of the probes",
     Rule(lambda names: bool(names) and all(map(is_head, names)), _HEADS),
 )
-BY_STUDY = Field(bool, "report the mean over the videos of a study as well")
+BY_STUDY = Field(bool, "report the mean over a study's videos as well, and of classes the majority")

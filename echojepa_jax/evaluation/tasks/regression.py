@@ -43,5 +43,5 @@ def run(
         test = fitted, mine.features[None], parts, probe.batch
         found.append(cells.of_test(video, *test, validation=not found))
         if options.by_study:
-            found.append(cells.of_studies(found[-1], video | {"level": "study"}, None))
+            found.append(cells.of_studies(found[-1], video | {"level": "study"}))
     return found
