@@ -34,7 +34,6 @@ from echojepa_jax.models.heads import Head
 from echojepa_jax.probes.attention import probe_maps
 from echojepa_jax.probes.distance import flag
 from echojepa_jax.probes.files import METRICS, PREDICTIONS, WORST
-from echojepa_jax.probes.predict import HeadFn, mean_tokens, spread
 from echojepa_jax.probes.predict import HeadFn, mean_tokens, spreads
 from echojepa_jax.probes.saved import SavedProbe, check_encoder, encoder_path
 from echojepa_jax.probes.saved import load_probe as load_saved

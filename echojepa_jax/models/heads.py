@@ -76,7 +76,7 @@ class AttentivePooler(nn.Module):
         # from token to token has no part in the softmax.
         tokens = nn.LayerNorm(1e-5, use_fast_variance=False, use_scale=False, use_bias=False)(x)
         wanted = jnp.einsum("hcd,hc->hd", key, asked) * scale * (width // self.heads) ** -0.5
-        score = rearrange(jnp.einsum("bnd,hd->bnh", tokens, wanted), "b n h -> b h n")
+        score = jnp.einsum("bnd,hd->bhn", tokens, wanted)
         share = jax.nn.softmax(score, axis=-1, where=present[:, None])
         self.sow("intermediates", "share", share)  # for attention maps; kept only if asked for
         mean = jnp.einsum("bhn,bnd->bhd", share, tokens) * scale + shift

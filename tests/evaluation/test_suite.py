@@ -502,6 +502,8 @@ def test_contiguous_clips_are_other_features_of_the_same_weights(encoder, tmp_pa
         found.append(features(tmp_path, model, samples, [0, 1]))
     assert len(list(tmp_path.iterdir())) == 2
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "damage",
     [
