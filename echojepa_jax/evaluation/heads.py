@@ -24,8 +24,13 @@ VERSION = 2  # raise it when training would give another head, or the files have
 _LOOK, _HEADS = "look ", "heads "  # begin the names of arrays of a `Look`, and of the grid's heads
 
 
-def trained(how: HowToFit, data: Data, parts: Divided, probe: ConfigDict, seed: int) -> Fitted:
+def trained(
+    how: HowToFit, data: Data, parts: Divided, probe: ConfigDict, seed: int, *, grid: bool = False
+) -> Fitted:
     """The head that `fit` gives: read if `data.heads` has it, else trained and kept there.
+
+    Args:
+      grid: the other heads of the grid are needed as well; they are large, and not kept otherwise.
 
     Raises:
       UserError: see `fit`.
@@ -45,11 +50,11 @@ def trained(how: HowToFit, data: Data, parts: Divided, probe: ConfigDict, seed: 
     }
     facts = json.loads(json.dumps(facts))
     about = data.heads / f"{how.head}-seed{seed}-{digest_of(facts)[:10]}.json"
-    if not problem(about, facts):
+    if not problem(about, facts) and (json.loads(about.read_text()).get("grid") or not grid):
         head = make_head(how, parts.task, features, probe)
         return Fitted(head=head, task=parts.task, **_read(about))
     fitted = fit(how, features, *arguments)
-    _write(about, fitted, facts)
+    _write(about, fitted, facts, grid)
     return fitted
 
 
@@ -57,14 +62,15 @@ def _digest(examples: Sequence[Example]) -> str:
     return digest_of([dataclasses.asdict(example) for example in examples])
 
 
-def _write(about: Path, fitted: Fitted, facts: dict[str, Any]) -> None:
+def _write(about: Path, fitted: Fitted, facts: dict[str, Any], grid: bool) -> None:
     look = {_LOOK + k: v for k, v in dataclasses.asdict(fitted.look).items() if v is not None}
     about.parent.mkdir(parents=True, exist_ok=True)
-    heads = {_HEADS + k: v for k, v in flatten_dict(fitted.heads or {}, sep="/").items()}
+    others = fitted.heads if grid and fitted.heads else {}
+    heads = {_HEADS + k: v for k, v in flatten_dict(others, sep="/").items()}
     path = about.with_suffix(".npz")
     with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, **flatten_dict(fitted.params, sep="/"), **look, **heads)
-    write_about(about, facts, [path], chosen=fitted.chosen)
+    write_about(about, facts, [path], chosen=fitted.chosen, grid=grid)
 
 
 def _read(about: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from echojepa_jax.data import manifest
 from echojepa_jax.data.clips import perturbations
 from echojepa_jax.data.clips.perturbations import Perturbation
 from echojepa_jax.data.clips.sampling import NEED_RATE, SPREAD
+from echojepa_jax.data.sample import Sample
 from echojepa_jax.data.sources import origin_of
 from echojepa_jax.evaluation import cells, models, overlays, readings, rows, stored, tables, truth
 from echojepa_jax.evaluation.data import MASKS, TRACED, Data, What, load
@@ -29,6 +30,7 @@ from echojepa_jax.evaluation.films import films_of
 from echojepa_jax.evaluation.models import Facts, HowToEncode, Model
 from echojepa_jax.evaluation.stored import Wanted
 from echojepa_jax.evaluation.tasks import KINDS
+from echojepa_jax.probes.examples import patient_of, sex_of
 from echojepa_jax.train import provenance
 from echojepa_jax.train.workdir import Workdir
 from echojepa_jax.utils.config_fields import differences, leaves
@@ -128,7 +130,8 @@ class Opened:
     @property
     def digest(self) -> str:
         """Of all that the tables depend on, apart from the config."""
-        return digest_of([[job.task, job.model.name, self.told[job.file]] for job in self.jobs])
+        jobs = [[job.task, job.model.name, self.told[job.file]] for job in self.jobs]
+        return digest_of([jobs, {name: _counts(one) for name, one in self.data.items()}])
 
 
 def opened(config: ConfigDict, workdir: Path) -> Opened:
@@ -177,9 +180,10 @@ def is_done(workdir: Path, made_of: Opened) -> bool:
         same = all(_digest(workdir / name) == digest for name, digest in done["sha256"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    if same and done["made_of"] != made_of.digest:
-        log.info("weights or data have changed: what depends on them is made again")
-    return same and done["made_of"] == made_of.digest
+    unchanged = done.get("made_of") == made_of.digest
+    if same and not unchanged:
+        log.info("weights, data or this program have changed: what depends on them is made again")
+    return same and unchanged
 
 
 def mark_done(workdir: Path, made_of: Opened, files: Sequence[str]) -> None:
@@ -314,11 +318,18 @@ def _named(config: ConfigDict, how: HowToEncode) -> list[_Named]:
     for size in map(int, config.clip.more_sizes):
         ways[f"-{size}px"] = dataclasses.replace(how, size=size)
     names = models.names_of(config.weights)
-    return [
+    named = [
         (name + ending, path, way)
         for ending, way in ways.items()
         for name, path in zip(names, config.weights, strict=True)
     ]
+    shown = [name for name, *_ in named]
+    if twice := sorted({name for name in shown if shown.count(name) > 1}):
+        raise UserError(
+            f"two models would have the name {twice[0]} in tables: rename a folder of --weights, "
+            "or change clip.more_sizes"
+        )
+    return named
 
 
 def _of_controls(
@@ -372,6 +383,7 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
         "count": config.clip.count,
         "features": {k: v for k, v in config.features.items() if k != "workers"},
         "data": {name: manifest.fingerprint(data[name].samples, classes) for name in sorted(names)},
+        "people": {name: _people(data[name].samples) for name in sorted(names)},
         "rejected": {name: manifest.fingerprint(data[name].rejected) for name in sorted(names)},
         "splits": {name: list(data[name].splits) for name in sorted(names)},
         "options": {k: v for k, v in options.items() if k != "seeds"},
@@ -385,6 +397,12 @@ def _facts_of(job: Job, config: ConfigDict, data: Mapping[str, Data]) -> dict[st
             name: [truth.fingerprint(data[name].traced), *data[name].beyond] for name in traced
         }
     return told
+
+
+def _people(samples: Sequence[Sample]) -> str:
+    """SHA-256 of what results need of samples, and features and training do not."""
+    told = ((s.study, patient_of(s), sex_of(s), sorted(s.units.items())) for s in samples)
+    return digest_of(list(told))
 
 
 def _with_traced(config: ConfigDict, data: Data) -> Data:

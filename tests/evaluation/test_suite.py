@@ -1,6 +1,7 @@
 """The suite as a whole: from weights and videos to tables, restartable, each model encoded once."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -396,19 +397,22 @@ def test_a_complete_suite_of_other_weights_or_labels_is_not_complete(
     clip = ClipInput(4, 32, "stride", 4, mean=(0.1, 0.1, 0.1))
     write_weights(random_weights(parts=("encoder",), clip=clip), weights, "safetensors")
     assert "complete: 1 task, 2 models" in evaluate(config, workdir)
-    assert "weights or data have changed" in caplog.text
+    assert "weights, data or this program have changed" in caplog.text
     after = {line["model"]: line["value"] for line in lines(workdir)}
     assert {name for name in after if after[name] != before[name]} == {"encoder"}
 
-    def relabelled(*arguments):
+    def relabelled(*arguments, change):
         data = load(*arguments)
         first, *others = data.samples
-        other = dataclasses.replace(first, targets=first.targets | {"ef": 1.0})
+        other = dataclasses.replace(first, **change)
         return dataclasses.replace(data, samples=[other, *others])
 
     load = suite.load
-    monkeypatch.setattr(suite, "load", relabelled)
-    assert "complete: 1 task, 2 models" in evaluate(config, workdir)
+    ef = load("adult", config.data.adult, tmp_path / "bad", True).samples[0].targets
+    for change in ({"targets": ef | {"ef": 1.0}}, {"study": "another"}):
+        monkeypatch.setattr(suite, "load", functools.partial(relabelled, change=change))
+        assert "complete: 1 task, 2 models" in evaluate(config, workdir)
+        assert "is complete: nothing to do" in evaluate(config, workdir)
 
 
 def test_every_architecture_and_size_has_its_own_controls(
@@ -428,7 +432,12 @@ def test_every_architecture_and_size_has_its_own_controls(
     facts = suite.opened(config, tmp_path).facts
     assert [*facts] == ["encoder", "mae", "twin", "initial", "initial-mae", "pca"]
     assert "architecture of mae" in facts["initial-mae"].about
-    config.weights, config.clip.more_sizes = paths[:1], (16,)
+    shutil.copytree(tmp_path / "mae", tmp_path / "encoder-16px")
+    config.weights = (str(encoder), str(tmp_path / "encoder-16px"))
+    config.clip.more_sizes = (16,)
+    with pytest.raises(UserError, match="two models would have the name encoder-16px in tables"):
+        suite.opened(config, tmp_path)
+    config.weights = paths[:1]
     assert [*suite.opened(config, tmp_path).facts] == [
         *("encoder", "encoder-16px", "initial", "initial-encoder-16px"),
         *("pca", "pca-encoder-16px"),

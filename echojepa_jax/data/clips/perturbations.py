@@ -117,7 +117,7 @@ def _haze(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _speckle_smoothing(image: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
-    """A bilateral filter of 5 x 5 pixels, stronger at higher severities."""
+    """A bilateral filter of 5 x 5 pixels, stronger at higher severities; rounded to levels."""
     return np.stack([_bilateral(frame, level) for frame in image])
 
 
@@ -179,7 +179,7 @@ def _bilateral(frame: np.ndarray, level: int) -> np.ndarray:
             weight = _weights(level, colours, (dy - 2) ** 2 + (dx - 2) ** 2)[apart]
             total += weight * other
             weights += weight
-    return total // weights
+    return (total + weights // 2) // weights
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def run(
                         class_weights=options.class_weights,
                         focal_gamma=options.focal_gamma,
                     )
-                    fitted = trained(how, mine, few, probe, seed)
+                    fitted = trained(how, mine, few, probe, seed, grid=not found)
                     variant = {
                         "head": head,
                         "labels": f"{100 * share:g} %",

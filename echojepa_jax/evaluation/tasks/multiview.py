@@ -77,7 +77,7 @@ def run(
             fusion="late" if FUSION in without else "early",
             view_dropout=0.0 if DROPOUT in without else options.view_dropout,
         )
-        fitted = trained(how, mine, parts, probe, seed)
+        fitted = trained(how, mine, parts, probe, seed, grid=not found)
         variant, whole = {"without": ", ".join(without)}, {"without": ""}
         test = fitted, mine.features[None], parts, probe.batch, whole if without else None
         found.append(cells.of_test(variant, *test, validation=not found))

@@ -38,7 +38,7 @@ def run(
     parts = examples(data, options)
     found: list[cells.Cell] = []
     for head in options.heads:
-        fitted = trained(HowToFit(head), mine, parts, probe, seed)
+        fitted = trained(HowToFit(head), mine, parts, probe, seed, grid=not found)
         video = {"head": head} | ({"level": "video"} if options.by_study else {})
         test = fitted, mine.features[None], parts, probe.batch
         found.append(cells.of_test(video, *test, validation=not found))

@@ -60,7 +60,7 @@ def run(
     """A cell of the videos as they are, and one for each degradation and severity."""
     mine = data[options.data]
     parts = examples(data, options)
-    fitted = trained(HowToFit(options.head), mine, parts, probe, seed)
+    fitted = trained(HowToFit(options.head), mine, parts, probe, seed, grid=True)
     found: list[cells.Cell] = []
     for perturbation in [None, *_perturbations(options)]:
         test = fitted, mine.features[perturbation], parts, probe.batch

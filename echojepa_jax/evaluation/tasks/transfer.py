@@ -74,7 +74,7 @@ def run(
     """Cells on the first population, zero-shot on the other one, and retrained there."""
     here, there = data[options.data], data[options.to]
     mine, others = examples(data, options)
-    fitted = trained(HowToFit(options.head), here, mine, probe, seed)
+    fitted = trained(HowToFit(options.head), here, mine, probe, seed, grid=True)
     variant = {"probe": "its own", "scored on": here.name, "views": "all", "age": ""}
     test = fitted, here.features[None], mine, probe.batch
     found = [cells.of_test(variant, *test, validation=True)]

@@ -130,7 +130,7 @@ DIGESTS = {
     "depth_attenuation": "38052bcb77a17d9d",
     "shadow": "fc0280f9fde6d8e2",
     "haze": "23f09458a69347b6",
-    "speckle_smoothing": "7c9403b36a4b0516",
+    "speckle_smoothing": "e191c14e29b9880e",
     "gain": "111806480741af0c",
     "dynamic_range": "cb61793ae40f3d55",
 }
