@@ -128,7 +128,7 @@ def fields_page() -> str:
         "",
         "### mae",
         "",
-        'A config of EchoMAE (`objective = "mae"`) has these fields in the place of the sections '
+        'A config of EchoMAE (`objective = "mae"`) has these fields instead of the sections '
         "`masks` and `objective`.",
         "",
         *_fields(described(train.MAE_FIELDS), baseline, "mae_l", headings=False),

@@ -340,7 +340,8 @@ class Case(NamedTuple):
     """A test example of a probe.
 
     Attributes:
-      name, view: of the video or the study, as in predictions.csv.
+      name: of the video or the study, as `id` in predictions.csv.
+      view: as in predictions.csv.
       true, predicted: numbers in the target's unit, or classes.
       picture: frames of the video's first second side by side, uint8 [h, w, 3].
     """
@@ -353,14 +354,14 @@ class Case(NamedTuple):
 
 
 def worst_and_best(folder: PathLike) -> tuple[list[Case], list[Case]]:
-    """Reads the test examples that a finished probe predicts worst and best, as its report shows.
+    """Reads the test examples that a finished probe predicts worst and best, as in its report.
 
     Args:
       folder: the workdir of the probe, or of its scores on other data (`--eval_only`).
 
     Returns:
-      At most 12 cases, the worst first, and at most 4 cases, the best first; without those whose
-      video could not be decoded.
+      Two lists: at most 12 cases, the worst first; and at most 4 cases, the best first. Videos that
+      could not be decoded are left out.
 
     Raises:
       UserError: the probe is not finished.

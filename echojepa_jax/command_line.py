@@ -164,7 +164,7 @@ def _parse(argv: list[str]) -> list[str]:
         if found := re.match(r"flag --(config\.[\w.]+)=.* as a ConfigDict", problem):
             way = f"set its fields, such as --{found[1]}.NAME=VALUE"
             if "config.objective=mae:" in problem:
-                way = "for EchoMAE use another config, such as --config=demo_mae or --config=mae_l"
+                way = "to train EchoMAE, use --config=demo_mae or --config=mae_l"
             problem = f"{found[1]} is a section: {way}"
         sys.exit(f"error: {problem}")
     # A config file is a program, so it can raise any error; config_flags adds errors for fields

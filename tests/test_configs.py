@@ -194,7 +194,7 @@ def test_impossible_images_are_one_sentence(changes, sentence):
         ("optim.schedule", "cosine", "must be one of warmup_cosine, warmup_cosine_from_0, linear"),
         ("objective", {"levels": 1}, r"'model\.family' is 'videomae', .* needs .*objective=mae"),
         ("objective", "jepa", r"'model\.family' is 'videomae', .* needs .*objective=mae"),
-        ("model.family", "v2", r"must be videomae with objective=mae; for V-JEPA .*--config=demo"),
+        ("model.family", "v2", r"must be videomae with objective=mae; to train V-JEPA, .*=demo"),
     ],
 )
 def test_an_impossible_config_of_the_baseline_names_the_field(field, value, sentence):

@@ -307,7 +307,7 @@ def test_a_config_that_does_not_load_is_one_sentence(run_main, tmp_path, config,
     ("changes", "sentence"),
     [
         ({"model.dept": 3}, r"no field 'model\.dept'; the nearest is 'model\.depth'"),
-        ({"objective": "mae"}, r"objective is a section: for EchoMAE .*=demo_mae or .*=mae_l"),
+        ({"objective": "mae"}, r"objective is a section: to train EchoMAE, .*=demo_mae or .*mae_l"),
         ({"objective": "v2"}, r"config\.objective is a section: set its fields"),
         ({"optim.peak_lr": "fast"}, r"--config\.optim\.peak_lr=fast"),
     ],

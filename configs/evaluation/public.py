@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
             focal_gamma=0.0,
             by_study=False,  # a study has several views
         ),
-        # The aortic valve is seen in these views.
+        # These views show the aortic valve.
         tmed2_stenosis=dict(
             kind="classification",
             seeds=SEEDS,

@@ -31,8 +31,8 @@ FIELDS: dict[str, Field] = {
     "weights": Field(TEXTS, "models to compare: runs, exports, files; --weights adds to them"),
     "controls": Field(
         TEXTS,
-        "models that need no training: initial (random weights, one for each architecture and size "
-        "of clips), pca (principal components of pixels)",
+        "models that need no training: initial (random weights), pca (principal components of "
+        "pixels); one of each for every architecture and clip size",
     ),
     "pca_data": Field(str, "section of data on whose training videos pca is fitted"),
     "clip.frames": Field(int, "frames of a clip; 0 = as the weights say", NOT_NEGATIVE),
@@ -56,7 +56,7 @@ FIELDS: dict[str, Field] = {
         "weights say",
         NOT_NEGATIVE,
     ),
-    "clip.count": Field(int, "clips of every video", POSITIVE),
+    "clip.count": Field(int, "number of clips per video", POSITIVE),
     "clip.place": PLACE,
     "features.tokens": Field(
         str,

@@ -24,7 +24,7 @@ from echojepa_jax.utils.rng import generator
 
 Tree = Any
 _HEAD = re.compile(r"(pca(?P<pca>\d+)-)?(linear|mlp|(?P<alone>mean-)?attentive-(?P<depth>\d+))")
-HEADS = "linear, pca512-linear, mlp, attentive-4 or mean-attentive-4 (with any numbers)"
+HEADS = "linear, pca512-linear, mlp, attentive-4 or mean-attentive-4, also with other numbers"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,7 +182,10 @@ def is_done(workdir: Path, made_of: Opened) -> bool:
         return False
     unchanged = done.get("made_of") == made_of.digest
     if same and not unchanged:
-        log.info("weights, data or this program have changed: what depends on them is made again")
+        log.info(
+            "weights, data or this program have changed: the results that depend on them are "
+            "computed again"
+        )
     return same and unchanged
 
 

@@ -30,8 +30,8 @@ GRID = Rule(
 )
 PLACE = Field(
     str,
-    "where the clips of a video lie (spread: in equal parts of it; contiguous: one after the other "
-    "from its first frame, in training as well)",
+    "where the clips of a video lie (spread: one in each of equal parts of the video; contiguous: "
+    "one after the other from the first frame, also in training)",
     choices=PLACES,
 )
 SOURCES = Rule(
@@ -83,23 +83,27 @@ FIELDS: dict[str, Field] = {
         "the encoder's training",
         NOT_NEGATIVE,
     ),
-    "data.clips": Field(int, "clips of every video; the head gets all their tokens", POSITIVE),
+    "data.clips": Field(
+        int, "number of clips per video; the head gets the tokens of all clips", POSITIVE
+    ),
     "data.place": PLACE,
     "data.augment": Field(
         str,
-        "how clips are varied in training, for which the encoder runs in every epoch (crops: "
-        "random windows and crops; original: also RandAugment and erasing, as in the paper)",
+        "augmentation of training clips (none; crops: random windows and crops; original: also "
+        "RandAugment and random erasing, as in the paper); with crops or original, the encoder "
+        "runs in every epoch",
         choices=AUGMENT,
     ),
     "data.crop_area": Field(
         NUMBERS,
-        "smallest and largest area of the random crop, as shares of the frame (original has its "
-        "own)",
+        "smallest and largest area of the random crop, as shares of the frame (not used with "
+        "data.augment=original)",
         RANGE_TO_1,
     ),
     "data.crop_aspect": Field(
         NUMBERS,
-        "smallest and largest aspect ratio of the random crop (original has its own)",
+        "smallest and largest aspect ratio of the random crop (not used with "
+        "data.augment=original)",
         RANGE,
     ),
     "data.cache_gb": Field(

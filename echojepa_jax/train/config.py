@@ -51,7 +51,7 @@ _SOURCES = Rule(bool, "must name at least one source, such as ('videos:/data/cli
 FIELDS: dict[str, Field] = {
     "seed": Field(int, "seed of weights, order, windows, crops and masks"),
     "model.family": Field(
-        str, "family of the networks; videomae belongs to objective=mae", choices=FAMILIES
+        str, "family of the networks (videomae: only with objective=mae)", choices=FAMILIES
     ),
     "model.size": Field(str, "size of the encoder", choices=SIZES),
     "model.width": Field(int, "embedding width; 0 = that of the size", NOT_NEGATIVE),
@@ -375,11 +375,11 @@ def check(config: ConfigDict, devices: int) -> None:
 def _check_family(config: ConfigDict) -> None:
     # Before anything else: with the wrong one, nearly every other field is unknown or missing.
     family = config.get("model", {}).get("family")
-    rule = f"needs a config with objective={MAE}, such as --config=demo_mae or --config=mae_l"
+    rule = f"needs objective={MAE}: to train EchoMAE, use --config=demo_mae or --config=mae_l"
     require(is_mae(config) or family != VIDEOMAE, "model.family", family, rule)
     rule = (
-        f"must be {VIDEOMAE} with objective={MAE}; for V-JEPA use another config, such as "
-        "--config=demo or --config=vit_l"
+        f"must be {VIDEOMAE} with objective={MAE}; to train V-JEPA, use --config=demo or "
+        "--config=vit_l"
     )
     require(not is_mae(config) or family == VIDEOMAE, "model.family", family, rule)
 

@@ -24,4 +24,6 @@ HEADS = Field(
     "heads of the probes",
     Rule(lambda names: bool(names) and all(map(is_head, names)), _HEADS),
 )
-BY_STUDY = Field(bool, "report the mean over a study's videos as well, and of classes the majority")
+BY_STUDY = Field(
+    bool, "also score studies: by the mean over their videos, and classes also by the majority"
+)

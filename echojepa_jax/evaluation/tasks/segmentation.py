@@ -85,7 +85,7 @@ def examples(data: Mapping[str, Data], options: ConfigDict) -> list[np.ndarray]:
             of_views = f" of the views {', '.join(options.views)}" if options.views else ""
             raise UserError(
                 f"the split {split!r} of data.{mine.name} has no traced frame{of_views}: remove "
-                "this task, or name other views"
+                "this task, or choose other views"
             )
     if options.ef and "LV" in options.structures:
         _mean_ef(mine, options, parts[0])
