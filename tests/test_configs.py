@@ -142,7 +142,7 @@ def assert_refused(config, changes, sentence):
         ({"optim.momentum": (0.9, 1.1)}, "between 0 and 1"),
         ({"data.std": (0.2, 0.2, 0)}, "three positive numbers"),
         ({"optim.peak_lr": 0.0}, "must be positive"),
-        ({"model.family": "videomae"}, r"'model\.family' .* needs .* objective=mae, .*=demo_mae"),
+        ({"model.family": "videomae"}, r"'model\.family' .* needs objective=mae: .*=demo_mae"),
         ({"masks.large.keep": "rastr"}, "the nearest is 'raster'"),
         (
             {"masks.small.scale": 1.5},
