@@ -3,7 +3,8 @@
 Command:   python -m echojepa_jax.evaluate --config=configs/evaluation/phantom.py \
              --weights=runs/demo --workdir=runs/evaluation
 Hardware:  two CPU cores.
-Duration:  11 minutes for this command (three models), 17 minutes with a fourth model.
+Duration:  11 minutes for this command (three models); less than 25 minutes with runs/demo_mae as
+           well (five models, because each architecture has its own random weights).
 Expect:    the demo's error of the ejection fraction is 7.1 points for a video and 5.0 for several
            views. Principal components of pixels are better, see docs/results.
 
