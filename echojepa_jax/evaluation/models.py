@@ -139,10 +139,14 @@ def open_initial(name: str, path: str, of: str, how: HowToEncode, *, seed: int) 
     return of_pretrained(name, f"random weights of the architecture of {of}", drawn, how)
 
 
+def _clip(weights: Pretrained, how: HowToEncode) -> ClipSpec:
+    clip = clip_spec(weights, how.frames, how.size, how.sample_by, how.sample_value, "clip.")
+    return dataclasses.replace(clip, place=how.place)
+
+
 def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) -> Model:
     """A model of weights that are in memory."""
-    clip = clip_spec(weights, how.frames, how.size, how.sample_by, how.sample_value, "clip.")
-    clip = dataclasses.replace(clip, place=how.place)
+    clip = _clip(weights, how)
     params, encoder = weights.params["encoder"], weights.make_encoder()
     times, height, width = encoder.grid(clip.frames, clip.size, clip.size)
     tokens, shape = times * height * width, weights.shape
@@ -160,7 +164,8 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         for piece in frozen.encode(samples, workers=how.workers, shown=shown):
             yield of_tubelets(piece, tubelets, times)
 
-    look = {"mean": np.array(weights.clip.mean), "std": np.array(weights.clip.std)}
+    looks = weights.clip.mean, weights.clip.std
+    look = dict(zip(("mean", "std"), map(np.array, looks), strict=True))
     facts = Facts(
         name,
         about,
@@ -174,22 +179,21 @@ def of_pretrained(name: str, about: str, weights: Pretrained, how: HowToEncode) 
         height * width,
         times,
         {
-            INITIAL: digest_of([dataclasses.asdict(x) for x in (shape, weights.clip, clip)]),
-            PCA: digest_of([dataclasses.asdict(clip), shape.tubelet, shape.patch, shape.width]),
+            INITIAL: digest_of([dataclasses.asdict(shape), clip.facts(), *looks]),
+            PCA: digest_of([clip.facts(), shape.tubelet, shape.patch, shape.width]),
         },
     )
     return Model(facts, encode, encode_frames)
 
 
 def open_pca(
-    name: str, path: str, of: str, how: HowToEncode, *, folder: Path, train: Sequence[Sample]
+    name: str, path: str, how: HowToEncode, *, folder: Path, train: Sequence[Sample]
 ) -> Model:
-    """`of_pixels` for clips, tubelets and patches as those of the weights `path`, named `of`."""
+    """`of_pixels` for clips, tubelets and patches as those of the weights `path`."""
     weights = load_encoder_weights(path)
-    clip = of_pretrained(of, "", weights, how).facts.clip
     shape = weights.shape
     sizes = shape.tubelet, shape.patch, shape.width
-    return of_pixels(name, folder, train, clip, *sizes, how)
+    return of_pixels(name, folder, train, _clip(weights, how), *sizes, how)
 
 
 def of_pixels(

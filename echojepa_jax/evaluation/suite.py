@@ -117,10 +117,11 @@ def _may_change(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -
 class Opened:
     """The models and the data of a suite, and all that is made of them.
 
-    facts, openers: by model, in the order of tables. told: all that a result depends on, by its
-    file.
+    started: when it was opened. facts, openers: by model, in the order of tables. told: all that a
+    result depends on, by its file.
     """
 
+    started: str
     facts: Mapping[str, Facts]
     openers: Mapping[str, Callable[[], Model]]
     data: Mapping[str, Data]
@@ -135,7 +136,7 @@ class Opened:
 
 
 def opened(config: ConfigDict, workdir: Path) -> Opened:
-    """Reads the weights and lists the data; nothing is encoded.
+    """Reads the weights, lists the data, and fits `pca` if it is new; nothing is encoded.
 
     Args:
       config: accepted by `config.check`. workdir: claimed for this config.
@@ -143,6 +144,7 @@ def opened(config: ConfigDict, workdir: Path) -> Opened:
     Raises:
       UserError: weights, data or labels cannot be used.
     """
+    started = provenance.now()
     how = HowToEncode(
         config.clip.frames,
         config.clip.size,
@@ -170,7 +172,7 @@ def opened(config: ConfigDict, workdir: Path) -> Opened:
     facts |= {name: make().facts for name, make in controls.items()}
     jobs = list(_jobs(config, workdir, list(facts.values())))
     told = {job.file: _facts_of(job, config, data) for job in jobs}
-    return Opened(facts, openers | controls, data, jobs, told)
+    return Opened(started, facts, openers | controls, data, jobs, told)
 
 
 def is_done(workdir: Path, made_of: Opened) -> bool:
@@ -225,7 +227,7 @@ def run(
             "weights": {name: one.fingerprint for name, one in facts.items()},
         },
         program="evaluate",
-        started=provenance.now(),
+        started=made_of.started,
     )
 
     # --- what is to be done ---------------------------------------------------------------------
@@ -345,17 +347,18 @@ def _of_controls(
     """What opens the models that need no training: one of each kind for models of equal sizes."""
     fitted_on = data[config.pca_data]
     train = [s for s in fitted_on.samples if s.split == fitted_on.splits[0]]
-    made = {
-        models.INITIAL: functools.partial(models.open_initial, seed=config.seed),
-        models.PCA: functools.partial(models.open_pca, folder=workdir / "models", train=train),
-    }
     found: dict[str, Callable[[], Model]] = {}
     for control in config.controls:
         known: set[str] = set()
         for name, path, way in named:
             if (sizes := facts[name].alike[control]) not in known:
                 own = f"{control}-{name}" if known else control
-                found[own] = functools.partial(made[control], own, path, name, way)
+                if control == models.INITIAL:
+                    opener = functools.partial(models.open_initial, own, path, name, way)
+                    found[own] = functools.partial(opener, seed=config.seed)
+                else:
+                    opener = functools.partial(models.open_pca, own, path, way)
+                    found[own] = functools.partial(opener, folder=workdir / "models", train=train)
                 known.add(sizes)
     return found
 
